@@ -1,0 +1,108 @@
+-- Accounts, credentials and the tenant fence of a region's database.
+--
+-- Every table with a tenant_id forces row-level security: a transaction names its tenant with
+-- set_config('app.tenant_id', …, true), and one that forgets sees and writes nothing. Three login roles exist
+-- (deploy/sql/roles.sql), none of them a superuser and none with BYPASSRLS:
+--   gocomet_app     serves requests, sees one tenant at a time
+--   gocomet_system  background work over all tenants of the region
+--   gocomet_sync    replication; sees only what may cross regions
+
+CREATE FUNCTION current_tenant() RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN nullif(current_setting('app.tenant_id', true), '');
+
+-- Fences a table by tenant for everybody, its owner included; background work sees all tenants.
+CREATE PROCEDURE fence_by_tenant(tbl regclass) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', tbl);
+    EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', tbl);
+    EXECUTE format('CREATE POLICY one_tenant ON %s USING (tenant_id = current_tenant())', tbl);
+    EXECUTE format('CREATE POLICY all_tenants ON %s TO gocomet_system USING (true)', tbl);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO gocomet_app, gocomet_system', tbl);
+END $$;
+
+GRANT USAGE ON SCHEMA public TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- The keys with which this region signs tokens; the private half is sealed with the region's master key.
+CREATE TABLE signing_keys (
+    kid            text PRIMARY KEY,
+    public_key     bytea NOT NULL,
+    sealed_private bytea NOT NULL,
+    created_at     timestamptz NOT NULL,
+    retired_at     timestamptz
+);
+GRANT SELECT, INSERT, UPDATE ON signing_keys TO gocomet_app, gocomet_system;
+
+CREATE TABLE riders (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    -- Personal data is sealed (AEAD, region master key); the phone is found by a keyed hash. Erasure empties all four.
+    sealed_name    bytea,
+    sealed_phone   bytea,
+    phone_hash     bytea,
+    password_hash  text,
+    rating_sum     bigint NOT NULL DEFAULT 0,
+    rating_count   bigint NOT NULL DEFAULT 0,
+    created_at     timestamptz NOT NULL,
+    erased_at      timestamptz,
+    CONSTRAINT one_rider_per_phone UNIQUE (tenant_id, phone_hash)
+);
+CALL fence_by_tenant('riders');
+
+CREATE TABLE drivers (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    sealed_name    bytea,
+    sealed_phone   bytea,
+    phone_hash     bytea,
+    password_hash  text,
+    vehicle_class  text NOT NULL,
+    vehicle_plate  text NOT NULL,
+    vehicle_model  text NOT NULL,
+    vehicle_seats  smallint NOT NULL CHECK (vehicle_seats BETWEEN 1 AND 60),
+    status         text NOT NULL DEFAULT 'offline' CHECK (status IN ('online', 'offline')),
+    idle_since     timestamptz,
+    -- The last known place, written far slower than it is received; the live table is the truth while a node lives.
+    lat            double precision,
+    lng            double precision,
+    located_at     timestamptz,
+    rating_sum     bigint NOT NULL DEFAULT 0,
+    rating_count   bigint NOT NULL DEFAULT 0,
+    created_at     timestamptz NOT NULL,
+    erased_at      timestamptz,
+    CONSTRAINT one_driver_per_phone UNIQUE (tenant_id, phone_hash)
+);
+CREATE INDEX drivers_online ON drivers (tenant_id) WHERE status = 'online';
+CALL fence_by_tenant('drivers');
+
+-- A refresh token is used once; using it again revokes its whole family (the thief's and the owner's).
+CREATE TABLE refresh_tokens (
+    token_hash     bytea PRIMARY KEY,
+    family_id      uuid NOT NULL,
+    -- An operator belongs to no tenant: '-', which no tenant can be named.
+    tenant_id      text NOT NULL,
+    subject        text NOT NULL,
+    role           text NOT NULL CHECK (role IN ('rider', 'driver', 'tenant_admin', 'operator')),
+    expires_at     timestamptz NOT NULL,
+    used_at        timestamptz,
+    revoked_at     timestamptz,
+    created_at     timestamptz NOT NULL
+);
+CREATE INDEX refresh_tokens_family ON refresh_tokens (family_id);
+CREATE INDEX refresh_tokens_subject ON refresh_tokens (tenant_id, subject);
+CREATE INDEX refresh_tokens_expiry ON refresh_tokens (expires_at);
+CALL fence_by_tenant('refresh_tokens');
+
+-- The stored answer of a command, committed with its effect; valid for 24 hours.
+CREATE TABLE idempotency_keys (
+    tenant_id      text NOT NULL,
+    caller         text NOT NULL,
+    key            text NOT NULL,
+    request_hash   bytea NOT NULL,
+    status         smallint NOT NULL,
+    body           bytea NOT NULL,
+    created_at     timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, caller, key)
+);
+CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
+CALL fence_by_tenant('idempotency_keys');

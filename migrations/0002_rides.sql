@@ -1,0 +1,124 @@
+-- What a rider asks for (ride), its price before (quote), who is asked to drive it (offer), and what a driver drives
+-- (trip). The named unique indexes decide every race; the code turns their names into answers.
+
+CREATE TABLE rides (
+    id                uuid PRIMARY KEY,
+    tenant_id         text NOT NULL,
+    rider_id          uuid NOT NULL REFERENCES riders (id),
+    driver_id         uuid REFERENCES drivers (id),
+    trip_id           uuid,
+    status            text NOT NULL CHECK (status IN
+        ('requested', 'offered', 'accepted', 'arrived', 'in_progress', 'completed', 'cancelled', 'expired')),
+    pickup_lat        double precision NOT NULL,
+    pickup_lng        double precision NOT NULL,
+    pickup_address    text,
+    dropoff_lat       double precision NOT NULL,
+    dropoff_lng       double precision NOT NULL,
+    dropoff_address   text,
+    vehicle_class     text NOT NULL,
+    payment_method    jsonb NOT NULL,
+    -- The price the rider saw, with the config version and surge it came from (pricing/quote.rs).
+    quote             jsonb NOT NULL,
+    pin               text NOT NULL,
+    scheduled_at      timestamptz,
+    requested_at      timestamptz NOT NULL,
+    -- When the dispatcher looks at this ride next; null once nobody needs to.
+    dispatch_at       timestamptz,
+    expires_at        timestamptz NOT NULL,
+    offers_made       int NOT NULL DEFAULT 0,
+    accepted_at       timestamptz,
+    ended_at          timestamptz,
+    cancelled_by      text CHECK (cancelled_by IN ('rider', 'driver', 'tenant', 'system')),
+    cancel_reason     text,
+    cancellation_fee  bigint,
+    updated_at        timestamptz NOT NULL
+);
+CREATE INDEX rides_to_dispatch ON rides (dispatch_at) WHERE status IN ('requested', 'offered') AND dispatch_at IS NOT NULL;
+CREATE INDEX rides_of_rider ON rides (tenant_id, rider_id, id DESC);
+CREATE INDEX rides_of_driver ON rides (tenant_id, driver_id, id DESC) WHERE driver_id IS NOT NULL;
+CREATE INDEX rides_by_status ON rides (tenant_id, status, id DESC);
+-- A rider waits for one ride at a time; rides booked ahead don't count.
+CREATE UNIQUE INDEX one_open_ride_per_rider ON rides (tenant_id, rider_id)
+    WHERE status IN ('requested', 'offered', 'accepted', 'arrived', 'in_progress') AND scheduled_at IS NULL;
+CALL fence_by_tenant('rides');
+
+CREATE TABLE offers (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    ride_id        uuid NOT NULL REFERENCES rides (id),
+    driver_id      uuid NOT NULL REFERENCES drivers (id),
+    status         text NOT NULL CHECK (status IN ('live', 'accepted', 'declined', 'expired', 'withdrawn')),
+    pickup_eta_s   int NOT NULL,
+    offered_at     timestamptz NOT NULL,
+    expires_at     timestamptz NOT NULL,
+    answered_at    timestamptz
+);
+CREATE UNIQUE INDEX one_live_offer_per_driver ON offers (tenant_id, driver_id) WHERE status = 'live';
+CREATE INDEX offers_of_ride ON offers (ride_id);
+CREATE INDEX offers_to_expire ON offers (expires_at) WHERE status = 'live';
+CALL fence_by_tenant('offers');
+
+-- Every driver considered for a ride and why he was or was not asked (dispatch/reason.rs lists the codes).
+CREATE TABLE dispatch_candidates (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    ride_id        uuid NOT NULL REFERENCES rides (id),
+    driver_id      uuid NOT NULL,
+    round          int NOT NULL,
+    reason         text NOT NULL,
+    pickup_eta_s   int,
+    distance_m     int,
+    considered_at  timestamptz NOT NULL
+);
+CREATE INDEX dispatch_candidates_of_ride ON dispatch_candidates (ride_id, id);
+CALL fence_by_tenant('dispatch_candidates');
+
+CREATE TABLE trips (
+    id               uuid PRIMARY KEY,
+    tenant_id        text NOT NULL,
+    ride_id          uuid NOT NULL REFERENCES rides (id),
+    rider_id         uuid NOT NULL REFERENCES riders (id),
+    driver_id        uuid NOT NULL REFERENCES drivers (id),
+    status           text NOT NULL CHECK (status IN
+        ('accepted', 'arrived', 'in_progress', 'paused', 'completed', 'cancelled')),
+    accepted_at      timestamptz NOT NULL,
+    arrived_at       timestamptz,
+    started_at       timestamptz,
+    paused_at        timestamptz,
+    paused_s         bigint NOT NULL DEFAULT 0,
+    ended_at         timestamptz,
+    distance_m       bigint,
+    duration_s       bigint,
+    -- Total in minor units of fare_currency, and its lines (pricing/fare.rs).
+    fare_amount      bigint,
+    fare_currency    text,
+    fare             jsonb,
+    updated_at       timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX one_active_trip_per_driver ON trips (tenant_id, driver_id)
+    WHERE status IN ('accepted', 'arrived', 'in_progress', 'paused');
+CREATE UNIQUE INDEX one_active_trip_per_ride ON trips (tenant_id, ride_id) WHERE status <> 'cancelled';
+CREATE INDEX trips_of_driver ON trips (tenant_id, driver_id, id DESC);
+CALL fence_by_tenant('trips');
+
+-- The travelled trace of a running trip, kept whole because the fare needs it.
+CREATE TABLE breadcrumbs (
+    tenant_id      text NOT NULL,
+    trip_id        uuid NOT NULL REFERENCES trips (id),
+    recorded_at    timestamptz NOT NULL,
+    lat            double precision NOT NULL,
+    lng            double precision NOT NULL,
+    PRIMARY KEY (trip_id, recorded_at)
+);
+CALL fence_by_tenant('breadcrumbs');
+
+CREATE TABLE ratings (
+    tenant_id      text NOT NULL,
+    trip_id        uuid NOT NULL REFERENCES trips (id),
+    rated_by       text NOT NULL CHECK (rated_by IN ('rider', 'driver')),
+    stars          smallint NOT NULL CHECK (stars BETWEEN 1 AND 5),
+    comment        text,
+    created_at     timestamptz NOT NULL,
+    CONSTRAINT one_rating_per_party PRIMARY KEY (trip_id, rated_by)
+);
+CALL fence_by_tenant('ratings');

@@ -1,0 +1,131 @@
+-- Money. A payment is a recoverable sequence: the intent is recorded, the PSP asked (never inside a transaction), the
+-- answer recorded, then settlement, ledger and outbox commit together. What a crash leaves half done the reconciler ends.
+
+CREATE TABLE payments (
+    id               uuid PRIMARY KEY,
+    tenant_id        text NOT NULL,
+    -- What is paid for; a ride cancelled before it became a trip has a fee and no trip.
+    ride_id          uuid NOT NULL REFERENCES rides (id),
+    trip_id          uuid REFERENCES trips (id),
+    rider_id         uuid NOT NULL REFERENCES riders (id),
+    driver_id        uuid REFERENCES drivers (id),
+    kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN ('fare', 'cancellation_fee')),
+    status           text NOT NULL CHECK (status IN
+        ('pending', 'authorized', 'settled', 'failed', 'unknown', 'refunded', 'partially_refunded')),
+    method           jsonb NOT NULL,
+    amount           bigint NOT NULL CHECK (amount >= 0),
+    refunded_amount  bigint NOT NULL DEFAULT 0 CHECK (refunded_amount BETWEEN 0 AND amount),
+    currency         text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    provider         text NOT NULL,
+    provider_ref     text,
+    failure_code     text,
+    -- Asked of the PSP so many times; the reconciler asks again at next_attempt_at.
+    attempts         int NOT NULL DEFAULT 0,
+    next_attempt_at  timestamptz,
+    created_at       timestamptz NOT NULL,
+    settled_at       timestamptz,
+    remote_durable_at timestamptz,
+    updated_at       timestamptz NOT NULL
+);
+-- A trip is charged once: a second payment may not even be begun unless the first one failed for good.
+CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed';
+CREATE UNIQUE INDEX one_settled_payment_per_trip ON payments (tenant_id, trip_id)
+    WHERE status IN ('settled', 'refunded', 'partially_refunded');
+CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
+CREATE INDEX payments_by_provider_ref ON payments (provider, provider_ref);
+CALL fence_by_tenant('payments');
+
+CREATE TABLE refunds (
+    id               uuid PRIMARY KEY,
+    tenant_id        text NOT NULL,
+    payment_id       uuid NOT NULL REFERENCES payments (id),
+    status           text NOT NULL CHECK (status IN ('pending', 'settled', 'failed', 'unknown')),
+    amount           bigint NOT NULL CHECK (amount > 0),
+    currency         text NOT NULL,
+    reason           text NOT NULL,
+    provider_ref     text,
+    failure_code     text,
+    attempts         int NOT NULL DEFAULT 0,
+    next_attempt_at  timestamptz,
+    created_at       timestamptz NOT NULL,
+    settled_at       timestamptz,
+    updated_at       timestamptz NOT NULL
+);
+CREATE INDEX refunds_of_payment ON refunds (payment_id);
+CREATE INDEX refunds_to_resume ON refunds (next_attempt_at) WHERE status IN ('pending', 'unknown');
+CALL fence_by_tenant('refunds');
+
+-- The zero-sum ledger: an entry is a balanced set of postings in one currency, never changed, never deleted.
+CREATE TABLE ledger_entries (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    kind           text NOT NULL CHECK (kind IN ('settlement', 'refund', 'cancellation_fee', 'adjustment')),
+    payment_id     uuid NOT NULL REFERENCES payments (id),
+    refund_id      uuid REFERENCES refunds (id),
+    currency       text NOT NULL,
+    posted_at      timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id) WHERE refund_id IS NULL;
+CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;
+CALL fence_by_tenant('ledger_entries');
+
+CREATE TABLE ledger_postings (
+    entry_id       uuid NOT NULL REFERENCES ledger_entries (id),
+    line           smallint NOT NULL,
+    tenant_id      text NOT NULL,
+    -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'cash:<driver id>', 'tenant:revenue', 'tenant:tax'
+    account        text NOT NULL,
+    amount         bigint NOT NULL,
+    PRIMARY KEY (entry_id, line)
+);
+CREATE INDEX ledger_postings_by_account ON ledger_postings (tenant_id, account);
+CALL fence_by_tenant('ledger_postings');
+REVOKE UPDATE, DELETE ON ledger_entries, ledger_postings FROM gocomet_app, gocomet_system;
+
+CREATE FUNCTION ledger_entry_is_balanced() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    total bigint;
+BEGIN
+    SELECT coalesce(sum(amount), 0) INTO total FROM ledger_postings WHERE entry_id = NEW.entry_id;
+    IF total <> 0 THEN
+        RAISE EXCEPTION 'ledger entry % is off balance by %', NEW.entry_id, total
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_entry_balances';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER ledger_entry_balances AFTER INSERT ON ledger_postings
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ledger_entry_is_balanced();
+
+CREATE FUNCTION ledger_is_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the ledger is append-only' USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_is_immutable';
+END $$;
+CREATE TRIGGER ledger_is_immutable BEFORE UPDATE OR DELETE ON ledger_entries
+    FOR EACH ROW EXECUTE FUNCTION ledger_is_immutable();
+CREATE TRIGGER ledger_is_immutable BEFORE UPDATE OR DELETE ON ledger_postings
+    FOR EACH ROW EXECUTE FUNCTION ledger_is_immutable();
+
+-- A webhook is worked once; a replay finds its event here.
+CREATE TABLE psp_webhook_events (
+    tenant_id      text NOT NULL,
+    provider       text NOT NULL,
+    event_id       text NOT NULL,
+    received_at    timestamptz NOT NULL,
+    CONSTRAINT one_webhook_event PRIMARY KEY (tenant_id, provider, event_id)
+);
+CALL fence_by_tenant('psp_webhook_events');
+
+-- What the built-in sandbox PSP remembers: its side of the money, by idempotency key, as a real PSP would.
+CREATE TABLE sandbox_psp_operations (
+    idempotency_key text PRIMARY KEY,
+    tenant_id       text NOT NULL,
+    provider_ref    text NOT NULL UNIQUE,
+    kind            text NOT NULL CHECK (kind IN ('charge', 'refund')),
+    charge_ref      text,
+    amount          bigint NOT NULL,
+    currency        text NOT NULL,
+    outcome         text NOT NULL CHECK (outcome IN ('succeeded', 'declined')),
+    decline_code    text,
+    created_at      timestamptz NOT NULL
+);
+CALL fence_by_tenant('sandbox_psp_operations');
