@@ -1,0 +1,326 @@
+-- Replication: what leaves a region, what it has received, and what it derived from both.
+--
+-- region-node appends to repl_outbox inside its business transactions. global-sync numbers those rows afterwards
+-- (repl_log), exchanges them with other regions and derives the tables region-node reads: regions, tenant_homes,
+-- tenant_documents, tenant_config_versions, ledger_facts.
+
+CREATE DOMAIN repl_stream AS text CHECK (VALUE IN ('control', 'config', 'ledger'));
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- The way out
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- Facts that are committed but not numbered yet. `position` follows the order of inserts: two edits of one document
+-- are made under its row lock, so their order here is their causal order.
+CREATE TABLE repl_outbox (
+    id          uuid PRIMARY KEY,
+    position    bigint GENERATED ALWAYS AS IDENTITY,
+    stream      repl_stream NOT NULL,
+    kind        text NOT NULL,
+    tenant_id   text,
+    home_term   bigint,
+    home_n      bigint,
+    body        bytea NOT NULL,
+    traceparent text,
+    created_at  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX repl_outbox_position ON repl_outbox (position);
+ALTER TABLE repl_outbox ENABLE ROW LEVEL SECURITY;
+ALTER TABLE repl_outbox FORCE ROW LEVEL SECURITY;
+CREATE POLICY repl_outbox_tenant ON repl_outbox USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY repl_outbox_of_no_tenant ON repl_outbox FOR INSERT TO gocomet_app
+    WITH CHECK (tenant_id IS NULL AND stream = 'control');
+CREATE POLICY repl_outbox_system ON repl_outbox TO gocomet_system USING (true);
+CREATE POLICY repl_outbox_sync ON repl_outbox TO gocomet_sync USING (true);
+GRANT INSERT ON repl_outbox TO gocomet_app, gocomet_system;
+GRANT SELECT, UPDATE, DELETE ON repl_outbox TO gocomet_sync;
+
+-- Outbox rows that may not leave: a field outside the allow-list, a body that does not parse or is too large.
+CREATE TABLE repl_rejected (
+    id          uuid PRIMARY KEY,
+    stream      repl_stream NOT NULL,
+    kind        text NOT NULL,
+    tenant_id   text,
+    body        bytea NOT NULL,
+    reason      text NOT NULL,
+    rejected_at timestamptz NOT NULL DEFAULT now()
+);
+ALTER TABLE repl_rejected ENABLE ROW LEVEL SECURITY;
+ALTER TABLE repl_rejected FORCE ROW LEVEL SECURITY;
+CREATE POLICY repl_rejected_system ON repl_rejected TO gocomet_system USING (true);
+CREATE POLICY repl_rejected_sync ON repl_rejected TO gocomet_sync USING (true);
+GRANT SELECT ON repl_rejected TO gocomet_system;
+GRANT SELECT, INSERT, DELETE ON repl_rejected TO gocomet_sync;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- The log
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- Who this region is. A region restored from a backup starts a new incarnation, so that it never reuses a number.
+CREATE TABLE repl_self (
+    only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    cluster_id  text NOT NULL,
+    region      text NOT NULL,
+    incarnation bigint NOT NULL CHECK (incarnation > 0),
+    state       text NOT NULL DEFAULT 'active' CHECK (state IN ('joining', 'active', 'draining', 'retired')),
+    changed_at  timestamptz NOT NULL DEFAULT now()
+);
+
+-- The envelope is stored and forwarded byte for byte; its hash chains it to the entry before it. A body may be
+-- absent: withheld for residency, or erased. Old log rows are truncated per stream, hence the partitions.
+CREATE TABLE repl_log (
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    stream             repl_stream NOT NULL,
+    seq                bigint NOT NULL CHECK (seq > 0),
+    hash               bytea NOT NULL CHECK (length(hash) = 32),
+    envelope           bytea NOT NULL CHECK (length(envelope) <= 8192),
+    body               bytea,
+    received_at        timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (origin_region, origin_incarnation, stream, seq)
+) PARTITION BY LIST (stream);
+CREATE TABLE repl_log_control PARTITION OF repl_log FOR VALUES IN ('control');
+CREATE TABLE repl_log_config PARTITION OF repl_log FOR VALUES IN ('config');
+CREATE TABLE repl_log_ledger PARTITION OF repl_log FOR VALUES IN ('ledger');
+
+-- The origin's signature over (cluster, origin, stream, seq, hash): it vouches for the whole chain below it.
+CREATE TABLE repl_checkpoint (
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    stream             repl_stream NOT NULL,
+    seq                bigint NOT NULL,
+    key_id             bytea NOT NULL,
+    signature          bytea NOT NULL,
+    PRIMARY KEY (origin_region, origin_incarnation, stream, seq)
+);
+
+-- Certificates (DER) of the keys origins sign with; key_id is the SHA-256 of the certificate.
+CREATE TABLE repl_origin_cert (
+    key_id      bytea PRIMARY KEY CHECK (length(key_id) = 32),
+    region      text NOT NULL,
+    certificate bytea NOT NULL CHECK (length(certificate) <= 8192),
+    first_seen  timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX repl_origin_cert_region ON repl_origin_cert (region);
+
+-- What is stored: verified, durable, fit to be relayed. `head_hash` is the hash of entry `stored`.
+CREATE TABLE repl_cursor (
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    stream             repl_stream NOT NULL,
+    stored             bigint NOT NULL DEFAULT 0,
+    head_hash          bytea NOT NULL CHECK (length(head_hash) = 32),
+    truncated          bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (origin_region, origin_incarnation, stream)
+);
+
+-- What is applied: the low-water mark of each bucket; what it stepped over stands in repl_quarantine.
+CREATE TABLE repl_apply (
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    stream             repl_stream NOT NULL,
+    bucket             smallint NOT NULL DEFAULT 0,
+    applied            bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (origin_region, origin_incarnation, stream, bucket)
+);
+
+-- Entries that are stored but not applied. 'held': a dependency has not arrived; 'parked': a kind this version does
+-- not know; 'failed': could not be applied; 'conflict': contradicts a fact that was here first; 'stale': an edit of
+-- a document generation that has been replaced.
+CREATE TABLE repl_quarantine (
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    stream             repl_stream NOT NULL,
+    seq                bigint NOT NULL,
+    tenant_id          text,
+    kind               text NOT NULL,
+    state              text NOT NULL CHECK (state IN ('held', 'parked', 'failed', 'conflict', 'stale')),
+    reason             text NOT NULL,
+    attempts           integer NOT NULL DEFAULT 1,
+    first_at           timestamptz NOT NULL DEFAULT now(),
+    last_at            timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (origin_region, origin_incarnation, stream, seq)
+);
+CREATE INDEX repl_quarantine_tenant ON repl_quarantine (tenant_id, state);
+ALTER TABLE repl_quarantine ENABLE ROW LEVEL SECURITY;
+ALTER TABLE repl_quarantine FORCE ROW LEVEL SECURITY;
+CREATE POLICY repl_quarantine_system ON repl_quarantine TO gocomet_system USING (true);
+CREATE POLICY repl_quarantine_sync ON repl_quarantine TO gocomet_sync USING (true);
+GRANT SELECT ON repl_quarantine TO gocomet_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON repl_quarantine TO gocomet_sync;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Members and leadership
+-- ---------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE repl_member (
+    region      text PRIMARY KEY,
+    incarnation bigint NOT NULL,
+    state       text NOT NULL CHECK (state IN ('joining', 'active', 'draining', 'retired')),
+    features    bigint NOT NULL DEFAULT 0,
+    kinds       text[] NOT NULL DEFAULT '{}',
+    first_seen  timestamptz NOT NULL DEFAULT now(),
+    last_seen   timestamptz NOT NULL DEFAULT now()
+);
+
+-- How far each peer says it is; `acked_at` by this region's clock.
+CREATE TABLE repl_ack (
+    peer               text NOT NULL,
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    stream             repl_stream NOT NULL,
+    stored             bigint NOT NULL,
+    applied            bigint NOT NULL,
+    acked_at           timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (peer, origin_region, origin_incarnation, stream)
+);
+
+-- Who sequences and applies. Every such transaction holds a share lock on this row and compares `epoch`; renewing
+-- touches only the expiry beside it, so a busy leader never waits for itself.
+CREATE TABLE repl_lease (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    epoch    bigint NOT NULL,
+    holder   uuid NOT NULL
+);
+CREATE TABLE repl_lease_expiry (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    expires_at timestamptz NOT NULL
+);
+
+-- Which regions vouched for (tenant, term): the durable half of a forced move.
+CREATE TABLE repl_promise (
+    tenant_id   text NOT NULL,
+    term        bigint NOT NULL,
+    target      text NOT NULL,
+    promised_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, term)
+);
+ALTER TABLE repl_promise ENABLE ROW LEVEL SECURITY;
+ALTER TABLE repl_promise FORCE ROW LEVEL SECURITY;
+CREATE POLICY repl_promise_system ON repl_promise TO gocomet_system USING (true);
+CREATE POLICY repl_promise_sync ON repl_promise TO gocomet_sync USING (true);
+
+-- Order-independent sums over ledger_facts (wrapping 256-bit, by the first nibble of the fact's hash). Whoever
+-- writes ledger_facts locks these rows first, which also makes `ledger_facts.position` follow the order of commits.
+CREATE TABLE repl_ledger_digest (
+    bucket smallint PRIMARY KEY CHECK (bucket BETWEEN 0 AND 15),
+    facts  bigint NOT NULL DEFAULT 0,
+    sum    bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex') CHECK (length(sum) = 32)
+);
+INSERT INTO repl_ledger_digest (bucket) SELECT generate_series(0, 15);
+
+GRANT SELECT ON repl_self TO gocomet_app, gocomet_system;
+GRANT SELECT ON repl_cursor, repl_apply, repl_member, repl_ack, repl_lease, repl_lease_expiry TO gocomet_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON
+    repl_self, repl_log, repl_checkpoint, repl_origin_cert, repl_cursor, repl_apply, repl_member, repl_ack,
+    repl_lease, repl_lease_expiry, repl_promise, repl_ledger_digest
+    TO gocomet_sync;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Derived: the region directory
+-- ---------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE regions (
+    name         text PRIMARY KEY,
+    base_url     text NOT NULL,
+    quic_addr    text NOT NULL,
+    jwks         jsonb NOT NULL DEFAULT '{"keys": []}',
+    incarnation  bigint NOT NULL DEFAULT 1,
+    state        text NOT NULL DEFAULT 'active' CHECK (state IN ('joining', 'active', 'draining', 'retired')),
+    announced_at timestamptz NOT NULL DEFAULT now()
+);
+GRANT SELECT, INSERT, UPDATE ON regions TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- A row changes only to a greater (term, n).
+CREATE TABLE tenant_homes (
+    tenant_id text PRIMARY KEY CHECK (tenant_id ~ '^[a-z0-9-]{2,40}$'),
+    name      text NOT NULL,
+    region    text NOT NULL,
+    term      bigint NOT NULL,
+    n         bigint NOT NULL,
+    state     text NOT NULL DEFAULT 'active'
+);
+ALTER TABLE tenant_homes ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant_homes FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_homes_tenant ON tenant_homes USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY tenant_homes_directory ON tenant_homes FOR SELECT TO gocomet_app USING (true);
+CREATE POLICY tenant_homes_system ON tenant_homes TO gocomet_system USING (true);
+CREATE POLICY tenant_homes_sync ON tenant_homes TO gocomet_sync USING (true);
+GRANT SELECT, INSERT, UPDATE ON tenant_homes TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Derived: tenant config
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- The draft, an automerge document. `draft` and `conflicts` are what it reads as at `heads`.
+CREATE TABLE tenant_documents (
+    tenant_id  text PRIMARY KEY,
+    generation integer NOT NULL,
+    heads      text[] NOT NULL,
+    document   bytea NOT NULL,
+    draft      jsonb NOT NULL,
+    conflicts  jsonb NOT NULL DEFAULT '[]'
+);
+ALTER TABLE tenant_documents ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant_documents FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_documents_tenant ON tenant_documents USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY tenant_documents_system ON tenant_documents TO gocomet_system USING (true);
+CREATE POLICY tenant_documents_sync ON tenant_documents TO gocomet_sync USING (true);
+GRANT SELECT, INSERT, UPDATE ON tenant_documents TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- What the home region published: immutable, numbered, the only config anything reads at run time.
+CREATE TABLE tenant_config_versions (
+    tenant_id    text NOT NULL,
+    version      bigint NOT NULL CHECK (version > 0),
+    config       jsonb NOT NULL,
+    published_at timestamptz NOT NULL,
+    config_md5   text NOT NULL GENERATED ALWAYS AS (md5(config::text)) STORED,
+    PRIMARY KEY (tenant_id, version)
+);
+ALTER TABLE tenant_config_versions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant_config_versions FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_config_versions_tenant ON tenant_config_versions
+    USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY tenant_config_versions_directory ON tenant_config_versions FOR SELECT TO gocomet_app USING (true);
+CREATE POLICY tenant_config_versions_system ON tenant_config_versions TO gocomet_system USING (true);
+CREATE POLICY tenant_config_versions_sync ON tenant_config_versions TO gocomet_sync USING (true);
+GRANT SELECT, INSERT ON tenant_config_versions TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Derived: the ledger, one set of immutable facts
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- `position` is local and follows the order of commits, so a reader that remembers the last one misses nothing.
+-- `remote_durable_at` is set, for facts of this region, once a peer has acknowledged storing them.
+CREATE TABLE ledger_facts (
+    fact_id            uuid PRIMARY KEY,
+    position           bigint GENERATED ALWAYS AS IDENTITY,
+    payment_id         uuid NOT NULL,
+    trip_id            uuid NOT NULL,
+    tenant_id          text NOT NULL,
+    kind               text NOT NULL CHECK (kind IN ('settlement', 'refund', 'adjustment')),
+    amount             bigint NOT NULL,
+    currency           text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    origin_seq         bigint NOT NULL,
+    home_term          bigint NOT NULL,
+    home_n             bigint NOT NULL,
+    settled_at         timestamptz NOT NULL,
+    late               boolean NOT NULL DEFAULT false,
+    body_hash          bytea NOT NULL CHECK (length(body_hash) = 32),
+    remote_durable_at  timestamptz
+);
+CREATE UNIQUE INDEX ledger_facts_origin ON ledger_facts (origin_region, origin_incarnation, origin_seq);
+CREATE UNIQUE INDEX ledger_facts_position ON ledger_facts (position);
+CREATE INDEX ledger_facts_tenant ON ledger_facts (tenant_id, position);
+CREATE INDEX ledger_facts_payment ON ledger_facts (tenant_id, payment_id);
+CREATE INDEX ledger_facts_not_remote ON ledger_facts (origin_region, origin_incarnation, origin_seq)
+    WHERE remote_durable_at IS NULL;
+ALTER TABLE ledger_facts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE ledger_facts FORCE ROW LEVEL SECURITY;
+CREATE POLICY ledger_facts_tenant ON ledger_facts USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY ledger_facts_system ON ledger_facts FOR SELECT TO gocomet_system USING (true);
+CREATE POLICY ledger_facts_sync ON ledger_facts TO gocomet_sync USING (true);
+GRANT SELECT ON ledger_facts TO gocomet_app, gocomet_system;
+GRANT SELECT, INSERT, UPDATE ON ledger_facts TO gocomet_sync;
