@@ -1,0 +1,365 @@
+//! A tenant's settings, as published: what runs is always one whole, validated version of this.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{geo::Point, money::Currency, problem::FieldError};
+
+/// Everything a tenant may set; what is missing has its default.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TenantConfig {
+    /// The company's name, as riders see it.
+    pub name: String,
+    /// What riders are charged in.
+    #[schema(value_type = String)]
+    pub currency: Currency,
+    /// IANA time zone of the tenant's city.
+    pub timezone: String,
+    /// What a map shows first.
+    pub map: MapView,
+    /// Kinds of vehicle riders may ask for.
+    pub vehicle_classes: BTreeSet<String>,
+    /// Prices by vehicle class; a class without one uses `standard`'s.
+    pub tariffs: BTreeMap<String, Tariff>,
+    /// The tenant's share of a fare before tax, percent.
+    pub commission_percent: u8,
+    /// What cancelling costs.
+    pub cancellation: CancellationPolicy,
+    /// How rides find drivers.
+    pub dispatch: DispatchPolicy,
+    /// How scarcity raises prices.
+    pub surge: SurgePolicy,
+    /// Kill switches.
+    pub flags: Flags,
+    /// Who moves the money.
+    pub psp: PspAccount,
+    /// Publish a valid draft at once; otherwise wait for `POST …/config/publish`.
+    pub auto_publish: bool,
+    /// Free for the tenant's own use.
+    pub labels: BTreeMap<String, String>,
+    /// The back office's credentials; never part of an answer.
+    pub auth: Credentials,
+}
+
+/// Where a map opens.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MapView {
+    /// Degrees north.
+    pub lat: f64,
+    /// Degrees east.
+    pub lng: f64,
+    /// Web-map zoom level.
+    pub zoom: f64,
+}
+
+/// What a ride costs; minor units of the tenant's currency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tariff {
+    /// For getting in.
+    pub base: i64,
+    /// For each kilometre.
+    pub per_km: i64,
+    /// For each minute driven.
+    pub per_minute: i64,
+    /// For each minute paused.
+    pub waiting_per_minute: i64,
+    /// The least a ride costs, before booking fee and tax.
+    pub minimum: i64,
+    /// Added to each ride; not subject to surge.
+    pub booking_fee: i64,
+    /// Tax on the whole, percent.
+    pub tax_percent: u8,
+}
+
+/// When cancelling costs, and how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CancellationPolicy {
+    /// Free for this long after a driver accepted, seconds.
+    pub free_seconds: u32,
+    /// What the rider pays after that, minor units.
+    pub fee: i64,
+    /// A driver who has waited this long at the pick-up may cancel at the rider's cost, seconds.
+    pub no_show_wait_seconds: u32,
+}
+
+/// How candidates are matched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DispatchMode {
+    /// Requests of one window are assigned together, at the least total cost.
+    Batched,
+    /// Each request takes the nearest free driver, in order of arrival.
+    Nearest,
+}
+
+/// How rides find drivers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DispatchPolicy {
+    /// How candidates are matched.
+    pub mode: DispatchMode,
+    /// Requests that arrive this close together are matched together, milliseconds.
+    pub window_ms: u32,
+    /// How long a driver has to answer, seconds.
+    pub offer_ttl_s: u32,
+    /// Drivers asked before the ride expires.
+    pub max_offers: u32,
+    /// Nobody farther away than this is asked, metres as the crow flies.
+    pub radius_m: u32,
+    /// A ride nobody takes expires after this, seconds.
+    pub expire_after_s: u32,
+}
+
+/// How scarcity raises prices.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SurgePolicy {
+    /// Off: the multiplier is 1.
+    pub enabled: bool,
+    /// The multiplier never exceeds this.
+    pub cap: f64,
+}
+
+/// Kill switches: false turns a feature off for the tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Flags {
+    /// Charging riders.
+    pub payments: bool,
+    /// New riders and drivers.
+    pub sign_up: bool,
+    /// Taking ride requests.
+    pub dispatch: bool,
+    /// Surge pricing.
+    pub surge: bool,
+}
+
+/// The payment service provider's account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PspAccount {
+    /// `sandbox`; secrets are never here.
+    pub provider: String,
+}
+
+/// Back-office clients and the hashes of their secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Credentials {
+    /// By client id.
+    pub clients: BTreeMap<String, Client>,
+}
+
+/// One back-office client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Client {
+    /// argon2id, PHC string.
+    pub secret_hash: String,
+}
+
+impl utoipa::PartialSchema for Credentials {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        utoipa::openapi::ObjectBuilder::new().description(Some("Never part of an answer.")).into()
+    }
+}
+impl utoipa::ToSchema for Credentials {}
+
+impl Default for TenantConfig {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            currency: Currency::USD,
+            timezone: "UTC".into(),
+            map: MapView::default(),
+            vehicle_classes: ["standard".into()].into(),
+            tariffs: [("standard".into(), Tariff::default())].into(),
+            commission_percent: 20,
+            cancellation: CancellationPolicy::default(),
+            dispatch: DispatchPolicy::default(),
+            surge: SurgePolicy::default(),
+            flags: Flags::default(),
+            psp: PspAccount::default(),
+            auto_publish: true,
+            labels: BTreeMap::new(),
+            auth: Credentials::default(),
+        }
+    }
+}
+
+impl Default for MapView {
+    fn default() -> Self {
+        Self { lat: 0.0, lng: 0.0, zoom: 2.0 }
+    }
+}
+
+impl Default for Tariff {
+    fn default() -> Self {
+        Self {
+            base: 250,
+            per_km: 120,
+            per_minute: 35,
+            waiting_per_minute: 35,
+            minimum: 600,
+            booking_fee: 100,
+            tax_percent: 0,
+        }
+    }
+}
+
+impl Default for CancellationPolicy {
+    fn default() -> Self {
+        Self { free_seconds: 120, fee: 500, no_show_wait_seconds: 300 }
+    }
+}
+
+impl Default for DispatchPolicy {
+    fn default() -> Self {
+        Self {
+            mode: DispatchMode::Batched,
+            window_ms: 200,
+            offer_ttl_s: 15,
+            max_offers: 8,
+            radius_m: 5_000,
+            expire_after_s: 180,
+        }
+    }
+}
+
+impl Default for SurgePolicy {
+    fn default() -> Self {
+        Self { enabled: false, cap: 2.0 }
+    }
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self { payments: true, sign_up: true, dispatch: true, surge: true }
+    }
+}
+
+impl Default for PspAccount {
+    fn default() -> Self {
+        Self { provider: "sandbox".into() }
+    }
+}
+
+impl TenantConfig {
+    /// Reads a merged draft; every reason why it cannot be published, by field.
+    pub fn from_draft(draft: &Value) -> Result<Self, Vec<FieldError>> {
+        let config: Self =
+            serde_json::from_value(draft.clone()).map_err(|error| vec![FieldError::new("", error.to_string())])?;
+        let errors = config.errors();
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+
+    /// The tariff of a vehicle class: its own, else `standard`'s, else the default.
+    pub fn tariff(&self, vehicle_class: &str) -> Tariff {
+        self.tariffs.get(vehicle_class).or_else(|| self.tariffs.get("standard")).copied().unwrap_or_default()
+    }
+
+    /// What an answer shows: everything but the credentials.
+    pub fn public_view(config: &Value) -> Value {
+        let mut view = config.clone();
+        if let Some(fields) = view.as_object_mut() {
+            fields.remove("auth");
+        }
+        view
+    }
+
+    fn errors(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut require = |ok: bool, field: String, message: &str| {
+            if !ok {
+                errors.push(FieldError::new(field, message));
+            }
+        };
+        require(self.name.chars().count() <= 80, "name".into(), "must have at most 80 characters");
+        require(Point::new(self.map.lat, self.map.lng).is_valid(), "map".into(), "must be a place on the globe");
+        require(!self.vehicle_classes.is_empty(), "vehicle_classes".into(), "must name at least one class");
+        for class in &self.vehicle_classes {
+            require(is_class_name(class), format!("vehicle_classes.{class}"), "must match [a-z0-9_-]{1,30}");
+        }
+        for (class, tariff) in &self.tariffs {
+            require(is_class_name(class), format!("tariffs.{class}"), "must match [a-z0-9_-]{1,30}");
+            let amounts = [
+                ("base", tariff.base),
+                ("per_km", tariff.per_km),
+                ("per_minute", tariff.per_minute),
+                ("waiting_per_minute", tariff.waiting_per_minute),
+                ("minimum", tariff.minimum),
+                ("booking_fee", tariff.booking_fee),
+            ];
+            for (field, amount) in amounts {
+                let in_range = (0..=MAX_TARIFF_AMOUNT).contains(&amount);
+                require(in_range, format!("tariffs.{class}.{field}"), "must be 0 to 100000000 minor units");
+            }
+            require(tariff.tax_percent <= 100, format!("tariffs.{class}.tax_percent"), "must be 0 to 100");
+        }
+        require(self.commission_percent <= 100, "commission_percent".into(), "must be 0 to 100");
+        let fee = self.cancellation.fee;
+        require(
+            (0..=MAX_TARIFF_AMOUNT).contains(&fee),
+            "cancellation.fee".into(),
+            "must be 0 to 100000000 minor units",
+        );
+        let dispatch = self.dispatch;
+        require(dispatch.window_ms <= 10_000, "dispatch.window_ms".into(), "must be at most 10000");
+        require((1..=300).contains(&dispatch.offer_ttl_s), "dispatch.offer_ttl_s".into(), "must be 1 to 300");
+        require((1..=100).contains(&dispatch.max_offers), "dispatch.max_offers".into(), "must be 1 to 100");
+        require((100..=100_000).contains(&dispatch.radius_m), "dispatch.radius_m".into(), "must be 100 to 100000");
+        require(
+            (5..=86_400).contains(&dispatch.expire_after_s),
+            "dispatch.expire_after_s".into(),
+            "must be 5 to 86400",
+        );
+        require((1.0..=10.0).contains(&self.surge.cap), "surge.cap".into(), "must be 1 to 10");
+        require(self.psp.provider == "sandbox", "psp.provider".into(), "must be sandbox");
+        errors
+    }
+}
+
+/// No single price in a tariff is larger, so that no fare can overflow.
+const MAX_TARIFF_AMOUNT: i64 = 100_000_000;
+
+fn is_class_name(text: &str) -> bool {
+    (1..=30).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_draft_is_the_default_config() {
+        assert_eq!(TenantConfig::from_draft(&json!({})).unwrap(), TenantConfig::default());
+    }
+
+    #[test]
+    fn a_bad_draft_says_which_fields_are_wrong() {
+        let draft = json!({"tariffs": {"standard": {"per_km": -1, "tax_percent": 101}}, "dispatch": {"max_offers": 0}});
+        let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
+        assert_eq!(fields, ["tariffs.standard.per_km", "tariffs.standard.tax_percent", "dispatch.max_offers"]);
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_refused_by_name() {
+        let errors = TenantConfig::from_draft(&json!({"dispach": {}})).unwrap_err();
+        assert!(errors[0].message.contains("dispach"), "{errors:?}");
+    }
+
+    #[test]
+    fn credentials_never_show() {
+        let config = json!({"name": "Cabs", "auth": {"clients": {"a": {"secret_hash": "$argon2id$"}}}});
+        assert_eq!(TenantConfig::public_view(&config), json!({"name": "Cabs"}));
+    }
+}
