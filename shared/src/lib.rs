@@ -7,9 +7,11 @@
 pub mod claims;
 pub mod clock;
 pub mod config;
+pub mod fact;
 pub mod geo;
 pub mod ids;
 pub mod money;
 pub mod problem;
 pub mod telemetry;
 pub mod tenant_config;
+pub mod tenant_document;

@@ -1,0 +1,397 @@
+//! A fact is what a region tells all others: immutable once written, small, free of personal data.
+//!
+//! This module is the allow-list. What has no field here cannot leave a region: [`Fact::check`] refuses a body with
+//! any other field before it is numbered. Reading ([`Fact::from_body`]) is lenient instead, since a newer region may
+//! say more than this version knows; a kind it does not know at all is [`FactError::UnknownKind`] and waits.
+//!
+//! Nothing here knows about logs, numbers or signatures.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// The largest JSON body a fact may have; a config version with every label a tenant can dream of fits.
+pub const MAX_BODY_BYTES: usize = 256 * 1024;
+
+/// Which of an origin's three logs a fact belongs to. Each has numbers of its own, so that none delays another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FactStream {
+    /// Regions and the homes of tenants.
+    Control,
+    /// Tenant config: edits of drafts and published versions.
+    Config,
+    /// Money that moved.
+    Ledger,
+}
+
+impl FactStream {
+    /// Every stream, in the order of their urgency.
+    pub const ALL: [Self; 3] = [Self::Control, Self::Config, Self::Ledger];
+
+    /// The name used in SQL, JSON and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Config => "config",
+            Self::Ledger => "ledger",
+        }
+    }
+
+    /// The stream of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| stream.as_str() == name)
+    }
+}
+
+impl fmt::Display for FactStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A region says where it is reached and with which keys its tokens verify.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionAnnounced {
+    /// The region, always the origin of the fact itself.
+    pub region: String,
+    /// Where clients and other edges reach it.
+    pub base_url: String,
+    /// Where its global-sync listens.
+    pub quic_addr: String,
+    /// The JWK set its tokens verify with.
+    pub jwks: Value,
+    /// Which life of the region this is.
+    pub incarnation: u64,
+}
+
+/// A tenant exists and has a home.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantCreated {
+    /// The tenant's slug.
+    pub tenant: String,
+    /// What people call it.
+    pub name: String,
+    /// The region its riders and drivers live in.
+    pub home_region: String,
+    /// First half of the epoch: raised by a forced move.
+    pub term: u64,
+    /// Second half of the epoch: raised by a planned move.
+    pub n: u64,
+}
+
+/// Somebody edited a tenant's draft.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigChanged {
+    /// The tenant.
+    pub tenant: String,
+    /// Which generation of the document was edited.
+    pub generation: u32,
+    /// The automerge changes, see [`crate::tenant_document`].
+    #[serde(with = "base64_list")]
+    pub changes: Vec<Vec<u8>>,
+}
+
+/// The home region published a validated version of a tenant's config.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfigPublished {
+    /// The tenant.
+    pub tenant: String,
+    /// Its number, counted by the home region.
+    pub version: u64,
+    /// The whole config, as validated.
+    pub config: Value,
+    /// When, by the home region's clock. Information, never an order.
+    #[serde(with = "time::serde::rfc3339")]
+    pub published_at: OffsetDateTime,
+}
+
+/// Money moved: the part of a payment other regions learn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// Unique for ever; the same id with another body is an alarm.
+    pub fact_id: Uuid,
+    /// The payment it belongs to.
+    pub payment_id: Uuid,
+    /// The trip that was paid.
+    pub trip_id: Uuid,
+    /// The tenant.
+    pub tenant: String,
+    /// In the currency's minor unit; refunds are positive, their kind says the direction.
+    pub amount: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// When the money moved, by the home region's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub settled_at: OffsetDateTime,
+}
+
+/// One fact, whatever its kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// `region.announced`
+    RegionAnnounced(RegionAnnounced),
+    /// `tenant.created`
+    TenantCreated(TenantCreated),
+    /// `config.changed`
+    ConfigChanged(ConfigChanged),
+    /// `config.published`
+    ConfigPublished(ConfigPublished),
+    /// `settlement`
+    Settlement(LedgerEntry),
+    /// `refund`
+    Refund(LedgerEntry),
+    /// `adjustment`
+    Adjustment(LedgerEntry),
+}
+
+/// Why a body is no fact.
+#[derive(Debug, thiserror::Error)]
+pub enum FactError {
+    /// Written by a newer version, perhaps.
+    #[error("unknown kind of fact {0:?}")]
+    UnknownKind(String),
+    /// The body is not what its kind demands.
+    #[error("malformed {kind}: {reason}")]
+    Malformed {
+        /// The kind it claims to be.
+        kind: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A field that may not leave the region.
+    #[error("a {kind} may not carry more than its listed fields")]
+    NotAllowed {
+        /// The kind it claims to be.
+        kind: String,
+    },
+    /// The fact is in the wrong log.
+    #[error("a {kind} does not belong to stream {stream}")]
+    WrongStream {
+        /// The kind it claims to be.
+        kind: String,
+        /// The stream it was put into.
+        stream: FactStream,
+    },
+    /// More than [`MAX_BODY_BYTES`].
+    #[error("a body of {0} bytes is too large for a fact")]
+    TooLarge(usize),
+}
+
+impl Fact {
+    /// Every kind this version understands.
+    pub const KINDS: [&'static str; 7] = [
+        "region.announced",
+        "tenant.created",
+        "config.changed",
+        "config.published",
+        "settlement",
+        "refund",
+        "adjustment",
+    ];
+
+    /// The fact's kind, as it stands in outbox and envelope.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::RegionAnnounced(_) => "region.announced",
+            Self::TenantCreated(_) => "tenant.created",
+            Self::ConfigChanged(_) => "config.changed",
+            Self::ConfigPublished(_) => "config.published",
+            Self::Settlement(_) => "settlement",
+            Self::Refund(_) => "refund",
+            Self::Adjustment(_) => "adjustment",
+        }
+    }
+
+    /// The log the fact belongs to.
+    pub fn stream(&self) -> FactStream {
+        match self {
+            Self::RegionAnnounced(_) | Self::TenantCreated(_) => FactStream::Control,
+            Self::ConfigChanged(_) | Self::ConfigPublished(_) => FactStream::Config,
+            Self::Settlement(_) | Self::Refund(_) | Self::Adjustment(_) => FactStream::Ledger,
+        }
+    }
+
+    /// The tenant it is about, if it is about one.
+    pub fn tenant(&self) -> Option<&str> {
+        match self {
+            Self::RegionAnnounced(_) => None,
+            Self::TenantCreated(fact) => Some(&fact.tenant),
+            Self::ConfigChanged(fact) => Some(&fact.tenant),
+            Self::ConfigPublished(fact) => Some(&fact.tenant),
+            Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => Some(&fact.tenant),
+        }
+    }
+
+    /// The JSON that goes into the outbox.
+    pub fn to_body(&self) -> Vec<u8> {
+        self.to_value().to_string().into_bytes()
+    }
+
+    /// Reads a body of a kind; fields this version does not know are ignored.
+    pub fn from_body(kind: &str, body: &[u8]) -> Result<Self, FactError> {
+        if body.len() > MAX_BODY_BYTES {
+            return Err(FactError::TooLarge(body.len()));
+        }
+        fn read<T: DeserializeOwned>(kind: &str, body: &[u8]) -> Result<T, FactError> {
+            serde_json::from_slice(body)
+                .map_err(|error| FactError::Malformed { kind: kind.to_owned(), reason: error.to_string() })
+        }
+        Ok(match kind {
+            "region.announced" => Self::RegionAnnounced(read(kind, body)?),
+            "tenant.created" => Self::TenantCreated(read(kind, body)?),
+            "config.changed" => Self::ConfigChanged(read(kind, body)?),
+            "config.published" => Self::ConfigPublished(read(kind, body)?),
+            "settlement" => Self::Settlement(read(kind, body)?),
+            "refund" => Self::Refund(read(kind, body)?),
+            "adjustment" => Self::Adjustment(read(kind, body)?),
+            unknown => return Err(FactError::UnknownKind(unknown.to_owned())),
+        })
+    }
+
+    /// Reads a body that is about to leave this region: it must be in its stream and carry the listed fields only.
+    pub fn check(stream: FactStream, kind: &str, body: &[u8]) -> Result<Self, FactError> {
+        let fact = Self::from_body(kind, body)?;
+        if fact.stream() != stream {
+            return Err(FactError::WrongStream { kind: kind.to_owned(), stream });
+        }
+        let written: Value = serde_json::from_slice(body)
+            .map_err(|error| FactError::Malformed { kind: kind.to_owned(), reason: error.to_string() })?;
+        let (Value::Object(written), Value::Object(allowed)) = (&written, fact.to_value()) else {
+            return Err(FactError::Malformed { kind: kind.to_owned(), reason: "not an object".to_owned() });
+        };
+        if written.keys().any(|field| !allowed.contains_key(field)) {
+            return Err(FactError::NotAllowed { kind: kind.to_owned() });
+        }
+        Ok(fact)
+    }
+
+    fn to_value(&self) -> Value {
+        match self {
+            Self::RegionAnnounced(fact) => serde_json::to_value(fact),
+            Self::TenantCreated(fact) => serde_json::to_value(fact),
+            Self::ConfigChanged(fact) => serde_json::to_value(fact),
+            Self::ConfigPublished(fact) => serde_json::to_value(fact),
+            Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => serde_json::to_value(fact),
+        }
+        .expect("facts are plain structs of strings, numbers and JSON")
+    }
+}
+
+mod base64_list {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(list: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(list.iter().map(|bytes| STANDARD.encode(bytes)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<u8>>, D::Error> {
+        let list = Vec::<String>::deserialize(deserializer)?;
+        list.iter().map(|text| STANDARD.decode(text).map_err(D::Error::custom)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settlement() -> LedgerEntry {
+        LedgerEntry {
+            fact_id: Uuid::from_u128(1),
+            payment_id: Uuid::from_u128(2),
+            trip_id: Uuid::from_u128(3),
+            tenant: "porto-taxis".to_owned(),
+            amount: 1250,
+            currency: "EUR".to_owned(),
+            settled_at: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
+        }
+    }
+
+    fn one_of_each() -> Vec<Fact> {
+        vec![
+            Fact::RegionAnnounced(RegionAnnounced {
+                region: "eu-west".to_owned(),
+                base_url: "http://localhost:1".to_owned(),
+                quic_addr: "127.0.0.1:2".to_owned(),
+                jwks: serde_json::json!({"keys": []}),
+                incarnation: 1,
+            }),
+            Fact::TenantCreated(TenantCreated {
+                tenant: "porto-taxis".to_owned(),
+                name: "Porto Taxis".to_owned(),
+                home_region: "eu-west".to_owned(),
+                term: 1,
+                n: 0,
+            }),
+            Fact::ConfigChanged(ConfigChanged {
+                tenant: "porto-taxis".to_owned(),
+                generation: 0,
+                changes: vec![vec![1, 2, 3]],
+            }),
+            Fact::ConfigPublished(ConfigPublished {
+                tenant: "porto-taxis".to_owned(),
+                version: 3,
+                config: serde_json::json!({"currency": "EUR"}),
+                published_at: settlement().settled_at,
+            }),
+            Fact::Settlement(settlement()),
+            Fact::Refund(settlement()),
+            Fact::Adjustment(settlement()),
+        ]
+    }
+
+    #[test]
+    fn every_kind_reads_back_what_it_wrote() {
+        let facts = one_of_each();
+        assert_eq!(facts.iter().map(Fact::kind).collect::<Vec<_>>(), Fact::KINDS);
+        for fact in facts {
+            let body = fact.to_body();
+            assert_eq!(Fact::check(fact.stream(), fact.kind(), &body).unwrap(), fact);
+            assert_eq!(Fact::from_body(fact.kind(), &body).unwrap(), fact);
+        }
+    }
+
+    /// The fields that cross regions, spelled out: adding one must be a decision, taken here.
+    #[test]
+    fn only_the_listed_fields_leave_a_region() {
+        let mut listed = String::new();
+        for fact in one_of_each() {
+            let Value::Object(fields) = fact.to_value() else { panic!("a fact is an object") };
+            let mut fields: Vec<_> = fields.keys().map(String::as_str).collect();
+            fields.sort_unstable();
+            listed.push_str(&format!("{}: {}\n", fact.kind(), fields.join(" ")));
+        }
+        insta::assert_snapshot!(listed, @r"
+        region.announced: base_url incarnation jwks quic_addr region
+        tenant.created: home_region n name tenant term
+        config.changed: changes generation tenant
+        config.published: config published_at tenant version
+        settlement: amount currency fact_id payment_id settled_at tenant trip_id
+        refund: amount currency fact_id payment_id settled_at tenant trip_id
+        adjustment: amount currency fact_id payment_id settled_at tenant trip_id
+        ");
+    }
+
+    #[test]
+    fn a_riders_name_cannot_leave_with_a_settlement() {
+        let mut value = Fact::Settlement(settlement()).to_value();
+        value["rider_name"] = "Maria".into();
+        let body = value.to_string().into_bytes();
+        assert!(matches!(Fact::check(FactStream::Ledger, "settlement", &body), Err(FactError::NotAllowed { .. })));
+        assert!(Fact::from_body("settlement", &body).is_ok(), "a newer region may say more than we know");
+    }
+
+    #[test]
+    fn kinds_of_the_future_and_wrong_streams_are_told_apart_from_nonsense() {
+        assert!(matches!(Fact::from_body("tenant.moved", b"{}"), Err(FactError::UnknownKind(_))));
+        assert!(matches!(Fact::from_body("settlement", b"{}"), Err(FactError::Malformed { .. })));
+        let body = Fact::Settlement(settlement()).to_body();
+        assert!(matches!(Fact::check(FactStream::Config, "settlement", &body), Err(FactError::WrongStream { .. })));
+        let large = vec![b' '; MAX_BODY_BYTES + 1];
+        assert!(matches!(Fact::from_body("settlement", &large), Err(FactError::TooLarge(_))));
+    }
+}
