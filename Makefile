@@ -1,0 +1,89 @@
+# `make help` lists what there is. Variables are given after the target: `make up DETACH=1 SIM=0`.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+DETACH ?= 0
+SIM ?= 1
+REGIONS ?= us-east,eu-west,ap-south
+PORT_BASE ?= 18000
+SPEED ?= 10
+export REGIONS PORT_BASE SPEED
+
+WEB := region-node/web
+PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
+LOCAL := $(PROGRAMS)/local
+NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+# One command runs all tests, with nextest where it is installed.
+TEST := $(if $(NEXTEST),cargo nextest run,cargo test --no-fail-fast)
+
+.PHONY: help up down status test bench chaos check fix sqlx web build tools
+
+help: ## List all targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  Variables of make up: DETACH=1 returns once all is ready, SIM=0 starts without simulated traffic,"
+	@echo "  REGIONS=a,b chooses regions, PORT_BASE=19600 moves all ports, SPEED=10 sets the pace of the traffic."
+	@echo "  $(LOCAL) --help breaks the running cluster on purpose: kill, freeze, restart, link, backup, restore, region."
+
+up: build ## Build everything and start three regions with real trips (Ctrl-C stops them)
+	@exec $(LOCAL) up $(if $(filter-out 0,$(DETACH)),--detach) $(if $(filter 0,$(SIM)),--no-sim)
+
+down: ## Stop what make up DETACH=1 started
+	@if [ -x $(LOCAL) ]; then exec $(LOCAL) down; else echo "nothing runs here"; fi
+
+status: ## Show every program and every link of the running cluster
+	@exec $(LOCAL) status
+
+test: build ## Run every test
+	cd $(WEB) && npm run check
+	$(LOCAL) services -- $(TEST) --workspace
+
+bench: build ## Print the performance table
+	$(PROGRAMS)/bench
+
+chaos: build ## Run the fault suite
+	$(LOCAL) services -- $(if $(NEXTEST),cargo nextest run -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
+
+check: $(WEB)/dist/index.html ## Check format, lints, documentation, licences and advisories; changes nothing
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	@if command -v cargo-deny >/dev/null; then cargo deny --log-level warn check; else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+fix: ## Format and apply what the linters can mend
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+
+sqlx: tools ## Write .sqlx anew from the migrations
+	cargo build -p deploy-local
+	$(LOCAL) services -- bash -euc ' \
+	  for file in migrations/*.sql; do psql -q -v ON_ERROR_STOP=1 -1 "$$DATABASE_URL" -f "$$file"; done; \
+	  rm -rf .sqlx && mkdir .sqlx; \
+	  find region-node global-sync shared tests -name "*.rs" -not -path "*/node_modules/*" -exec touch {} +; \
+	  SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$$PWD/.sqlx" cargo check --workspace --all-targets'
+
+web: $(WEB)/dist/index.html ## Build the web app
+
+build: tools $(WEB)/dist/index.html
+	cargo build --workspace
+
+# What a newcomer must bring; Postgres and Redis are installed where they are missing.
+tools:
+	@missing() { echo "$$1 is missing; $$2" >&2; exit 1; }; \
+	command -v cargo >/dev/null || missing cargo "install Rust from https://rustup.rs"; \
+	command -v cc >/dev/null || missing "a C compiler (cc)" "install gcc or clang with the system's package manager"; \
+	command -v node >/dev/null || missing node "install Node.js 20 or newer"; \
+	command -v npm >/dev/null || missing npm "install it beside Node.js"; \
+	node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' || missing "Node.js 20" "this is $$(node --version): install a newer one"
+
+WEB_SOURCES := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/e2e/*' -not -path '*/test-results/*' 2>/dev/null)
+
+$(WEB)/node_modules/.package-lock.json: $(WEB)/package.json $(WEB)/package-lock.json | tools
+	cd $(WEB) && npm ci --no-audit --no-fund
+	@touch $@
+
+$(WEB)/dist/index.html: $(WEB)/node_modules/.package-lock.json $(WEB_SOURCES)
+	cd $(WEB) && npm run build
+	@touch $@

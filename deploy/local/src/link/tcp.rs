@@ -1,0 +1,83 @@
+//! TCP through a relay: bytes arrive late, or wait while the way is cut, as a real connection's would.
+
+use std::net::SocketAddr;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Direction, Flock, Ways, open};
+
+/// Bytes under way in one direction are bounded by this many reads, so a slow reader slows the writer.
+const READS_UNDER_WAY: usize = 64;
+const READ: usize = 16 * 1024;
+
+pub(super) async fn relay(listener: TcpListener, targets: Vec<SocketAddr>, ways: Ways) {
+    let connections = Flock::default();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => connections.spawn(connection(stream, targets.clone(), ways.clone())),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+        }
+    }
+}
+
+async fn connection(near: TcpStream, targets: Vec<SocketAddr>, mut ways: Ways) {
+    // The three packets of a connection's opening travel too: there and back before the first byte.
+    open(&mut ways.forward).await;
+    open(&mut ways.back).await;
+    let round_trip = ways.forward.borrow().delay + ways.back.borrow().delay;
+    tokio::time::sleep(round_trip).await;
+    let Ok(far) = TcpStream::connect(&targets[..]).await else {
+        return;
+    };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+    tokio::join!(
+        carry(near_in, far_out, ways.forward),
+        carry(far_in, near_out, ways.back)
+    );
+}
+
+/// Carries bytes one way until either end closes.
+async fn carry(
+    from: impl AsyncRead + Unpin,
+    to: impl AsyncWrite + Unpin,
+    way: watch::Receiver<Direction>,
+) {
+    let (sender, receiver) = mpsc::channel(READS_UNDER_WAY);
+    tokio::join!(take(from, sender, way.clone()), deliver(to, receiver, way));
+}
+
+async fn take(
+    mut from: impl AsyncRead + Unpin,
+    sender: mpsc::Sender<(Instant, Bytes)>,
+    way: watch::Receiver<Direction>,
+) {
+    loop {
+        let mut buffer = BytesMut::with_capacity(READ);
+        let ended = !matches!(from.read_buf(&mut buffer).await, Ok(1..));
+        let due = Instant::now() + way.borrow().delay;
+        // An empty piece is the end: it too arrives late.
+        if sender.send((due, buffer.freeze())).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+async fn deliver(
+    mut to: impl AsyncWrite + Unpin,
+    mut receiver: mpsc::Receiver<(Instant, Bytes)>,
+    mut way: watch::Receiver<Direction>,
+) {
+    while let Some((due, bytes)) = receiver.recv().await {
+        sleep_until(due).await;
+        open(&mut way).await;
+        if bytes.is_empty() || to.write_all(&bytes).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+}
