@@ -1,1 +1,7 @@
+//! Simulated riders and drivers, as the demo and the whole-system tests use them.
+//!
+//! Everything here is a client: it knows the public API, the Socket.IO protocol and the streets of three cities, and nothing
+//! of how the platform works inside.
 
+pub mod cities;
+pub mod streets;
