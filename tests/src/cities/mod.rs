@@ -69,7 +69,9 @@ impl City {
 
 /// One row type of an embedded CSV file; what does not parse is a broken build, not a run-time condition.
 fn rows<T: serde::de::DeserializeOwned>(file: &'static str) -> impl Iterator<Item = T> {
-    csv::Reader::from_reader(file.as_bytes()).into_deserialize().map(|row| row.expect("the embedded data is well-formed"))
+    csv::Reader::from_reader(file.as_bytes())
+        .into_deserialize()
+        .map(|row| row.expect("the embedded data is well-formed"))
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ pub(super) fn load() -> City {
             recorded.push((trip.at_s - FROM_S, drive));
         }
     }
-    let planned = recorded.iter().map(|(at_s, drive)| PlannedRide { at_s: *at_s, pickup: drive.start(), dropoff: drive.end() });
+    let planned =
+        recorded.iter().map(|(at_s, drive)| PlannedRide { at_s: *at_s, pickup: drive.start(), dropoff: drive.end() });
     let mut demand = Demand::new(Source::Recorded, WINDOW_S, planned);
     for (_, drive) in recorded {
         demand.record_drive(drive);
