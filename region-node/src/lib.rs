@@ -1,1 +1,23 @@
+//! A region's node: takes rides, knows drivers, matches them, moves the money; and the edge that routes each call to its
+//! tenant's home region.
 
+pub mod app;
+pub mod config;
+pub mod db;
+pub mod dispatch;
+pub mod drivers;
+pub mod edge;
+pub mod http;
+pub mod identity;
+pub mod outbox;
+pub mod payments;
+pub mod pricing;
+pub mod realtime;
+pub mod regions;
+pub mod rides;
+pub mod serve;
+pub mod tenants;
+#[cfg(test)]
+pub mod testing;
+pub mod trips;
+pub mod web;

@@ -13,6 +13,13 @@ use serde::de::DeserializeOwned;
 #[error("configuration: {0}")]
 pub struct ConfigError(String);
 
+impl ConfigError {
+    /// `message` names the setting and what to do about it, in one line.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
 /// Reads settings from `defaults` (TOML, embedded), over it `file`, over it variables that start with `env_prefix`, whose
 /// levels are parted by two underscores: `REGION_NODE_HTTP__LISTEN`.
 pub fn load<T: DeserializeOwned>(defaults: &str, file: Option<&Path>, env_prefix: &str) -> Result<T, ConfigError> {

@@ -1,0 +1,137 @@
+//! What every feature works with.
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use fred::prelude::{Builder, Client as Redis, ClientLike, Config as RedisConfig, ReconnectPolicy};
+use secrecy::ExposeSecret;
+use shared::{clock::Clock, ids::RegionName};
+use sqlx::PgPool;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::Config,
+    db::Db,
+    identity::{self, Sealer, Tokens},
+    realtime::EventSender,
+    tenants::Tenants,
+};
+
+/// A node's parts; cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<AppInner>);
+
+/// The parts themselves.
+pub struct AppInner {
+    pub config: Config,
+    pub region: RegionName,
+    pub clock: Clock,
+    pub db: Db,
+    /// May be down at any time; losing it costs speed, never truth.
+    pub redis: Redis,
+    pub tenants: Tenants,
+    pub sealer: Sealer,
+    pub tokens: Tokens,
+    pub events: EventSender,
+    /// Calls other programs: other regions, global-sync.
+    pub http: reqwest::Client,
+    /// Background work runs on this, so that shutdown waits for it.
+    pub tasks: TaskTracker,
+    /// Cancelled when the node stops.
+    pub stop: CancellationToken,
+}
+
+impl Deref for App {
+    type Target = AppInner;
+    fn deref(&self) -> &AppInner {
+        &self.0
+    }
+}
+
+/// What an [`App`] is made of besides its settings.
+pub struct Parts {
+    /// Sees one tenant at a time.
+    pub app_pool: PgPool,
+    /// Sees all tenants.
+    pub system_pool: PgPool,
+    pub redis: Redis,
+    pub master_key: [u8; 32],
+    pub clock: Clock,
+    pub events: EventSender,
+}
+
+impl App {
+    /// Puts a node together: loads its signing key and the directory.
+    pub async fn assemble(config: Config, parts: Parts) -> anyhow::Result<Self> {
+        let Parts { app_pool, system_pool, redis, master_key, clock, events } = parts;
+        let region = config.region.name.clone();
+        let sealer = Sealer::new(&master_key);
+        let signing = identity::load_or_create_key(&app_pool, &sealer, &clock, &region).await?;
+        let (ttl, cluster) = (config.tokens.access_ttl, config.region.cluster_id.clone());
+        let tokens = Tokens::new(&cluster, region.clone(), ttl, clock.clone(), Some(signing));
+        let tenants = Tenants::load(app_pool.clone()).await.context("the directory could not be read")?;
+        let app = Self(Arc::new(AppInner {
+            db: Db::new(app_pool, system_pool, region.clone(), events.clone()),
+            http: http_client(config.edge.connect_timeout)?,
+            config,
+            region,
+            clock,
+            redis,
+            tenants,
+            sealer,
+            tokens,
+            events,
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }));
+        app.learn_keys();
+        Ok(app)
+    }
+
+    /// Takes over the directory's token keys.
+    pub fn learn_keys(&self) {
+        let directory = self.tenants.directory();
+        self.tokens.learn(directory.regions.values().map(|region| &region.jwks));
+    }
+
+    /// Runs `work` until it ends or the node stops, and lets shutdown wait for it.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(work).await;
+        });
+    }
+}
+
+/// A client for calls to other programs. Time-outs of whole calls are set per call.
+pub fn http_client(connect_timeout: Duration) -> anyhow::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .connect_timeout(connect_timeout)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .context("the HTTP client could not be made")
+}
+
+/// Connects to Redis; it must be there at start, and may go and come back after that.
+pub async fn connect_redis(config: &crate::config::RedisConfig) -> anyhow::Result<Redis> {
+    let mut settings = RedisConfig::from_url(config.url.expose_secret())
+        .context("redis.url is not an address like redis://host:6379")?;
+    settings.version = fred::types::RespVersion::RESP3;
+    let client = Builder::from_config(settings)
+        .with_connection_config(|connection| {
+            connection.connection_timeout = Duration::from_secs(3);
+            connection.internal_command_timeout = Duration::from_secs(3);
+        })
+        .with_performance_config(|performance| performance.default_command_timeout = Duration::from_secs(2))
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
+        .build()
+        .context("the Redis client could not be made")?;
+    let connected = tokio::time::timeout(Duration::from_secs(5), client.init()).await;
+    connected
+        .map_err(anyhow::Error::from)
+        .and_then(|result| result.map_err(anyhow::Error::from))
+        .context("Redis cannot be used: is it running, and is redis.url right?")?;
+    Ok(client)
+}

@@ -1,0 +1,211 @@
+//! Every setting of `region-node`; `config.default.toml` explains them.
+
+use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::Path, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use shared::{config::ConfigError, ids::RegionName, telemetry::TelemetryConfig};
+use url::Url;
+
+const DEFAULTS: &str = include_str!("../config.default.toml");
+
+/// All settings.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub role: NodeRole,
+    pub region: RegionConfig,
+    pub http: HttpConfig,
+    pub database: DatabaseConfig,
+    pub redis: RedisConfig,
+    #[serde(default)]
+    pub sync: SyncConfig,
+    #[serde(default)]
+    pub operator: Option<OperatorConfig>,
+    #[serde(default)]
+    pub secrets: SecretsConfig,
+    pub tokens: TokensConfig,
+    pub edge: EdgeConfig,
+    pub limits: LimitsConfig,
+    pub telemetry: TelemetryConfig,
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeRole {
+    /// A region's whole node, on its own database.
+    Full,
+    /// An edge near riders, without a database.
+    Edge,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegionConfig {
+    pub name: RegionName,
+    pub cluster_id: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    pub listen: SocketAddr,
+    pub public_url: Url,
+    pub body_limit_bytes: usize,
+    #[serde(with = "humantime_serde")]
+    pub request_timeout: Duration,
+    pub cors_origins: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    pub url: Option<SecretString>,
+    pub system_url: Option<SecretString>,
+    pub migrate_url: Option<SecretString>,
+    pub max_connections: u32,
+    #[serde(with = "humantime_serde")]
+    pub acquire_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisConfig {
+    pub url: SecretString,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncConfig {
+    pub status_url: Option<Url>,
+    pub quic_addr: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorConfig {
+    pub client_id: String,
+    pub client_secret: SecretString,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretsConfig {
+    pub master_key: Option<SecretString>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokensConfig {
+    #[serde(with = "humantime_serde")]
+    pub access_ttl: Duration,
+    #[serde(with = "humantime_serde")]
+    pub refresh_ttl: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EdgeConfig {
+    pub upstream: Option<Url>,
+    #[serde(default)]
+    pub peers: PeerUrls,
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub forward_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub directory_refresh: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub connections_per_minute: NonZeroU32,
+    pub requests_per_second: NonZeroU32,
+    pub requests_burst: NonZeroU32,
+    pub sign_ins_per_minute: NonZeroU32,
+}
+
+/// `region=url,region=url`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub struct PeerUrls(pub BTreeMap<RegionName, Url>);
+
+impl TryFrom<String> for PeerUrls {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let parse = |entry: &str| {
+            let (region, url) = entry.split_once('=').ok_or_else(|| format!("'{entry}' is not region=url"))?;
+            let region = region.parse::<RegionName>().map_err(|error| error.to_string())?;
+            let url = url.parse::<Url>().map_err(|error| format!("'{url}': {error}"))?;
+            Ok::<_, String>((region, url))
+        };
+        entries.map(parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// What role `full` needs beyond the settings every role has; checked once, at start.
+#[derive(Clone, Debug)]
+pub struct FullConfig {
+    pub database_url: SecretString,
+    pub system_url: SecretString,
+    pub master_key: [u8; 32],
+}
+
+impl Config {
+    /// Reads the settings; the error is one line that names the setting and the fix.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let config: Self = shared::config::load(DEFAULTS, file, "REGION_NODE_")?;
+        if let Some(operator) = &config.operator
+            && operator.client_secret.expose_secret().len() < 16
+        {
+            return Err(ConfigError::new("operator.client_secret: must have at least 16 characters"));
+        }
+        Ok(config)
+    }
+
+    /// Settings over the defaults, for tests.
+    #[cfg(test)]
+    pub(crate) fn from_toml(settings: &str) -> figment::Result<Self> {
+        use figment::providers::{Format, Toml};
+        figment::Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(settings)).extract()
+    }
+
+    /// The settings role `full` cannot do without.
+    pub fn full(&self) -> Result<FullConfig, ConfigError> {
+        fn required<T: Clone>(value: Option<&T>, setting: &str) -> Result<T, ConfigError> {
+            let variable = setting.to_uppercase().replace('.', "__");
+            value.cloned().ok_or_else(|| {
+                ConfigError::new(format!("{setting} is missing; set it in the file or as REGION_NODE_{variable}"))
+            })
+        }
+        let master_key = required(self.secrets.master_key.as_ref(), "secrets.master_key")?;
+        let master_key = STANDARD
+            .decode(master_key.expose_secret())
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+            .ok_or_else(|| {
+                ConfigError::new("secrets.master_key: must be base64 of 32 bytes; make one with: openssl rand -base64 32")
+            })?;
+        Ok(FullConfig {
+            database_url: required(self.database.url.as_ref(), "database.url")?,
+            system_url: required(self.database.system_url.as_ref(), "database.system_url")?,
+            master_key,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_read_as_region_and_url() {
+        let peers = PeerUrls::try_from("eu-west=http://127.0.0.1:1, ap-south=http://127.0.0.1:2".to_owned()).unwrap();
+        assert_eq!(peers.0.len(), 2);
+        assert!(PeerUrls::try_from("eu-west".to_owned()).unwrap_err().contains("region=url"));
+    }
+}

@@ -1,0 +1,60 @@
+//! Connecting at start-up, with errors an operator can act on.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use crate::config::DatabaseConfig;
+
+/// A request that waits longer than this for a statement or a lock is better refused and tried again.
+const STATEMENT_TIMEOUT: &str = "15s";
+const LOCK_TIMEOUT: &str = "5s";
+const IDLE_IN_TRANSACTION_TIMEOUT: &str = "20s";
+
+/// Opens a pool on `url`, whose setting is called `setting`.
+pub async fn connect(url: &SecretString, setting: &str, config: &DatabaseConfig) -> anyhow::Result<PgPool> {
+    let options = options(url, setting)?.options([
+        ("statement_timeout", STATEMENT_TIMEOUT),
+        ("lock_timeout", LOCK_TIMEOUT),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(config.max_connections)
+        .acquire_timeout(config.acquire_timeout)
+        .max_lifetime(Duration::from_secs(1800))
+        .connect_with(options.clone())
+        .await
+        .with_context(|| unreachable(setting, &options))
+}
+
+/// Brings the schema up to date. Nodes that start together take turns on an advisory lock.
+pub async fn migrate(url: &SecretString) -> anyhow::Result<()> {
+    let setting = "database.migrate_url";
+    let options = options(url, setting)?;
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_with(options.clone())
+        .await
+        .with_context(|| unreachable(setting, &options))?;
+    super::MIGRATOR.run(&pool).await.context("the schema could not be migrated")?;
+    pool.close().await;
+    Ok(())
+}
+
+fn options(url: &SecretString, setting: &str) -> anyhow::Result<PgConnectOptions> {
+    let options: PgConnectOptions = url
+        .expose_secret()
+        .parse()
+        .with_context(|| format!("{setting} is not an address like postgres://user@host:5432/database"))?;
+    Ok(options.application_name("region-node"))
+}
+
+fn unreachable(setting: &str, options: &PgConnectOptions) -> String {
+    let (host, port) = (options.get_host(), options.get_port());
+    format!("the database at {host}:{port} cannot be used: is Postgres running there, and is {setting} right?")
+}

@@ -1,0 +1,166 @@
+//! The region's Postgres: the only way to a transaction is through a tenant, or, for background work, through [`Db::system`].
+//!
+//! Row-level security shows a transaction one tenant's rows. A writing transaction also checks, inside itself, that this
+//! region is still the tenant's home and holds that fact until it ends: a hand-over takes the same lock exclusively, so
+//! what is in flight either finishes first or fails.
+
+mod connect;
+
+use shared::ids::{RegionName, TenantId};
+use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+
+pub use connect::{connect, migrate};
+
+use crate::{
+    http::Problem,
+    realtime::{Event, EventSender},
+};
+use shared::problem::Code;
+
+/// The region's migrations, embedded.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// A tenant's home epoch: a later one beats every earlier one, term first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Epoch {
+    /// Raised by a forced move.
+    pub term: i64,
+    /// Raised by a planned move.
+    pub n: i64,
+}
+
+/// The region's database.
+#[derive(Clone)]
+pub struct Db {
+    app: PgPool,
+    system: PgPool,
+    region: RegionName,
+    events: EventSender,
+}
+
+impl Db {
+    /// Wraps the two pools: `app` sees one tenant at a time, `system` all.
+    pub fn new(app: PgPool, system: PgPool, region: RegionName, events: EventSender) -> Self {
+        Self { app, system, region, events }
+    }
+
+    /// Begins a command of `tenant`; refused unless this region is its home.
+    pub async fn begin(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
+        let mut tx = self.open(tenant).await?;
+        let home = sqlx::query!(
+            r#"SELECT h.region, h.term, h.n, h.state,
+                      pg_advisory_xact_lock_shared(hashtextextended('home:' || h.tenant_id, 0)) IS NULL AS "locked!"
+               FROM tenant_homes h WHERE h.tenant_id = $1"#,
+            tenant.as_str()
+        )
+        .fetch_optional(tx.conn())
+        .await?
+        .ok_or_else(|| Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")))?;
+        if home.region != self.region.as_str() || home.state != "active" {
+            let detail = format!("tenant '{tenant}' is at home in {} ({})", home.region, home.state);
+            return Err(Problem::new(Code::WrongRegion, detail));
+        }
+        tx.epoch = Epoch { term: home.term, n: home.n };
+        Ok(tx)
+    }
+
+    /// Begins a transaction on what every region holds of `tenant` (its config, the ledger): no home is checked.
+    pub async fn anywhere(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
+        Ok(self.open(tenant).await?)
+    }
+
+    /// Begins a transaction that reads `tenant`'s own rows; there are some only at its home.
+    pub async fn read(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
+        Ok(self.open(tenant).await?)
+    }
+
+    /// Begins a transaction of background work, which sees every tenant. A command found this way runs in its own
+    /// [`Db::begin`].
+    pub async fn system(&self) -> Result<SystemTx, Problem> {
+        #[expect(clippy::disallowed_methods, reason = "the one place that opens a system transaction")]
+        Ok(SystemTx { tx: self.system.begin().await? })
+    }
+
+    /// The pool that sees one tenant at a time, for health checks and listeners.
+    pub fn app_pool(&self) -> &PgPool {
+        &self.app
+    }
+
+    async fn open(&self, tenant: &TenantId) -> sqlx::Result<TenantTx> {
+        #[expect(clippy::disallowed_methods, reason = "the one place that opens a tenant's transaction")]
+        let mut tx = self.app.begin().await?;
+        sqlx::query!("SELECT set_config('app.tenant_id', $1, true)", tenant.as_str()).execute(&mut *tx).await?;
+        Ok(TenantTx {
+            tx,
+            tenant: tenant.clone(),
+            epoch: Epoch { term: 0, n: 0 },
+            told: Vec::new(),
+            events: self.events.clone(),
+        })
+    }
+}
+
+/// A transaction that sees one tenant.
+pub struct TenantTx {
+    tx: Transaction<'static, Postgres>,
+    tenant: TenantId,
+    epoch: Epoch,
+    told: Vec<Event>,
+    events: EventSender,
+}
+
+impl TenantTx {
+    /// The connection to run statements on.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Whose rows it sees.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The home epoch checked when a command began; zero for reads.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Tells `event` once this transaction has committed, and never if it doesn't.
+    pub fn tell(&mut self, event: Event) {
+        self.told.push(event);
+    }
+
+    /// Commits, then tells. A crash between the two loses the telling, not the truth: clients read it again when they
+    /// reconnect, and the dispatcher polls.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        self.tx.commit().await?;
+        for event in self.told {
+            self.events.send(event).await;
+        }
+        Ok(())
+    }
+}
+
+/// A transaction that sees all tenants; for background work only.
+pub struct SystemTx {
+    tx: Transaction<'static, Postgres>,
+}
+
+impl SystemTx {
+    /// The connection to run statements on.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.tx
+    }
+
+    /// Commits.
+    pub async fn commit(self) -> sqlx::Result<()> {
+        self.tx.commit().await
+    }
+}
+
+/// The name of the constraint or unique index a statement broke; it is what decides a race, so the caller turns it into
+/// an answer.
+pub fn constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().and_then(|error| error.constraint())
+}
+

@@ -1,0 +1,95 @@
+//! Where a call is answered.
+
+use axum::{body::Body, extract::Request, http::Method};
+use serde::Deserialize;
+use shared::ids::{RegionName, TenantId};
+
+use super::Edge;
+use crate::{
+    http::{Problem, read_body},
+    identity::region_of_refresh_token,
+};
+
+/// Where a call is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// By the process it arrived at, whatever its role.
+    Own,
+    /// In the region it arrived in.
+    Here,
+    /// In another region.
+    Home(RegionName),
+}
+
+/// Decides; the request is given back, its body buffered if the decision had to look at it.
+pub(super) async fn decide(edge: &Edge, request: Request) -> Result<(Decision, Request), Problem> {
+    let path = request.uri().path();
+    if path == "/v1/auth/token" && request.method() == Method::POST {
+        return decide_sign_in(edge, request).await;
+    }
+    if path.starts_with("/health") || path == "/metrics" {
+        return Ok((Decision::Own, request));
+    }
+    let routed = path.starts_with("/v1/") || path.starts_with("/socket.io");
+    let decision = if !routed || is_answered_anywhere(path, request.method()) {
+        Decision::Here
+    } else {
+        decide_by_tenant(edge, tenant_of(&request))
+    };
+    Ok((decision, request))
+}
+
+/// What every region holds, and therefore answers: config, the ledger, regions, homes.
+fn is_answered_anywhere(path: &str, method: &Method) -> bool {
+    matches!(path, "/v1/regions" | "/v1/route" | "/v1/settlements" | "/v1/directory")
+        || (path == "/v1/tenants" && method == Method::POST)
+        || path.strip_prefix("/v1/tenants/").is_some_and(|rest| rest.ends_with("/config"))
+}
+
+/// The tenant a call names: in the header, or, for browsers' sockets, in the query.
+fn tenant_of(request: &Request) -> Option<TenantId> {
+    let named = request.headers().get("x-tenant-id").and_then(|value| value.to_str().ok());
+    let in_query = || {
+        let query = request.uri().query().filter(|_| request.uri().path().starts_with("/socket.io"))?;
+        query.split('&').find_map(|pair| pair.strip_prefix("tenant="))
+    };
+    named.or_else(in_query)?.parse().ok()
+}
+
+/// A tenant nobody knows is refused where the call arrived.
+fn decide_by_tenant(edge: &Edge, tenant: Option<TenantId>) -> Decision {
+    let directory = (edge.0.directory)();
+    let home = tenant.and_then(|tenant| directory.homes.get(&tenant));
+    match home {
+        Some(home) if home.region != edge.0.region => Decision::Home(home.region.clone()),
+        _ => Decision::Here,
+    }
+}
+
+#[derive(Deserialize)]
+struct GrantKind {
+    grant_type: Option<String>,
+    refresh_token: Option<String>,
+}
+
+/// Riders and drivers sign in at home, where their accounts are; a session goes on where it began; back offices and
+/// operators sign in anywhere.
+async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Request), Problem> {
+    let tenant = tenant_of(&request);
+    let (parts, body) = request.into_parts();
+    let bytes = read_body(body, edge.0.body_limit_bytes).await?;
+    let grant = serde_json::from_slice::<GrantKind>(&bytes).ok();
+    let kind = grant.as_ref().and_then(|grant| grant.grant_type.as_deref());
+    let decision = match kind {
+        Some("password") => decide_by_tenant(edge, tenant),
+        Some("refresh_token") => {
+            let token = grant.as_ref().and_then(|grant| grant.refresh_token.as_deref()).unwrap_or_default();
+            match region_of_refresh_token(token) {
+                Some(region) if region != edge.0.region && edge.base_url(&region).is_some() => Decision::Home(region),
+                _ => Decision::Here,
+            }
+        }
+        _ => Decision::Here,
+    };
+    Ok((decision, Request::from_parts(parts, Body::from(bytes))))
+}

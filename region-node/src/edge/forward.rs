@@ -1,0 +1,114 @@
+//! Forwarding: the call goes on as it came, its body streaming; an upgrade becomes a pipe.
+
+use std::net::SocketAddr;
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::Response,
+};
+use futures::TryStreamExt;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use url::Url;
+
+use super::{Edge, FORWARDED_BY};
+
+/// Headers about one connection, not about the call (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// No answer came.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForwardError {
+    #[error("no answer began in time")]
+    TooSlow,
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+}
+
+/// Sends `request` on to `base_url` and gives its answer.
+pub(super) async fn forward(edge: &Edge, base_url: &Url, mut request: Request) -> Result<Response, ForwardError> {
+    let mut url = base_url.clone();
+    url.set_path(request.uri().path());
+    url.set_query(request.uri().query());
+    let upgrade = request.headers().get(header::UPGRADE).cloned();
+    let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let (parts, body) = request.into_parts();
+
+    let mut headers = without_hop_by_hop(&parts.headers);
+    headers.remove(header::HOST);
+    let own = HeaderValue::from_str(edge.0.region.as_str()).expect("a region's name is ASCII");
+    headers.insert(FORWARDED_BY.clone(), own);
+    if let Some(peer) = peer.and_then(|peer| HeaderValue::from_str(&peer.to_string()).ok()) {
+        headers.append("x-forwarded-for", peer);
+    }
+    if let Some(traceparent) = shared::telemetry::current_traceparent().and_then(|text| text.parse().ok()) {
+        headers.insert("traceparent", traceparent);
+    }
+    let mut outgoing = edge.0.http.request(parts.method, url);
+    match upgrade {
+        Some(protocol) => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, protocol);
+        }
+        // Without a length the body would be sent as an empty chunked one.
+        None if has_body(&parts.headers) => {
+            outgoing = outgoing.body(reqwest::Body::wrap_stream(body.into_data_stream().map_err(std::io::Error::other)));
+        }
+        None => {}
+    }
+    let sent = tokio::time::timeout(edge.0.config.forward_timeout, outgoing.headers(headers).send()).await;
+    let answer = sent.map_err(|_| ForwardError::TooSlow)??;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = answer.status();
+    *response.headers_mut() = without_hop_by_hop(answer.headers());
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(client_side) = client_side
+    {
+        for name in [header::CONNECTION, header::UPGRADE] {
+            if let Some(value) = answer.headers().get(&name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+        let mut home_side = answer.upgrade().await?;
+        edge.0.tasks.spawn(async move {
+            let Ok(client_side) = client_side.await else { return };
+            // Either side closing, with or without an error, ends the tunnel.
+            let _ = copy_bidirectional(&mut TokioIo::new(client_side), &mut home_side).await;
+        });
+    } else {
+        *response.body_mut() = Body::from_stream(answer.bytes_stream());
+    }
+    Ok(response)
+}
+
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH).map(|length| length.as_bytes() != b"0");
+    length.unwrap_or_else(|| headers.contains_key(header::TRANSFER_ENCODING))
+}
+
+fn without_hop_by_hop(headers: &HeaderMap) -> HeaderMap {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|names| names.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let mut kept = headers.clone();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        kept.remove(name);
+    }
+    kept
+}

@@ -1,0 +1,15 @@
+//! What every feature's endpoints stand on: problems, extractors, commands with idempotency keys, pages, limits.
+
+mod command;
+mod extract;
+mod limits;
+mod page;
+mod problem;
+pub mod router;
+
+pub use command::{Command, CommandTx, Empty, IdempotencyKey, Stop, forget_old_answers};
+pub(crate) use command::{parse_json, read_body, read_json};
+pub use extract::{Path, Query};
+pub use limits::Limits;
+pub use page::{Page, PageQuery};
+pub use problem::{Problem, ProblemBody};

@@ -1,0 +1,56 @@
+//! Lists page by cursor: an opaque token of the last id seen, so that a page never repeats or skips while rows arrive.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Problem;
+
+/// One page of a list.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    /// At most `limit` of them.
+    pub items: Vec<T>,
+    /// Where the next page begins; null after the last.
+    pub next_cursor: Option<String>,
+}
+
+/// Which page.
+#[derive(Debug, Default, Deserialize, Validate, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// `next_cursor` of the page before.
+    #[garde(length(max = 64))]
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// Items on a page, 1 to 100; 20 if not said.
+    #[garde(range(min = 1, max = 100))]
+    #[serde(default)]
+    pub limit: Option<u16>,
+}
+
+impl PageQuery {
+    /// The id after which the page begins.
+    pub fn after(&self) -> Result<Option<Uuid>, Problem> {
+        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let bytes = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
+        bytes.map(Some).ok_or_else(|| Problem::field("cursor", "must be the next_cursor of a page of this list"))
+    }
+
+    /// Items on a page.
+    pub fn limit(&self) -> i64 {
+        self.limit.unwrap_or(20).into()
+    }
+}
+
+impl<T> Page<T> {
+    /// Makes a page of `rows`, which were asked for one beyond `limit` so that a further page is known to exist.
+    pub fn new(mut rows: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> Self {
+        let limit = usize::try_from(limit).expect("a limit is 1 to 100");
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = rows.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(id(last).as_bytes()));
+        Self { items: rows, next_cursor }
+    }
+}

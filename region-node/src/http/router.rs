@@ -1,0 +1,173 @@
+//! The whole API: every feature's endpoints, and the layers around them.
+//!
+//! From the outside in: request id and trace; panics become problems; limits; CORS; the edge, which forwards calls of
+//! tenants at home elsewhere; time-out and compression; the endpoints.
+
+use std::time::Instant;
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use shared::problem::Code;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    compression::{CompressionLayer, predicate::{NotForContentType, Predicate, SizeAbove}},
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+};
+use tracing::Instrument;
+use utoipa::{
+    OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+use super::{Limits, Problem, limits};
+use crate::{app::App, config::HttpConfig, dispatch, drivers, edge, identity, payments, realtime::EventReceiver, regions, rides, tenants, trips, web};
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "GoComet DAW region API",
+    description = "Ride-hailing for many companies in many regions. Errors are application/problem+json; their stable codes are listed at the end of this text."
+))]
+struct Document;
+
+/// Every feature's endpoints.
+fn endpoints() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(identity::routes())
+        .merge(tenants::routes())
+        .merge(rides::routes())
+        .merge(drivers::routes())
+        .merge(dispatch::routes())
+        .merge(trips::routes())
+        .merge(payments::routes())
+        .merge(regions::routes())
+}
+
+/// The OpenAPI 3.1 document of the API.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    let (_, mut document) = endpoints().split_for_parts();
+    let bearer = SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build());
+    document.components.get_or_insert_default().security_schemes.insert("bearer".into(), bearer);
+    let codes = Code::ALL.iter().map(|code| format!("\n- `{}` ({}): {}", code.as_str(), code.status(), code.title()));
+    let description = document.info.description.get_or_insert_default();
+    description.push_str("\n\nCodes:");
+    description.extend(codes);
+    document
+}
+
+/// The service of a full node.
+pub async fn router(app: &App, _events: EventReceiver) -> anyhow::Result<Router> {
+    let (api, _) = endpoints().split_for_parts();
+    let document = openapi();
+    let api = api
+        .route("/openapi.json", axum::routing::get(move || async move { axum::Json(document) }))
+        .merge(utoipa_swagger_ui::SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::new(["/openapi.json"])))
+        .fallback(web::serve)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(app.clone());
+    let timed = middleware::from_fn_with_state(app.config.http.request_timeout, time_out);
+    let compress = SizeAbove::new(1024).and(NotForContentType::IMAGES).and(NotForContentType::SSE);
+    let api = api
+        .layer(CompressionLayer::new().gzip(true).compress_when(compress))
+        .layer(timed)
+        .layer(middleware::from_fn_with_state(app.clone(), count));
+    Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits)))
+}
+
+/// Puts the layers that both roles share around a service.
+pub fn outer(inner: Router, edge: &edge::Edge, config: &HttpConfig, limits: Limits) -> Router {
+    inner
+        .layer(middleware::from_fn_with_state(edge.clone(), edge::route))
+        .layer(cors(config))
+        .layer(middleware::from_fn_with_state(limits, limits::limit))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            Problem::new(Code::Internal, "something went wrong on our side").into_response()
+        }))
+        .layer(middleware::from_fn_with_state(edge.clone(), finish))
+}
+
+/// Names and traces a call, and completes its answer: every problem gets the request id.
+async fn finish(State(edge): State<edge::Edge>, mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id)).cloned();
+    let id = given.unwrap_or_else(|| {
+        HeaderValue::from_str(&Uuid::now_v7().to_string()).expect("a UUID is ASCII")
+    });
+    request.headers_mut().insert(&REQUEST_ID, id.clone());
+    let id_text = id.to_str().unwrap_or_default().to_owned();
+    let span = tracing::info_span!("http", method = %request.method(), path = request.uri().path(), request_id = id_text, region = %edge.region());
+    if let Some(parent) = request.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
+        shared::telemetry::continue_trace(&span, parent);
+    }
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(problem) = response.extensions().get::<Problem>().cloned() {
+        let mut complete = problem.response(&id_text);
+        for (name, value) in response.headers() {
+            if name != header::CONTENT_LENGTH && name != header::CONTENT_TYPE {
+                complete.headers_mut().entry(name).or_insert(value.clone());
+            }
+        }
+        response = complete;
+    }
+    response.headers_mut().insert(&REQUEST_ID, id);
+    edge.sign_answer(&mut response);
+    response
+}
+
+fn is_request_id(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=128).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b))
+}
+
+async fn time_out(State(limit): State<std::time::Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response(),
+    }
+}
+
+/// Counts answers and their time per endpoint.
+async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let path = request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
+    let begun = Instant::now();
+    let response = next.run(request).await;
+    let labels = [
+        ("region", app.region.to_string()),
+        ("method", method.to_string()),
+        ("path", path),
+        ("status", response.status().as_u16().to_string()),
+    ];
+    metrics::histogram!("region_node_http_request_duration_seconds", &labels).record(begun.elapsed());
+    response
+}
+
+async fn method_not_allowed(method: Method) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("this path does not take {method}"))
+}
+
+fn cors(config: &HttpConfig) -> CorsLayer {
+    let origins = match config.cors_origins.as_slice() {
+        [any] if any == "*" => AllowOrigin::any(),
+        list => AllowOrigin::list(list.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+    };
+    let exposed = ["x-request-id", "x-served-by-region", "x-edge-region", "idempotency-replayed", "retry-after", "etag"];
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(exposed.map(HeaderName::from_static))
+        .max_age(std::time::Duration::from_secs(3600))
+}
+
+/// The answer to a path nobody serves.
+pub fn not_found(path: &str) -> Response {
+    Problem::not_found(format!("nothing is at {path}")).into_response()
+}

@@ -1,0 +1,167 @@
+//! Who makes a call, and what of it may be theirs.
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+use shared::{
+    claims::{Claims, Role},
+    ids::{DriverId, RiderId, TenantId},
+    problem::Code,
+};
+use time::OffsetDateTime;
+
+use super::Tokens;
+use crate::{app::App, http::Problem, tenants::TenantHeader};
+
+/// An authenticated caller of a call about one tenant.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// What they are.
+    pub role: Role,
+    /// Who they are.
+    pub subject: Subject,
+    /// Until when their token is good.
+    pub expires_at: OffsetDateTime,
+    tenant: TenantId,
+}
+
+/// Who a token speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A rider.
+    Rider(RiderId),
+    /// A driver.
+    Driver(DriverId),
+    /// A back office's or an operator's client id.
+    Client(String),
+}
+
+impl Caller {
+    /// Whose data the call is about.
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    /// The rider calling, else 403.
+    pub fn rider(&self) -> Result<RiderId, Problem> {
+        match self.subject {
+            Subject::Rider(id) => Ok(id),
+            Subject::Driver(_) | Subject::Client(_) => Err(self.may_not()),
+        }
+    }
+
+    /// The driver calling, else 403.
+    pub fn driver(&self) -> Result<DriverId, Problem> {
+        match self.subject {
+            Subject::Driver(id) => Ok(id),
+            Subject::Rider(_) | Subject::Client(_) => Err(self.may_not()),
+        }
+    }
+
+    /// Refuses every driver but `id`: to another driver, and to anybody else of this tenant, `id`'s own calls are not
+    /// there (404), except that somebody of the wrong role is told so (403).
+    pub fn driver_is(&self, id: DriverId) -> Result<DriverId, Problem> {
+        match self.driver()? {
+            own if own == id => Ok(id),
+            _ => Err(Problem::not_found(format!("no driver {id}"))),
+        }
+    }
+
+    /// Refuses every role not in `roles`.
+    pub fn must_be(&self, roles: &[Role]) -> Result<(), Problem> {
+        if roles.contains(&self.role) { Ok(()) } else { Err(self.may_not()) }
+    }
+
+    /// Whether this is the tenant's back office, or an operator acting for it.
+    pub fn is_admin(&self) -> bool {
+        matches!(self.role, Role::TenantAdmin | Role::Operator)
+    }
+
+    /// In whose name idempotency keys are kept.
+    pub fn key_owner(&self) -> String {
+        match &self.subject {
+            Subject::Rider(id) => format!("rider:{id}"),
+            Subject::Driver(id) => format!("driver:{id}"),
+            Subject::Client(id) => format!("{}:{id}", self.role.as_str()),
+        }
+    }
+
+    /// An operator acting for `tenant`.
+    pub(crate) fn of_operator(operator: &Operator, tenant: TenantId) -> Self {
+        Self {
+            role: Role::Operator,
+            subject: Subject::Client(operator.client_id.clone()),
+            expires_at: operator.expires_at,
+            tenant,
+        }
+    }
+
+    fn may_not(&self) -> Problem {
+        Problem::new(Code::Forbidden, format!("a {} may not do this", self.role.as_str()))
+    }
+
+    fn new(claims: &Claims, tenant: TenantId) -> Result<Self, Problem> {
+        if claims.role != Role::Operator && claims.tenant.as_ref() != Some(&tenant) {
+            let detail = format!("the access token is not of tenant '{tenant}'");
+            return Err(Problem::new(Code::TenantMismatch, detail));
+        }
+        let malformed = |_| Problem::new(Code::InvalidToken, "the access token names nobody");
+        let subject = match claims.role {
+            Role::Rider => Subject::Rider(claims.sub.parse().map_err(malformed)?),
+            Role::Driver => Subject::Driver(claims.sub.parse().map_err(malformed)?),
+            Role::TenantAdmin | Role::Operator => Subject::Client(claims.sub.clone()),
+        };
+        Ok(Self { role: claims.role, subject, expires_at: Tokens::expires_at(claims), tenant })
+    }
+}
+
+/// Checks a token against the tenant it is used for.
+pub fn verify(tokens: &Tokens, token: &str, tenant: &TenantId) -> Result<Caller, Problem> {
+    Caller::new(&tokens.verify(token)?, tenant.clone())
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let TenantHeader(tenant) = TenantHeader::from_request_parts(parts, app).await?;
+        let claims = claims(parts, &app.tokens)?;
+        Self::new(&claims, tenant)
+    }
+}
+
+/// An operator, calling about no tenant.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    /// The operator's client id.
+    pub client_id: String,
+    /// Until when the token is good.
+    pub expires_at: OffsetDateTime,
+}
+
+impl FromRequestParts<App> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let claims = claims(parts, &app.tokens)?;
+        match claims.role {
+            Role::Operator => Ok(Self { expires_at: Tokens::expires_at(&claims), client_id: claims.sub }),
+            Role::Rider | Role::Driver | Role::TenantAdmin => {
+                Err(Problem::new(Code::Forbidden, format!("a {} may not do this", claims.role.as_str())))
+            }
+        }
+    }
+}
+
+/// The claims of the call's bearer token.
+pub(crate) fn claims(parts: &Parts, tokens: &Tokens) -> Result<Claims, Problem> {
+    let missing = || Problem::new(Code::Unauthenticated, "send an access token: Authorization: Bearer …");
+    let header = parts.headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
+    let text = header.to_str().map_err(|_| missing())?;
+    let (scheme, token) = text.split_once(' ').ok_or_else(missing)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(missing());
+    }
+    tokens.verify(token.trim())
+}

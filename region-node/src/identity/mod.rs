@@ -1,0 +1,41 @@
+//! Who calls: accounts of riders and drivers, sign-in, tokens that every region's edge accepts, and erasure.
+//!
+//! Accounts live in the tenant's home region alone. Back offices' secrets are part of the replicated config and operators'
+//! are configured in each region, so both sign in anywhere, even through a partition. A token is signed with the region's
+//! Ed25519 key; the other regions know it from the directory.
+
+mod accounts;
+mod caller;
+mod erase;
+mod keys;
+mod password;
+mod refresh;
+mod register;
+mod sealer;
+mod sign_in;
+mod tokens;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use accounts::{DriverProfile, Vehicle, driver_profile, rider_first_name};
+pub use caller::{Caller, Operator, Subject, verify};
+pub(crate) use caller::claims;
+pub use keys::{SigningKey, load_or_create as load_or_create_key};
+pub use password::hash_secret;
+use password::verify_secret;
+pub(crate) use refresh::{forget_expired, region_of as region_of_refresh_token};
+pub use sealer::Sealer;
+pub use tokens::Tokens;
+
+use crate::app::App;
+
+/// Endpoints of sign-in and accounts.
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(sign_in::token))
+        .routes(routes!(sign_in::jwks))
+        .routes(routes!(register::register_rider))
+        .routes(routes!(register::register_driver))
+        .routes(routes!(erase::erase_rider))
+        .routes(routes!(erase::erase_driver))
+}

@@ -1,0 +1,40 @@
+//! Events, told after the transaction that caused them has committed.
+
+use shared::ids::{RideId, TenantId};
+use tokio::sync::mpsc;
+
+/// Something others want to hear of.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A ride looks for a driver now.
+    DispatchDue {
+        /// Whose ride.
+        tenant: TenantId,
+        /// Which.
+        ride_id: RideId,
+    },
+}
+
+/// Events waiting to be delivered; beyond this a teller waits.
+const QUEUE: usize = 4_096;
+
+/// Where events are told.
+#[derive(Clone, Debug)]
+pub struct EventSender(mpsc::Sender<Event>);
+
+/// Where they come out.
+pub type EventReceiver = mpsc::Receiver<Event>;
+
+/// A bounded queue of events.
+pub fn channel() -> (EventSender, EventReceiver) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (EventSender(sender), receiver)
+}
+
+impl EventSender {
+    /// Tells `event`; waits while the queue is full. At shutdown nobody listens any more, and that is fine: what is told
+    /// is in the database.
+    pub async fn send(&self, event: Event) {
+        let _ = self.0.send(event).await;
+    }
+}

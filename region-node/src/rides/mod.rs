@@ -1,0 +1,10 @@
+//! What a rider asks for.
+
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::app::App;
+
+/// This feature's endpoints.
+pub fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+}

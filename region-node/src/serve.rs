@@ -1,0 +1,151 @@
+//! Starting a node, its background work, and stopping it in order.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use axum::{Router, routing::get};
+use metrics_exporter_prometheus::PrometheusHandle;
+use shared::clock::Clock;
+use sqlx::postgres::PgListener;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{App, Parts, connect_redis},
+    config::{Config, FullConfig},
+    db,
+    http::{forget_old_answers, router},
+    identity, realtime,
+    tenants::{self, RegionEntry},
+};
+
+/// A missed notification is made up for this soon.
+const POLL_DIRECTORY: Duration = Duration::from_secs(5);
+const PUBLISH_DRAFTS: Duration = Duration::from_secs(2);
+const SWEEP: Duration = Duration::from_secs(600);
+/// Calls still running when the node stops have this long.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves a full node until `stop`.
+pub async fn serve(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> anyhow::Result<()> {
+    let FullConfig { database_url, system_url, master_key } = config.full()?;
+    if let Some(url) = &config.database.migrate_url {
+        db::migrate(url).await?;
+    }
+    let (events, receiver) = realtime::channel();
+    let parts = Parts {
+        app_pool: db::connect(&database_url, "database.url", &config.database).await?,
+        system_pool: db::connect(&system_url, "database.system_url", &config.database).await?,
+        redis: connect_redis(&config.redis).await?,
+        master_key,
+        clock: Clock::system(),
+        events,
+    };
+    let listen_on = config.http.listen;
+    let app = App::assemble(config, parts).await?;
+    announce(&app).await?;
+    start_background_work(&app);
+    let render = move || std::future::ready(metrics.render());
+    let service = router::router(&app, receiver).await?.route("/metrics", get(render));
+    let stop_app = app.stop.clone();
+    let watch_stop = stop.clone();
+    app.tasks.spawn(async move {
+        watch_stop.cancelled().await;
+        stop_app.cancel();
+    });
+    listen(service, listen_on, stop).await?;
+    app.stop.cancel();
+    app.tasks.close();
+    if tokio::time::timeout(DRAIN, app.tasks.wait()).await.is_err() {
+        tracing::warn!("some background work did not end in time");
+    }
+    Ok(())
+}
+
+/// Serves `service` on `address` until `stop`, then lets running calls end.
+pub async fn listen(service: Router, address: SocketAddr, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another program using it? Set http.listen to a free address")
+    })?;
+    tracing::info!(%address, "listening");
+    let drained = stop.clone();
+    let serving = axum::serve(listener, service.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async move { drained.cancelled().await })
+        .into_future();
+    let deadline = async {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    // Long-lived connections (sockets, tunnels) do not end by themselves.
+    tokio::select! {
+        served = serving => served.context("serving failed"),
+        () = deadline => Ok(()),
+    }
+}
+
+async fn announce(app: &App) -> anyhow::Result<()> {
+    let entry = RegionEntry {
+        base_url: app.config.http.public_url.as_str().trim_end_matches('/').to_owned(),
+        quic_addr: app.config.sync.quic_addr.map(|address| address.to_string()).unwrap_or_default(),
+        jwks: app.tokens.own_jwks(),
+        state: "active".to_owned(),
+    };
+    tenants::announce_region(app.db.app_pool(), &app.region, &entry).await.context("the region could not be announced")?;
+    app.tenants.refresh().await.context("the directory could not be read")
+}
+
+fn start_background_work(app: &App) {
+    app.spawn(follow_directory(app.clone()));
+    app.spawn(every(app.clone(), PUBLISH_DRAFTS, async |app| tenants::publish_due_drafts(&app).await));
+    app.spawn(every(app.clone(), SWEEP, async |app| {
+        forget_old_answers(&app.db, app.clock.now()).await?;
+        identity::forget_expired(&app).await?;
+        Ok(())
+    }));
+}
+
+/// Runs `work` again and again; a failure is logged and the next time may do better.
+async fn every<F>(app: App, period: Duration, work: impl Fn(App) -> F)
+where
+    F: Future<Output = Result<(), crate::http::Problem>>,
+{
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(problem) = work(app.clone()).await {
+            tracing::warn!(%problem, "background work failed and will be tried again");
+        }
+    }
+}
+
+/// Reads the directory and config again when replication or another node changed them.
+async fn follow_directory(app: App) {
+    loop {
+        if let Err(error) = listen_for_changes(&app).await {
+            tracing::warn!(%error, "notifications are interrupted; polling meanwhile");
+        }
+        if let Err(error) = refresh(&app).await {
+            tracing::warn!(%error, "the directory could not be read; what is known goes on being served");
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn listen_for_changes(app: &App) -> sqlx::Result<()> {
+    let mut listener = PgListener::connect_with(app.db.app_pool()).await?;
+    listener.listen_all(["directory_changed", "config_changed"]).await?;
+    loop {
+        refresh(app).await?;
+        // A quiet listener may have lost its connection without noticing: poll beside it.
+        if let Ok(received) = tokio::time::timeout(POLL_DIRECTORY, listener.recv()).await {
+            received?;
+        }
+    }
+}
+
+async fn refresh(app: &App) -> sqlx::Result<()> {
+    app.tenants.refresh().await?;
+    app.learn_keys();
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! Which regions there are and where each tenant is at home.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, RwLock},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared::ids::{RegionName, TenantId};
+
+use crate::db::Epoch;
+
+/// All regions and homes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Directory {
+    /// By name.
+    #[schema(value_type = Object)]
+    pub regions: BTreeMap<RegionName, RegionEntry>,
+    /// By tenant.
+    #[schema(value_type = Object)]
+    pub homes: HashMap<TenantId, Home>,
+}
+
+/// A region as it announced itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RegionEntry {
+    /// Where clients and other regions reach it.
+    pub base_url: String,
+    /// Its replication address.
+    pub quic_addr: String,
+    /// The keys it signs tokens with, a JWK set.
+    #[schema(value_type = Object)]
+    pub jwks: Value,
+    /// joining, active, draining or retired.
+    pub state: String,
+}
+
+/// A tenant's home.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Home {
+    /// Where its riders and drivers live.
+    pub region: RegionName,
+    /// Which home of its history this is.
+    pub epoch: Epoch,
+    /// The company's name.
+    pub name: String,
+}
+
+/// Holds the newest directory; readers never wait for each other.
+#[derive(Clone, Default)]
+pub(crate) struct DirectoryCell(Arc<RwLock<Arc<Directory>>>);
+
+impl DirectoryCell {
+    pub(crate) fn get(&self) -> Arc<Directory> {
+        Arc::clone(&self.0.read().expect("no holder of this lock panics"))
+    }
+
+    pub(crate) fn set(&self, directory: Directory) {
+        *self.0.write().expect("no holder of this lock panics") = Arc::new(directory);
+    }
+}

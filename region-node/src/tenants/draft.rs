@@ -1,0 +1,178 @@
+//! A tenant's draft config: edited in any region, merged by automerge, conflicts shown.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use shared::{
+    claims::Role,
+    fact::{ConfigChanged, Fact},
+    ids::TenantId,
+    problem::Code,
+    tenant_config::TenantConfig,
+    tenant_document::{DocumentActor, DocumentError, TenantDocument},
+};
+use time::OffsetDateTime;
+
+use super::{publish, store};
+use crate::{
+    app::App,
+    db::TenantTx,
+    http::{Command, Path, Problem, ProblemBody, Stop},
+    identity::Caller,
+    outbox,
+};
+
+/// A JSON merge patch (RFC 7396) of the draft.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = Object)]
+pub struct ConfigPatch(#[garde(skip)] serde_json::Map<String, Value>);
+
+/// A tenant's config: the merged draft and what runs.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct ConfigView {
+    /// The merged draft.
+    #[schema(value_type = Object)]
+    config: Value,
+    /// The draft's version: send it back as If-Match to edit what was read.
+    heads: Vec<String>,
+    /// Where concurrent edits disagreed.
+    #[schema(value_type = Vec<Object>)]
+    conflicts: Value,
+    /// What runs.
+    published: Option<PublishedView>,
+    /// Why the draft is not published, if it is not.
+    rejected: Vec<String>,
+}
+
+/// A published version.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub struct PublishedView {
+    version: i64,
+    #[schema(value_type = Object)]
+    config: Value,
+    #[serde(with = "time::serde::rfc3339")]
+    published_at: OffsetDateTime,
+}
+
+/// Shows the draft and what runs.
+#[utoipa::path(get, path = "/v1/tenants/{id}/config", tag = "tenants", security(("bearer" = [])),
+    params(("X-Tenant-Id" = String, Header), ("id" = String, Path)),
+    responses((status = 200, body = ConfigView), (status = 404, body = ProblemBody)))]
+#[tracing::instrument(name = "tenants.get_config", skip_all, fields(tenant = %caller.tenant()))]
+pub(super) async fn get_config(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    may_configure(&caller, &id)?;
+    let mut tx = app.db.anywhere(caller.tenant()).await?;
+    let view = view(&mut tx).await?;
+    tx.commit().await?;
+    Ok(([(header::ETAG, etag(&view.heads))], Json(view)).into_response())
+}
+
+/// Edits the draft; publishes it if it is valid and `auto_publish` is not off.
+#[utoipa::path(patch, path = "/v1/tenants/{id}/config", tag = "tenants", request_body(content = ConfigPatch, content_type = "application/merge-patch+json"),
+    security(("bearer" = [])),
+    params(("X-Tenant-Id" = String, Header), ("id" = String, Path), ("If-Match" = Option<String>, Header, description = "The heads that were read, comma-separated: edits made since then merge with this one instead of being overwritten.")),
+    responses((status = 200, body = ConfigView), (status = 404, body = ProblemBody), (status = 412, body = ProblemBody), (status = 422, body = ProblemBody)))]
+#[tracing::instrument(name = "tenants.patch_config", skip_all, fields(tenant = %caller.tenant()))]
+pub(super) async fn patch_config(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    command: Command<ConfigPatch>,
+) -> Result<Response, Stop> {
+    may_configure(&caller, &id)?;
+    if command.body.0.contains_key("auth") && caller.role != Role::Operator {
+        return Err(Problem::field("auth", "only an operator changes credentials").into());
+    }
+    let base = if_match(&headers)?;
+    let tenant = caller.tenant().clone();
+    let mut tx = command.begin_anywhere(&app, &tenant, &caller).await?;
+    let stored = store::lock_draft(&mut tx).await?;
+    let stored = stored.ok_or_else(|| Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1))?;
+    let mut document = TenantDocument::load(&stored.document).map_err(refused)?;
+    let actor = DocumentActor::of(app.region.as_str(), store::incarnation(&mut tx).await?);
+    let patch = Value::Object(command.body.0.clone());
+    if let Some(change) = document.apply_merge_patch(base.as_deref(), &patch, &actor).map_err(refused)? {
+        store::save_draft(&mut tx, stored.generation, &mut document).await?;
+        let generation = u32::try_from(stored.generation).expect("generations count from zero");
+        let changed = ConfigChanged { tenant: tenant.to_string(), generation, changes: vec![change] };
+        outbox::append(&mut tx, &Fact::ConfigChanged(changed)).await?;
+        if is_home(&app, &tenant) {
+            publish::publish_if_valid(&mut tx, app.clock.now()).await?;
+        }
+    }
+    let view = view(&mut tx).await?;
+    let answer = tx.finish(StatusCode::OK, &view).await?;
+    app.tenants.forget_config(&tenant);
+    Ok(answer)
+}
+
+pub(super) fn may_configure(caller: &Caller, id: &str) -> Result<(), Problem> {
+    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    if caller.tenant().as_str() == id { Ok(()) } else { Err(Problem::not_found(format!("no tenant '{id}'"))) }
+}
+
+pub(super) fn is_home(app: &App, tenant: &TenantId) -> bool {
+    app.tenants.directory().homes.get(tenant).is_some_and(|home| home.region == app.region)
+}
+
+pub(super) async fn view(tx: &mut TenantTx) -> Result<ConfigView, Problem> {
+    let unknown = || Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1);
+    let stored = store::load_draft(tx).await?.ok_or_else(unknown)?;
+    let version = store::latest_version(tx).await?;
+    let is_published = version.as_ref().is_some_and(|version| version.config == stored.draft);
+    let rejected = match TenantConfig::from_draft(&stored.draft) {
+        Err(errors) => errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect(),
+        Ok(config) if !is_published && !config.auto_publish => vec!["auto_publish is off: publish it by hand".to_owned()],
+        Ok(_) if !is_published => vec!["the home region has not published it yet".to_owned()],
+        Ok(_) => Vec::new(),
+    };
+    Ok(ConfigView {
+        config: TenantConfig::public_view(&stored.draft),
+        heads: stored.heads,
+        conflicts: stored.conflicts,
+        published: version.map(|version| PublishedView {
+            version: version.version,
+            config: TenantConfig::public_view(&version.config),
+            published_at: version.published_at,
+        }),
+        rejected,
+    })
+}
+
+/// What an edit that automerge refuses is answered with.
+pub(super) fn refused(error: DocumentError) -> Problem {
+    match error {
+        DocumentError::UnknownHeads => {
+            Problem::new(Code::PreconditionFailed, "If-Match names heads this region does not have; read the config again")
+        }
+        error => Problem::field("", error.to_string()),
+    }
+}
+
+fn etag(heads: &[String]) -> String {
+    format!("\"{}\"", heads.join(","))
+}
+
+fn if_match(headers: &HeaderMap) -> Result<Option<Vec<String>>, Problem> {
+    let Some(value) = headers.get(header::IF_MATCH) else { return Ok(None) };
+    let malformed = || Problem::field("If-Match", "must be the heads of the config as read, comma-separated");
+    let text = value.to_str().map_err(|_| malformed())?.trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let heads: Vec<String> =
+        text.split(',').map(|head| head.trim().trim_matches('"').to_owned()).filter(|head| !head.is_empty()).collect();
+    if heads.is_empty() { Err(malformed()) } else { Ok(Some(heads)) }
+}
