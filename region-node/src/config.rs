@@ -188,7 +188,9 @@ impl Config {
             .ok()
             .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
             .ok_or_else(|| {
-                ConfigError::new("secrets.master_key: must be base64 of 32 bytes; make one with: openssl rand -base64 32")
+                ConfigError::new(
+                    "secrets.master_key: must be base64 of 32 bytes; make one with: openssl rand -base64 32",
+                )
             })?;
         Ok(FullConfig {
             database_url: required(self.database.url.as_ref(), "database.url")?,

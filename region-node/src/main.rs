@@ -57,11 +57,13 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("a TLS provider was installed twice"))?;
     let config = Config::load(cli.config.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime could be made")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime could be made")?;
     runtime.block_on(async move {
         if let Some(Command::Migrate) = cli.command {
             let url = config.database.migrate_url.as_ref();
-            return db::migrate(url.context("database.migrate_url is missing; set it in the file or the environment")?).await;
+            return db::migrate(url.context("database.migrate_url is missing; set it in the file or the environment")?)
+                .await;
         }
         let telemetry = shared::telemetry::start("region-node", config.region.name.as_str(), &config.telemetry)?;
         let stop = CancellationToken::new();

@@ -139,12 +139,8 @@ async fn ask_region(app: &App, name: &RegionName, base_url: &str) -> (HealthView
     let base_url = configured.unwrap_or_else(|| base_url.trim_end_matches('/').to_owned());
     let Some(answer) = ask(app, &format!("{base_url}/health")).await else { return Default::default() };
     let part = |name: &str| answer["health"][name].as_bool().unwrap_or(false);
-    let health = HealthView {
-        ready: part("ready"),
-        postgres: part("postgres"),
-        redis: part("redis"),
-        sync: part("sync"),
-    };
+    let health =
+        HealthView { ready: part("ready"), postgres: part("postgres"), redis: part("redis"), sync: part("sync") };
     (health, Some(answer["sync"].clone()).filter(|sync| !sync.is_null()))
 }
 

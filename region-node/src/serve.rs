@@ -90,7 +90,9 @@ async fn announce(app: &App) -> anyhow::Result<()> {
         jwks: app.tokens.own_jwks(),
         state: "active".to_owned(),
     };
-    tenants::announce_region(app.db.app_pool(), &app.region, &entry).await.context("the region could not be announced")?;
+    tenants::announce_region(app.db.app_pool(), &app.region, &entry)
+        .await
+        .context("the region could not be announced")?;
     app.tenants.refresh().await.context("the directory could not be read")
 }
 

@@ -100,13 +100,7 @@ impl TestRegion {
         let clock = app.clock.clone();
         let (_, receiver) = realtime::channel();
         let router = router::router(&app, receiver).await.unwrap();
-        let mut region = Self {
-            app,
-            clock,
-            tenant: "cabs".parse().unwrap(),
-            router,
-            office: Default::default(),
-        };
+        let mut region = Self { app, clock, tenant: "cabs".parse().unwrap(), router, office: Default::default() };
         region.office = region.new_tenant("cabs", tenant_config).await;
         region
     }
@@ -164,7 +158,8 @@ impl TestRegion {
     /// The back office of a tenant made with [`TestRegion::new_tenant`].
     pub async fn admin_of(&self, tenant: TenantId, office: &(String, String)) -> TestUser {
         let user = TestUser { tenant, ..self.nobody() };
-        user.sign_in(json!({"grant_type": "client_credentials", "client_id": office.0, "client_secret": office.1})).await
+        user.sign_in(json!({"grant_type": "client_credentials", "client_id": office.0, "client_secret": office.1}))
+            .await
     }
 
     /// A new rider of the tenant.

@@ -21,7 +21,9 @@ use shared::problem::Code;
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 /// A tenant's home epoch: a later one beats every earlier one, term first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 pub struct Epoch {
     /// Raised by a forced move.
     pub term: i64,
@@ -89,7 +91,9 @@ impl Db {
     async fn open(&self, tenant: &TenantId) -> sqlx::Result<TenantTx> {
         #[expect(clippy::disallowed_methods, reason = "the one place that opens a tenant's transaction")]
         let mut tx = self.app.begin().await?;
-        sqlx::query!("SELECT set_config('app.tenant_id', $1, true)", tenant.as_str()).execute(&mut *tx).await?;
+        sqlx::query_scalar!("SELECT set_config('app.tenant_id', $1, true)", tenant.as_str())
+            .fetch_one(&mut *tx)
+            .await?;
         Ok(TenantTx {
             tx,
             tenant: tenant.clone(),
@@ -163,4 +167,3 @@ impl SystemTx {
 pub fn constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())
 }
-

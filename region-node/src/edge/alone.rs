@@ -34,7 +34,8 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     let upstream = config.edge.upstream.clone();
     let upstream = upstream.context("edge.upstream is missing; set it in the file or as REGION_NODE_EDGE__UPSTREAM")?;
     let operator = config.operator.clone();
-    let operator = operator.context("operator.client_id and operator.client_secret are missing; the edge signs in with them")?;
+    let operator =
+        operator.context("operator.client_id and operator.client_secret are missing; the edge signs in with them")?;
     let (region, ttl) = (config.region.name.clone(), config.tokens.access_ttl);
     let tokens = Tokens::new(&config.region.cluster_id, region.clone(), ttl, Clock::system(), None);
     let (directory, tasks) = (DirectoryCell::default(), TaskTracker::new());
@@ -49,7 +50,8 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
         tasks: tasks.clone(),
         upstream: Some(upstream.clone()),
     }));
-    let follower = Follower { edge: edge.clone(), upstream, operator, directory: directory.clone(), tokens: tokens.clone() };
+    let follower =
+        Follower { edge: edge.clone(), upstream, operator, directory: directory.clone(), tokens: tokens.clone() };
     tasks.spawn(follower.run(config.edge.directory_refresh, stop.clone()));
 
     let own = Router::new()

@@ -64,7 +64,8 @@ pub(super) async fn forward(edge: &Edge, base_url: &Url, mut request: Request) -
         }
         // Without a length the body would be sent as an empty chunked one.
         None if has_body(&parts.headers) => {
-            outgoing = outgoing.body(reqwest::Body::wrap_stream(body.into_data_stream().map_err(std::io::Error::other)));
+            outgoing =
+                outgoing.body(reqwest::Body::wrap_stream(body.into_data_stream().map_err(std::io::Error::other)));
         }
         None => {}
     }

@@ -15,10 +15,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use shared::{
-    ids::RegionName,
-    problem::Code,
-};
+use shared::{ids::RegionName, problem::Code};
 use tokio_util::task::TaskTracker;
 use url::Url;
 

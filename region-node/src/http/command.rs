@@ -255,9 +255,11 @@ fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
 
 fn idempotency_key(headers: &HeaderMap, hash: impl FnOnce(&mut Sha256)) -> Result<Option<IdempotencyKey>, Problem> {
     let Some(value) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| (1..=255).contains(&key.len())).ok_or_else(|| {
-        Problem::field("Idempotency-Key", "must have 1 to 255 printable ASCII characters")
-    })?;
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| (1..=255).contains(&key.len()))
+        .ok_or_else(|| Problem::field("Idempotency-Key", "must have 1 to 255 printable ASCII characters"))?;
     let mut hasher = Sha256::new();
     hash(&mut hasher);
     Ok(Some(IdempotencyKey { key: key.to_owned(), request_hash: hasher.finalize().into() }))
@@ -266,8 +268,8 @@ fn idempotency_key(headers: &HeaderMap, hash: impl FnOnce(&mut Sha256)) -> Resul
 /// Reads a whole body of at most `limit` bytes.
 pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Problem> {
     axum::body::to_bytes(body, limit).await.map_err(|error| {
-        let too_large = std::error::Error::source(&error)
-            .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+        let too_large =
+            std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
         if too_large {
             Problem::new(Code::PayloadTooLarge, format!("a body may have at most {limit} bytes"))
         } else {
@@ -277,7 +279,7 @@ pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Problem
 }
 
 /// Reads a JSON body; an empty one reads as `{}`.
-pub(crate) fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Problem> {
+fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Problem> {
     let bytes = if bytes.is_empty() { b"{}" } else { bytes };
     let is_json = headers.get(header::CONTENT_TYPE).map(|value| {
         let text = value.to_str().unwrap_or_default();

@@ -8,7 +8,7 @@ mod problem;
 pub mod router;
 
 pub use command::{Command, CommandTx, Empty, IdempotencyKey, Stop, forget_old_answers};
-pub(crate) use command::{parse_json, read_body, read_json};
+pub(crate) use command::{read_body, read_json};
 pub use extract::{Path, Query};
 pub use limits::Limits;
 pub use page::{Page, PageQuery};

@@ -15,7 +15,10 @@ use axum::{
 use shared::problem::Code;
 use tower_http::{
     catch_panic::CatchPanicLayer,
-    compression::{CompressionLayer, predicate::{NotForContentType, Predicate, SizeAbove}},
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate, SizeAbove},
+    },
     cors::{AllowHeaders, AllowOrigin, CorsLayer},
 };
 use tracing::Instrument;
@@ -27,7 +30,10 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 use super::{Limits, Problem, limits};
-use crate::{app::App, config::HttpConfig, dispatch, drivers, edge, identity, payments, realtime::EventReceiver, regions, rides, tenants, trips, web};
+use crate::{
+    app::App, config::HttpConfig, dispatch, drivers, edge, identity, payments, realtime::EventReceiver, regions, rides,
+    tenants, trips, web,
+};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -55,7 +61,7 @@ fn endpoints() -> OpenApiRouter<App> {
 pub fn openapi() -> utoipa::openapi::OpenApi {
     let (_, mut document) = endpoints().split_for_parts();
     let bearer = SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build());
-    document.components.get_or_insert_default().security_schemes.insert("bearer".into(), bearer);
+    document.components.get_or_insert_default().security_schemes.insert("bearer".into(), bearer.into());
     let codes = Code::ALL.iter().map(|code| format!("\n- `{}` ({}): {}", code.as_str(), code.status(), code.title()));
     let description = document.info.description.get_or_insert_default();
     description.push_str("\n\nCodes:");
@@ -97,9 +103,7 @@ pub fn outer(inner: Router, edge: &edge::Edge, config: &HttpConfig, limits: Limi
 /// Names and traces a call, and completes its answer: every problem gets the request id.
 async fn finish(State(edge): State<edge::Edge>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id)).cloned();
-    let id = given.unwrap_or_else(|| {
-        HeaderValue::from_str(&Uuid::now_v7().to_string()).expect("a UUID is ASCII")
-    });
+    let id = given.unwrap_or_else(|| HeaderValue::from_str(&Uuid::now_v7().to_string()).expect("a UUID is ASCII"));
     request.headers_mut().insert(&REQUEST_ID, id.clone());
     let id_text = id.to_str().unwrap_or_default().to_owned();
     let span = tracing::info_span!("http", method = %request.method(), path = request.uri().path(), request_id = id_text, region = %edge.region());
@@ -136,7 +140,8 @@ async fn time_out(State(limit): State<std::time::Duration>, request: Request, ne
 /// Counts answers and their time per endpoint.
 async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
-    let path = request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
+    let path =
+        request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
     let begun = Instant::now();
     let response = next.run(request).await;
     let labels = [
@@ -158,7 +163,8 @@ fn cors(config: &HttpConfig) -> CorsLayer {
         [any] if any == "*" => AllowOrigin::any(),
         list => AllowOrigin::list(list.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
     };
-    let exposed = ["x-request-id", "x-served-by-region", "x-edge-region", "idempotency-replayed", "retry-after", "etag"];
+    let exposed =
+        ["x-request-id", "x-served-by-region", "x-edge-region", "idempotency-replayed", "retry-after", "etag"];
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE])

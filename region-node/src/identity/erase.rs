@@ -20,7 +20,7 @@ use crate::{
 
 /// What was erased.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct Erasure {
+pub(super) struct Erasure {
     id: Uuid,
     status: &'static str,
     #[serde(with = "time::serde::rfc3339")]

@@ -48,7 +48,9 @@ pub async fn load_or_create(
     let key = match stored {
         Some(stored) => {
             let private = sealer.open(&context(&stored.kid), &stored.sealed_private).ok_or_else(|| {
-                anyhow::anyhow!("secrets.master_key is not the one this region's database was sealed with; set that one")
+                anyhow::anyhow!(
+                    "secrets.master_key is not the one this region's database was sealed with; set that one"
+                )
             })?;
             SigningKey { kid: stored.kid, public_key: stored.public_key, encoding: EncodingKey::from_ed_der(&private) }
         }

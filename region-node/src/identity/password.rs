@@ -24,7 +24,7 @@ pub async fn hash_secret(secret: &str) -> Result<String, Problem> {
 
 /// Whether `secret` is the one behind `hash`. Without a hash (no such account) it works as long and says no, so that the
 /// time taken does not tell who has an account.
-pub async fn verify_secret(secret: &str, hash: Option<&str>) -> Result<bool, Problem> {
+pub(super) async fn verify_secret(secret: &str, hash: Option<&str>) -> Result<bool, Problem> {
     let (secret, hash) = (secret.to_owned(), hash.map(str::to_owned));
     on_a_worker(move || {
         static NOBODY: LazyLock<String> = LazyLock::new(|| {

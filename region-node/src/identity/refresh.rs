@@ -96,7 +96,7 @@ pub(super) async fn redeem(app: &App, mut tx: SystemTx, token: &str) -> Result<(
 }
 
 /// Forgets tokens that can no longer be used; any node may do it at any time.
-pub async fn forget_expired(app: &App) -> Result<u64, Problem> {
+pub(crate) async fn forget_expired(app: &App) -> Result<u64, Problem> {
     let mut tx = app.db.system().await?;
     let forgotten = sqlx::query!("DELETE FROM refresh_tokens WHERE expires_at <= $1", app.clock.now())
         .execute(tx.conn())

@@ -19,11 +19,11 @@ use crate::{
 
 /// A new rider.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
-pub struct NewRider {
+pub(super) struct NewRider {
     #[garde(length(chars, min = 1, max = 80))]
     name: String,
     /// Digits, with or without a leading +; found again by the same digits.
-    #[garde(pattern(PHONE))]
+    #[garde(pattern(r"^\+?[0-9]{6,15}$"))]
     phone: String,
     #[garde(length(chars, min = 8, max = 128))]
     password: String,
@@ -31,11 +31,11 @@ pub struct NewRider {
 
 /// A new driver.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
-pub struct NewDriver {
+pub(super) struct NewDriver {
     #[garde(length(chars, min = 1, max = 80))]
     name: String,
     /// Digits, with or without a leading +; found again by the same digits.
-    #[garde(pattern(PHONE))]
+    #[garde(pattern(r"^\+?[0-9]{6,15}$"))]
     phone: String,
     #[garde(length(chars, min = 8, max = 128))]
     password: String,
@@ -45,7 +45,7 @@ pub struct NewDriver {
 
 /// A rider's account.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct RiderAccount {
+pub(super) struct RiderAccount {
     id: RiderId,
     tenant: TenantId,
     name: String,
@@ -56,7 +56,7 @@ pub struct RiderAccount {
 
 /// A driver's account.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct DriverAccount {
+pub(super) struct DriverAccount {
     id: DriverId,
     tenant: TenantId,
     name: String,
@@ -66,8 +66,6 @@ pub struct DriverAccount {
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
-
-const PHONE: &str = r"^\+?[0-9]{6,15}$";
 
 /// Registers a rider.
 #[utoipa::path(post, path = "/v1/riders", tag = "identity", request_body = NewRider,

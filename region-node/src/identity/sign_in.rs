@@ -65,7 +65,7 @@ pub(crate) enum AccountRole {
 
 /// A signed-in session.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct TokenAnswer {
+pub(super) struct TokenAnswer {
     access_token: String,
     token_type: &'static str,
     /// Seconds the access token is good for.
@@ -136,20 +136,15 @@ fn wrong() -> Problem {
 fn operator(app: &App, client_id: String, client_secret: &str) -> Result<Session, Problem> {
     let operator = app.config.operator.as_ref().ok_or_else(wrong)?;
     let expected = operator.client_secret.expose_secret();
-    let matches = operator.client_id.as_bytes().ct_eq(client_id.as_bytes())
-        & expected.as_bytes().ct_eq(client_secret.as_bytes());
+    let matches =
+        operator.client_id.as_bytes().ct_eq(client_id.as_bytes()) & expected.as_bytes().ct_eq(client_secret.as_bytes());
     if !bool::from(matches) {
         return Err(wrong());
     }
     Ok(Session { subject: client_id, role: Role::Operator, tenant: None, family: Uuid::now_v7() })
 }
 
-async fn back_office(
-    app: &App,
-    tenant: TenantId,
-    client_id: String,
-    client_secret: &str,
-) -> Result<Session, Problem> {
+async fn back_office(app: &App, tenant: TenantId, client_id: String, client_secret: &str) -> Result<Session, Problem> {
     let published = app.tenants.config(&tenant).await?;
     let hash = published.config.auth.clients.get(&client_id).map(|client| client.secret_hash.as_str());
     if !verify_secret(client_secret, hash).await? {

@@ -25,7 +25,7 @@ use crate::{
 
 /// A new tenant.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
-pub struct NewTenant {
+pub(super) struct NewTenant {
     /// `[a-z0-9-]{2,40}`, for ever.
     #[garde(custom(|id: &String, _: &()| id.parse::<TenantId>().map(drop).map_err(|error| garde::Error::new(error))))]
     id: String,
@@ -44,7 +44,7 @@ pub struct NewTenant {
 
 /// The tenant made, and its back office's credentials: the secret is shown this once.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct CreatedTenant {
+pub(super) struct CreatedTenant {
     id: TenantId,
     name: String,
     #[schema(value_type = String)]
@@ -80,10 +80,15 @@ pub(super) async fn create_tenant(
     let secret_hash = hash_secret(&client_secret).await?;
     patch["auth"] = json!({"clients": {(client_id.clone()): {"secret_hash": secret_hash}}});
     TenantConfig::from_draft(&patch).map_err(|errors| {
-        Problem::validation(errors.into_iter().map(|mut error| {
-            error.field = format!("config.{}", error.field);
-            error
-        }).collect())
+        Problem::validation(
+            errors
+                .into_iter()
+                .map(|mut error| {
+                    error.field = format!("config.{}", error.field);
+                    error
+                })
+                .collect(),
+        )
     })?;
 
     let caller = Caller::of_operator(&operator, tenant.clone());
@@ -93,7 +98,8 @@ pub(super) async fn create_tenant(
         Some("tenant_homes_pkey") => Problem::new(Code::AlreadyExists, format!("there is a tenant '{tenant}' already")),
         _ => error.into(),
     })?;
-    let created = TenantCreated { tenant: tenant.to_string(), name: name.clone(), home_region: home.to_string(), term: 1, n: 0 };
+    let created =
+        TenantCreated { tenant: tenant.to_string(), name: name.clone(), home_region: home.to_string(), term: 1, n: 0 };
     outbox::append(&mut tx, &Fact::TenantCreated(created)).await?;
 
     let generation = 0;

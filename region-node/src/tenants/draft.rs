@@ -32,11 +32,11 @@ use crate::{
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 #[serde(transparent)]
 #[schema(value_type = Object)]
-pub struct ConfigPatch(#[garde(skip)] serde_json::Map<String, Value>);
+pub(super) struct ConfigPatch(#[garde(skip)] serde_json::Map<String, Value>);
 
 /// A tenant's config: the merged draft and what runs.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct ConfigView {
+pub(super) struct ConfigView {
     /// The merged draft.
     #[schema(value_type = Object)]
     config: Value,
@@ -53,7 +53,7 @@ pub struct ConfigView {
 
 /// A published version.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct PublishedView {
+pub(super) struct PublishedView {
     version: i64,
     #[schema(value_type = Object)]
     config: Value,
@@ -99,7 +99,9 @@ pub(super) async fn patch_config(
     let tenant = caller.tenant().clone();
     let mut tx = command.begin_anywhere(&app, &tenant, &caller).await?;
     let stored = store::lock_draft(&mut tx).await?;
-    let stored = stored.ok_or_else(|| Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1))?;
+    let stored = stored.ok_or_else(|| {
+        Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1)
+    })?;
     let mut document = TenantDocument::load(&stored.document).map_err(refused)?;
     let actor = DocumentActor::of(app.region.as_str(), store::incarnation(&mut tx).await?);
     let patch = Value::Object(command.body.0.clone());
@@ -128,13 +130,16 @@ pub(super) fn is_home(app: &App, tenant: &TenantId) -> bool {
 }
 
 pub(super) async fn view(tx: &mut TenantTx) -> Result<ConfigView, Problem> {
-    let unknown = || Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1);
+    let unknown =
+        || Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1);
     let stored = store::load_draft(tx).await?.ok_or_else(unknown)?;
     let version = store::latest_version(tx).await?;
     let is_published = version.as_ref().is_some_and(|version| version.config == stored.draft);
     let rejected = match TenantConfig::from_draft(&stored.draft) {
         Err(errors) => errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect(),
-        Ok(config) if !is_published && !config.auto_publish => vec!["auto_publish is off: publish it by hand".to_owned()],
+        Ok(config) if !is_published && !config.auto_publish => {
+            vec!["auto_publish is off: publish it by hand".to_owned()]
+        }
         Ok(_) if !is_published => vec!["the home region has not published it yet".to_owned()],
         Ok(_) => Vec::new(),
     };
@@ -154,9 +159,10 @@ pub(super) async fn view(tx: &mut TenantTx) -> Result<ConfigView, Problem> {
 /// What an edit that automerge refuses is answered with.
 pub(super) fn refused(error: DocumentError) -> Problem {
     match error {
-        DocumentError::UnknownHeads => {
-            Problem::new(Code::PreconditionFailed, "If-Match names heads this region does not have; read the config again")
-        }
+        DocumentError::UnknownHeads => Problem::new(
+            Code::PreconditionFailed,
+            "If-Match names heads this region does not have; read the config again",
+        ),
         error => Problem::field("", error.to_string()),
     }
 }

@@ -42,7 +42,8 @@ struct Inner {
 impl Tenants {
     /// Loads the directory; `pool` sees every tenant's home and published config, and nothing else without a tenant.
     pub async fn load(pool: PgPool) -> sqlx::Result<Self> {
-        let tenants = Self(Arc::new(Inner { directory: DirectoryCell::default(), configs: ConfigCache::default(), pool }));
+        let tenants =
+            Self(Arc::new(Inner { directory: DirectoryCell::default(), configs: ConfigCache::default(), pool }));
         tenants.refresh().await?;
         Ok(tenants)
     }

@@ -35,7 +35,8 @@ pub(super) async fn publish_config(
     draft::may_configure(&caller, &id)?;
     let mut tx = command.begin(&app, &caller).await?;
     let stored = store::lock_draft(&mut tx).await?;
-    let stored = stored.ok_or_else(|| Problem::new(Code::Unavailable, "the config has not arrived yet").retry_after(1))?;
+    let stored =
+        stored.ok_or_else(|| Problem::new(Code::Unavailable, "the config has not arrived yet").retry_after(1))?;
     TenantConfig::from_draft(&stored.draft).map_err(Problem::validation)?;
     publish(&mut tx, stored.draft, app.clock.now()).await?;
     let view = draft::view(&mut tx).await?;

@@ -17,7 +17,7 @@ use crate::{
 
 /// Where a tenant's clients connect directly.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub struct Route {
+pub(super) struct Route {
     tenant: TenantId,
     #[schema(value_type = String)]
     home_region: RegionName,
@@ -34,22 +34,14 @@ impl Route {
             let detail = format!("the home region {} is not known here yet", home.region);
             Problem::new(Code::HomeRegionUnreachable, detail).retry_after(2)
         })?;
-        Ok(Self {
-            home_region: home.region.clone(),
-            base_url: region.base_url.clone(),
-            epoch: home.epoch,
-            tenant,
-        })
+        Ok(Self { home_region: home.region.clone(), base_url: region.base_url.clone(), epoch: home.epoch, tenant })
     }
 }
 
 /// Tells a client where its tenant is at home.
 #[utoipa::path(get, path = "/v1/route", tag = "tenants", params(("X-Tenant-Id" = String, Header)),
     responses((status = 200, body = Route), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody)))]
-pub(super) async fn route(
-    State(app): State<App>,
-    TenantHeader(tenant): TenantHeader,
-) -> Result<Json<Route>, Problem> {
+pub(super) async fn route(State(app): State<App>, TenantHeader(tenant): TenantHeader) -> Result<Json<Route>, Problem> {
     Route::find(&app.tenants.directory(), tenant).map(Json)
 }
 

@@ -23,8 +23,7 @@ pub(super) async fn directory(pool: &PgPool) -> sqlx::Result<Directory> {
     let regions = sqlx::query!("SELECT name, base_url, quic_addr, jwks, state FROM regions").fetch_all(pool).await?;
     let homes = sqlx::query!("SELECT tenant_id, name, region, term, n FROM tenant_homes").fetch_all(pool).await?;
     let regions = regions.into_iter().filter_map(|row| {
-        let entry =
-            RegionEntry { base_url: row.base_url, quic_addr: row.quic_addr, jwks: row.jwks, state: row.state };
+        let entry = RegionEntry { base_url: row.base_url, quic_addr: row.quic_addr, jwks: row.jwks, state: row.state };
         Some((row.name.parse().ok()?, entry))
     });
     let homes = homes.into_iter().filter_map(|row| {
@@ -35,11 +34,10 @@ pub(super) async fn directory(pool: &PgPool) -> sqlx::Result<Directory> {
 }
 
 pub(super) async fn config_versions(pool: &PgPool) -> sqlx::Result<HashMap<TenantId, i64>> {
-    let rows = sqlx::query!(
-        r#"SELECT tenant_id, max(version) AS "version!" FROM tenant_config_versions GROUP BY tenant_id"#
-    )
-    .fetch_all(pool)
-    .await?;
+    let rows =
+        sqlx::query!(r#"SELECT tenant_id, max(version) AS "version!" FROM tenant_config_versions GROUP BY tenant_id"#)
+            .fetch_all(pool)
+            .await?;
     Ok(rows.into_iter().filter_map(|row| Some((row.tenant_id.parse().ok()?, row.version))).collect())
 }
 
@@ -146,7 +144,11 @@ pub(super) async fn lock_draft(tx: &mut TenantTx) -> sqlx::Result<Option<StoredD
     .await
 }
 
-pub(super) async fn save_draft(tx: &mut TenantTx, generation: i32, document: &mut TenantDocument) -> Result<(), Problem> {
+pub(super) async fn save_draft(
+    tx: &mut TenantTx,
+    generation: i32,
+    document: &mut TenantDocument,
+) -> Result<(), Problem> {
     let tenant = tx.tenant().clone();
     let conflicts = serde_json::to_value(document.conflicts()).expect("conflicts are plain data");
     sqlx::query!(
@@ -212,4 +214,3 @@ pub(super) async fn unpublished(conn: &mut PgConnection, region: &RegionName) ->
     .await?;
     Ok(tenants.into_iter().filter_map(|tenant| tenant.parse().ok()).collect())
 }
-
