@@ -1,1 +1,16 @@
-//! What a ride costs.
+//! What a ride costs: the arithmetic of a tariff, the quote shown before, the fare charged after.
+//!
+//! Money is integers only. Nothing here knows a database or a clock; [`quote`] is told how to sign.
+
+pub mod fare;
+pub mod quote;
+mod surge;
+mod tariff;
+pub mod travel;
+
+pub use fare::{Fare, FareLine, LineCode, Travelled};
+pub use quote::{Quote, QuoteError};
+pub use surge::{Surge, surge};
+pub use tariff::Measured;
+pub(crate) use tariff::{kilometres, minutes};
+pub use travel::{Travel, travel};
