@@ -26,6 +26,8 @@ CREATE TABLE rides (
     dispatch_at       timestamptz,
     expires_at        timestamptz NOT NULL,
     offers_made       int NOT NULL DEFAULT 0,
+    -- The driver's way to the pick-up, as the accepted offer said.
+    pickup_eta_s      int,
     accepted_at       timestamptz,
     ended_at          timestamptz,
     cancelled_by      text CHECK (cancelled_by IN ('rider', 'driver', 'tenant', 'system')),
@@ -36,6 +38,7 @@ CREATE TABLE rides (
 CREATE INDEX rides_to_dispatch ON rides (dispatch_at) WHERE status IN ('requested', 'offered') AND dispatch_at IS NOT NULL;
 CREATE INDEX rides_of_rider ON rides (tenant_id, rider_id, id DESC);
 CREATE INDEX rides_of_driver ON rides (tenant_id, driver_id, id DESC) WHERE driver_id IS NOT NULL;
+CREATE INDEX rides_of_tenant ON rides (tenant_id, id DESC);
 CREATE INDEX rides_by_status ON rides (tenant_id, status, id DESC);
 -- A rider waits for one ride at a time; rides booked ahead don't count.
 CREATE UNIQUE INDEX one_open_ride_per_rider ON rides (tenant_id, rider_id)

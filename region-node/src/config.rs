@@ -8,6 +8,8 @@ use serde::Deserialize;
 use shared::{config::ConfigError, ids::RegionName, telemetry::TelemetryConfig};
 use url::Url;
 
+use crate::rides::RideConfig;
+
 const DEFAULTS: &str = include_str!("../config.default.toml");
 
 /// All settings.
@@ -28,6 +30,7 @@ pub struct Config {
     pub tokens: TokensConfig,
     pub edge: EdgeConfig,
     pub limits: LimitsConfig,
+    pub rides: RideConfig,
     pub telemetry: TelemetryConfig,
 }
 

@@ -1,7 +1,9 @@
 //! Events, told after the transaction that caused them has committed.
 
-use shared::ids::{RideId, TenantId};
+use shared::ids::{DriverId, OfferId, RideId, TenantId};
 use tokio::sync::mpsc;
+
+use crate::rides::Ride;
 
 /// Something others want to hear of.
 #[derive(Clone, Debug)]
@@ -12,6 +14,21 @@ pub enum Event {
         tenant: TenantId,
         /// Which.
         ride_id: RideId,
+    },
+    /// A ride is new or changed; each party is shown what is theirs of it (`Ride::seen_by`).
+    RideChanged(Box<Ride>),
+    /// A driver need not answer an offer any more.
+    OfferWithdrawn {
+        /// Whose.
+        tenant: TenantId,
+        /// Who was asked.
+        driver_id: DriverId,
+        /// Which offer.
+        offer_id: OfferId,
+        /// Of which ride.
+        ride_id: RideId,
+        /// Why: `ride_cancelled`, `ride_taken`, `expired`.
+        reason: &'static str,
     },
 }
 

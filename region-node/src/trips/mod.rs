@@ -1,10 +1,121 @@
-//! What a driver drives.
+//! A trip is what a driver drives: from the acceptance of a ride to its end, its fare, its receipt and its ratings.
+//!
+//! [`machine`] decides which step is legal and knows no database; [`store`] holds all SQL of trips. A trip changes only under
+//! the lock of its ride's row (`rides::lock`), and the two always agree.
 
-use utoipa_axum::router::OpenApiRouter;
+mod drive;
+mod end;
+mod error;
+mod get;
+mod machine;
+mod rating;
+mod receipt;
+mod receipt_html;
+mod receipt_pdf;
+mod store;
+mod trace;
 
-use crate::app::App;
+use serde::Serialize;
+use shared::ids::{DriverId, PaymentId, RideId, RiderId, TripId};
+use time::OffsetDateTime;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
-/// This feature's endpoints.
+pub use error::TripError;
+pub use machine::TripStatus;
+pub use rating::{RatedBy, Rating};
+pub(crate) use store::insert;
+pub use store::{active_of_driver, load};
+
+use crate::{
+    app::App,
+    db::TenantTx,
+    pricing::Fare,
+    rides::{Place, Ride},
+};
+
+/// Endpoints of trips.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(get::get_trip))
+        .routes(routes!(drive::arrive))
+        .routes(routes!(drive::start))
+        .routes(routes!(drive::pause))
+        .routes(routes!(drive::resume))
+        .routes(routes!(end::end_trip))
+        .routes(routes!(receipt::get_receipt))
+        .routes(routes!(rating::rate_trip))
 }
+
+/// A trip.
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub struct Trip {
+    pub id: TripId,
+    pub ride_id: RideId,
+    pub rider_id: RiderId,
+    pub driver_id: DriverId,
+    pub status: TripStatus,
+    pub pickup: Place,
+    pub dropoff: Place,
+    #[serde(with = "time::serde::rfc3339")]
+    pub accepted_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub arrived_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<OffsetDateTime>,
+    /// Since when it stands, while it is paused.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub paused_at: Option<OffsetDateTime>,
+    /// Paused so far, the present pause not included.
+    pub paused_s: i64,
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<OffsetDateTime>,
+    /// Along the travelled trace; as quoted if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distance_m: Option<i64>,
+    /// From start to end, pauses included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_s: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fare: Option<Fare>,
+    /// The payment of the fare, once one was begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment_id: Option<PaymentId>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+}
+
+impl Trip {
+    /// What begins when `driver` accepts `ride`.
+    pub fn begin(ride: &Ride, driver: DriverId, now: OffsetDateTime) -> Self {
+        Self {
+            id: TripId::new(),
+            ride_id: ride.id,
+            rider_id: ride.rider_id,
+            driver_id: driver,
+            status: TripStatus::Accepted,
+            pickup: ride.pickup.clone(),
+            dropoff: ride.dropoff.clone(),
+            accepted_at: now,
+            arrived_at: None,
+            started_at: None,
+            paused_at: None,
+            paused_s: 0,
+            ended_at: None,
+            distance_m: None,
+            duration_s: None,
+            fare: None,
+            payment_id: None,
+            updated_at: now,
+        }
+    }
+}
+
+/// Cancels a trip whose ride is locked and given up.
+pub(crate) async fn cancel(tx: &mut TenantTx, trip: Trip, now: OffsetDateTime) -> Result<(), TripError> {
+    let was = trip.status;
+    let trip = trip.cancel(now)?;
+    store::save(tx, &trip, was).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+//! Giving a ride up.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use garde::Validate;
+use serde::Deserialize;
+use shared::ids::RideId;
+use time::{Duration, OffsetDateTime};
+
+use super::{Cancellation, CancelledBy, Ride, RideError, RideStatus, RideView, Viewer, announce, store};
+use crate::{
+    app::App,
+    db::TenantTx,
+    http::{Command, Path, ProblemBody, Stop},
+    identity::Caller,
+    realtime::Event,
+    trips,
+};
+
+/// Why.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct CancelRequest {
+    /// For the other party and the back office.
+    #[garde(length(chars, max = 200))]
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Cancels a ride that is not under way yet; what it costs follows the tenant's policy. A driver's cancellation sends the
+/// ride back to be dispatched to somebody else, unless the rider did not come.
+#[utoipa::path(post, path = "/v1/rides/{id}/cancel", tag = "rides", security(("bearer" = [])), request_body = CancelRequest,
+    params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = RideId, Path)),
+    responses((status = 200, body = RideView), (status = 401, body = ProblemBody), (status = 404, body = ProblemBody),
+              (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
+#[tracing::instrument(name = "rides.cancel", skip_all, fields(ride.id = %id))]
+pub(super) async fn cancel_ride(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<RideId>,
+    command: Command<CancelRequest>,
+) -> Result<Response, Stop> {
+    let config = app.tenants.config(caller.tenant()).await?;
+    let mut tx = command.begin(&app, &caller).await?;
+    let ride = store::lock(&mut tx, id).await?.ok_or(RideError::NotFound(id))?;
+    let viewer = ride.viewer(&caller).ok_or(RideError::NotFound(id))?;
+    let by = match viewer {
+        Viewer::Rider => CancelledBy::Rider,
+        Viewer::Driver => CancelledBy::Driver,
+        Viewer::Tenant => CancelledBy::Tenant,
+    };
+    let now = app.clock.now();
+    let trip = match ride.trip_id {
+        Some(trip) => trips::load(&mut tx, trip).await?,
+        None => None,
+    };
+    let arrived_at = trip.as_ref().and_then(|trip| trip.arrived_at);
+    let outcome = ride.cancellation(by, arrived_at, &config.config.cancellation, now)?;
+
+    if let Some(trip) = trip {
+        trips::cancel(&mut tx, trip, now).await?;
+    }
+    if let Some(driver) = ride.driver_id {
+        store::driver_is_idle(&mut tx, driver, now).await?;
+    }
+    let ride = match outcome {
+        Cancellation::Ends { fee } => {
+            end(&mut tx, ride, by, command.body.reason, fee, &config.config.psp.provider, now).await?
+        }
+        Cancellation::Redispatches => {
+            let expire_after = Duration::seconds(config.config.dispatch.expire_after_s.into());
+            redispatch(&mut tx, ride, expire_after, now).await?
+        }
+    };
+    let ride = announce(&app, &mut tx, ride).await?;
+    tracing::info!(ride.id = %id, status = %ride.status, "ride {id} given up by its {}", by.as_str());
+    tx.finish(StatusCode::OK, &ride.seen_by(viewer)).await
+}
+
+async fn end(
+    tx: &mut TenantTx,
+    ride: Ride,
+    by: CancelledBy,
+    reason: Option<String>,
+    fee: i64,
+    provider: &str,
+    now: OffsetDateTime,
+) -> Result<Ride, Stop> {
+    let was = ride.status;
+    let ride = Ride {
+        status: RideStatus::Cancelled,
+        dispatch_at: None,
+        ended_at: Some(now),
+        cancelled_by: Some(by),
+        cancel_reason: reason,
+        cancellation_fee: (fee > 0).then_some(fee),
+        updated_at: now,
+        ..ride
+    };
+    store::save(tx, &ride, was).await?;
+    for (offer_id, driver_id) in store::withdraw_offers(tx, ride.id, now).await? {
+        let (tenant, reason) = (ride.tenant.clone(), "ride_cancelled");
+        tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id: ride.id, reason });
+    }
+    if fee > 0 {
+        store::owe_cancellation_fee(tx, &ride, fee, provider, now).await?;
+    }
+    Ok(ride)
+}
+
+async fn redispatch(tx: &mut TenantTx, ride: Ride, expire_after: Duration, now: OffsetDateTime) -> Result<Ride, Stop> {
+    let was = ride.status;
+    if let Some(driver) = ride.driver_id {
+        store::decline_accepted_offer(tx, ride.id, driver, now).await?;
+    }
+    let ride = Ride {
+        status: RideStatus::Requested,
+        driver_id: None,
+        trip_id: None,
+        accepted_at: None,
+        pickup_eta_s: None,
+        offers_made: 0,
+        dispatch_at: Some(now),
+        expires_at: ride.expires_at.max(now + expire_after),
+        updated_at: now,
+        ..ride
+    };
+    store::save(tx, &ride, was).await?;
+    tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id });
+    Ok(ride)
+}

@@ -1,0 +1,23 @@
+//! Settings of rides and their prices.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// How rides are quoted, booked ahead and priced at their end.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RideConfig {
+    /// How long an estimate's price holds.
+    #[serde(with = "humantime_serde")]
+    pub quote_ttl: Duration,
+    /// A ride booked ahead looks for a driver this long before its time.
+    #[serde(with = "humantime_serde")]
+    pub schedule_lead: Duration,
+    /// How far ahead a ride may be booked.
+    pub schedule_days_ahead: i64,
+    /// The longest ride, along its way.
+    pub max_distance_km: i64,
+    /// A trip longer than this percentage of the quoted distance is priced as driven instead of as quoted.
+    pub reprice_percent: u32,
+}

@@ -1,0 +1,148 @@
+//! The price of a ride before it is asked for.
+
+use axum::{Json, extract::State};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use shared::{geo::Point, ids::RiderId, money::Money};
+use time::{Duration, OffsetDateTime};
+
+use super::{Place, RideError, store};
+use crate::{
+    app::App,
+    db::TenantTx,
+    http::{Command, Problem, ProblemBody},
+    identity::Caller,
+    pricing::{self, Quote, Surge, quote::SIGNING_PURPOSE},
+    tenants::PublishedConfig,
+};
+
+/// A driver not heard of for so long is gone.
+const POSITION_LIFE: Duration = Duration::seconds(60);
+
+/// A ride to price.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct EstimateRequest {
+    #[garde(dive)]
+    pickup: Place,
+    #[garde(dive)]
+    dropoff: Place,
+    /// One of the tenant's vehicle classes.
+    #[garde(length(min = 1, max = 30))]
+    vehicle_class: String,
+}
+
+/// A price, held for the rider until it expires.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Estimate {
+    /// Opaque; a ride requested with it costs this price.
+    quote_id: String,
+    fare: Money,
+    surge_multiplier: Surge,
+    distance_m: i64,
+    duration_s: i64,
+    /// How far the nearest free driver is; null while there is none near.
+    pickup_eta_s: Option<i64>,
+    #[serde(with = "time::serde::rfc3339")]
+    expires_at: OffsetDateTime,
+}
+
+/// Prices a ride; nothing is stored, so a repetition needs no idempotency key.
+#[utoipa::path(post, path = "/v1/rides/estimate", tag = "rides", security(("bearer" = [])), request_body = EstimateRequest,
+    params(("X-Tenant-Id" = String, Header)),
+    responses((status = 200, body = Estimate), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 422, body = ProblemBody)))]
+#[tracing::instrument(name = "rides.estimate", skip_all)]
+pub(super) async fn estimate_ride(
+    State(app): State<App>,
+    caller: Caller,
+    command: Command<EstimateRequest>,
+) -> Result<Json<Estimate>, Problem> {
+    let rider = caller.rider()?;
+    let EstimateRequest { pickup, dropoff, vehicle_class } = &command.body;
+    let published = app.tenants.config(caller.tenant()).await?;
+    let wish = Wish { rider, pickup: pickup.point(), dropoff: dropoff.point(), vehicle_class };
+    let mut tx = app.db.read(caller.tenant()).await?;
+    let surge = match is_surging(&published) {
+        true => surge_near(&app, &mut tx, &published, wish).await?,
+        false => Surge::NONE,
+    };
+    let quote = quote(&app, &published, wish, surge)?;
+    let nearest = free_drivers(&app, &mut tx, &published, wish).await?.into_iter().min_by(f64::total_cmp);
+    Ok(Json(Estimate {
+        quote_id: quote.token(caller.tenant(), |bytes| app.sealer.sign(SIGNING_PURPOSE, bytes)),
+        fare: quote.fare().total,
+        surge_multiplier: quote.surge,
+        distance_m: quote.distance_m,
+        duration_s: quote.duration_s,
+        pickup_eta_s: nearest.map(pricing::travel::seconds_along),
+        expires_at: quote.expires_at,
+    }))
+}
+
+/// What somebody would like to have driven.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish<'a> {
+    pub(super) rider: RiderId,
+    pub(super) pickup: Point,
+    pub(super) dropoff: Point,
+    pub(super) vehicle_class: &'a str,
+}
+
+/// Today's price of a ride.
+pub(super) fn quote(app: &App, published: &PublishedConfig, wish: Wish<'_>, surge: Surge) -> Result<Quote, RideError> {
+    let config = &published.config;
+    if !config.vehicle_classes.contains(wish.vehicle_class) {
+        let known = config.vehicle_classes.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(RideError::UnknownVehicleClass { known });
+    }
+    let limits = &app.config.rides;
+    let way = pricing::travel(wish.pickup, wish.dropoff);
+    if way.distance_m > limits.max_distance_km * 1000 {
+        return Err(RideError::TooFar { km: limits.max_distance_km });
+    }
+    // Whole seconds: what the token can hold.
+    let expires_at = (app.clock.now() + limits.quote_ttl).replace_nanosecond(0).expect("0 is a valid nanosecond");
+    Ok(Quote {
+        rider_id: wish.rider,
+        pickup: wish.pickup,
+        dropoff: wish.dropoff,
+        vehicle_class: wish.vehicle_class.to_owned(),
+        tariff_version: published.version,
+        tariff: config.tariff(wish.vehicle_class),
+        surge,
+        currency: config.currency,
+        distance_m: way.distance_m,
+        duration_s: way.duration_s,
+        expires_at,
+    })
+}
+
+/// Whether scarcity has anything to say on prices; if not, nobody need count.
+pub(super) fn is_surging(published: &PublishedConfig) -> bool {
+    published.config.surge.enabled && published.config.flags.surge
+}
+
+/// The multiplier around a wish's pick-up, from the rides that wait there and the drivers who could take them.
+pub(super) async fn surge_near(
+    app: &App,
+    tx: &mut TenantTx,
+    published: &PublishedConfig,
+    wish: Wish<'_>,
+) -> sqlx::Result<Surge> {
+    let radius_m = f64::from(published.config.dispatch.radius_m);
+    let waiting = store::waiting_near(tx, wish.pickup, radius_m, app.clock.now()).await?;
+    let free = free_drivers(app, tx, published, wish).await?.len();
+    Ok(pricing::surge(&published.config, waiting, u32::try_from(free).unwrap_or(u32::MAX)))
+}
+
+/// How far each driver is who could be asked, metres.
+async fn free_drivers(
+    app: &App,
+    tx: &mut TenantTx,
+    published: &PublishedConfig,
+    wish: Wish<'_>,
+) -> sqlx::Result<Vec<f64>> {
+    let radius_m = f64::from(published.config.dispatch.radius_m);
+    let seen_since = app.clock.now() - POSITION_LIFE;
+    store::free_drivers_near(tx, wish.pickup, radius_m, wish.vehicle_class, seen_since).await
+}

@@ -1,0 +1,187 @@
+//! Asking for a ride, now or for later.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use garde::Validate;
+use rand::RngExt;
+use serde::Deserialize;
+use shared::ids::RideId;
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    PaymentMethod, Place, Ride, RideConfig, RideError, RideStatus, RideView, Viewer, announce,
+    estimate::{self, Wish, is_surging, surge_near},
+    store,
+};
+use crate::{
+    app::App,
+    http::{Command, ProblemBody, Stop},
+    identity::Caller,
+    pricing::{
+        Quote, Surge,
+        quote::{SIGNING_PURPOSE, Wanted},
+    },
+    realtime::Event,
+};
+
+/// A ride to be driven.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct RideRequest {
+    #[garde(dive)]
+    pickup: Place,
+    #[garde(dive)]
+    dropoff: Place,
+    /// One of the tenant's vehicle classes.
+    #[garde(length(min = 1, max = 30))]
+    vehicle_class: String,
+    #[garde(skip)]
+    payment_method: PaymentMethod,
+    /// Of an estimate of this ride, whose price then holds; without one the ride is priced now.
+    #[garde(length(max = 2000))]
+    #[serde(default)]
+    quote_id: Option<String>,
+    /// When to be picked up; missing: now.
+    #[garde(skip)]
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    scheduled_at: Option<OffsetDateTime>,
+}
+
+/// When a ride is dispatched and when given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Schedule {
+    dispatch_at: OffsetDateTime,
+    expires_at: OffsetDateTime,
+}
+
+/// Requests a ride. One booked ahead waits until shortly before its time; every other one is dispatched at once.
+#[utoipa::path(post, path = "/v1/rides", tag = "rides", security(("bearer" = [])), request_body = RideRequest,
+    params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 201, body = RideView), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
+#[tracing::instrument(name = "rides.request", skip_all)]
+pub(super) async fn request_ride(
+    State(app): State<App>,
+    caller: Caller,
+    command: Command<RideRequest>,
+) -> Result<Response, Stop> {
+    let rider = caller.rider()?;
+    let published = app.tenants.config(caller.tenant()).await?;
+    let mut tx = command.begin(&app, &caller).await?;
+    let RideRequest { pickup, dropoff, vehicle_class, payment_method, quote_id, scheduled_at } = command.body;
+
+    if !published.config.flags.dispatch {
+        return Err(RideError::DispatchOff.into());
+    }
+    let now = app.clock.now();
+    let expire_after = Duration::seconds(published.config.dispatch.expire_after_s.into());
+    let schedule = schedule(&app.config.rides, expire_after, scheduled_at, now)?;
+    let (from, to) = (pickup.point(), dropoff.point());
+    let quote = match &quote_id {
+        Some(token) => {
+            let wanted = Wanted { rider_id: rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
+            let sign = |bytes: &[u8]| app.sealer.sign(SIGNING_PURPOSE, bytes);
+            Quote::redeem(token, caller.tenant(), wanted, now, sign).map_err(RideError::from)?
+        }
+        None => {
+            let wish = Wish { rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
+            let surge = match is_surging(&published) {
+                true => surge_near(&app, &mut tx, &published, wish).await?,
+                false => Surge::NONE,
+            };
+            estimate::quote(&app, &published, wish, surge)?
+        }
+    };
+
+    let ride = Ride {
+        id: RideId::new(),
+        tenant: caller.tenant().clone(),
+        rider_id: rider,
+        driver_id: None,
+        trip_id: None,
+        status: RideStatus::Requested,
+        pickup,
+        dropoff,
+        vehicle_class,
+        payment_method,
+        quote,
+        pin: format!("{:04}", rand::rng().random_range(0..10_000)),
+        scheduled_at,
+        requested_at: now,
+        dispatch_at: Some(schedule.dispatch_at),
+        expires_at: schedule.expires_at,
+        offers_made: 0,
+        pickup_eta_s: None,
+        accepted_at: None,
+        ended_at: None,
+        cancelled_by: None,
+        cancel_reason: None,
+        cancellation_fee: None,
+        updated_at: now,
+        driver: None,
+        rider: None,
+    };
+    store::insert(&mut tx, &ride).await?;
+    if schedule.dispatch_at <= now {
+        tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id });
+    }
+    let ride = announce(&app, &mut tx, ride).await?;
+    tracing::info!(ride.id = %ride.id, "ride {} requested", ride.id);
+    tx.finish(StatusCode::CREATED, &ride.seen_by(Viewer::Rider)).await
+}
+
+fn schedule(
+    config: &RideConfig,
+    expire_after: Duration,
+    scheduled_at: Option<OffsetDateTime>,
+    now: OffsetDateTime,
+) -> Result<Schedule, RideError> {
+    let Some(at) = scheduled_at else { return Ok(Schedule { dispatch_at: now, expires_at: now + expire_after }) };
+    if at <= now || at > now + Duration::days(config.schedule_days_ahead) {
+        return Err(RideError::BadSchedule { days: config.schedule_days_ahead });
+    }
+    let dispatch_at = (at - config.schedule_lead).max(now);
+    Ok(Schedule { dispatch_at, expires_at: at.max(dispatch_at) + expire_after })
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+    const EXPIRE_AFTER: Duration = Duration::minutes(3);
+    const CONFIG: RideConfig = RideConfig {
+        quote_ttl: std::time::Duration::from_secs(300),
+        schedule_lead: std::time::Duration::from_secs(600),
+        schedule_days_ahead: 30,
+        max_distance_km: 1_000,
+        reprice_percent: 150,
+    };
+
+    fn at(scheduled_at: Option<OffsetDateTime>) -> Result<Schedule, RideError> {
+        schedule(&CONFIG, EXPIRE_AFTER, scheduled_at, NOW)
+    }
+
+    #[test]
+    fn a_ride_for_now_is_dispatched_now() {
+        let now = Schedule { dispatch_at: NOW, expires_at: NOW + EXPIRE_AFTER };
+        assert_eq!(at(None).unwrap(), now);
+    }
+
+    #[test]
+    fn a_ride_booked_ahead_waits_until_shortly_before_its_time() {
+        let pickup_at = NOW + Duration::hours(2);
+        let later = Schedule { dispatch_at: pickup_at - Duration::minutes(10), expires_at: pickup_at + EXPIRE_AFTER };
+        assert_eq!(at(Some(pickup_at)).unwrap(), later);
+        let soon = NOW + Duration::minutes(4);
+        assert_eq!(at(Some(soon)).unwrap(), Schedule { dispatch_at: NOW, expires_at: soon + EXPIRE_AFTER });
+    }
+
+    #[test]
+    fn a_ride_is_not_for_the_past_nor_for_next_year() {
+        for bad in [NOW, NOW - Duration::SECOND, NOW + Duration::days(30) + Duration::SECOND] {
+            assert!(matches!(at(Some(bad)), Err(RideError::BadSchedule { .. })), "{bad}");
+        }
+        assert!(at(Some(NOW + Duration::days(30))).is_ok());
+    }
+}

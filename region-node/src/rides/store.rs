@@ -1,0 +1,394 @@
+//! All SQL of rides.
+
+use shared::{
+    geo::Point,
+    ids::{DriverId, OfferId, PaymentId, RideId, RiderId, TripId},
+};
+use sqlx::types::Json;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{PaymentMethod, Place, Ride, RideError, RideStatus};
+use crate::{
+    db::{TenantTx, constraint},
+    pricing::Quote,
+    trips::{self, Trip},
+};
+
+/// The columns of a ride, as they are.
+struct RideRow {
+    id: Uuid,
+    rider_id: Uuid,
+    driver_id: Option<Uuid>,
+    trip_id: Option<Uuid>,
+    status: String,
+    pickup_lat: f64,
+    pickup_lng: f64,
+    pickup_address: Option<String>,
+    dropoff_lat: f64,
+    dropoff_lng: f64,
+    dropoff_address: Option<String>,
+    vehicle_class: String,
+    payment_method: Json<PaymentMethod>,
+    quote: Json<Quote>,
+    pin: String,
+    scheduled_at: Option<OffsetDateTime>,
+    requested_at: OffsetDateTime,
+    dispatch_at: Option<OffsetDateTime>,
+    expires_at: OffsetDateTime,
+    offers_made: i32,
+    pickup_eta_s: Option<i32>,
+    accepted_at: Option<OffsetDateTime>,
+    ended_at: Option<OffsetDateTime>,
+    cancelled_by: Option<String>,
+    cancel_reason: Option<String>,
+    cancellation_fee: Option<i64>,
+    updated_at: OffsetDateTime,
+}
+
+/// Selects rides; the first argument ends the statement.
+macro_rules! select_rides {
+    ($tail:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            RideRow,
+            r#"SELECT id, rider_id, driver_id, trip_id, status, pickup_lat, pickup_lng, pickup_address, dropoff_lat,
+                      dropoff_lng, dropoff_address, vehicle_class, payment_method AS "payment_method: Json<PaymentMethod>",
+                      quote AS "quote: Json<Quote>", pin, scheduled_at, requested_at, dispatch_at, expires_at, offers_made,
+                      pickup_eta_s, accepted_at, ended_at, cancelled_by, cancel_reason, cancellation_fee, updated_at
+               FROM rides "# + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// Loads a ride.
+pub async fn load(tx: &mut TenantTx, id: RideId) -> sqlx::Result<Option<Ride>> {
+    let row = select_rides!("WHERE id = $1", id.0).fetch_optional(tx.conn()).await?;
+    row.map(|row| row.into_ride(tx)).transpose()
+}
+
+/// Loads a ride and holds its row, and with it the ride's trip, until the transaction ends.
+pub async fn lock(tx: &mut TenantTx, id: RideId) -> sqlx::Result<Option<Ride>> {
+    let row = select_rides!("WHERE id = $1 FOR UPDATE", id.0).fetch_optional(tx.conn()).await?;
+    row.map(|row| row.into_ride(tx)).transpose()
+}
+
+/// The ride of a trip, held as by [`lock`].
+pub(crate) async fn lock_by_trip(tx: &mut TenantTx, trip: TripId) -> sqlx::Result<Option<Ride>> {
+    let row = select_rides!("WHERE id = (SELECT ride_id FROM trips WHERE id = $1) FOR UPDATE", trip.0)
+        .fetch_optional(tx.conn())
+        .await?;
+    row.map(|row| row.into_ride(tx)).transpose()
+}
+
+/// Whose rides a list holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Whose {
+    Rider(RiderId),
+    Driver(DriverId),
+    Everybody,
+}
+
+/// Rides older than `before`, newest first.
+pub(super) async fn list(
+    tx: &mut TenantTx,
+    whose: Whose,
+    status: Option<RideStatus>,
+    before: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<Ride>> {
+    let status = status.map(RideStatus::as_str);
+    let before = before.unwrap_or(Uuid::max());
+    let rows = match whose {
+        Whose::Rider(rider) => {
+            select_rides!(
+                "WHERE rider_id = $1 AND id < $2 AND ($3::text IS NULL OR status = $3) ORDER BY id DESC LIMIT $4",
+                rider.0,
+                before,
+                status,
+                limit
+            )
+            .fetch_all(tx.conn())
+            .await?
+        }
+        Whose::Driver(driver) => {
+            select_rides!(
+                "WHERE driver_id = $1 AND id < $2 AND ($3::text IS NULL OR status = $3) ORDER BY id DESC LIMIT $4",
+                driver.0,
+                before,
+                status,
+                limit
+            )
+            .fetch_all(tx.conn())
+            .await?
+        }
+        Whose::Everybody => {
+            select_rides!(
+                "WHERE id < $1 AND ($2::text IS NULL OR status = $2) ORDER BY id DESC LIMIT $3",
+                before,
+                status,
+                limit
+            )
+            .fetch_all(tx.conn())
+            .await?
+        }
+    };
+    rows.into_iter().map(|row| row.into_ride(tx)).collect()
+}
+
+/// Inserts a new ride; a rider waits for one ride at a time.
+pub(super) async fn insert(tx: &mut TenantTx, ride: &Ride) -> Result<(), RideError> {
+    sqlx::query!(
+        "INSERT INTO rides (id, tenant_id, rider_id, status, pickup_lat, pickup_lng, pickup_address, dropoff_lat,
+             dropoff_lng, dropoff_address, vehicle_class, payment_method, quote, pin, scheduled_at, requested_at,
+             dispatch_at, expires_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+        ride.id.0,
+        ride.tenant.as_str(),
+        ride.rider_id.0,
+        ride.status.as_str(),
+        ride.pickup.lat,
+        ride.pickup.lng,
+        ride.pickup.address,
+        ride.dropoff.lat,
+        ride.dropoff.lng,
+        ride.dropoff.address,
+        ride.vehicle_class,
+        Json(&ride.payment_method) as _,
+        Json(&ride.quote) as _,
+        ride.pin,
+        ride.scheduled_at,
+        ride.requested_at,
+        ride.dispatch_at,
+        ride.expires_at,
+        ride.updated_at
+    )
+    .execute(tx.conn())
+    .await
+    .map_err(|error| match constraint(&error) {
+        Some("one_open_ride_per_rider") => RideError::RideInProgress,
+        _ => error.into(),
+    })?;
+    Ok(())
+}
+
+/// Saves what may change of a ride, if it still is what it `was`.
+pub async fn save(tx: &mut TenantTx, ride: &Ride, was: RideStatus) -> Result<(), RideError> {
+    let saved = sqlx::query!(
+        "UPDATE rides SET status = $3, driver_id = $4, trip_id = $5, dispatch_at = $6, expires_at = $7, offers_made = $8,
+             pickup_eta_s = $9, accepted_at = $10, ended_at = $11, cancelled_by = $12, cancel_reason = $13,
+             cancellation_fee = $14, updated_at = $15
+         WHERE id = $1 AND status = $2",
+        ride.id.0,
+        was.as_str(),
+        ride.status.as_str(),
+        ride.driver_id.map(|id| id.0),
+        ride.trip_id.map(|id| id.0),
+        ride.dispatch_at,
+        ride.expires_at,
+        ride.offers_made,
+        ride.pickup_eta_s,
+        ride.accepted_at,
+        ride.ended_at,
+        ride.cancelled_by.map(|by| by.as_str()),
+        ride.cancel_reason,
+        ride.cancellation_fee,
+        ride.updated_at
+    )
+    .execute(tx.conn())
+    .await?;
+    if saved.rows_affected() == 1 { Ok(()) } else { Err(RideError::InvalidTransition { from: was, to: ride.status }) }
+}
+
+/// Gives an offered ride to `driver`, who had it on offer, and begins his trip. The update's condition and the unique
+/// indexes decide every race: of any number of drivers one succeeds.
+pub async fn accept(
+    tx: &mut TenantTx,
+    ride: &Ride,
+    driver: DriverId,
+    now: OffsetDateTime,
+) -> Result<(Ride, Trip), RideError> {
+    let trip = Trip::begin(ride, driver, now);
+    let taken = sqlx::query!(
+        "UPDATE rides SET status = 'accepted', driver_id = $2, trip_id = $3, accepted_at = $4, updated_at = $4,
+             dispatch_at = NULL,
+             pickup_eta_s = (SELECT pickup_eta_s FROM offers WHERE ride_id = $1 AND driver_id = $2 ORDER BY id DESC LIMIT 1)
+         WHERE id = $1 AND status = 'offered'
+         RETURNING pickup_eta_s",
+        ride.id.0,
+        driver.0,
+        trip.id.0,
+        now
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(RideError::AlreadyTaken)?;
+    trips::insert(tx, &trip).await.map_err(|error| match constraint(&error) {
+        Some("one_active_trip_per_driver") => RideError::DriverBusy,
+        Some("one_active_trip_per_ride") => RideError::AlreadyTaken,
+        _ => error.into(),
+    })?;
+    let ride = Ride {
+        status: RideStatus::Accepted,
+        driver_id: Some(driver),
+        trip_id: Some(trip.id),
+        accepted_at: Some(now),
+        dispatch_at: None,
+        pickup_eta_s: taken.pickup_eta_s,
+        updated_at: now,
+        ..ride.clone()
+    };
+    Ok((ride, trip))
+}
+
+/// Takes a ride's live offers back; whose they were.
+pub(super) async fn withdraw_offers(
+    tx: &mut TenantTx,
+    ride: RideId,
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<(OfferId, DriverId)>> {
+    let rows = sqlx::query!(
+        "UPDATE offers SET status = 'withdrawn', answered_at = $2 WHERE ride_id = $1 AND status = 'live'
+         RETURNING id, driver_id",
+        ride.0,
+        now
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows.into_iter().map(|row| (OfferId(row.id), DriverId(row.driver_id))).collect())
+}
+
+/// Turns the offer a driver had accepted into one he declined, so that the dispatcher does not ask him again.
+pub(super) async fn decline_accepted_offer(
+    tx: &mut TenantTx,
+    ride: RideId,
+    driver: DriverId,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE offers SET status = 'declined', answered_at = $3
+         WHERE ride_id = $1 AND driver_id = $2 AND status = 'accepted'",
+        ride.0,
+        driver.0,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Records that the rider of a cancelled ride owes a fee; the payments' background work charges it.
+pub(super) async fn owe_cancellation_fee(
+    tx: &mut TenantTx,
+    ride: &Ride,
+    fee: i64,
+    provider: &str,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency,
+             provider, next_attempt_at, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, 'cancellation_fee', 'pending', $7, $8, $9, $10, $11, $11, $11)",
+        PaymentId::new().0,
+        ride.tenant.as_str(),
+        ride.id.0,
+        ride.trip_id.map(|id| id.0),
+        ride.rider_id.0,
+        ride.driver_id.map(|id| id.0),
+        Json(&ride.payment_method) as _,
+        fee,
+        ride.quote.currency.code(),
+        provider,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// A driver has nothing to drive from now on.
+pub(crate) async fn driver_is_idle(tx: &mut TenantTx, driver: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
+    sqlx::query!("UPDATE drivers SET idle_since = $2 WHERE id = $1", driver.0, now).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// Rides that wait for a driver now and begin within `radius_m` of a place.
+pub(super) async fn waiting_near(
+    tx: &mut TenantTx,
+    place: Point,
+    radius_m: f64,
+    now: OffsetDateTime,
+) -> sqlx::Result<u32> {
+    const METRES_PER_DEGREE: f64 = 111_195.0;
+    let lat = radius_m / METRES_PER_DEGREE;
+    let lng = lat / place.lat.to_radians().cos().max(0.01);
+    let waiting = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM rides
+           WHERE status IN ('requested', 'offered') AND (scheduled_at IS NULL OR dispatch_at <= $5)
+             AND pickup_lat BETWEEN $1 AND $2 AND pickup_lng BETWEEN $3 AND $4"#,
+        place.lat - lat,
+        place.lat + lat,
+        place.lng - lng,
+        place.lng + lng,
+        now
+    )
+    .fetch_one(tx.conn())
+    .await?;
+    Ok(u32::try_from(waiting).unwrap_or(u32::MAX))
+}
+
+/// Drivers of a vehicle class who are free within `radius_m` of a place, as last written: how far each is, metres.
+pub(super) async fn free_drivers_near(
+    tx: &mut TenantTx,
+    place: Point,
+    radius_m: f64,
+    vehicle_class: &str,
+    seen_since: OffsetDateTime,
+) -> sqlx::Result<Vec<f64>> {
+    let rows = sqlx::query!(
+        r#"SELECT d.lat AS "lat!", d.lng AS "lng!" FROM drivers d
+           WHERE d.status = 'online' AND d.vehicle_class = $1 AND d.located_at >= $2
+             AND NOT EXISTS (SELECT FROM trips t WHERE t.driver_id = d.id
+                             AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused'))"#,
+        vehicle_class,
+        seen_since
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let distances = rows.into_iter().map(|row| place.distance_m(Point::new(row.lat, row.lng)));
+    Ok(distances.filter(|distance_m| *distance_m <= radius_m).collect())
+}
+
+impl RideRow {
+    fn into_ride(self, tx: &TenantTx) -> sqlx::Result<Ride> {
+        let unreadable = |error: String| sqlx::Error::Decode(error.into());
+        Ok(Ride {
+            id: RideId(self.id),
+            tenant: tx.tenant().clone(),
+            rider_id: RiderId(self.rider_id),
+            driver_id: self.driver_id.map(DriverId),
+            trip_id: self.trip_id.map(TripId),
+            status: self.status.parse().map_err(unreadable)?,
+            pickup: Place { lat: self.pickup_lat, lng: self.pickup_lng, address: self.pickup_address },
+            dropoff: Place { lat: self.dropoff_lat, lng: self.dropoff_lng, address: self.dropoff_address },
+            vehicle_class: self.vehicle_class,
+            payment_method: self.payment_method.0,
+            quote: self.quote.0,
+            pin: self.pin,
+            scheduled_at: self.scheduled_at,
+            requested_at: self.requested_at,
+            dispatch_at: self.dispatch_at,
+            expires_at: self.expires_at,
+            offers_made: self.offers_made,
+            pickup_eta_s: self.pickup_eta_s,
+            accepted_at: self.accepted_at,
+            ended_at: self.ended_at,
+            cancelled_by: self.cancelled_by.map(|by| by.parse()).transpose().map_err(unreadable)?,
+            cancel_reason: self.cancel_reason,
+            cancellation_fee: self.cancellation_fee,
+            updated_at: self.updated_at,
+            driver: None,
+            rider: None,
+        })
+    }
+}

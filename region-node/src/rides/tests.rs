@@ -1,0 +1,444 @@
+//! Rides over the API, and the races of the store.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use shared::{geo::Point, money::Currency, tenant_config::Tariff};
+use sqlx::PgPool;
+use time::macros::datetime;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    pricing::Surge,
+    testing::{TestRegion, TestUser},
+    trips::Trip,
+};
+
+/// A ride that was just requested.
+pub(crate) fn ride() -> Ride {
+    let (pickup, dropoff) = (Point::new(40.758, -73.9855), Point::new(40.7061, -74.0087));
+    let requested_at = datetime!(2026-03-01 11:59 UTC);
+    Ride {
+        id: RideId(Uuid::from_u128(1)),
+        tenant: "manhattan-cabs".parse().unwrap(),
+        rider_id: RiderId(Uuid::from_u128(7)),
+        driver_id: None,
+        trip_id: None,
+        status: RideStatus::Requested,
+        pickup: Place { lat: pickup.lat, lng: pickup.lng, address: None },
+        dropoff: Place { lat: dropoff.lat, lng: dropoff.lng, address: None },
+        vehicle_class: "standard".into(),
+        payment_method: PaymentMethod { kind: MethodType::Card, token: Some("tok_visa".into()) },
+        quote: Quote {
+            rider_id: RiderId(Uuid::from_u128(7)),
+            pickup,
+            dropoff,
+            vehicle_class: "standard".into(),
+            tariff_version: 3,
+            tariff: Tariff { tax_percent: 8, ..Tariff::default() },
+            surge: Surge::from_hundredths(120),
+            currency: Currency::USD,
+            distance_m: 7_900,
+            duration_s: 1_140,
+            expires_at: datetime!(2026-03-01 12:04 UTC),
+        },
+        pin: "0427".into(),
+        scheduled_at: None,
+        requested_at,
+        dispatch_at: Some(requested_at),
+        expires_at: datetime!(2026-03-01 12:02 UTC),
+        offers_made: 0,
+        pickup_eta_s: None,
+        accepted_at: None,
+        ended_at: None,
+        cancelled_by: None,
+        cancel_reason: None,
+        cancellation_fee: None,
+        updated_at: requested_at,
+        driver: None,
+        rider: None,
+    }
+}
+
+/// A ride through Manhattan, as a client asks for it.
+pub(crate) fn wish() -> Value {
+    json!({
+        "pickup": {"lat": 40.758, "lng": -73.9855, "address": "Times Square"},
+        "dropoff": {"lat": 40.7061, "lng": -74.0087, "address": "Wall Street"},
+        "vehicle_class": "standard",
+        "payment_method": {"type": "card", "token": "tok_visa"},
+    })
+}
+
+/// `wish` with other fields.
+fn wish_with(fields: Value) -> Value {
+    let mut wish = wish();
+    wish.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    wish
+}
+
+pub(crate) async fn request(rider: &TestUser) -> Value {
+    rider.post("/v1/rides", wish()).await.ok(201)
+}
+
+pub(crate) fn id_of<T: From<Uuid>>(value: &Value) -> T {
+    T::from(value["id"].as_str().unwrap().parse::<Uuid>().unwrap())
+}
+
+/// Puts a ride on offer to a driver, as the dispatcher does.
+pub(crate) async fn offer(region: &TestRegion, ride: &Value, driver: &TestUser) {
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    let (now, ride) = (region.clock.now(), id_of::<RideId>(ride));
+    sqlx::query("UPDATE rides SET status = 'offered', offers_made = offers_made + 1 WHERE id = $1")
+        .bind(ride.0)
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    sqlx::query(
+        "INSERT INTO offers (id, tenant_id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at)
+         VALUES ($1, $2, $3, $4, 'live', 240, $5, $5 + interval '15 seconds')",
+    )
+    .bind(Uuid::now_v7())
+    .bind(region.tenant.as_str())
+    .bind(ride.0)
+    .bind(driver.id)
+    .bind(now)
+    .execute(tx.conn())
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Accepts an offered ride in the store's way.
+async fn take(region: &TestRegion, ride: &Value, driver: &TestUser) -> Result<Trip, RideError> {
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    let ride = load(&mut tx, id_of(ride)).await?.unwrap();
+    let (ride, trip) = accept(&mut tx, &ride, DriverId(driver.id), region.clock.now()).await?;
+    sqlx::query("UPDATE offers SET status = 'accepted' WHERE ride_id = $1 AND driver_id = $2")
+        .bind(ride.id.0)
+        .bind(driver.id)
+        .execute(tx.conn())
+        .await?;
+    tx.commit().await?;
+    Ok(trip)
+}
+
+/// A ride that `driver` has accepted, and his trip's path.
+pub(crate) async fn accepted(region: &TestRegion, rider: &TestUser, driver: &TestUser) -> (Value, String) {
+    let ride = request(rider).await;
+    offer(region, &ride, driver).await;
+    let trip = take(region, &ride, driver).await.unwrap();
+    (ride, format!("/v1/trips/{}", trip.id))
+}
+
+fn path(ride: &Value) -> String {
+    format!("/v1/rides/{}", ride["id"].as_str().unwrap())
+}
+
+fn cancel(ride: &Value) -> String {
+    path(ride) + "/cancel"
+}
+
+async fn fees(region: &TestRegion, ride: &Value) -> Vec<(String, i64, String)> {
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    sqlx::query_as("SELECT kind, amount, status FROM payments WHERE ride_id = $1")
+        .bind(id_of::<RideId>(ride).0)
+        .fetch_all(tx.conn())
+        .await
+        .unwrap()
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_ride_costs_what_its_estimate_said(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let estimate = rider.post("/v1/rides/estimate", wish()).await.ok(200);
+    assert_eq!(estimate["fare"]["currency"], "USD");
+    assert_eq!(estimate["surge_multiplier"], 1.0);
+    assert!((7_500..8_500).contains(&estimate["distance_m"].as_i64().unwrap()));
+    region.clock.advance(time::Duration::seconds(290));
+    let ride = rider.post("/v1/rides", wish_with(json!({"quote_id": estimate["quote_id"]}))).await.ok(201);
+    assert_eq!(ride["status"], "requested");
+    assert_eq!(ride["fare"], estimate["fare"]);
+    assert_eq!(ride["pin"].as_str().unwrap().len(), 4);
+    assert_eq!(rider.get(&path(&ride)).await.ok(200), ride);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_stale_forged_or_foreign_quote_is_refused(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, other) = (region.rider().await, region.rider().await);
+    let estimate = rider.post("/v1/rides/estimate", wish()).await.ok(200);
+    let quoted = |quote: &Value| wish_with(json!({"quote_id": quote}));
+    let forged = other.post("/v1/rides", quoted(&json!("not-a-quote"))).await.problem(422);
+    assert_eq!((forged.code.as_str(), forged.fields), ("validation_failed", vec!["quote_id".to_owned()]));
+    let foreign = other.post("/v1/rides", quoted(&estimate["quote_id"])).await.problem(422);
+    assert_eq!(foreign.fields, ["quote_id"]);
+    let mut elsewhere = quoted(&estimate["quote_id"]);
+    elsewhere["dropoff"] = json!({"lat": 40.8, "lng": -73.95});
+    assert_eq!(rider.post("/v1/rides", elsewhere).await.problem(422).fields, ["quote_id"]);
+    region.clock.advance(time::Duration::seconds(301));
+    assert_eq!(rider.post("/v1/rides", quoted(&estimate["quote_id"])).await.problem(409).code, "quote_expired");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn each_wrong_field_is_named(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let off_globe = wish_with(json!({"pickup": {"lat": 90.5, "lng": 0}, "dropoff": {"lat": 0, "lng": -181}}));
+    assert_eq!(rider.post("/v1/rides", off_globe.clone()).await.problem(422).fields, ["pickup.lat", "dropoff.lng"]);
+    assert_eq!(rider.post("/v1/rides/estimate", off_globe).await.problem(422).fields, ["pickup.lat", "dropoff.lng"]);
+    let boat = wish_with(json!({"vehicle_class": "boat"}));
+    assert_eq!(rider.post("/v1/rides/estimate", boat.clone()).await.problem(422).fields, ["vehicle_class"]);
+    assert_eq!(rider.post("/v1/rides", boat).await.problem(422).fields, ["vehicle_class"]);
+    let far = wish_with(json!({"dropoff": {"lat": -33.9, "lng": 151.2}}));
+    assert_eq!(rider.post("/v1/rides", far).await.problem(422).fields, ["dropoff"]);
+    let past = wish_with(json!({"scheduled_at": "2020-01-01T00:00:00Z"}));
+    assert_eq!(rider.post("/v1/rides", past).await.problem(422).fields, ["scheduled_at"]);
+    let mut unpaid = wish();
+    unpaid.as_object_mut().unwrap().remove("payment_method");
+    assert_eq!(rider.post("/v1/rides", unpaid).await.problem(422).fields, ["payment_method"]);
+    let gold = wish_with(json!({"payment_method": {"type": "gold"}}));
+    assert_eq!(rider.post("/v1/rides", gold).await.problem(422).code, "validation_failed");
+    assert_eq!(rider.get("/v1/rides").await.ok(200)["items"], json!([]));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn only_riders_ask_for_rides_and_only_while_dispatch_is_on(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"flags": {"dispatch": false}})).await;
+    let (rider, driver, admin) = (region.rider().await, region.driver().await, region.admin().await);
+    assert_eq!(rider.post("/v1/rides", wish()).await.problem(403).code, "feature_disabled");
+    for user in [&driver, &admin] {
+        assert_eq!(user.post("/v1/rides", wish()).await.problem(403).code, "forbidden");
+        assert_eq!(user.post("/v1/rides/estimate", wish()).await.problem(403).code, "forbidden");
+    }
+    assert_eq!(region.nobody().post("/v1/rides", wish()).await.problem(401).code, "unauthenticated");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_rider_waits_for_one_ride_at_a_time(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let answers = futures::future::join_all((0..6).map(|_| rider.post("/v1/rides", wish()))).await;
+    let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 201);
+    assert_eq!(made.len(), 1);
+    for answer in refused {
+        assert_eq!(answer.problem(409).code, "ride_in_progress");
+    }
+    rider.post(&cancel(&made[0].json()), json!({})).await.ok(200);
+    request(&rider).await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn the_same_key_requests_and_cancels_once(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let first = rider.post_keyed("/v1/rides", "k1", wish()).await.ok(201);
+    let again = rider.post_keyed("/v1/rides", "k1", wish()).await;
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert_eq!(again.ok(201), first);
+    let cancelled = rider.post_keyed(&cancel(&first), "k2", json!({"reason": "late"})).await.ok(200);
+    assert_eq!((&cancelled["status"], &cancelled["cancel_reason"]), (&json!("cancelled"), &json!("late")));
+    assert_eq!(rider.post_keyed(&cancel(&first), "k2", json!({"reason": "late"})).await.ok(200), cancelled);
+    assert_eq!(rider.post(&cancel(&first), json!({})).await.problem(409).code, "invalid_transition");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_ride_exists_for_its_parties_alone(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    region.new_tenant("other-cabs", json!({})).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let (ride, _) = accepted(&region, &rider, &driver).await;
+    let strangers = [region.rider().await, region.driver().await, region.rider_of("other-cabs").await];
+    for stranger in &strangers {
+        assert_eq!(stranger.get(&path(&ride)).await.problem(404).code, "not_found");
+        assert_eq!(stranger.post(&cancel(&ride), json!({})).await.problem(404).code, "not_found");
+        assert_eq!(stranger.get("/v1/rides").await.ok(200)["items"], json!([]));
+    }
+    let mut forged = rider.clone();
+    forged.tenant = "other-cabs".parse().unwrap();
+    assert_eq!(forged.get(&path(&ride)).await.problem(403).code, "tenant_mismatch");
+
+    let mine = rider.get(&path(&ride)).await.ok(200);
+    assert_eq!(mine["status"], "accepted");
+    assert_eq!(mine["driver"]["name"], "Test");
+    assert_eq!(mine["driver"]["vehicle"]["plate"], "T 1");
+    assert_eq!(mine["pickup_eta_s"], 240);
+    assert_eq!(mine["pin"], ride["pin"]);
+    let his = driver.get(&path(&ride)).await.ok(200);
+    assert_eq!(his["rider"]["name"], "Test");
+    for view in [his, region.admin().await.get(&path(&ride)).await.ok(200)] {
+        assert_eq!(view["status"], "accepted");
+        assert_eq!(view.get("pin"), None);
+        let text = view.to_string();
+        assert!(!text.contains("phone") && !text.contains("+1") && !text.contains("hash") && !text.contains("tok_"));
+    }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn lists_page_newest_first_for_each_role(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver, admin) = (region.rider().await, region.driver().await, region.admin().await);
+    let mut made = Vec::new();
+    for _ in 0..3 {
+        let ride = request(&rider).await;
+        rider.post(&cancel(&ride), json!({})).await.ok(200);
+        made.push(ride["id"].clone());
+    }
+    let other = region.rider().await;
+    let (taken, _) = accepted(&region, &other, &driver).await;
+    made.reverse();
+
+    let ids = |page: &Value| page["items"].as_array().unwrap().iter().map(|r| r["id"].clone()).collect::<Vec<_>>();
+    let first = rider.get("/v1/rides?limit=2").await.ok(200);
+    assert_eq!(ids(&first), made[..2]);
+    let next = format!("/v1/rides?limit=2&cursor={}", first["next_cursor"].as_str().unwrap());
+    let second = rider.get(&next).await.ok(200);
+    assert_eq!(ids(&second), made[2..]);
+    assert_eq!(second["next_cursor"], Value::Null);
+    assert_eq!(ids(&driver.get("/v1/rides").await.ok(200)), [taken["id"].clone()]);
+    assert_eq!(admin.get("/v1/rides").await.ok(200)["items"].as_array().unwrap().len(), 4);
+    let open = admin.get("/v1/rides?status=accepted").await.ok(200);
+    assert_eq!(ids(&open), [taken["id"].clone()]);
+    assert_eq!(open["items"][0]["driver"]["name"], "Test");
+    for bad in ["status=flying", "limit=0", "limit=101", "cursor=x"] {
+        assert_eq!(admin.get(&format!("/v1/rides?{bad}")).await.problem(422).code, "validation_failed", "{bad}");
+    }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_rider_who_cancels_late_owes_the_fee(pool: PgPool) {
+    let config = json!({"cancellation": {"free_seconds": 60, "fee": 450}});
+    let region = TestRegion::with_config(pool, config).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let (early, _) = accepted(&region, &rider, &driver).await;
+    let free = rider.post(&cancel(&early), json!({})).await.ok(200);
+    assert_eq!((&free["cancelled_by"], free.get("cancellation_fee")), (&json!("rider"), None));
+    assert_eq!(fees(&region, &early).await, []);
+
+    let (late, trip) = accepted(&region, &rider, &driver).await;
+    region.clock.advance(time::Duration::seconds(60));
+    let costly = rider.post(&cancel(&late), json!({})).await.ok(200);
+    assert_eq!(costly["cancellation_fee"], json!({"amount": 450, "currency": "USD"}));
+    assert_eq!(fees(&region, &late).await, [("cancellation_fee".into(), 450, "pending".into())]);
+    assert_eq!(driver.get(&trip).await.ok(200)["status"], "cancelled");
+    assert_eq!(driver.post(&(trip + "/arrive"), json!({})).await.problem(409).code, "invalid_transition");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_driver_who_gives_up_sends_the_ride_back_to_the_dispatcher(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver, second) = (region.rider().await, region.driver().await, region.driver().await);
+    let (ride, trip) = accepted(&region, &rider, &driver).await;
+    let back = driver.post(&cancel(&ride), json!({"reason": "flat tyre"})).await.ok(200);
+    assert_eq!((&back["status"], back.get("driver_id")), (&json!("requested"), None));
+    assert_eq!(driver.get(&trip).await.ok(200)["status"], "cancelled");
+    assert_eq!(driver.get(&path(&ride)).await.problem(404).code, "not_found");
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let (offer, due): (String, bool) = sqlx::query_as(
+        "SELECT o.status, r.dispatch_at IS NOT NULL FROM offers o JOIN rides r ON r.id = o.ride_id WHERE r.id = $1",
+    )
+    .bind(id_of::<RideId>(&ride).0)
+    .fetch_one(tx.conn())
+    .await
+    .unwrap();
+    assert_eq!((offer.as_str(), due), ("declined", true));
+    drop(tx);
+    offer_and_take(&region, &ride, &second).await;
+    assert_eq!(rider.get(&path(&ride)).await.ok(200)["driver_id"], second.id.to_string());
+}
+
+async fn offer_and_take(region: &TestRegion, ride: &Value, driver: &TestUser) {
+    offer(region, ride, driver).await;
+    take(region, ride, driver).await.unwrap();
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_rider_who_does_not_come_pays(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let (ride, trip) = accepted(&region, &rider, &driver).await;
+    driver.post(&format!("{trip}/arrive"), json!({})).await.ok(200);
+    region.clock.advance(time::Duration::seconds(300));
+    let ended = driver.post(&cancel(&ride), json!({"reason": "nobody here"})).await.ok(200);
+    assert_eq!((&ended["status"], &ended["cancelled_by"]), (&json!("cancelled"), &json!("driver")));
+    assert_eq!(fees(&region, &ride).await, [("cancellation_fee".into(), 500, "pending".into())]);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn cancelling_an_offered_ride_withdraws_its_offers(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver, admin) = (region.rider().await, region.driver().await, region.admin().await);
+    let ride = request(&rider).await;
+    offer(&region, &ride, &driver).await;
+    let cancelled = admin.post(&cancel(&ride), json!({})).await.ok(200);
+    assert_eq!(cancelled["cancelled_by"], "tenant");
+    assert!(matches!(take(&region, &ride, &driver).await, Err(RideError::AlreadyTaken)));
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let status: String = sqlx::query_scalar("SELECT status FROM offers").fetch_one(tx.conn()).await.unwrap();
+    assert_eq!(status, "withdrawn");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_ride_booked_ahead_waits_and_leaves_room_for_one_now(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let at = region.clock.now() + time::Duration::hours(3);
+    let text = at.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let booked = rider.post("/v1/rides", wish_with(json!({"scheduled_at": text}))).await.ok(201);
+    assert_eq!((&booked["status"], &booked["scheduled_at"]), (&json!("requested"), &json!(text)));
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let ride = load(&mut tx, id_of(&booked)).await.unwrap().unwrap();
+    assert_eq!(ride.dispatch_at, Some(at - Duration::from_secs(600)));
+    assert!(ride.expires_at > at);
+    drop(tx);
+    request(&rider).await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn of_many_drivers_who_accept_at_once_one_gets_the_ride(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let ride = request(&region.rider().await).await;
+    let drivers = [region.driver().await, region.driver().await, region.driver().await, region.driver().await];
+    for driver in &drivers {
+        offer(&region, &ride, driver).await;
+    }
+    let taken = futures::future::join_all(drivers.iter().map(|driver| take(&region, &ride, driver))).await;
+    let (won, lost): (Vec<_>, Vec<_>) = taken.into_iter().partition(Result::is_ok);
+    assert_eq!(won.len(), 1);
+    assert!(lost.iter().all(|outcome| matches!(outcome, Err(RideError::AlreadyTaken))), "{lost:?}");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_driver_who_accepts_two_rides_at_once_drives_one(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = region.driver().await;
+    let rides = [request(&region.rider().await).await, request(&region.rider().await).await];
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    sqlx::query("UPDATE rides SET status = 'offered'").execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    let taken = futures::future::join_all(rides.iter().map(|ride| take(&region, ride, &driver))).await;
+    assert_eq!(taken.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    assert!(taken.iter().any(|outcome| matches!(outcome, Err(RideError::DriverBusy))), "{taken:?}");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_acceptance_and_a_cancellation_at_once_leave_no_trip_behind(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    for _ in 0..5 {
+        let (rider, driver) = (region.rider().await, region.driver().await);
+        let ride = request(&rider).await;
+        offer(&region, &ride, &driver).await;
+        let path = cancel(&ride);
+        let (cancelled, taken) = futures::join!(rider.post(&path, json!({})), take(&region, &ride, &driver));
+        assert_eq!(cancelled.ok(200)["status"], "cancelled");
+        let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+        if let Ok(trip) = taken {
+            let trip = crate::trips::load(&mut tx, trip.id).await.unwrap().unwrap();
+            assert_eq!(trip.status, crate::trips::TripStatus::Cancelled);
+        }
+        let busy = crate::trips::active_of_driver(&mut tx, DriverId(driver.id)).await.unwrap();
+        assert_eq!(busy, None);
+    }
+}

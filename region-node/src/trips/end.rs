@@ -1,0 +1,37 @@
+//! The end of a trip: what was travelled becomes a fare.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use shared::ids::TripId;
+
+use super::{Trip, drive, store, trace};
+use crate::{
+    app::App,
+    http::{Command, Empty, Path, ProblemBody, Stop},
+    identity::Caller,
+    rides,
+};
+
+/// Ends a trip; the answer carries the fare and what it is made of.
+#[utoipa::path(post, path = "/v1/trips/{id}/end", tag = "trips", security(("bearer" = [])), request_body = Empty,
+    params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = TripId, Path)),
+    responses((status = 200, body = Trip), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
+#[tracing::instrument(name = "trips.end", skip_all, fields(trip.id = %id))]
+pub(super) async fn end_trip(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<TripId>,
+    command: Command<Empty>,
+) -> Result<Response, Stop> {
+    let (mut tx, ride, trip) = drive::own_trip(&app, &caller, id, &command).await?;
+    let measured_m = match trip.started_at {
+        Some(started_at) => trace::length_m(&store::trace(&mut tx, id, started_at).await?),
+        None => None,
+    };
+    let (was, now) = (trip.status, app.clock.now());
+    let trip = trip.end(measured_m, &ride.quote, app.config.rides.reprice_percent, now)?;
+    drive::save(&app, &mut tx, ride, was, &trip).await?;
+    rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
+    tracing::info!(trip.id = %id, "trip {id} is completed");
+    tx.finish(StatusCode::OK, &trip).await
+}

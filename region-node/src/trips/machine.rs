@@ -1,0 +1,269 @@
+//! Which step of a trip is legal, and what it changes. Pure: no database, no clock.
+//!
+//! ```text
+//! ──► accepted ──► arrived ──► in_progress ──► completed
+//!        │            │          ▲    │            ▲
+//!        ▼            ▼          │    ▼            │
+//!      cancelled ◄────┘          paused ───────────┘
+//! ```
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::{Trip, TripError};
+use crate::{
+    pricing::{Fare, Quote, Travelled},
+    rides::RideStatus,
+};
+
+/// Where a trip stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TripStatus {
+    /// The driver is on the way to the pick-up.
+    Accepted,
+    /// The driver is at the pick-up.
+    Arrived,
+    /// The rider is on board.
+    InProgress,
+    /// Under way, but standing at the rider's wish.
+    Paused,
+    /// Driven to its end.
+    Completed,
+    /// Given up before it began.
+    Cancelled,
+}
+
+impl TripStatus {
+    /// All of them, in the order of a trip's life.
+    pub const ALL: [Self; 6] =
+        [Self::Accepted, Self::Arrived, Self::InProgress, Self::Paused, Self::Completed, Self::Cancelled];
+
+    /// As in the API and the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Arrived => "arrived",
+            Self::InProgress => "in_progress",
+            Self::Paused => "paused",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether the trip keeps its driver busy.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Accepted | Self::Arrived | Self::InProgress | Self::Paused)
+    }
+
+    /// Whether a trip may go from here to `next`.
+    pub fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Accepted => matches!(next, Self::Arrived | Self::Cancelled),
+            Self::Arrived => matches!(next, Self::InProgress | Self::Cancelled),
+            Self::InProgress => matches!(next, Self::Paused | Self::Completed),
+            Self::Paused => matches!(next, Self::InProgress | Self::Completed),
+            Self::Completed | Self::Cancelled => false,
+        }
+    }
+
+    /// What the trip's ride is meanwhile.
+    pub fn of_ride(self) -> RideStatus {
+        match self {
+            Self::Accepted => RideStatus::Accepted,
+            Self::Arrived => RideStatus::Arrived,
+            Self::InProgress | Self::Paused => RideStatus::InProgress,
+            Self::Completed => RideStatus::Completed,
+            Self::Cancelled => RideStatus::Cancelled,
+        }
+    }
+}
+
+impl std::fmt::Display for TripStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for TripStatus {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        known.ok_or_else(|| format!("'{text}' is no status of a trip"))
+    }
+}
+
+impl Trip {
+    /// The driver is at the pick-up.
+    pub fn arrive(self, now: OffsetDateTime) -> Result<Self, TripError> {
+        Ok(Self { arrived_at: Some(now), ..self.become_status(TripStatus::Arrived, now)? })
+    }
+
+    /// The rider is on board. `given` is the PIN the driver was told, if he typed one in; `pin` the rider's.
+    pub fn start(self, given: Option<&str>, pin: &str, now: OffsetDateTime) -> Result<Self, TripError> {
+        // Resuming has a step of its own.
+        if self.status == TripStatus::Paused {
+            return Err(TripError::InvalidTransition { from: self.status, to: TripStatus::InProgress });
+        }
+        let trip = Self { started_at: Some(now), ..self.become_status(TripStatus::InProgress, now)? };
+        if given.is_some_and(|given| given != pin) {
+            return Err(TripError::WrongPin);
+        }
+        Ok(trip)
+    }
+
+    /// The rider wants to stop for a while.
+    pub fn pause(self, now: OffsetDateTime) -> Result<Self, TripError> {
+        Ok(Self { paused_at: Some(now), ..self.become_status(TripStatus::Paused, now)? })
+    }
+
+    /// It goes on.
+    pub fn resume(self, now: OffsetDateTime) -> Result<Self, TripError> {
+        if self.status != TripStatus::Paused {
+            return Err(TripError::InvalidTransition { from: self.status, to: TripStatus::InProgress });
+        }
+        let trip = self.become_status(TripStatus::InProgress, now)?;
+        Ok(Self { paused_s: trip.paused_until(now), paused_at: None, ..trip })
+    }
+
+    /// It is over: what was travelled and what it costs. `measured_m` is the trace's length, if there is a trace.
+    pub fn end(
+        self,
+        measured_m: Option<i64>,
+        quote: &Quote,
+        reprice_percent: u32,
+        now: OffsetDateTime,
+    ) -> Result<Self, TripError> {
+        let trip = self.become_status(TripStatus::Completed, now)?;
+        let duration_s = trip.started_at.map_or(0, |started_at| (now - started_at).whole_seconds().max(0));
+        let paused_s = trip.paused_until(now).min(duration_s);
+        let travelled = Travelled { distance_m: measured_m, driving_s: duration_s - paused_s, waiting_s: paused_s };
+        Ok(Self {
+            ended_at: Some(now),
+            paused_at: None,
+            paused_s,
+            distance_m: Some(measured_m.unwrap_or(quote.distance_m)),
+            duration_s: Some(duration_s),
+            fare: Some(Fare::of(quote, travelled, reprice_percent)),
+            ..trip
+        })
+    }
+
+    /// It will not be driven.
+    pub fn cancel(self, now: OffsetDateTime) -> Result<Self, TripError> {
+        Ok(Self { ended_at: Some(now), ..self.become_status(TripStatus::Cancelled, now)? })
+    }
+
+    /// Whole seconds paused, the pause that lasts until `now` included.
+    fn paused_until(&self, now: OffsetDateTime) -> i64 {
+        self.paused_s + self.paused_at.map_or(0, |since| (now - since).whole_seconds().max(0))
+    }
+
+    fn become_status(self, next: TripStatus, now: OffsetDateTime) -> Result<Self, TripError> {
+        match self.status.may_become(next) {
+            true => Ok(Self { status: next, updated_at: now, ..self }),
+            false => Err(TripError::InvalidTransition { from: self.status, to: next }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+    use crate::{pricing::LineCode, rides::tests::ride};
+
+    const T0: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
+
+    fn minute(n: i64) -> OffsetDateTime {
+        T0 + Duration::minutes(n)
+    }
+
+    fn trip() -> Trip {
+        Trip::begin(&ride(), shared::ids::DriverId::new(), T0)
+    }
+
+    fn end(trip: Trip, distance_m: impl Into<Option<i64>>, now: OffsetDateTime) -> Result<Trip, TripError> {
+        trip.end(distance_m.into(), &ride().quote, 150, now)
+    }
+
+    #[test]
+    fn a_trip_runs_from_acceptance_to_its_fare() {
+        let quote = ride().quote;
+        let trip = trip().arrive(minute(4)).unwrap().start(Some("0427"), "0427", minute(5)).unwrap();
+        let trip = end(trip, quote.distance_m + 40, minute(25)).unwrap();
+        assert_eq!(trip.status, TripStatus::Completed);
+        assert_eq!(trip.duration_s, Some(1200));
+        assert_eq!(trip.distance_m, Some(quote.distance_m + 40));
+        assert_eq!(trip.fare, Some(quote.fare()));
+        assert_eq!(
+            (trip.arrived_at, trip.started_at, trip.ended_at),
+            (Some(minute(4)), Some(minute(5)), Some(minute(25)))
+        );
+    }
+
+    #[test]
+    fn pauses_add_up_and_are_charged_as_waiting() {
+        let trip = trip().arrive(minute(1)).unwrap().start(None, "0427", minute(2)).unwrap();
+        let trip = trip.pause(minute(5)).unwrap().resume(minute(7)).unwrap().pause(minute(10)).unwrap();
+        let trip = end(trip, 3_000, minute(13)).unwrap();
+        assert_eq!((trip.duration_s, trip.paused_s, trip.paused_at), (Some(660), 300, None));
+        let fare = trip.fare.unwrap();
+        let waiting = fare.lines.iter().find(|line| line.code == LineCode::Waiting).unwrap();
+        assert_eq!(waiting.amount.amount, 5 * ride().quote.tariff.waiting_per_minute);
+    }
+
+    #[test]
+    fn a_trip_without_a_trace_has_the_quoted_distance() {
+        let trip = trip().arrive(minute(1)).unwrap().start(None, "0427", minute(2)).unwrap();
+        assert_eq!(end(trip, None, minute(9)).unwrap().distance_m, Some(ride().quote.distance_m));
+    }
+
+    #[test]
+    fn a_wrong_pin_starts_nothing_but_none_is_not_asked_for() {
+        let arrived = trip().arrive(minute(1)).unwrap();
+        assert!(matches!(arrived.clone().start(Some("0000"), "0427", minute(2)), Err(TripError::WrongPin)));
+        assert!(arrived.start(None, "0427", minute(2)).is_ok());
+        let early = trip().start(Some("0000"), "0427", minute(2));
+        assert!(matches!(early, Err(TripError::InvalidTransition { .. })));
+    }
+
+    #[test]
+    fn each_step_is_legal_from_its_states_alone() {
+        use TripStatus::{Accepted, Arrived, Cancelled, Completed, InProgress, Paused};
+        type Step = fn(Trip) -> Result<Trip, TripError>;
+        let steps: [(&str, Step, &[TripStatus], TripStatus); 6] = [
+            ("arrive", |trip| trip.arrive(T0), &[Accepted], Arrived),
+            ("start", |trip| trip.start(None, "0427", T0), &[Arrived], InProgress),
+            ("pause", |trip| trip.pause(T0), &[InProgress], Paused),
+            ("resume", |trip| trip.resume(T0), &[Paused], InProgress),
+            ("end", |trip| end(trip, 1, T0), &[InProgress, Paused], Completed),
+            ("cancel", |trip| trip.cancel(T0), &[Accepted, Arrived], Cancelled),
+        ];
+        for (name, step, legal, reached) in steps {
+            for from in TripStatus::ALL {
+                let outcome = step(Trip { status: from, ..trip() });
+                match legal.contains(&from) {
+                    true => assert_eq!(outcome.unwrap().status, reached, "{name} from {from}"),
+                    false => assert!(
+                        matches!(outcome, Err(TripError::InvalidTransition { from: refused, .. }) if refused == from),
+                        "{name} from {from}"
+                    ),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_trip_and_its_ride_agree_on_which_steps_exist() {
+        for from in TripStatus::ALL {
+            for to in TripStatus::ALL {
+                if from.may_become(to) && from.of_ride() != to.of_ride() {
+                    assert!(from.of_ride().may_become(to.of_ride()), "{from} to {to}");
+                }
+            }
+            assert_eq!(from.as_str().parse(), Ok(from));
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A receipt as one HTML page that prints well and loads nothing.
+
+use std::fmt::Write;
+
+use super::receipt::{Receipt, address, written};
+use crate::pricing::{kilometres, minutes};
+
+const STYLE: &str = "
+body{margin:0;background:#f3f4f6;color:#111827;font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}
+main{max-width:36rem;margin:2rem auto;padding:2.5rem;background:#fff;border-radius:12px;box-shadow:0 1px 4px #0002}
+header{display:flex;justify-content:space-between;align-items:baseline;border-bottom:2px solid #111827;padding-bottom:1rem}
+h1{margin:0;font-size:1.4rem}header span{color:#6b7280}
+.total{font-size:2.4rem;font-weight:700;margin:1.5rem 0 0}.when{color:#6b7280;margin:0 0 1.5rem}
+dl{display:grid;grid-template-columns:7rem 1fr;gap:.35rem 1rem;margin:0 0 1.5rem}dt{color:#6b7280}dd{margin:0;overflow-wrap:anywhere}
+table{width:100%;border-collapse:collapse}td{padding:.45rem 0;border-bottom:1px solid #e5e7eb}
+td:last-child{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+tr.sum td{border-bottom:0;border-top:2px solid #111827;font-weight:700}
+footer{margin-top:1.5rem;color:#6b7280;font-size:.8rem}
+@media print{body{background:#fff}main{box-shadow:none;margin:0;max-width:none}}";
+
+/// The page.
+pub(super) fn render(receipt: &Receipt) -> String {
+    let mut details = String::new();
+    let mut detail = |name: &str, value: &str| {
+        if !value.is_empty() {
+            let _ = write!(details, "<dt>{name}</dt><dd>{}</dd>", escape(value));
+        }
+    };
+    detail("From", &address(&receipt.pickup));
+    detail("To", &address(&receipt.dropoff));
+    detail("Distance", &kilometres(receipt.distance_m));
+    detail("Time", &minutes(receipt.duration_s));
+    if receipt.paused_s > 0 {
+        detail("Paused", &minutes(receipt.paused_s));
+    }
+    detail("Rider", &receipt.rider);
+    detail("Driver", &receipt.driver);
+    if let Some(vehicle) = &receipt.vehicle {
+        detail("Vehicle", format!("{} {}", vehicle.model, vehicle.plate).trim());
+    }
+    detail("Payment", &payment(receipt));
+
+    let mut lines = String::new();
+    for line in &receipt.lines {
+        let _ = write!(lines, "<tr><td>{}</td><td>{}</td></tr>", escape(&line.description), line.amount);
+    }
+    let (company, total) = (escape(&receipt.company), receipt.total);
+    format!(
+        r#"<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>Receipt of {company}</title><style>{STYLE}</style></head>
+<body><main><header><h1>{company}</h1><span>Receipt</span></header>
+<p class="total">{total}</p><p class="when">{when}</p>
+<dl>{details}</dl>
+<table><tbody>{lines}<tr class="sum"><td>Total</td><td>{total}</td></tr></tbody></table>
+<footer>Trip {trip}<br>Tariff version {version}. {rounding}</footer></main></body></html>
+"#,
+        when = written(receipt.ended_at),
+        trip = receipt.trip_id,
+        version = receipt.tariff_version,
+        rounding = receipt.rounding,
+    )
+}
+
+/// `card, settled`; what was refunded.
+pub(super) fn payment(receipt: &Receipt) -> String {
+    let Some(payment) = &receipt.payment else { return "not paid yet".into() };
+    let refunded = match payment.refunded.amount {
+        0 => String::new(),
+        _ => format!(", {} refunded", payment.refunded),
+    };
+    format!("{}, {}{refunded}", payment.method, payment.status.replace('_', " "))
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trips::receipt::tests::example;
+
+    #[test]
+    fn a_receipt_shows_every_line_and_the_total() {
+        let receipt = example();
+        let page = render(&receipt);
+        for line in &receipt.lines {
+            assert!(page.contains(&line.amount.to_string()), "{line:?}");
+        }
+        assert!(page.contains("1 March 2026, 12:21 UTC"));
+        assert!(page.contains("7.9 km") && page.contains("21 min 30 s") && page.contains("card, settled"));
+    }
+
+    #[test]
+    fn nothing_people_typed_becomes_markup() {
+        let mut receipt = example();
+        receipt.pickup.address = Some("<script>alert('x')</script>".into());
+        let page = render(&receipt);
+        assert!(!page.contains("<script>"));
+        assert!(page.contains("&lt;script&gt;") && page.contains("Cabs &amp; Söhne") && page.contains("NY 1&lt;2"));
+    }
+}

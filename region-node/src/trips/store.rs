@@ -1,0 +1,217 @@
+//! All SQL of trips, their traces and ratings.
+
+use shared::{
+    geo::Point,
+    ids::{DriverId, PaymentId, RideId, RiderId, TripId},
+};
+use sqlx::types::Json;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{RatedBy, Rating, Trip, TripError, TripStatus, trace::Breadcrumb};
+use crate::{
+    db::{TenantTx, constraint},
+    pricing::Fare,
+    rides::Place,
+};
+
+/// The columns of a trip, the places of its ride and the payment that stands for it.
+struct TripRow {
+    id: Uuid,
+    ride_id: Uuid,
+    rider_id: Uuid,
+    driver_id: Uuid,
+    status: String,
+    pickup_lat: f64,
+    pickup_lng: f64,
+    pickup_address: Option<String>,
+    dropoff_lat: f64,
+    dropoff_lng: f64,
+    dropoff_address: Option<String>,
+    accepted_at: OffsetDateTime,
+    arrived_at: Option<OffsetDateTime>,
+    started_at: Option<OffsetDateTime>,
+    paused_at: Option<OffsetDateTime>,
+    paused_s: i64,
+    ended_at: Option<OffsetDateTime>,
+    distance_m: Option<i64>,
+    duration_s: Option<i64>,
+    fare: Option<Json<Fare>>,
+    payment_id: Option<Uuid>,
+    updated_at: OffsetDateTime,
+}
+
+/// Selects trips; the first argument ends the statement.
+macro_rules! select_trips {
+    ($tail:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            TripRow,
+            r#"SELECT t.id, t.ride_id, t.rider_id, t.driver_id, t.status, r.pickup_lat, r.pickup_lng, r.pickup_address,
+                      r.dropoff_lat, r.dropoff_lng, r.dropoff_address, t.accepted_at, t.arrived_at, t.started_at,
+                      t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>",
+                      (SELECT p.id FROM payments p WHERE p.trip_id = t.id AND p.kind = 'fare'
+                       ORDER BY p.status = 'failed', p.id DESC LIMIT 1) AS payment_id,
+                      t.updated_at
+               FROM trips t JOIN rides r ON r.id = t.ride_id "# + $tail
+            $(, $argument)*
+        )
+    };
+}
+
+/// Loads a trip.
+pub async fn load(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<Trip>> {
+    let row = select_trips!("WHERE t.id = $1", id.0).fetch_optional(tx.conn()).await?;
+    row.map(TripRow::into_trip).transpose()
+}
+
+/// The trip a driver is busy with.
+pub async fn active_of_driver(tx: &mut TenantTx, driver: DriverId) -> sqlx::Result<Option<Trip>> {
+    let row = select_trips!(
+        "WHERE t.driver_id = $1 AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')",
+        driver.0
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    row.map(TripRow::into_trip).transpose()
+}
+
+/// Inserts a trip that has just begun; the unique indexes allow one per driver and one per ride.
+pub(crate) async fn insert(tx: &mut TenantTx, trip: &Trip) -> sqlx::Result<()> {
+    let tenant = tx.tenant().clone();
+    sqlx::query!(
+        "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        trip.id.0,
+        tenant.as_str(),
+        trip.ride_id.0,
+        trip.rider_id.0,
+        trip.driver_id.0,
+        trip.status.as_str(),
+        trip.accepted_at,
+        trip.updated_at
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Saves what may change of a trip, if it still is what it `was`.
+pub(super) async fn save(tx: &mut TenantTx, trip: &Trip, was: TripStatus) -> Result<(), TripError> {
+    let saved = sqlx::query!(
+        "UPDATE trips SET status = $3, arrived_at = $4, started_at = $5, paused_at = $6, paused_s = $7, ended_at = $8,
+             distance_m = $9, duration_s = $10, fare_amount = $11, fare_currency = $12, fare = $13, updated_at = $14
+         WHERE id = $1 AND status = $2",
+        trip.id.0,
+        was.as_str(),
+        trip.status.as_str(),
+        trip.arrived_at,
+        trip.started_at,
+        trip.paused_at,
+        trip.paused_s,
+        trip.ended_at,
+        trip.distance_m,
+        trip.duration_s,
+        trip.fare.as_ref().map(|fare| fare.total.amount),
+        trip.fare.as_ref().map(|fare| fare.total.currency.code().to_owned()),
+        trip.fare.as_ref().map(Json) as _,
+        trip.updated_at
+    )
+    .execute(tx.conn())
+    .await?;
+    match saved.rows_affected() {
+        1 => Ok(()),
+        _ => Err(TripError::InvalidTransition { from: was, to: trip.status }),
+    }
+}
+
+/// A trip's trace from `since` on, in the order of time.
+pub(super) async fn trace(tx: &mut TenantTx, trip: TripId, since: OffsetDateTime) -> sqlx::Result<Vec<Breadcrumb>> {
+    let rows = sqlx::query!(
+        "SELECT recorded_at, lat, lng FROM breadcrumbs WHERE trip_id = $1 AND recorded_at >= $2 ORDER BY recorded_at",
+        trip.0,
+        since
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows.into_iter().map(|row| Breadcrumb { at: row.recorded_at, place: Point::new(row.lat, row.lng) }).collect())
+}
+
+/// Stores a rating and adds its stars to whom it is about; each party rates once.
+pub(super) async fn rate(tx: &mut TenantTx, trip: &Trip, rating: &Rating) -> Result<(), TripError> {
+    let tenant = tx.tenant().clone();
+    sqlx::query!(
+        "INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, comment, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        tenant.as_str(),
+        rating.trip_id.0,
+        rating.rated_by.as_str(),
+        i16::from(rating.stars),
+        rating.comment,
+        rating.created_at
+    )
+    .execute(tx.conn())
+    .await
+    .map_err(|error| match constraint(&error) {
+        Some("one_rating_per_party") => TripError::AlreadyRated,
+        _ => error.into(),
+    })?;
+    let stars = i64::from(rating.stars);
+    match rating.rated_by {
+        RatedBy::Rider => sqlx::query!(
+            "UPDATE drivers SET rating_sum = rating_sum + $2, rating_count = rating_count + 1 WHERE id = $1",
+            trip.driver_id.0,
+            stars
+        ),
+        RatedBy::Driver => sqlx::query!(
+            "UPDATE riders SET rating_sum = rating_sum + $2, rating_count = rating_count + 1 WHERE id = $1",
+            trip.rider_id.0,
+            stars
+        ),
+    }
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// How a trip was paid.
+pub(super) struct PaymentRow {
+    pub(super) status: String,
+    pub(super) method: serde_json::Value,
+    pub(super) amount: i64,
+    pub(super) refunded_amount: i64,
+    pub(super) settled_at: Option<OffsetDateTime>,
+}
+
+pub(super) async fn payment(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Option<PaymentRow>> {
+    sqlx::query_as!(
+        PaymentRow,
+        "SELECT status, method, amount, refunded_amount, settled_at FROM payments WHERE id = $1",
+        id.0
+    )
+    .fetch_optional(tx.conn())
+    .await
+}
+
+impl TripRow {
+    fn into_trip(self) -> sqlx::Result<Trip> {
+        Ok(Trip {
+            id: TripId(self.id),
+            ride_id: RideId(self.ride_id),
+            rider_id: RiderId(self.rider_id),
+            driver_id: DriverId(self.driver_id),
+            status: self.status.parse().map_err(|error: String| sqlx::Error::Decode(error.into()))?,
+            pickup: Place { lat: self.pickup_lat, lng: self.pickup_lng, address: self.pickup_address },
+            dropoff: Place { lat: self.dropoff_lat, lng: self.dropoff_lng, address: self.dropoff_address },
+            accepted_at: self.accepted_at,
+            arrived_at: self.arrived_at,
+            started_at: self.started_at,
+            paused_at: self.paused_at,
+            paused_s: self.paused_s,
+            ended_at: self.ended_at,
+            distance_m: self.distance_m,
+            duration_s: self.duration_s,
+            fare: self.fare.map(|fare| fare.0),
+            payment_id: self.payment_id.map(PaymentId),
+            updated_at: self.updated_at,
+        })
+    }
+}

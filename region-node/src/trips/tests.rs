@@ -1,0 +1,253 @@
+//! Trips over the API.
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::{
+    rides::tests::accepted,
+    testing::{TestRegion, TestUser},
+};
+
+/// A trip under way.
+struct Driven {
+    region: TestRegion,
+    rider: TestUser,
+    driver: TestUser,
+    ride: Value,
+    /// `/v1/trips/…`
+    trip: String,
+}
+
+impl Driven {
+    async fn accepted(pool: PgPool) -> Self {
+        let region = TestRegion::new(pool).await;
+        let (rider, driver) = (region.rider().await, region.driver().await);
+        let (ride, trip) = accepted(&region, &rider, &driver).await;
+        Self { region, rider, driver, ride, trip }
+    }
+
+    async fn started(pool: PgPool) -> Self {
+        let driven = Self::accepted(pool).await;
+        driven.step("arrive").await;
+        driven.step("start").await;
+        driven
+    }
+
+    async fn completed(pool: PgPool) -> Self {
+        let driven = Self::started(pool).await;
+        driven.region.clock.advance(time::Duration::minutes(10));
+        driven.step("end").await;
+        driven
+    }
+
+    async fn step(&self, step: &str) -> Value {
+        self.driver.post(&format!("{}/{step}", self.trip), json!({})).await.ok(200)
+    }
+
+    async fn ride_status(&self) -> Value {
+        let path = format!("/v1/rides/{}", self.ride["id"].as_str().unwrap());
+        self.rider.get(&path).await.ok(200)["status"].clone()
+    }
+
+    /// Leaves breadcrumbs northwards, one every ten seconds from now on, and moves the clock along.
+    async fn drive(&self, metres: f64, minutes: i64) {
+        let mut tx = self.region.app.db.begin(&self.region.tenant).await.unwrap();
+        let trip: Uuid = self.trip.rsplit('/').next().unwrap().parse().unwrap();
+        let crumbs = minutes * 6;
+        for i in 0..=crumbs {
+            self.region.clock.advance(time::Duration::seconds(if i == 0 { 0 } else { 10 }));
+            let lat = 40.758 + metres / 111_195.0 * i as f64 / crumbs as f64;
+            sqlx::query(
+                "INSERT INTO breadcrumbs (tenant_id, trip_id, recorded_at, lat, lng) VALUES ($1, $2, $3, $4, -73.9855)",
+            )
+            .bind(self.region.tenant.as_str())
+            .bind(trip)
+            .bind(self.region.clock.now())
+            .bind(lat)
+            .execute(tx.conn())
+            .await
+            .unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+}
+
+fn sum(fare: &Value) -> i64 {
+    fare["lines"].as_array().unwrap().iter().map(|line| line["amount"]["amount"].as_i64().unwrap()).sum()
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_trip_is_driven_to_its_quoted_fare(pool: PgPool) {
+    let driven = Driven::accepted(pool).await;
+    assert_eq!(driven.step("arrive").await["status"], "arrived");
+    assert_eq!(driven.ride_status().await, "arrived");
+    let pin = json!({"pin": driven.ride["pin"]});
+    let started = driven.driver.post(&format!("{}/start", driven.trip), pin).await.ok(200);
+    assert_eq!(started["status"], "in_progress");
+    driven.drive(8_000.0, 12).await;
+    let ended = driven.step("end").await;
+    assert_eq!((&ended["status"], &ended["duration_s"]), (&json!("completed"), &json!(720)));
+    assert!((7_990..=8_010).contains(&ended["distance_m"].as_i64().unwrap()), "{ended}");
+    assert_eq!(ended["fare"]["total"], driven.ride["fare"]);
+    assert_eq!(ended["fare"]["quoted"], true);
+    assert_eq!(sum(&ended["fare"]), ended["fare"]["total"]["amount"].as_i64().unwrap());
+    assert_eq!(driven.ride_status().await, "completed");
+    assert_eq!(driven.rider.get(&driven.trip).await.ok(200), ended);
+    let mut tx = driven.region.app.db.read(&driven.region.tenant).await.unwrap();
+    let idle: bool = sqlx::query_scalar("SELECT idle_since IS NOT NULL FROM drivers WHERE id = $1")
+        .bind(driven.driver.id)
+        .fetch_one(tx.conn())
+        .await
+        .unwrap();
+    assert!(idle);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_trip_far_longer_than_quoted_is_priced_as_driven(pool: PgPool) {
+    let driven = Driven::started(pool).await;
+    driven.drive(16_000.0, 13).await;
+    let ended = driven.step("end").await;
+    assert_eq!(ended["fare"]["quoted"], false);
+    assert!(ended["fare"]["total"]["amount"].as_i64() > driven.ride["fare"]["amount"].as_i64());
+    assert_eq!(sum(&ended["fare"]), ended["fare"]["total"]["amount"].as_i64().unwrap());
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn pauses_are_charged_as_waiting(pool: PgPool) {
+    let driven = Driven::started(pool).await;
+    driven.region.clock.advance(time::Duration::minutes(2));
+    assert_eq!(driven.step("pause").await["status"], "paused");
+    assert_eq!(driven.ride_status().await, "in_progress");
+    driven.region.clock.advance(time::Duration::minutes(4));
+    assert_eq!(driven.step("resume").await["paused_s"], 240);
+    driven.region.clock.advance(time::Duration::minutes(2));
+    let ended = driven.step("end").await;
+    assert_eq!((&ended["duration_s"], &ended["paused_s"]), (&json!(480), &json!(240)));
+    let waiting = ended["fare"]["lines"].as_array().unwrap().iter().find(|line| line["code"] == "waiting").unwrap();
+    assert_eq!(waiting["amount"]["amount"], 4 * 35);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_wrong_pin_starts_nothing(pool: PgPool) {
+    let driven = Driven::accepted(pool).await;
+    driven.step("arrive").await;
+    let start = format!("{}/start", driven.trip);
+    assert_eq!(driven.driver.post(&start, json!({"pin": "none"})).await.problem(422).code, "wrong_pin");
+    assert_eq!(driven.ride_status().await, "arrived");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_illegal_step_is_refused_and_changes_nothing(pool: PgPool) {
+    let driven = Driven::accepted(pool).await;
+    let before = driven.driver.get(&driven.trip).await.ok(200);
+    for step in ["start", "pause", "resume", "end"] {
+        let refused = driven.driver.post(&format!("{}/{step}", driven.trip), json!({})).await.problem(409);
+        assert_eq!(refused.code, "invalid_transition", "{step}");
+    }
+    assert_eq!(driven.driver.get(&driven.trip).await.ok(200), before);
+    let cancel = format!("/v1/rides/{}/cancel", driven.ride["id"].as_str().unwrap());
+    driven.step("arrive").await;
+    driven.step("start").await;
+    for user in [&driven.rider, &driven.driver, &driven.region.admin().await] {
+        assert_eq!(user.post(&cancel, json!({})).await.problem(409).code, "invalid_transition");
+    }
+    assert_eq!(driven.ride_status().await, "in_progress");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_trip_is_driven_by_its_driver_and_seen_by_its_parties(pool: PgPool) {
+    let driven = Driven::accepted(pool).await;
+    driven.region.new_tenant("other-cabs", json!({})).await;
+    let region = &driven.region;
+    let strangers = [region.rider().await, region.driver().await, region.rider_of("other-cabs").await];
+    for stranger in &strangers {
+        assert_eq!(stranger.get(&driven.trip).await.problem(404).code, "not_found");
+    }
+    let arrive = format!("{}/arrive", driven.trip);
+    assert_eq!(strangers[1].post(&arrive, json!({})).await.problem(404).code, "not_found");
+    for user in [&driven.rider, &region.admin().await] {
+        assert_eq!(user.post(&arrive, json!({})).await.problem(403).code, "forbidden");
+        assert_eq!(user.get(&driven.trip).await.ok(200)["status"], "accepted");
+    }
+    assert_eq!(region.nobody().get(&driven.trip).await.problem(401).code, "unauthenticated");
+    let nowhere = format!("/v1/trips/{}/arrive", Uuid::now_v7());
+    assert_eq!(driven.driver.post(&nowhere, json!({})).await.problem(404).code, "not_found");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_trip_ends_once(pool: PgPool) {
+    let driven = Driven::started(pool).await;
+    driven.region.clock.advance(time::Duration::minutes(5));
+    let end = format!("{}/end", driven.trip);
+    let first = driven.driver.post_keyed(&end, "end-1", json!({})).await.ok(200);
+    let again = driven.driver.post_keyed(&end, "end-1", json!({})).await;
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert_eq!(again.ok(200), first);
+    assert_eq!(driven.driver.post(&end, json!({})).await.problem(409).code, "invalid_transition");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn of_many_who_end_a_trip_at_once_one_succeeds(pool: PgPool) {
+    let driven = Driven::started(pool).await;
+    let end = format!("{}/end", driven.trip);
+    let answers = futures::future::join_all((0..5).map(|_| driven.driver.post(&end, json!({})))).await;
+    let (ended, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert_eq!(ended.len(), 1);
+    for answer in refused {
+        assert_eq!(answer.problem(409).code, "invalid_transition");
+    }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_receipt_comes_in_the_format_asked_for(pool: PgPool) {
+    let driven = Driven::completed(pool).await;
+    let path = format!("{}/receipt", driven.trip);
+    let ask = async |user: &TestUser, accept: &'static str| {
+        user.call(axum::http::Method::GET, &path, None, &[("accept", accept)]).await
+    };
+    let receipt = driven.rider.get(&path).await.ok(200);
+    assert_eq!(receipt["total"], driven.ride["fare"]);
+    assert_eq!(sum(&receipt), receipt["total"]["amount"].as_i64().unwrap());
+    assert_eq!((&receipt["rider"], &receipt["driver"]), (&json!("Test"), &json!("Test")));
+    assert!(!receipt.to_string().contains("phone"));
+    let html = ask(&driven.driver, "text/html,*/*;q=0.8").await;
+    assert_eq!(html.headers["content-type"], "text/html; charset=utf-8");
+    assert!(String::from_utf8(html.bytes).unwrap().contains("Times Square"));
+    let pdf = ask(&driven.region.admin().await, "application/pdf").await;
+    assert_eq!((pdf.status, pdf.headers["content-type"].to_str().unwrap()), (200, "application/pdf"));
+    assert!(pdf.bytes.starts_with(b"%PDF-"));
+    assert_eq!(ask(&driven.rider, "image/png").await.problem(406).code, "not_acceptable");
+    assert_eq!(driven.region.rider().await.get(&path).await.problem(404).code, "not_found");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_trip_under_way_has_no_receipt_and_no_rating(pool: PgPool) {
+    let driven = Driven::started(pool).await;
+    assert_eq!(driven.rider.get(&format!("{}/receipt", driven.trip)).await.problem(404).code, "not_found");
+    let rating = format!("{}/rating", driven.trip);
+    let refused = driven.rider.post(&rating, json!({"stars": 5})).await.problem(409);
+    assert_eq!(refused.code, "invalid_transition");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn each_party_rates_once(pool: PgPool) {
+    let driven = Driven::completed(pool).await;
+    let path = format!("{}/rating", driven.trip);
+    for bad in [json!({}), json!({"stars": 0}), json!({"stars": 6})] {
+        assert_eq!(driven.rider.post(&path, bad).await.problem(422).fields, ["stars"]);
+    }
+    let rating = driven.rider.post_keyed(&path, "r", json!({"stars": 4, "comment": "smooth"})).await.ok(201);
+    assert_eq!(
+        (&rating["rated_by"], &rating["stars"], &rating["comment"]),
+        (&json!("rider"), &json!(4), &json!("smooth"))
+    );
+    assert_eq!(driven.rider.post_keyed(&path, "r", json!({"stars": 4, "comment": "smooth"})).await.ok(201), rating);
+    assert_eq!(driven.rider.post(&path, json!({"stars": 1})).await.problem(409).code, "already_rated");
+    driven.driver.post(&path, json!({"stars": 5})).await.ok(201);
+    assert_eq!(driven.driver.post(&path, json!({"stars": 5})).await.problem(409).code, "already_rated");
+    assert_eq!(driven.region.admin().await.post(&path, json!({"stars": 5})).await.problem(403).code, "forbidden");
+    assert_eq!(driven.region.rider().await.post(&path, json!({"stars": 5})).await.problem(404).code, "not_found");
+    let ride = format!("/v1/rides/{}", driven.ride["id"].as_str().unwrap());
+    assert_eq!(driven.rider.get(&ride).await.ok(200)["driver"]["rating"], 4.0);
+}

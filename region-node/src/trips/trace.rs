@@ -1,0 +1,98 @@
+//! How far a trip went, from its breadcrumbs.
+
+use shared::geo::Point;
+use time::OffsetDateTime;
+
+/// One position of a running trip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Breadcrumb {
+    pub(super) at: OffsetDateTime,
+    pub(super) place: Point,
+}
+
+/// Faster than any taxi (216 km/h): a leap of the receiver, not of the car.
+const MAX_SPEED_M_PER_S: f64 = 60.0;
+/// A receiver that stands still still wanders this far.
+const NOISE_M: f64 = 5.0;
+
+/// The trace's length; `None` without at least two positions. Positions come in the order of their times. A leg no car can
+/// drive counts nothing, and one within the receiver's noise waits until it adds up.
+pub(super) fn length_m(trace: &[Breadcrumb]) -> Option<i64> {
+    let (first, rest) = trace.split_first()?;
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total_m = 0.0;
+    let mut from = first;
+    for next in rest {
+        let leg_m = from.place.distance_m(next.place);
+        if leg_m < NOISE_M {
+            continue;
+        }
+        let leg_s = (next.at - from.at).as_seconds_f64();
+        if leg_m <= leg_s * MAX_SPEED_M_PER_S {
+            total_m += leg_m;
+        }
+        from = next;
+    }
+    Some(total_m.round() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+
+    /// Metres north of a point in Porto, seconds after noon.
+    fn trace(legs: &[(f64, i64)]) -> Vec<Breadcrumb> {
+        let crumb = |&(north_m, after_s): &(f64, i64)| Breadcrumb {
+            at: datetime!(2026-03-01 12:00 UTC) + Duration::seconds(after_s),
+            place: Point::new(41.15 + north_m / 111_195.0, -8.61),
+        };
+        legs.iter().map(crumb).collect()
+    }
+
+    fn assert_near(length: Option<i64>, expected: i64) {
+        let length = length.unwrap();
+        assert!((length - expected).abs() <= 2, "{length} instead of {expected}");
+    }
+
+    #[test]
+    fn a_straight_drive_is_as_long_as_its_legs() {
+        assert_near(length_m(&trace(&[(0.0, 0), (100.0, 10), (250.0, 20), (100.0, 40)])), 400);
+    }
+
+    #[test]
+    fn a_leap_of_the_receiver_counts_nothing() {
+        assert_near(length_m(&trace(&[(0.0, 0), (100.0, 10), (9_000.0, 11), (120.0, 12), (220.0, 22)])), 200);
+    }
+
+    #[test]
+    fn standing_still_is_no_way_but_crawling_is() {
+        let wobble: Vec<(f64, i64)> = (0..100).map(|i| (f64::from(i % 2) * 4.0, i64::from(i))).collect();
+        assert_eq!(length_m(&trace(&wobble)), Some(0));
+        let crawl: Vec<(f64, i64)> = (0..100).map(|i| (f64::from(i), i64::from(i))).collect();
+        assert!(length_m(&trace(&crawl)).unwrap() > 90);
+    }
+
+    #[test]
+    fn fewer_than_two_positions_are_no_trace() {
+        assert_eq!(length_m(&[]), None);
+        assert_eq!(length_m(&trace(&[(0.0, 0)])), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_longer_trace_is_never_shorter(
+            legs in prop::collection::vec((-3000.0..3000.0_f64, 1..120_i64), 2..40), cut in 2..40_usize,
+        ) {
+            let mut after_s = 0;
+            let legs: Vec<(f64, i64)> = legs.into_iter().map(|(north, s)| { after_s += s; (north, after_s) }).collect();
+            let whole = trace(&legs);
+            let part = &whole[..cut.min(whole.len())];
+            prop_assert!(length_m(part) <= length_m(&whole));
+        }
+    }
+}
