@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ED25519, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ED25519, SanType,
 };
 
 use crate::account::make_folder;
@@ -24,23 +24,14 @@ impl Authority {
     pub(crate) fn create(folder: &Path, cluster_id: &str) -> anyhow::Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("{cluster_id} private CA"));
-        params.key_usages = vec![
-            KeyUsagePurpose::KeyCertSign,
-            KeyUsagePurpose::CrlSign,
-            KeyUsagePurpose::DigitalSignature,
-        ];
+        params.distinguished_name.push(DnType::CommonName, format!("{cluster_id} private CA"));
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?;
         write_private(&folder.join("ca.pem"), certificate.pem().as_bytes())?;
         write_private(&folder.join("ca.key"), key.serialize_pem().as_bytes())?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            pem: certificate.pem(),
-            issuer: Issuer::new(params, key),
-        })
+        Ok(Self { folder: folder.to_owned(), pem: certificate.pem(), issuer: Issuer::new(params, key) })
     }
 
     /// The authority that was made in a folder earlier.
@@ -51,56 +42,32 @@ impl Authority {
         };
         let pem = read("ca.pem")?;
         let issuer = Issuer::from_ca_cert_pem(&pem, KeyPair::from_pem(&read("ca.key")?)?)?;
-        Ok(Self {
-            folder: folder.to_owned(),
-            pem,
-            issuer,
-        })
+        Ok(Self { folder: folder.to_owned(), pem, issuer })
     }
 
     /// Writes a region's folder: `ca.pem`, `node.pem`, `node.key`, `signing.pem`, `signing.key`.
     pub(crate) fn issue(&self, region: &str, cluster_id: &str) -> anyhow::Result<()> {
         let folder = self.folder.join(region);
         make_folder(&folder)?;
-        let write =
-            |name: &str, content: String| write_private(&folder.join(name), content.as_bytes());
+        let write = |name: &str, content: String| write_private(&folder.join(name), content.as_bytes());
         let node = KeyPair::generate()?;
         let signing = KeyPair::generate_for(&PKCS_ED25519)?;
-        let usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         write("ca.pem", self.pem.clone())?;
-        write(
-            "node.pem",
-            params(cluster_id, region, usages)?
-                .signed_by(&node, &self.issuer)?
-                .pem(),
-        )?;
+        write("node.pem", params(cluster_id, region, usages)?.signed_by(&node, &self.issuer)?.pem())?;
         write("node.key", node.serialize_pem())?;
-        write(
-            "signing.pem",
-            params(cluster_id, region, Vec::new())?
-                .signed_by(&signing, &self.issuer)?
-                .pem(),
-        )?;
+        write("signing.pem", params(cluster_id, region, Vec::new())?.signed_by(&signing, &self.issuer)?.pem())?;
         write("signing.key", signing.serialize_pem())
     }
 }
 
-fn params(
-    cluster_id: &str,
-    region: &str,
-    usages: Vec<ExtendedKeyUsagePurpose>,
-) -> anyhow::Result<CertificateParams> {
+fn params(cluster_id: &str, region: &str, usages: Vec<ExtendedKeyUsagePurpose>) -> anyhow::Result<CertificateParams> {
     let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
     let mut params = CertificateParams::new(names)?;
     let uri = format!("gocomet://{cluster_id}/{region}");
-    params.subject_alt_names.push(SanType::URI(
-        uri.as_str()
-            .try_into()
-            .with_context(|| format!("{uri} is no name for a certificate"))?,
-    ));
+    params
+        .subject_alt_names
+        .push(SanType::URI(uri.as_str().try_into().with_context(|| format!("{uri} is no name for a certificate"))?));
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, region);
     params.use_authority_key_identifier_extension = true;
@@ -116,34 +83,15 @@ mod tests {
     #[test]
     fn a_region_gets_all_five_files_with_keys_for_its_owner_alone() {
         use std::os::unix::fs::PermissionsExt;
-        let folder =
-            std::env::temp_dir().join(format!("gocomet-certificates-{}", crate::secrets::hex(8)));
+        let folder = std::env::temp_dir().join(format!("gocomet-certificates-{}", crate::secrets::hex(8)));
         make_folder(&folder).unwrap();
         Authority::create(&folder, "test").unwrap();
-        Authority::open(&folder)
-            .unwrap()
-            .issue("us-east", "test")
-            .unwrap();
+        Authority::open(&folder).unwrap().issue("us-east", "test").unwrap();
         let region = folder.join("us-east");
-        for name in [
-            "ca.pem",
-            "node.pem",
-            "node.key",
-            "signing.pem",
-            "signing.key",
-        ] {
+        for name in ["ca.pem", "node.pem", "node.key", "signing.pem", "signing.key"] {
             let file = region.join(name);
-            assert!(
-                std::fs::read_to_string(&file)
-                    .unwrap()
-                    .starts_with("-----BEGIN "),
-                "{name}"
-            );
-            assert_eq!(
-                std::fs::metadata(&file).unwrap().permissions().mode() & 0o077,
-                0,
-                "{name}"
-            );
+            assert!(std::fs::read_to_string(&file).unwrap().starts_with("-----BEGIN "), "{name}");
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o077, 0, "{name}");
         }
         std::fs::remove_dir_all(&folder).unwrap();
     }

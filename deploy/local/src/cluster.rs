@@ -100,11 +100,7 @@ impl Cluster {
     /// # Panics
     /// When there is no such tenant.
     pub fn tenant(&self, id: &str) -> Tenant {
-        lock(&self.tenants)
-            .iter()
-            .find(|tenant| tenant.id == id)
-            .unwrap_or_else(|| panic!("no tenant {id}"))
-            .clone()
+        lock(&self.tenants).iter().find(|tenant| tenant.id == id).unwrap_or_else(|| panic!("no tenant {id}")).clone()
     }
 
     /// The file that says everything a program needs: `cluster.json`.
@@ -128,10 +124,7 @@ impl Cluster {
 
     /// The number of a program's process, when it runs.
     pub fn pid(&self, region: &str, service: Service) -> Option<u32> {
-        self.process(region, service)
-            .ok()
-            .filter(|process| process.is_running())
-            .map(|process| process.id.pid)
+        self.process(region, service).ok().filter(|process| process.is_running()).map(|process| process.id.pid)
     }
 
     /// Ends every program, the services before the databases, and removes all files.
@@ -142,12 +135,10 @@ impl Cluster {
     pub(crate) async fn end(&self) {
         let _alone = self.changing.lock().await;
         let processes = std::mem::take(&mut *lock(&self.processes));
-        let (databases, services): (Vec<_>, Vec<_>) = processes
-            .into_iter()
-            .partition(|((_, service), _)| service.is_database());
-        for group in [services, databases] {
-            join_all(group.iter().map(|(_, process)| process.stop(GRACE))).await;
-        }
+        let (databases, services): (Vec<_>, Vec<_>) =
+            processes.into_iter().partition(|((_, service), _)| service.is_database());
+        join_all(services.iter().map(|(_, process)| process.stop(GRACE))).await;
+        join_all(databases.iter().map(|(_, process)| process.abort(GRACE))).await;
         let owner = state::Owner::read(&self.setup.state.dir);
         state::remove(&self.setup.state.dir, owner.as_ref());
     }
@@ -161,35 +152,22 @@ impl Cluster {
     }
 
     pub(crate) fn process(&self, region: &str, service: Service) -> anyhow::Result<Arc<Process>> {
-        let process = lock(&self.processes)
-            .get(&(region.to_owned(), service))
-            .cloned();
-        process.with_context(|| {
-            format!(
-                "there is no {region}/{service}; the regions are {}",
-                self.regions().join(", ")
-            )
-        })
+        let process = lock(&self.processes).get(&(region.to_owned(), service)).cloned();
+        process
+            .with_context(|| format!("there is no {region}/{service}; the regions are {}", self.regions().join(", ")))
     }
 
     pub(crate) fn region(&self, name: &str) -> anyhow::Result<Region> {
         let region = lock(&self.regions).get(name).cloned();
         region.ok_or_else(|| {
-            Failure::new(
-                format!("there is no region {name}"),
-                format!("the regions are {}", self.regions().join(", ")),
-            )
-            .into()
+            Failure::new(format!("there is no region {name}"), format!("the regions are {}", self.regions().join(", ")))
+                .into()
         })
     }
 
     /// All regions but one.
     pub(crate) fn others(&self, name: &str) -> Vec<Region> {
-        lock(&self.regions)
-            .values()
-            .filter(|region| region.name != name)
-            .cloned()
-            .collect()
+        lock(&self.regions).values().filter(|region| region.name != name).cloned().collect()
     }
 
     /// Writes `cluster.json` as things are now.

@@ -69,10 +69,7 @@ impl ClusterFile {
             address: format!("127.0.0.1:{}", setup.ports.link(index(from), index(to))),
         };
         Self {
-            regions: names
-                .iter()
-                .map(|name| RegionEntry::of(cluster, name))
-                .collect(),
+            regions: names.iter().map(|name| RegionEntry::of(cluster, name)).collect(),
             tenants: cluster.tenants(),
             operator: setup.operator.clone(),
             cluster_id: setup.cluster_id.clone(),
@@ -88,16 +85,11 @@ impl ClusterFile {
 impl RegionEntry {
     fn of(cluster: &Cluster, name: &str) -> Self {
         let services = cluster.setup.services().into_iter();
-        let pids =
-            services.filter_map(|service| Some((service.to_string(), cluster.pid(name, service)?)));
-        let nodes = cluster
-            .setup
-            .services()
-            .into_iter()
-            .filter_map(|service| match service {
-                Service::RegionNode(n) => Some(cluster.node_url(name, n)),
-                Service::Postgres | Service::Redis | Service::GlobalSync(_) => None,
-            });
+        let pids = services.filter_map(|service| Some((service.to_string(), cluster.pid(name, service)?)));
+        let nodes = cluster.setup.services().into_iter().filter_map(|service| match service {
+            Service::RegionNode(n) => Some(cluster.node_url(name, n)),
+            Service::Postgres | Service::Redis | Service::GlobalSync(_) => None,
+        });
         Self {
             name: name.to_owned(),
             http: cluster.http_url(name),

@@ -25,41 +25,15 @@ use crate::state::Owner;
 pub enum Order {
     Stop,
     Status,
-    Kill {
-        region: String,
-        service: Option<String>,
-    },
-    Freeze {
-        region: String,
-        service: String,
-    },
-    Thaw {
-        region: String,
-        service: String,
-    },
-    Restart {
-        region: String,
-        service: Option<String>,
-    },
-    Link {
-        between: Option<(String, String)>,
-        one_way: bool,
-        change: Change,
-    },
-    Backup {
-        region: String,
-        name: String,
-    },
-    Restore {
-        region: String,
-        name: String,
-    },
-    AddRegion {
-        name: String,
-    },
-    RemoveRegion {
-        name: String,
-    },
+    Kill { region: String, service: Option<String> },
+    Freeze { region: String, service: String },
+    Thaw { region: String, service: String },
+    Restart { region: String, service: Option<String> },
+    Link { between: Option<(String, String)>, one_way: bool, change: Change },
+    Backup { region: String, name: String },
+    Restore { region: String, name: String },
+    AddRegion { name: String },
+    RemoveRegion { name: String },
 }
 
 /// What to do to a link.
@@ -72,16 +46,16 @@ pub enum Change {
     LossPercent(f64),
 }
 
-/// Answers orders until `stop` is cancelled, which the order `stop` does itself.
-pub async fn serve(
-    cluster: Arc<Cluster>,
-    socket: &Path,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+/// Opens the socket on which [`serve`] takes orders.
+pub fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     let _ = std::fs::remove_file(socket);
-    let listener = UnixListener::bind(socket)
-        .with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers orders until `stop` is cancelled, which the order `stop` does itself.
+pub async fn serve(cluster: Arc<Cluster>, listener: UnixListener, stop: CancellationToken) {
     let answering = TaskTracker::new();
     while let Some(Ok((stream, _))) = stop.run_until_cancelled(listener.accept()).await {
         let (cluster, stop) = (cluster.clone(), stop.clone());
@@ -91,20 +65,11 @@ pub async fn serve(
     }
     answering.close();
     let _ = tokio::time::timeout(Duration::from_secs(30), answering.wait()).await;
-    Ok(())
 }
 
-async fn answer(
-    cluster: &Cluster,
-    stream: UnixStream,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn answer(cluster: &Cluster, stream: UnixStream, stop: &CancellationToken) -> anyhow::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let line = BufReader::new(reader)
-        .lines()
-        .next_line()
-        .await?
-        .unwrap_or_default();
+    let line = BufReader::new(reader).lines().next_line().await?.unwrap_or_default();
     let outcome = match serde_json::from_str::<Order>(&line) {
         Ok(Order::Stop) => {
             stop.cancel();
@@ -125,29 +90,13 @@ async fn obey(cluster: &Cluster, order: Order) -> anyhow::Result<Value> {
     match order {
         Order::Stop => {}
         Order::Status => return Ok(status(cluster)),
-        Order::Kill {
-            region,
-            service: Some(service),
-        } => cluster.kill(&region, service.parse()?).await?,
-        Order::Kill {
-            region,
-            service: None,
-        } => cluster.kill_region(&region).await?,
+        Order::Kill { region, service: Some(service) } => cluster.kill(&region, service.parse()?).await?,
+        Order::Kill { region, service: None } => cluster.kill_region(&region).await?,
         Order::Freeze { region, service } => cluster.freeze(&region, service.parse()?)?,
         Order::Thaw { region, service } => cluster.thaw(&region, service.parse()?)?,
-        Order::Restart {
-            region,
-            service: Some(service),
-        } => cluster.restart(&region, service.parse()?).await?,
-        Order::Restart {
-            region,
-            service: None,
-        } => cluster.restart_region(&region).await?,
-        Order::Link {
-            between,
-            one_way,
-            change,
-        } => {
+        Order::Restart { region, service: Some(service) } => cluster.restart(&region, service.parse()?).await?,
+        Order::Restart { region, service: None } => cluster.restart_region(&region).await?,
+        Order::Link { between, one_way, change } => {
             let link = match &between {
                 None => cluster.all_links(),
                 Some((from, to)) if one_way => cluster.one_way(from, to),
@@ -171,14 +120,14 @@ async fn obey(cluster: &Cluster, order: Order) -> anyhow::Result<Value> {
 /// Every program and every link as they are.
 fn status(cluster: &Cluster) -> Value {
     let regions = cluster.regions().into_iter().map(|name| {
-        let services = cluster.setup.services().into_iter().map(|service| (service.to_string(), json!(cluster.pid(&name, service))));
+        let services = cluster
+            .setup
+            .services()
+            .into_iter()
+            .map(|service| (service.to_string(), json!(cluster.pid(&name, service))));
         json!({"name": name, "http": cluster.http_url(&name), "services": services.collect::<serde_json::Map<_, _>>()})
     });
-    let directions = cluster
-        .links
-        .as_ref()
-        .map(|links| links.all())
-        .unwrap_or_default();
+    let directions = cluster.links.as_ref().map(|links| links.all()).unwrap_or_default();
     let links = directions.into_iter().map(|((from, to), way)| {
         let delay_ms = u64::try_from(way.delay.as_millis()).unwrap_or(u64::MAX);
         json!({"from": from, "to": to, "cut": way.cut, "delay_ms": delay_ms, "loss_percent": way.loss * 100.0})
@@ -188,31 +137,14 @@ fn status(cluster: &Cluster) -> Value {
 
 /// Sends an order to the cluster that runs from `state_dir` and waits for its outcome.
 pub async fn send(state_dir: &Path, order: &Order) -> anyhow::Result<Value> {
-    let nobody = || {
-        Failure::new(
-            format!("no cluster runs from {}", state_dir.display()),
-            "start one with `make up`",
-        )
-    };
-    let owner = Owner::read(state_dir)
-        .filter(|owner| owner.supervisor.is_running())
-        .ok_or_else(nobody)?;
+    let nobody = || Failure::new(format!("no cluster runs from {}", state_dir.display()), "start one with `make up`");
+    let owner = Owner::read(state_dir).filter(|owner| owner.supervisor.is_running()).ok_or_else(nobody)?;
     let connected = UnixStream::connect(&owner.control).await;
-    let stream = connected.with_context(|| {
-        format!(
-            "the cluster (process {}) is still starting or stopping",
-            owner.supervisor.pid
-        )
-    })?;
+    let stream = connected
+        .with_context(|| format!("the cluster (process {}) is still starting or stopping", owner.supervisor.pid))?;
     let (reader, mut writer) = stream.into_split();
-    writer
-        .write_all(format!("{}\n", serde_json::to_string(order)?).as_bytes())
-        .await?;
-    let line = BufReader::new(reader)
-        .lines()
-        .next_line()
-        .await?
-        .context("the cluster ended before it answered")?;
+    writer.write_all(format!("{}\n", serde_json::to_string(order)?).as_bytes()).await?;
+    let line = BufReader::new(reader).lines().next_line().await?.context("the cluster ended before it answered")?;
     let answer: Value = serde_json::from_str(&line)?;
     if let Some(error) = answer["error"].as_str() {
         bail!("{error}");

@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, lock};
 use crate::failure::Failure;
 use crate::link::Direction;
 use crate::ports::{MAX_REGIONS, check_free, of_region};
+use crate::postgres;
 use crate::progress::Progress;
 use crate::region::Region;
 use crate::service::Service;
@@ -67,45 +68,27 @@ impl Cluster {
     pub async fn restart_region(&self, region: &str) -> anyhow::Result<()> {
         let _alone = self.changing.lock().await;
         self.region(region)?;
-        let stopped = |service: Service| {
-            self.process(region, service)
-                .is_ok_and(|process| !process.is_running())
-        };
-        self.start_all(region, |service| service.is_database() && stopped(service))
-            .await?;
+        let stopped = |service: Service| self.process(region, service).is_ok_and(|process| !process.is_running());
+        self.start_all(region, |service| service.is_database() && stopped(service)).await?;
         self.start_all(region, stopped).await?;
         self.write_file()
     }
 
     /// The network between two regions, both ways.
     pub fn link(&self, from: &str, to: &str) -> Link<'_> {
-        Link {
-            cluster: self,
-            ways: vec![
-                (from.to_owned(), to.to_owned()),
-                (to.to_owned(), from.to_owned()),
-            ],
-        }
+        Link { cluster: self, ways: vec![(from.to_owned(), to.to_owned()), (to.to_owned(), from.to_owned())] }
     }
 
     /// The network from one region to another, that way alone.
     pub fn one_way(&self, from: &str, to: &str) -> Link<'_> {
-        Link {
-            cluster: self,
-            ways: vec![(from.to_owned(), to.to_owned())],
-        }
+        Link { cluster: self, ways: vec![(from.to_owned(), to.to_owned())] }
     }
 
     /// The network between all regions.
     pub fn all_links(&self) -> Link<'_> {
         let names = self.regions();
-        let pairs = names
-            .iter()
-            .flat_map(|from| names.iter().map(move |to| (from.clone(), to.clone())));
-        Link {
-            cluster: self,
-            ways: pairs.filter(|(from, to)| from != to).collect(),
-        }
+        let pairs = names.iter().flat_map(|from| names.iter().map(move |to| (from.clone(), to.clone())));
+        Link { cluster: self, ways: pairs.filter(|(from, to)| from != to).collect() }
     }
 
     /// Copies a region's database, consistent as of one moment, while it runs.
@@ -113,13 +96,7 @@ impl Cluster {
         let _alone = self.changing.lock().await;
         let plan = self.region(region)?;
         check_name(name)?;
-        self.setup
-            .postgres
-            .backup(
-                self.setup.ports.postgres(plan.index),
-                &self.backup_folder(&plan, name),
-            )
-            .await
+        self.setup.postgres.backup(self.setup.ports.postgres(plan.index), &self.backup_folder(&plan, name)).await
     }
 
     /// Takes a region back to an earlier backup: its programs end, its database is replaced, its programs start again.
@@ -135,13 +112,9 @@ impl Cluster {
             .into());
         }
         self.stop_region(region).await;
-        self.setup
-            .postgres
-            .copy(&backup, &self.setup.data(&plan).join("postgres"))
-            .await?;
+        self.setup.postgres.copy(&backup, &self.setup.data(&plan).join("postgres")).await?;
         self.start_all(region, Service::is_database).await?;
-        self.start_all(region, |service| !service.is_database())
-            .await?;
+        self.start_all(region, |service| !service.is_database()).await?;
         self.write_file()
     }
 
@@ -152,25 +125,14 @@ impl Cluster {
         let region = {
             let mut regions = lock(&self.regions);
             if regions.contains_key(name) {
-                return Err(Failure::new(
-                    format!("there is a region {name} already"),
-                    "choose another name",
-                )
-                .into());
+                return Err(Failure::new(format!("there is a region {name} already"), "choose another name").into());
             }
-            let free = (0..MAX_REGIONS)
-                .find(|index| regions.values().all(|region| region.index != *index));
+            let free = (0..MAX_REGIONS).find(|index| regions.values().all(|region| region.index != *index));
             let index = free.ok_or_else(|| {
-                Failure::new(
-                    format!("a cluster has room for {MAX_REGIONS} regions"),
-                    "remove one first",
-                )
+                Failure::new(format!("a cluster has room for {MAX_REGIONS} regions"), "remove one first")
             })?;
             let ports = self.setup.ports;
-            check_free(
-                &of_region(ports, name, index, &self.setup.services()),
-                ports.base,
-            )?;
+            check_free(&of_region(ports, name, index, &self.setup.services()), ports.base)?;
             let region = Region::new(name, index);
             regions.insert(name.to_owned(), region.clone());
             region
@@ -202,11 +164,8 @@ impl Cluster {
         if let Some(links) = &self.links {
             links.close(&region.name);
         }
-        for folder in [
-            self.setup.folder(region),
-            self.setup.data(region),
-            self.setup.certificates(&region.name),
-        ] {
+        postgres::release(&self.setup.data(region).join("postgres"));
+        for folder in [self.setup.folder(region), self.setup.data(region), self.setup.certificates(&region.name)] {
             let _ = tokio::fs::remove_dir_all(folder).await;
         }
     }
@@ -214,8 +173,7 @@ impl Cluster {
     /// Ends all programs of a region, the services before the databases.
     async fn stop_region(&self, region: &str) {
         let all = self.processes().into_iter().filter(|(of, ..)| of == region);
-        let (databases, services): (Vec<_>, Vec<_>) =
-            all.partition(|(_, service, _)| service.is_database());
+        let (databases, services): (Vec<_>, Vec<_>) = all.partition(|(_, service, _)| service.is_database());
         for group in [services, databases] {
             join_all(group.iter().map(|(.., process)| process.stop(GRACE))).await;
         }
@@ -252,21 +210,14 @@ impl Link<'_> {
     /// This share of datagrams is lost, 0 to 1.
     pub fn loss(&self, share: f64) -> anyhow::Result<()> {
         if !(0.0..=1.0).contains(&share) {
-            return Err(Failure::new(
-                format!("{share} is no share of datagrams"),
-                "give a number from 0 to 1",
-            )
-            .into());
+            return Err(Failure::new(format!("{share} is no share of datagrams"), "give a number from 0 to 1").into());
         }
         self.change(|way| way.loss = share)
     }
 
     fn change(&self, change: impl Fn(&mut Direction)) -> anyhow::Result<()> {
-        let links = self
-            .cluster
-            .links
-            .as_ref()
-            .context("this cluster was started without relays between its regions")?;
+        let links =
+            self.cluster.links.as_ref().context("this cluster was started without relays between its regions")?;
         for (from, to) in &self.ways {
             links.change(from, to, &change)?;
         }

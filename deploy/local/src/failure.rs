@@ -13,11 +13,7 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(cause: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            cause: cause.into(),
-            fix: fix.into(),
-            log: None,
-        }
+        Self { cause: cause.into(), fix: fix.into(), log: None }
     }
 
     /// Adds the last lines of a log file.
@@ -58,9 +54,6 @@ mod tests {
             log: Some("first\nsecond".to_owned()),
             ..Failure::new("port 18003 is in use", "choose another PORT_BASE")
         };
-        assert_eq!(
-            failure.to_string().lines().last(),
-            Some("port 18003 is in use; choose another PORT_BASE")
-        );
+        assert_eq!(failure.to_string().lines().last(), Some("port 18003 is in use; choose another PORT_BASE"));
     }
 }

@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 
-use crate::state::sweep;
+use crate::procs::ProcessId;
+use crate::state::{State, sweep};
 
 /// The supervisor's hold on its guard; dropping it makes the guard clean up, and waits until it has.
 #[derive(Debug)]
@@ -21,12 +22,12 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard over a state folder. `program` is the binary `local`.
-    pub fn start(program: &Path, state_dir: &Path) -> anyhow::Result<Self> {
+    /// Starts a guard over a cluster's state folder. `program` is the binary `local`.
+    pub fn start(program: &Path, state: &State) -> anyhow::Result<Self> {
         let (reader, writer) = std::io::pipe()?;
         let process = Command::new(program)
             .arg("guard")
-            .arg(state_dir)
+            .arg(&state.dir)
             .current_dir("/")
             .stdin(reader)
             .stdout(Stdio::null())
@@ -34,15 +35,16 @@ impl Guard {
             .process_group(0)
             .spawn()
             .with_context(|| {
-                format!(
-                    "cannot start the guard {}; build it with `cargo build -p deploy-local`",
-                    program.display()
-                )
+                format!("cannot start the guard {}; build it with `cargo build -p deploy-local`", program.display())
             })?;
-        Ok(Self {
-            pipe: Some(writer),
-            process,
-        })
+        let guard = Self { pipe: Some(writer), process };
+        state.record_guard(&guard)?;
+        Ok(guard)
+    }
+
+    /// Which process it is.
+    pub(crate) fn id(&self) -> Option<ProcessId> {
+        ProcessId::of(self.process.id())
     }
 }
 

@@ -95,29 +95,18 @@ const MANAGERS: [Manager; 5] = [
 
 /// Installs the packages, or says in one line why that cannot be and what to do by hand.
 pub(crate) fn install(missing: &[Missing], progress: &Progress) -> anyhow::Result<()> {
-    let names = missing
-        .iter()
-        .map(|what| what.name())
-        .collect::<Vec<_>>()
-        .join(" and ");
-    let Some((manager, path)) = MANAGERS
-        .iter()
-        .find_map(|manager| Some((manager, find_program(manager.program)?)))
+    let names = missing.iter().map(|what| what.name()).collect::<Vec<_>>().join(" and ");
+    let Some((manager, path)) = MANAGERS.iter().find_map(|manager| Some((manager, find_program(manager.program)?)))
     else {
         return Err(Failure::new(
-            format!(
-                "{names} is missing and this system has none of apt-get, dnf, apk, pacman, brew"
-            ),
+            format!("{names} is missing and this system has none of apt-get, dnf, apk, pacman, brew"),
             "install it by hand",
         )
         .into());
     };
     let by_hand = by_hand(manager, missing);
     let prefix = as_root(manager).ok_or_else(|| {
-        Failure::new(
-            format!("{names} is missing and only root may install it"),
-            format!("run `{by_hand}` as root"),
-        )
+        Failure::new(format!("{names} is missing and only root may install it"), format!("run `{by_hand}` as root"))
     })?;
     progress.note(&format!("installing {names} with {}", manager.program));
     let log = std::env::temp_dir().join(format!("gocomet-install-{}.log", std::process::id()));
@@ -130,9 +119,7 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> anyhow::Resul
             Missing::Postgres => manager.postgres,
             Missing::Redis => manager.redis,
         };
-        ok &= packages
-            .iter()
-            .any(|package| run(&[manager.install, &[*package]].concat()));
+        ok &= packages.iter().any(|package| run(&[manager.install, &[*package]].concat()));
     }
     let said = last_lines(&log, 8);
     let _ = std::fs::remove_file(&log);
@@ -144,11 +131,7 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> anyhow::Resul
     } else {
         format!("{names} could not be installed (no package lists: is there a network?)")
     };
-    Err(Failure {
-        log: Some(said),
-        ..Failure::new(cause, format!("run `{by_hand}` and read what it says"))
-    }
-    .into())
+    Err(Failure { log: Some(said), ..Failure::new(cause, format!("run `{by_hand}` and read what it says")) }.into())
 }
 
 fn by_hand(manager: &Manager, missing: &[Missing]) -> String {
@@ -157,12 +140,7 @@ fn by_hand(manager: &Manager, missing: &[Missing]) -> String {
         Missing::Redis => manager.redis[0],
     };
     let packages: Vec<&str> = missing.iter().map(package).collect();
-    format!(
-        "{} {} {}",
-        manager.program,
-        manager.install[0],
-        packages.join(" ")
-    )
+    format!("{} {} {}", manager.program, manager.install[0], packages.join(" "))
 }
 
 /// The words to put before a command that needs root: none as root, `sudo` where it can work.
@@ -174,43 +152,22 @@ fn as_root(manager: &Manager) -> Option<Vec<PathBuf>> {
     if std::io::stdin().is_terminal() {
         return Some(vec![sudo]);
     }
-    let allowed = Command::new(&sudo)
-        .args(["-n", "true"])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success());
+    let allowed =
+        Command::new(&sudo).args(["-n", "true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
     allowed.then(|| vec![sudo, "-n".into()])
 }
 
 fn run(prefix: &[PathBuf], program: &Path, args: &[&str], log: &Path) -> bool {
-    let Ok(output) = File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(log)
-    else {
+    let Ok(output) = File::options().create(true).append(true).mode(0o600).open(log) else {
         return false;
     };
     let Ok(also) = output.try_clone() else {
         return false;
     };
-    let quiet = [
-        OsStr::new("env"),
-        OsStr::new("DEBIAN_FRONTEND=noninteractive"),
-        program.as_os_str(),
-    ];
-    let words: Vec<&OsStr> = prefix
-        .iter()
-        .map(|word| word.as_os_str())
-        .chain(quiet)
-        .collect();
+    let quiet = [OsStr::new("env"), OsStr::new("DEBIAN_FRONTEND=noninteractive"), program.as_os_str()];
+    let words: Vec<&OsStr> = prefix.iter().map(|word| word.as_os_str()).chain(quiet).collect();
     let mut command = Command::new(words[0]);
-    command
-        .args(&words[1..])
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(output)
-        .stderr(also);
+    command.args(&words[1..]).args(args).stdin(Stdio::null()).stdout(output).stderr(also);
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -228,27 +185,19 @@ impl NoServices {
         }
         let refusal = b"#!/bin/sh\nexit 101\n";
         let written = if prefix.is_empty() {
-            match File::options()
-                .create_new(true)
-                .write(true)
-                .mode(0o755)
-                .open(POLICY)
-            {
+            match File::options().create_new(true).write(true).mode(0o755).open(POLICY) {
                 Ok(mut file) => file.write_all(refusal).is_ok(),
                 Err(error) => error.kind() == ErrorKind::AlreadyExists,
             }
         } else {
-            let script =
-                format!("printf '#!/bin/sh\\nexit 101\\n' > {POLICY} && chmod 755 {POLICY}");
+            let script = format!("printf '#!/bin/sh\\nexit 101\\n' > {POLICY} && chmod 755 {POLICY}");
             Command::new(&prefix[0])
                 .args(&prefix[1..])
                 .args(["sh", "-c", &script])
                 .status()
                 .is_ok_and(|status| status.success())
         };
-        Self {
-            removal: written.then(|| prefix.to_vec()),
-        }
+        Self { removal: written.then(|| prefix.to_vec()) }
     }
 }
 
@@ -257,11 +206,9 @@ impl Drop for NoServices {
         let Some(prefix) = &self.removal else { return };
         let _ = match prefix.split_first() {
             None => std::fs::remove_file(POLICY).is_ok(),
-            Some((sudo, rest)) => Command::new(sudo)
-                .args(rest)
-                .args(["rm", "-f", POLICY])
-                .status()
-                .is_ok_and(|status| status.success()),
+            Some((sudo, rest)) => {
+                Command::new(sudo).args(rest).args(["rm", "-f", POLICY]).status().is_ok_and(|status| status.success())
+            }
         };
     }
 }
@@ -276,9 +223,6 @@ mod tests {
             by_hand(&MANAGERS[0], &[Missing::Postgres, Missing::Redis]),
             "apt-get install postgresql redis-server"
         );
-        assert_eq!(
-            by_hand(&MANAGERS[3], &[Missing::Redis]),
-            "pacman -Sy valkey"
-        );
+        assert_eq!(by_hand(&MANAGERS[3], &[Missing::Redis]), "pacman -Sy valkey");
     }
 }

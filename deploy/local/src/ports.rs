@@ -93,7 +93,7 @@ impl Block {
     /// The block at a given base.
     pub(crate) fn at(base: u16) -> anyhow::Result<Self> {
         let fix = "choose another, for example `make up PORT_BASE=19600`";
-        if base < 1024 || base > u16::MAX - BLOCK {
+        if !(1024..=u16::MAX - BLOCK).contains(&base) {
             return Err(Failure::new(
                 format!("PORT_BASE={base} leaves no room for {BLOCK} ports between 1024 and 65535"),
                 fix,
@@ -102,18 +102,9 @@ impl Block {
         }
         let ports = Ports { base };
         let reservation = listen(ports.reservation()).map_err(|_| {
-            Failure::new(
-                format!(
-                    "another cluster uses PORT_BASE={base} (port {} is in use)",
-                    ports.reservation()
-                ),
-                fix,
-            )
+            Failure::new(format!("another cluster uses PORT_BASE={base} (port {} is in use)", ports.reservation()), fix)
         })?;
-        Ok(Self {
-            ports,
-            _reservation: reservation,
-        })
+        Ok(Self { ports, _reservation: reservation })
     }
 
     /// Any block below the ports the system gives to outgoing connections; `needed` says which ports must be free.
@@ -130,11 +121,7 @@ impl Block {
                 return Ok(block);
             }
         }
-        Err(Failure::new(
-            "no block of free ports between 10000 and 32000",
-            "stop other clusters",
-        )
-        .into())
+        Err(Failure::new("no block of free ports between 10000 and 32000", "stop other clusters").into())
     }
 }
 
@@ -146,12 +133,7 @@ pub(crate) enum Port {
 }
 
 /// The ports one region listens on, with whose they are.
-pub(crate) fn of_region(
-    ports: Ports,
-    name: &str,
-    index: u16,
-    services: &[Service],
-) -> Vec<(String, Port)> {
+pub(crate) fn of_region(ports: Ports, name: &str, index: u16, services: &[Service]) -> Vec<(String, Port)> {
     let mut all = Vec::new();
     for service in services {
         let user = format!("{name}/{service}");
@@ -173,20 +155,16 @@ pub(crate) fn check_free(needed: &[(String, Port)], base: u16) -> anyhow::Result
     for (user, port) in needed {
         let (number, kind, free) = match *port {
             Port::Tcp(number) => (number, "", listen(number).is_ok()),
-            Port::Udp(number) => (
-                number,
-                "UDP ",
-                UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).is_ok(),
-            ),
+            Port::Udp(number) => (number, "UDP ", UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).is_ok()),
         };
         if !free {
             let cause = format!("{kind}port {number}, needed for {user}, is in use");
-            let other = if base < 50_000 {
-                base + 2 * BLOCK
-            } else {
-                DEFAULT_BASE
-            };
-            return Err(Failure::new(cause, format!("stop what uses it or choose other ports, for example `make up PORT_BASE={other}`")).into());
+            let other = if base < 50_000 { base + 2 * BLOCK } else { DEFAULT_BASE };
+            return Err(Failure::new(
+                cause,
+                format!("stop what uses it or choose other ports, for example `make up PORT_BASE={other}`"),
+            )
+            .into());
         }
     }
     Ok(())
@@ -206,19 +184,10 @@ mod tests {
     fn ports_are_where_the_documentation_says() {
         let ports = Ports { base: 18_000 };
         assert_eq!(
-            (
-                ports.http(0, 1),
-                ports.status(0, 1),
-                ports.quic(0, 1),
-                ports.postgres(0),
-                ports.redis(0)
-            ),
+            (ports.http(0, 1), ports.status(0, 1), ports.quic(0, 1), ports.postgres(0), ports.redis(0)),
             (18_000, 18_001, 18_002, 18_003, 18_004)
         );
-        assert_eq!(
-            (ports.http(2, 2), ports.status(2, 2), ports.quic(2, 2)),
-            (18_045, 18_046, 18_047)
-        );
+        assert_eq!((ports.http(2, 2), ports.status(2, 2), ports.quic(2, 2)), (18_045, 18_046, 18_047));
         assert_eq!(ports.link(0, 1), 18_401);
     }
 
@@ -229,17 +198,9 @@ mod tests {
         for region in 0..MAX_REGIONS {
             let mut own = vec![ports.postgres(region), ports.redis(region)];
             for n in 1..=MAX_INSTANCES {
-                own.extend([
-                    ports.http(region, n),
-                    ports.status(region, n),
-                    ports.quic(region, n),
-                ]);
+                own.extend([ports.http(region, n), ports.status(region, n), ports.quic(region, n)]);
             }
-            own.extend(
-                (0..MAX_REGIONS)
-                    .filter(|to| *to != region)
-                    .map(|to| ports.link(region, to)),
-            );
+            own.extend((0..MAX_REGIONS).filter(|to| *to != region).map(|to| ports.link(region, to)));
             for port in own {
                 assert!(seen.insert(port), "{port} of region {region} is used twice");
                 assert!(port < ports.base + BLOCK);
@@ -251,9 +212,7 @@ mod tests {
     fn a_busy_port_is_named_with_its_user_and_the_way_out() {
         let taken = listen(0).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let error = check_free(&[("us-east/postgres".to_owned(), Port::Tcp(port))], 18_000)
-            .unwrap_err()
-            .to_string();
+        let error = check_free(&[("us-east/postgres".to_owned(), Port::Tcp(port))], 18_000).unwrap_err().to_string();
         assert_eq!(
             error,
             format!(
@@ -266,9 +225,6 @@ mod tests {
     fn a_block_belongs_to_one_cluster() {
         let block = Block::any(|_| Vec::new()).unwrap();
         let error = Block::at(block.ports.base).unwrap_err().to_string();
-        assert!(
-            error.starts_with("another cluster uses PORT_BASE="),
-            "{error}"
-        );
+        assert!(error.starts_with("another cluster uses PORT_BASE="), "{error}");
     }
 }

@@ -58,23 +58,12 @@ impl Postgres {
             "{ROLES}\n\nALTER ROLE gocomet_owner CREATEDB;\n\nCREATE DATABASE {DATABASE} OWNER gocomet_owner;\n\n"
         );
         // One user without a server: takes a tenth of the time, and needs no psql. Statements end with an empty line.
-        let said = self
-            .run(
-                "postgres",
-                &["--single", "-j", "-D", &data, "postgres"],
-                folder,
-                Some(&sql),
-            )
-            .await?;
-        match said
-            .lines()
-            .find(|line| line.contains("ERROR:") || line.contains("FATAL:"))
-        {
-            Some(line) => Err(Failure::new(
-                format!("Postgres refused to prepare a database: {line}"),
-                "see deploy/sql/roles.sql",
-            )
-            .into()),
+        let said = self.run("postgres", &["--single", "-j", "-D", &data, "postgres"], folder, Some(&sql)).await?;
+        match said.lines().find(|line| line.contains("ERROR:") || line.contains("FATAL:")) {
+            Some(line) => {
+                Err(Failure::new(format!("Postgres refused to prepare a database: {line}"), "see deploy/sql/roles.sql")
+                    .into())
+            }
             None => Ok(()),
         }
     }
@@ -97,12 +86,7 @@ impl Postgres {
         Spec {
             name,
             program: self.programs.join("postgres"),
-            args: vec![
-                "-D".to_owned(),
-                data.to_string_lossy().into_owned(),
-                "-p".to_owned(),
-                port.to_string(),
-            ],
+            args: vec!["-D".to_owned(), data.to_string_lossy().into_owned(), "-p".to_owned(), port.to_string()],
             envs: Vec::new(),
             folder: data.to_owned(),
             log,
@@ -116,16 +100,10 @@ impl Postgres {
     /// Copies a data folder nobody runs on.
     pub(crate) async fn copy(&self, from: &Path, to: &Path) -> anyhow::Result<()> {
         if to.exists() {
-            tokio::fs::remove_dir_all(to)
-                .await
-                .with_context(|| format!("cannot remove {}", to.display()))?;
+            release(to);
+            tokio::fs::remove_dir_all(to).await.with_context(|| format!("cannot remove {}", to.display()))?;
         }
-        let status = Command::new("cp")
-            .arg("-a")
-            .arg(from)
-            .arg(to)
-            .status()
-            .await?;
+        let status = Command::new("cp").arg("-a").arg(from).arg(to).status().await?;
         if !status.success() {
             return Err(Failure::new(
                 format!("{} could not be copied to {}", from.display(), to.display()),
@@ -163,49 +141,35 @@ impl Postgres {
     }
 
     /// Runs one of Postgres' programs as its user and returns what it said.
-    async fn run(
-        &self,
-        program: &str,
-        args: &[&str],
-        folder: &Path,
-        input: Option<&str>,
-    ) -> anyhow::Result<String> {
+    async fn run(&self, program: &str, args: &[&str], folder: &Path, input: Option<&str>) -> anyhow::Result<String> {
         let mut command = Command::new(self.programs.join(program));
-        command
-            .args(args)
-            .current_dir(folder)
-            .env_remove("PGDATA")
-            .env_remove("PGPORT")
-            .env_remove("PGHOST");
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+        command.args(args).current_dir(folder).env_remove("PGDATA").env_remove("PGPORT").env_remove("PGHOST");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         if let Some(account) = &self.account {
             command.uid(account.uid).gid(account.gid);
         }
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {program} in {}", self.programs.display()))?;
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {program} in {}", self.programs.display()))?;
         let mut stdin = child.stdin.take().expect("its input is piped");
-        stdin
-            .write_all(input.unwrap_or_default().as_bytes())
-            .await?;
+        stdin.write_all(input.unwrap_or_default().as_bytes()).await?;
         drop(stdin);
         let output = child.wait_with_output().await?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
             return Ok(said);
         }
         let cause = format!("{program} failed ({})", output.status);
-        Err(Failure {
-            log: Some(said),
-            ..Failure::new(cause, "read what it says above")
-        }
-        .into())
+        Err(Failure { log: Some(said), ..Failure::new(cause, "read what it says above") }.into())
     }
+}
+
+/// Gives back the piece of shared memory that a killed server could not: the last line but one of its `postmaster.pid`
+/// names it. A server that ended by itself has removed both.
+pub(crate) fn release(data: &Path) {
+    let text = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let Some(segment) = text.lines().nth(6).and_then(|line| line.split_whitespace().nth(1)) else { return };
+    let mut command = std::process::Command::new("ipcrm");
+    let _ = command.args(["-m", segment]).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// The address of a database for one of the roles.
@@ -218,12 +182,7 @@ pub(crate) async fn accepts(port: u16) -> Option<()> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let settings = format!("user\0gocomet_app\0database\0{DATABASE}\0\0");
     let length = u32::try_from(settings.len() + 8).expect("a few bytes");
-    let message = [
-        &length.to_be_bytes()[..],
-        &196_608_u32.to_be_bytes(),
-        settings.as_bytes(),
-    ]
-    .concat();
+    let message = [&length.to_be_bytes()[..], &196_608_u32.to_be_bytes(), settings.as_bytes()].concat();
     stream.write_all(&message).await.ok()?;
     let answer = stream.read_u8().await.ok()?;
     // Says goodbye, else the server logs a lost connection.

@@ -59,57 +59,33 @@ impl Process {
             .with_context(|| format!("cannot write {}", spec.log.display()))?;
         let mut command = Command::new(&spec.program);
         for (name, _) in std::env::vars_os() {
-            let foreign = name.to_str().is_some_and(|name| {
-                FOREIGN_SETTINGS
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix))
-            });
+            let foreign =
+                name.to_str().is_some_and(|name| FOREIGN_SETTINGS.iter().any(|prefix| name.starts_with(prefix)));
             if foreign {
                 command.env_remove(name);
             }
         }
-        command
-            .args(&spec.args)
-            .envs(spec.envs.iter().cloned())
-            .current_dir(&spec.folder)
-            .process_group(0);
+        command.args(&spec.args).envs(spec.envs.iter().cloned()).current_dir(&spec.folder).process_group(0);
         command.stdin(Stdio::null()).stderr(log.try_clone()?);
-        command.stdout(if spec.to_terminal {
-            Stdio::inherit()
-        } else {
-            log.into()
-        });
+        command.stdout(if spec.to_terminal { Stdio::inherit() } else { log.into() });
         if let Some(account) = &spec.account {
             command.uid(account.uid).gid(account.gid);
         }
         let mut child = command.spawn().map_err(|error| {
             Failure::new(
-                format!(
-                    "{} cannot be started ({}: {error})",
-                    spec.name,
-                    spec.program.display()
-                ),
+                format!("{} cannot be started ({}: {error})", spec.name, spec.program.display()),
                 "build it with `cargo build --workspace`",
             )
         })?;
-        let id = ProcessId::of(child.id()).unwrap_or(ProcessId {
-            pid: child.id(),
-            started: String::new(),
-        });
-        let record = state.record(&PidRecord {
-            name: spec.name.clone(),
-            id: id.clone(),
-            abort: spec.abort as i32,
-        })?;
+        let id = ProcessId::of(child.id()).unwrap_or(ProcessId { pid: child.id(), started: String::new() });
+        let record = state.record(&PidRecord { name: spec.name.clone(), id: id.clone(), abort: spec.abort as i32 })?;
         let (sender, exit) = watch::channel(None);
         // A thread, not a task: it must collect the child whatever becomes of the runtime that started it.
-        std::thread::Builder::new()
-            .name(format!("wait {}", spec.name))
-            .spawn(move || {
-                let status = child.wait().ok();
-                let _ = std::fs::remove_file(record);
-                sender.send_replace(Some(status.unwrap_or_default()));
-            })?;
+        std::thread::Builder::new().name(format!("wait {}", spec.name)).spawn(move || {
+            let status = child.wait().ok();
+            let _ = std::fs::remove_file(record);
+            sender.send_replace(Some(status.unwrap_or_default()));
+        })?;
         Ok(Self { id, spec, exit })
     }
 
@@ -129,9 +105,18 @@ impl Process {
 
     /// Ends it orderly, or by force when `grace` is over; nothing it started outlives it.
     pub async fn stop(&self, grace: Duration) {
+        self.end(self.spec.stop, grace).await;
+    }
+
+    /// Ends it quickly where what it has on disk is thrown away anyhow.
+    pub(crate) async fn abort(&self, grace: Duration) {
+        self.end(self.spec.abort, grace).await;
+    }
+
+    async fn end(&self, how: Signal, grace: Duration) {
         let tree = self.id.tree();
         signal(&tree, Signal::SIGCONT);
-        self.id.signal(self.spec.stop);
+        self.id.signal(how);
         let _ = tokio::time::timeout(grace, self.ended()).await;
         self.finish(tree).await;
     }

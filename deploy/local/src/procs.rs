@@ -26,10 +26,7 @@ impl ProcessId {
 
     /// This process itself.
     pub fn own() -> Self {
-        Self::of(std::process::id()).unwrap_or(Self {
-            pid: std::process::id(),
-            started: String::new(),
-        })
+        Self::of(std::process::id()).unwrap_or(Self { pid: std::process::id(), started: String::new() })
     }
 
     pub fn is_running(&self) -> bool {
@@ -54,10 +51,7 @@ impl ProcessId {
         let mut seen = BTreeSet::from([self.pid]);
         let mut next = 0;
         while let Some(parent) = found.get(next).map(|id| id.pid) {
-            for child in all
-                .iter()
-                .filter(|entry| entry.parent == parent && !entry.dead)
-            {
+            for child in all.iter().filter(|entry| entry.parent == parent && !entry.dead) {
                 if seen.insert(child.id.pid) {
                     found.push(child.id.clone());
                 }
@@ -73,9 +67,7 @@ impl ProcessId {
 pub(crate) fn working_in(folders: &[PathBuf], names: &[&str]) -> Vec<ProcessId> {
     let inside = |id: &ProcessId| {
         let folder = std::fs::read_link(format!("/proc/{}/cwd", id.pid)).unwrap_or_default();
-        folders
-            .iter()
-            .any(|parent| !parent.as_os_str().is_empty() && folder.starts_with(parent))
+        folders.iter().any(|parent| !parent.as_os_str().is_empty() && folder.starts_with(parent))
     };
     table()
         .into_iter()
@@ -94,11 +86,7 @@ struct Entry {
 }
 
 fn entry(pid: u32) -> Option<Entry> {
-    if has_proc() {
-        from_proc(pid)
-    } else {
-        from_ps(&["-p", &pid.to_string()]).into_iter().next()
-    }
+    if has_proc() { from_proc(pid) } else { from_ps(&["-p", &pid.to_string()]).into_iter().next() }
 }
 
 fn table() -> Vec<Entry> {
@@ -106,10 +94,7 @@ fn table() -> Vec<Entry> {
         return from_ps(&["-ax"]);
     }
     let folders = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    folders
-        .filter_map(|folder| folder.file_name().to_str()?.parse().ok())
-        .filter_map(from_proc)
-        .collect()
+    folders.filter_map(|folder| folder.file_name().to_str()?.parse().ok()).filter_map(from_proc).collect()
 }
 
 fn has_proc() -> bool {
@@ -124,10 +109,7 @@ fn from_proc(pid: u32) -> Option<Entry> {
     let fields: Vec<&str> = tail.split_whitespace().collect();
     let dead = matches!(*fields.first()?, "Z" | "X" | "x");
     Some(Entry {
-        id: ProcessId {
-            pid,
-            started: (*fields.get(19)?).to_owned(),
-        },
+        id: ProcessId { pid, started: (*fields.get(19)?).to_owned() },
         parent: fields.get(1)?.parse().ok()?,
         name,
         dead,
@@ -136,13 +118,8 @@ fn from_proc(pid: u32) -> Option<Entry> {
 
 /// For systems without /proc (macOS).
 fn from_ps(which: &[&str]) -> Vec<Entry> {
-    let output = std::process::Command::new("ps")
-        .args(which)
-        .args(["-o", "pid=,ppid=,stat=,lstart=,comm="])
-        .output();
-    let text = output
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .unwrap_or_default();
+    let output = std::process::Command::new("ps").args(which).args(["-o", "pid=,ppid=,stat=,lstart=,comm="]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.lines().filter_map(ps_line).collect()
 }
 
@@ -151,10 +128,7 @@ fn ps_line(line: &str) -> Option<Entry> {
     let started = words.get(3..8)?.join(" ");
     let name = words.get(8)?.rsplit('/').next()?.to_owned();
     Some(Entry {
-        id: ProcessId {
-            pid: words[0].parse().ok()?,
-            started,
-        },
+        id: ProcessId { pid: words[0].parse().ok()?, started },
         parent: words[1].parse().ok()?,
         name,
         dead: words[2].starts_with('Z'),
@@ -175,10 +149,7 @@ mod tests {
 
     #[test]
     fn another_start_time_is_another_process() {
-        let stranger = ProcessId {
-            started: "0".to_owned(),
-            ..ProcessId::own()
-        };
+        let stranger = ProcessId { started: "0".to_owned(), ..ProcessId::own() };
         assert!(!stranger.is_running());
         assert!(stranger.tree().is_empty());
     }
@@ -195,13 +166,8 @@ mod tests {
 
     #[test]
     fn a_line_of_ps_is_understood() {
-        let entry =
-            ps_line("  812     1 Ss   Sat Nov 22 21:27:03 2026 /opt/homebrew/bin/redis-server")
-                .unwrap();
-        assert_eq!(
-            (entry.id.pid, entry.parent, entry.name.as_str(), entry.dead),
-            (812, 1, "redis-server", false)
-        );
+        let entry = ps_line("  812     1 Ss   Sat Nov 22 21:27:03 2026 /opt/homebrew/bin/redis-server").unwrap();
+        assert_eq!((entry.id.pid, entry.parent, entry.name.as_str(), entry.dead), (812, 1, "redis-server", false));
         assert_eq!(entry.id.started, "Sat Nov 22 21:27:03 2026");
     }
 }

@@ -33,10 +33,7 @@ pub struct Progress {
 
 #[derive(Debug)]
 enum View {
-    Bars {
-        all: MultiProgress,
-        regions: Mutex<BTreeMap<String, ProgressBar>>,
-    },
+    Bars { all: MultiProgress, regions: Mutex<BTreeMap<String, ProgressBar>> },
     Plain,
     Json,
 }
@@ -50,42 +47,28 @@ impl Progress {
     /// For a person, as fits where the output goes.
     pub fn for_person() -> Self {
         let view = if std::io::stderr().is_terminal() {
-            View::Bars {
-                all: MultiProgress::new(),
-                regions: Mutex::default(),
-            }
+            View::Bars { all: MultiProgress::new(), regions: Mutex::default() }
         } else {
             View::Plain
         };
-        Self {
-            view: Some(Arc::new(view)),
-        }
+        Self { view: Some(Arc::new(view)) }
     }
 
     /// For the command that started this supervisor.
     pub fn json() -> Self {
-        Self {
-            view: Some(Arc::new(View::Json)),
-        }
+        Self { view: Some(Arc::new(View::Json)) }
     }
 
     pub fn step(&self, region: &str, text: &str) {
-        self.tell(&Event::Step {
-            region: region.to_owned(),
-            text: text.to_owned(),
-        });
+        self.tell(&Event::Step { region: region.to_owned(), text: text.to_owned() });
     }
 
     pub fn ready(&self, region: &str) {
-        self.tell(&Event::Ready {
-            region: region.to_owned(),
-        });
+        self.tell(&Event::Ready { region: region.to_owned() });
     }
 
     pub fn note(&self, text: &str) {
-        self.tell(&Event::Note {
-            text: text.to_owned(),
-        });
+        self.tell(&Event::Note { text: text.to_owned() });
     }
 
     pub fn tell(&self, event: &Event) {
@@ -118,11 +101,7 @@ fn draw(all: &MultiProgress, regions: &mut BTreeMap<String, ProgressBar>, event:
             let style = ProgressStyle::with_template("  {spinner} {prefix:12} {msg}")
                 .expect("the template is a fixed one")
                 .tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏✓");
-            let bar = all.add(
-                ProgressBar::new_spinner()
-                    .with_style(style)
-                    .with_prefix(region.clone()),
-            );
+            let bar = all.add(ProgressBar::new_spinner().with_style(style).with_prefix(region.clone()));
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         };

@@ -11,20 +11,8 @@ use crate::process::Spec;
 /// How to start a server.
 pub(crate) fn spec(program: &Path, name: String, folder: PathBuf, port: u16, log: PathBuf) -> Spec {
     let port = port.to_string();
-    let args = [
-        "--port",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "no",
-        "--daemonize",
-        "no",
-        "--dir",
-        ".",
-    ];
+    let args =
+        ["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", "."];
     Spec {
         name,
         program: program.to_owned(),

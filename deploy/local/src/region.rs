@@ -50,11 +50,7 @@ pub(crate) struct Region {
 
 impl Region {
     pub(crate) fn new(name: &str, index: u16) -> Self {
-        Self {
-            name: name.to_owned(),
-            index,
-            master_key: crate::secrets::master_key(),
-        }
+        Self { name: name.to_owned(), index, master_key: crate::secrets::master_key() }
     }
 }
 
@@ -95,33 +91,18 @@ impl Setup {
         let name = format!("{}/{service}", region.name);
         let log = self.state.log(&name);
         match service {
-            Service::Postgres => self.postgres.spec(
-                name,
-                &self.data(region).join("postgres"),
-                self.ports.postgres(region.index),
-                log,
-            ),
-            Service::Redis => redis::spec(
-                &self.tools.redis,
-                name,
-                self.folder(region),
-                self.ports.redis(region.index),
-                log,
-            ),
-            Service::RegionNode(n) => self.own_program(
-                "region-node",
-                name,
-                region,
-                log,
-                self.node_settings(region, n, others),
-            ),
-            Service::GlobalSync(n) => self.own_program(
-                "global-sync",
-                name,
-                region,
-                log,
-                self.sync_settings(region, n, others),
-            ),
+            Service::Postgres => {
+                self.postgres.spec(name, &self.data(region).join("postgres"), self.ports.postgres(region.index), log)
+            }
+            Service::Redis => {
+                redis::spec(&self.tools.redis, name, self.folder(region), self.ports.redis(region.index), log)
+            }
+            Service::RegionNode(n) => {
+                self.own_program("region-node", name, region, log, self.node_settings(region, n, others))
+            }
+            Service::GlobalSync(n) => {
+                self.own_program("global-sync", name, region, log, self.sync_settings(region, n, others))
+            }
         }
     }
 
@@ -148,39 +129,22 @@ impl Setup {
         }
     }
 
-    fn node_settings(
-        &self,
-        region: &Region,
-        node: u16,
-        others: &[Region],
-    ) -> Vec<(String, String)> {
+    fn node_settings(&self, region: &Region, node: u16, others: &[Region]) -> Vec<(String, String)> {
         let port = self.ports.postgres(region.index);
         let mut settings = vec![
             ("REGION__NAME", region.name.clone()),
             ("REGION__CLUSTER_ID", self.cluster_id.clone()),
             ("ROLE", "full".to_owned()),
-            (
-                "HTTP__LISTEN",
-                format!("127.0.0.1:{}", self.ports.http(region.index, node)),
-            ),
+            ("HTTP__LISTEN", format!("127.0.0.1:{}", self.ports.http(region.index, node))),
             ("HTTP__PUBLIC_URL", self.http_url(region, 1)),
             ("DATABASE__URL", postgres::url("gocomet_app", port)),
-            (
-                "DATABASE__SYSTEM_URL",
-                postgres::url("gocomet_system", port),
-            ),
-            (
-                "DATABASE__MIGRATE_URL",
-                postgres::url("gocomet_owner", port),
-            ),
+            ("DATABASE__SYSTEM_URL", postgres::url("gocomet_system", port)),
+            ("DATABASE__MIGRATE_URL", postgres::url("gocomet_owner", port)),
             ("REDIS__URL", redis::url(self.ports.redis(region.index))),
             ("SYNC__STATUS_URL", self.status_url(region, 1)),
             ("SYNC__QUIC_ADDR", self.quic_addr(region)),
             ("OPERATOR__CLIENT_ID", self.operator.client_id.clone()),
-            (
-                "OPERATOR__CLIENT_SECRET",
-                self.operator.client_secret.clone(),
-            ),
+            ("OPERATOR__CLIENT_SECRET", self.operator.client_secret.clone()),
             ("SECRETS__MASTER_KEY", region.master_key.clone()),
             // All riders and drivers of the demo come from one address.
             ("LIMITS__CONNECTIONS_PER_MINUTE", "1000000".to_owned()),
@@ -191,43 +155,21 @@ impl Setup {
             settings.push((
                 "EDGE__PEERS",
                 list(others, |other| {
-                    format!(
-                        "http://{}",
-                        self.address(region, other, self.ports.http(other.index, 1))
-                    )
+                    format!("http://{}", self.address(region, other, self.ports.http(other.index, 1)))
                 }),
             ));
         }
         with_prefix("REGION_NODE_", settings, &self.node_env)
     }
 
-    fn sync_settings(
-        &self,
-        region: &Region,
-        sync: u16,
-        others: &[Region],
-    ) -> Vec<(String, String)> {
-        let file = |name: &str| {
-            self.certificates(&region.name)
-                .join(name)
-                .to_string_lossy()
-                .into_owned()
-        };
+    fn sync_settings(&self, region: &Region, sync: u16, others: &[Region]) -> Vec<(String, String)> {
+        let file = |name: &str| self.certificates(&region.name).join(name).to_string_lossy().into_owned();
         let mut settings = vec![
             ("REGION__NAME", region.name.clone()),
             ("REGION__CLUSTER_ID", self.cluster_id.clone()),
-            (
-                "DATABASE__URL",
-                postgres::url("gocomet_sync", self.ports.postgres(region.index)),
-            ),
-            (
-                "QUIC__LISTEN",
-                format!("127.0.0.1:{}", self.ports.quic(region.index, sync)),
-            ),
-            (
-                "STATUS__LISTEN",
-                format!("127.0.0.1:{}", self.ports.status(region.index, sync)),
-            ),
+            ("DATABASE__URL", postgres::url("gocomet_sync", self.ports.postgres(region.index))),
+            ("QUIC__LISTEN", format!("127.0.0.1:{}", self.ports.quic(region.index, sync))),
+            ("STATUS__LISTEN", format!("127.0.0.1:{}", self.ports.status(region.index, sync))),
             ("TLS__CA_FILE", file("ca.pem")),
             ("TLS__CERT_FILE", file("node.pem")),
             ("TLS__KEY_FILE", file("node.key")),
@@ -236,42 +178,24 @@ impl Setup {
             ("TELEMETRY__LOG_FORMAT", "json".to_owned()),
         ];
         if !others.is_empty() {
-            settings.push((
-                "PEERS",
-                list(others, |other| {
-                    self.address(region, other, self.ports.quic(other.index, 1))
-                }),
-            ));
+            settings
+                .push(("PEERS", list(others, |other| self.address(region, other, self.ports.quic(other.index, 1)))));
         }
         with_prefix("GLOBAL_SYNC_", settings, &self.sync_env)
     }
 
     /// Where one region reaches another: through the relay between them, or straight at `port`.
     fn address(&self, from: &Region, to: &Region, port: u16) -> String {
-        let port = if self.links {
-            self.ports.link(from.index, to.index)
-        } else {
-            port
-        };
+        let port = if self.links { self.ports.link(from.index, to.index) } else { port };
         format!("127.0.0.1:{port}")
     }
 }
 
 fn list(others: &[Region], address: impl Fn(&Region) -> String) -> String {
-    others
-        .iter()
-        .map(|other| format!("{}={}", other.name, address(other)))
-        .collect::<Vec<_>>()
-        .join(",")
+    others.iter().map(|other| format!("{}={}", other.name, address(other))).collect::<Vec<_>>().join(",")
 }
 
-fn with_prefix(
-    prefix: &str,
-    settings: Vec<(&str, String)>,
-    more: &[(String, String)],
-) -> Vec<(String, String)> {
-    let own = settings
-        .into_iter()
-        .map(|(name, value)| (format!("{prefix}{name}"), value));
+fn with_prefix(prefix: &str, settings: Vec<(&str, String)>, more: &[(String, String)]) -> Vec<(String, String)> {
+    let own = settings.into_iter().map(|(name, value)| (format!("{prefix}{name}"), value));
     own.chain(more.iter().cloned()).collect()
 }

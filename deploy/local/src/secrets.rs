@@ -16,8 +16,6 @@ pub(crate) fn master_key() -> String {
 
 fn random(bytes: usize) -> Vec<u8> {
     let mut buffer = vec![0; bytes];
-    SystemRandom::new()
-        .fill(&mut buffer)
-        .expect("the system has random numbers");
+    SystemRandom::new().fill(&mut buffer).expect("the system has random numbers");
     buffer
 }

@@ -29,11 +29,7 @@ impl Service {
     pub fn all(region_nodes: u16, global_syncs: u16) -> Vec<Self> {
         let nodes = (1..=region_nodes).map(Self::RegionNode);
         let syncs = (1..=global_syncs).map(Self::GlobalSync);
-        [Self::Postgres, Self::Redis]
-            .into_iter()
-            .chain(nodes)
-            .chain(syncs)
-            .collect()
+        [Self::Postgres, Self::Redis].into_iter().chain(nodes).chain(syncs).collect()
     }
 }
 
@@ -62,10 +58,7 @@ impl FromStr for Service {
         let known = match text {
             "postgres" => Some(Self::Postgres),
             "redis" => Some(Self::Redis),
-            _ => match (
-                text.strip_prefix("region-node"),
-                text.strip_prefix("global-sync"),
-            ) {
+            _ => match (text.strip_prefix("region-node"), text.strip_prefix("global-sync")) {
                 (Some(rest), _) => number(rest).map(Self::RegionNode),
                 (_, Some(rest)) => number(rest).map(Self::GlobalSync),
                 _ => None,
@@ -100,13 +93,7 @@ mod tests {
 
     #[test]
     fn unknown_names_are_refused() {
-        for text in [
-            "",
-            "mysql",
-            "region-node-0",
-            "region-node-x",
-            "global-sync2",
-        ] {
+        for text in ["", "mysql", "region-node-0", "region-node-x", "global-sync2"] {
             assert!(text.parse::<Service>().is_err(), "{text}");
         }
     }

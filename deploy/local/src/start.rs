@@ -22,7 +22,7 @@ use crate::redis;
 use crate::region::{Credentials, Region, Setup};
 use crate::secrets;
 use crate::service::Service;
-use crate::state::State;
+use crate::state::{self, State};
 use crate::tenants::{self, TenantSpec};
 use crate::tools::{Programs, Tools};
 use crate::wait::until;
@@ -52,9 +52,7 @@ pub struct Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            regions: ["us-east", "eu-west", "ap-south"]
-                .map(str::to_owned)
-                .to_vec(),
+            regions: ["us-east", "eu-west", "ap-south"].map(str::to_owned).to_vec(),
             region_nodes: 1,
             global_syncs: 1,
             links: true,
@@ -157,35 +155,23 @@ impl Builder {
     /// or is dropped half-way, nothing it started stays.
     pub async fn start(self) -> anyhow::Result<Cluster> {
         self.check()?;
-        let programs = self
-            .programs
-            .clone()
-            .map_or_else(Programs::discover, |folder| Ok(Programs { folder }))?;
+        let programs = self.programs.clone().map_or_else(Programs::discover, |folder| Ok(Programs { folder }))?;
         let guard_program = programs.get("local")?;
-        for (name, count) in [
-            ("region-node", self.region_nodes),
-            ("global-sync", self.global_syncs),
-        ] {
+        for (name, count) in [("region-node", self.region_nodes), ("global-sync", self.global_syncs)] {
             if count > 0 {
                 programs.get(name)?;
             }
         }
         let tools = Tools::ensure(&self.progress)?;
         let account = Account::for_postgres()?;
+        let state_dir = self.state_dir.clone().unwrap_or_else(|| own_folder(&programs));
+        state::settle(&state_dir)?;
         let block = self.take_ports()?;
-        let state_dir = self
-            .state_dir
-            .clone()
-            .unwrap_or_else(|| own_folder(&programs));
         let state = State::claim(&state_dir, account.as_ref(), block.ports.base)?;
-        let guard = Guard::start(&guard_program, &state.dir)?;
+        let guard = Guard::start(&guard_program, &state)?;
         let setup = Setup {
             cluster_id: format!("local-{}", block.ports.base),
-            postgres: Postgres {
-                programs: tools.postgres.clone(),
-                account,
-                durability: self.durability,
-            },
+            postgres: Postgres { programs: tools.postgres.clone(), account, durability: self.durability },
             operator: Credentials {
                 client_id: "operator".to_owned(),
                 client_secret: format!("op_{}", secrets::hex(24)),
@@ -200,12 +186,8 @@ impl Builder {
             programs,
             tools,
         };
-        let regions = self
-            .regions
-            .iter()
-            .zip(0..)
-            .map(|(name, index)| (name.clone(), Region::new(name, index)))
-            .collect();
+        let regions =
+            self.regions.iter().zip(0..).map(|(name, index)| (name.clone(), Region::new(name, index))).collect();
         let _ = rustls::crypto::ring::default_provider().install_default();
         let cluster = Cluster {
             setup,
@@ -213,9 +195,7 @@ impl Builder {
             processes: Mutex::default(),
             tenants: Mutex::default(),
             links: self.links.then(Links::new).transpose()?,
-            http: reqwest::Client::builder()
-                .timeout(Duration::from_secs(10))
-                .build()?,
+            http: reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?,
             changing: tokio::sync::Mutex::new(()),
             guard: Some(guard),
             _block: block,
@@ -236,19 +216,10 @@ impl Builder {
             cluster.open_links(&cluster.region(&name)?, false).await?;
         }
         let names = cluster.regions();
-        try_join_all(
-            names
-                .iter()
-                .map(|name| cluster.start_region(name, &self.progress)),
-        )
-        .await?;
+        try_join_all(names.iter().map(|name| cluster.start_region(name, &self.progress))).await?;
         if self.region_nodes > 0 {
-            let wanted = self
-                .tenants
-                .clone()
-                .unwrap_or_else(|| TenantSpec::demo(&names));
-            self.progress
-                .note(&format!("creating {} tenants", wanted.len()));
+            let wanted = self.tenants.clone().unwrap_or_else(|| TenantSpec::demo(&names));
+            self.progress.note(&format!("creating {} tenants", wanted.len()));
             cluster.create_tenants(&wanted).await?;
         }
         cluster.write_file()
@@ -260,13 +231,9 @@ impl Builder {
         names.dedup();
         let count = self.regions.len();
         if count == 0 || names.len() != count || count > usize::from(MAX_REGIONS) {
-            let cause = format!(
-                "REGIONS={} names no region, one twice, or more than {MAX_REGIONS}",
-                self.regions.join(",")
-            );
-            return Err(
-                Failure::new(cause, "name each once, for example REGIONS=us-east,eu-west").into(),
-            );
+            let cause =
+                format!("REGIONS={} names no region, one twice, or more than {MAX_REGIONS}", self.regions.join(","));
+            return Err(Failure::new(cause, "name each once, for example REGIONS=us-east,eu-west").into());
         }
         for name in &self.regions {
             check_name(name)?;
@@ -295,11 +262,7 @@ impl Builder {
 
     fn needed_ports(&self, ports: Ports) -> Vec<(String, Port)> {
         let services = Service::all(self.region_nodes, self.global_syncs);
-        self.regions
-            .iter()
-            .zip(0..)
-            .flat_map(|(name, index)| of_region(ports, name, index, &services))
-            .collect()
+        self.regions.iter().zip(0..).flat_map(|(name, index)| of_region(ports, name, index, &services)).collect()
     }
 }
 
@@ -310,29 +273,17 @@ impl Cluster {
         progress.step(name, "copying the prepared database");
         make_folder(&self.setup.folder(&region))?;
         make_folder(&self.setup.data(&region))?;
-        self.setup
-            .postgres
-            .copy(&self.template(), &self.setup.data(&region).join("postgres"))
-            .await?;
+        self.setup.postgres.copy(&self.template(), &self.setup.data(&region).join("postgres")).await?;
         progress.step(name, "starting Postgres and Redis");
         self.start_all(name, Service::is_database).await?;
         progress.step(name, "starting region-node and global-sync");
-        self.start_all(name, |service| !service.is_database())
-            .await?;
+        self.start_all(name, |service| !service.is_database()).await?;
         progress.ready(name);
         Ok(())
     }
 
-    pub(crate) async fn start_all(
-        &self,
-        region: &str,
-        which: impl Fn(Service) -> bool,
-    ) -> anyhow::Result<()> {
-        let services = self
-            .setup
-            .services()
-            .into_iter()
-            .filter(|service| which(*service));
+    pub(crate) async fn start_all(&self, region: &str, which: impl Fn(Service) -> bool) -> anyhow::Result<()> {
+        let services = self.setup.services().into_iter().filter(|service| which(*service));
         try_join_all(services.map(|service| self.start_service(region, service))).await?;
         Ok(())
     }
@@ -346,12 +297,7 @@ impl Cluster {
         self.ready(&plan, service, &process).await
     }
 
-    async fn ready(
-        &self,
-        region: &Region,
-        service: Service,
-        process: &Process,
-    ) -> anyhow::Result<()> {
+    async fn ready(&self, region: &Region, service: Service, process: &Process) -> anyhow::Result<()> {
         let name = &process.spec.name;
         let asked = || async {
             if process.exited().is_some() {
@@ -362,19 +308,12 @@ impl Cluster {
         let failure = match until(READY, asked).await {
             Some(Ok(())) => return Ok(()),
             Some(Err(())) => {
-                let status = process
-                    .exited()
-                    .map(|status| status.to_string())
-                    .unwrap_or_default();
-                Failure::new(
-                    format!("{name} ended while starting ({status})"),
-                    "its last words are above",
-                )
+                let status = process.exited().map(|status| status.to_string()).unwrap_or_default();
+                Failure::new(format!("{name} ended while starting ({status})"), "its last words are above")
             }
-            None => Failure::new(
-                format!("{name} was not ready after {} s", READY.as_secs()),
-                "its last words are above",
-            ),
+            None => {
+                Failure::new(format!("{name} was not ready after {} s", READY.as_secs()), "its last words are above")
+            }
         };
         Err(failure.with_log(&process.spec.log).into())
     }
@@ -382,13 +321,8 @@ impl Cluster {
     async fn answers(&self, region: &Region, service: Service) -> Option<()> {
         let ports = self.setup.ports;
         let healthy = |url: String| async move {
-            let answer = self
-                .http
-                .get(format!("{url}/health/ready"))
-                .timeout(Duration::from_secs(2))
-                .send()
-                .await
-                .ok()?;
+            let answer =
+                self.http.get(format!("{url}/health/ready")).timeout(Duration::from_secs(2)).send().await.ok()?;
             answer.status().is_success().then_some(())
         };
         match service {
@@ -405,11 +339,8 @@ impl Cluster {
             let tenant = tenants::create(&self.http, &home, &self.setup.operator, spec).await?;
             lock(&self.tenants).push(tenant);
         }
-        let urls: BTreeMap<String, String> = self
-            .regions()
-            .into_iter()
-            .map(|name| (name.clone(), self.http_url(&name)))
-            .collect();
+        let urls: BTreeMap<String, String> =
+            self.regions().into_iter().map(|name| (name.clone(), self.http_url(&name))).collect();
         tenants::known_everywhere(&self.http, &urls, &self.tenants(), KNOWN).await
     }
 
@@ -419,13 +350,9 @@ impl Cluster {
             return Ok(());
         };
         for other in self.others(&region.name) {
-            links
-                .open(&region.name, &other.name, self.route(region, &other))
-                .await?;
+            links.open(&region.name, &other.name, self.route(region, &other)).await?;
             if both_ways {
-                links
-                    .open(&other.name, &region.name, self.route(&other, region))
-                    .await?;
+                links.open(&other.name, &region.name, self.route(&other, region)).await?;
             }
         }
         Ok(())
@@ -436,12 +363,8 @@ impl Cluster {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Route {
             listen: ports.link(from.index, to.index),
-            tcp: (1..=self.setup.region_nodes)
-                .map(|n| local(ports.http(to.index, n)))
-                .collect(),
-            udp: (1..=self.setup.global_syncs)
-                .map(|n| local(ports.quic(to.index, n)))
-                .collect(),
+            tcp: (1..=self.setup.region_nodes).map(|n| local(ports.http(to.index, n))).collect(),
+            udp: (1..=self.setup.global_syncs).map(|n| local(ports.quic(to.index, n))).collect(),
         }
     }
 
@@ -458,17 +381,11 @@ impl Cluster {
 /// A name that can stand in host names, files and certificates.
 pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
     let fits = (2..=32).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if fits && !name.starts_with('-') && name != "template" {
         return Ok(());
     }
-    Err(Failure::new(
-        format!("{name:?} is no name for a region"),
-        "use 2 to 32 of a-z, 0-9 and -",
-    )
-    .into())
+    Err(Failure::new(format!("{name:?} is no name for a region"), "use 2 to 32 of a-z, 0-9 and -").into())
 }
 
 fn own_folder(programs: &Programs) -> PathBuf {

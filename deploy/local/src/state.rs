@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::{Account, make_folder, reachable_folder};
 use crate::failure::Failure;
+use crate::guard::Guard;
+use crate::postgres;
 use crate::procs::{ProcessId, working_in};
 
 /// Where things lie.
@@ -27,6 +29,7 @@ pub struct State {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Owner {
     pub supervisor: ProcessId,
+    pub guard: Option<ProcessId>,
     pub data: PathBuf,
     pub control: PathBuf,
     pub port_base: u16,
@@ -41,45 +44,18 @@ pub struct PidRecord {
 }
 
 /// Everything a cluster creates in its state folder; nothing else there is ever removed.
-const CONTENTS: [&str; 9] = [
-    "cluster.json",
-    "supervisor.log",
-    "data",
-    "regions",
-    "certificates",
-    "pids",
-    "logs",
-    "control.sock",
-    "owner.json",
-];
+const CONTENTS: [&str; 9] =
+    ["cluster.json", "supervisor.log", "data", "regions", "certificates", "pids", "logs", "control.sock", "owner.json"];
 
 /// Where the logs of a failed start are kept until the next.
 pub const KEPT_LOGS: &str = "logs-of-failure";
 
 /// Programs a cluster runs, by the names the kernel knows them (cut at 15 characters).
-const PROGRAMS: [&str; 6] = [
-    "postgres",
-    "redis-server",
-    "valkey-server",
-    "region-node",
-    "global-sync",
-    "demo",
-];
+const PROGRAMS: [&str; 6] = ["postgres", "redis-server", "valkey-server", "region-node", "global-sync", "demo"];
 
 impl State {
-    /// Takes a folder for a new cluster, after removing what a crashed one left in it.
+    /// Takes a folder for a new cluster.
     pub fn claim(dir: &Path, account: Option<&Account>, port_base: u16) -> anyhow::Result<Self> {
-        if let Some(owner) = Owner::read(dir) {
-            if owner.supervisor.is_running() {
-                let cause = format!(
-                    "a cluster already runs from {} (process {})",
-                    dir.display(),
-                    owner.supervisor.pid
-                );
-                return Err(Failure::new(cause, "stop it with `make down`").into());
-            }
-            sweep(dir);
-        }
         make_folder(dir)?;
         let dir = dir.canonicalize()?;
         let _ = std::fs::remove_dir_all(dir.join(KEPT_LOGS));
@@ -90,6 +66,7 @@ impl State {
         }
         let owner = Owner {
             supervisor: ProcessId::own(),
+            guard: None,
             data: state.data.clone(),
             control: state.control_socket(),
             port_base,
@@ -116,12 +93,15 @@ impl State {
         }
     }
 
+    /// Writes down who cleans up when this process cannot.
+    pub fn record_guard(&self, guard: &Guard) -> anyhow::Result<()> {
+        let owner = Owner::read(&self.dir).map(|owner| Owner { guard: guard.id(), ..owner });
+        owner.map_or(Ok(()), |owner| write_json(&self.dir.join("owner.json"), &owner))
+    }
+
     /// Writes down a started program.
     pub fn record(&self, record: &PidRecord) -> anyhow::Result<PathBuf> {
-        let file = self
-            .dir
-            .join("pids")
-            .join(format!("{}.json", record.name.replace('/', ".")));
+        let file = self.dir.join("pids").join(format!("{}.json", record.name.replace('/', ".")));
         write_json(&file, record)?;
         Ok(file)
     }
@@ -133,6 +113,19 @@ impl Owner {
     }
 }
 
+/// Makes sure that no cluster runs from `dir` and that nothing is left of one that crashed; says whether something was.
+pub fn settle(dir: &Path) -> anyhow::Result<bool> {
+    let Some(owner) = Owner::read(dir) else { return Ok(false) };
+    if owner.supervisor.is_running() {
+        let cause = format!("a cluster already runs from {} (process {})", dir.display(), owner.supervisor.pid);
+        return Err(Failure::new(cause, "stop it with `make down`").into());
+    }
+    // Its guard is at work: two sweeping at once could take away what comes next.
+    wait_gone(owner.guard.as_slice(), Duration::from_secs(20));
+    sweep(dir);
+    Ok(true)
+}
+
 /// Ends every program of the cluster whose state lies in `dir` and removes its files. Blocks for seconds at most.
 pub fn sweep(dir: &Path) {
     let owner = Owner::read(dir);
@@ -142,16 +135,10 @@ pub fn sweep(dir: &Path) {
         for id in &tree {
             id.signal(Signal::SIGCONT);
         }
-        record
-            .id
-            .signal(Signal::try_from(record.abort).unwrap_or(Signal::SIGKILL));
+        record.id.signal(Signal::try_from(record.abort).unwrap_or(Signal::SIGKILL));
         trees.extend(tree);
     }
-    let folders: Vec<PathBuf> = owner
-        .iter()
-        .map(|owner| owner.data.clone())
-        .chain(dir.canonicalize())
-        .collect();
+    let folders: Vec<PathBuf> = owner.iter().map(|owner| owner.data.clone()).chain(dir.canonicalize()).collect();
     trees.extend(working_in(&folders, &PROGRAMS));
     wait_gone(&trees, Duration::from_secs(5));
     for id in &trees {
@@ -164,16 +151,16 @@ pub fn sweep(dir: &Path) {
 /// Removes a cluster's files, its description first, its owner last.
 pub fn remove(dir: &Path, owner: Option<&Owner>) {
     if let Some(owner) = owner {
+        let regions = std::fs::read_dir(&owner.data).into_iter().flatten().flatten().map(|region| region.path());
+        for folder in regions.chain([owner.data.clone()]) {
+            postgres::release(&folder.join("postgres"));
+        }
         let _ = std::fs::remove_dir_all(&owner.data);
         let _ = std::fs::remove_file(&owner.control);
     }
     for name in CONTENTS {
         let path = dir.join(name);
-        let _ = if path.is_dir() {
-            std::fs::remove_dir_all(&path)
-        } else {
-            std::fs::remove_file(&path)
-        };
+        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
     }
     let _ = std::fs::remove_dir(dir);
 }
@@ -191,25 +178,15 @@ pub fn write_private(file: &Path, content: &[u8]) -> anyhow::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let fresh = file.with_extension(format!("new-{}", crate::secrets::hex(4)));
     let write = || -> std::io::Result<()> {
-        std::fs::File::options()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&fresh)?
-            .write_all(content)?;
+        std::fs::File::options().create_new(true).write(true).mode(0o600).open(&fresh)?.write_all(content)?;
         std::fs::rename(&fresh, file)
     };
     write().with_context(|| format!("cannot write {}", file.display()))
 }
 
 fn records(dir: &Path) -> Vec<PidRecord> {
-    let files = std::fs::read_dir(dir.join("pids"))
-        .into_iter()
-        .flatten()
-        .flatten();
-    files
-        .filter_map(|file| serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok())
-        .collect()
+    let files = std::fs::read_dir(dir.join("pids")).into_iter().flatten().flatten();
+    files.filter_map(|file| serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()).collect()
 }
 
 fn wait_gone(ids: &[ProcessId], limit: Duration) {

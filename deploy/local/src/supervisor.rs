@@ -31,12 +31,7 @@ use crate::wait::until;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Regions to start
-    #[arg(
-        long,
-        env = "REGIONS",
-        value_delimiter = ',',
-        default_value = "us-east,eu-west,ap-south"
-    )]
+    #[arg(long, env = "REGIONS", value_delimiter = ',', default_value = "us-east,eu-west,ap-south")]
     pub regions: Vec<String>,
     /// The first of the ports to use
     #[arg(long, env = "PORT_BASE", default_value_t = crate::DEFAULT_BASE)]
@@ -56,19 +51,12 @@ pub struct Options {
 }
 
 /// Runs a cluster until a signal or an order ends it.
-pub async fn run(
-    options: &Options,
-    state_dir: &Path,
-    progress: &Progress,
-    foreground: bool,
-) -> anyhow::Result<()> {
+pub async fn run(options: &Options, state_dir: &Path, progress: &Progress, foreground: bool) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
     stop_on_signals(&stop, &tasks)?;
     let programs = Programs::discover()?;
-    let demo = (!options.no_sim)
-        .then(|| programs.get("demo"))
-        .transpose()?;
+    let demo = (!options.no_sim).then(|| programs.get("demo")).transpose()?;
     let builder = Cluster::builder()
         .regions(options.regions.clone())
         .region_nodes(options.region_nodes)
@@ -78,27 +66,15 @@ pub async fn run(
         .durability(Durability::PowerCut)
         .progress(progress.clone());
     let Some(cluster) = stop.run_until_cancelled(builder.start()).await else {
-        return Err(Failure::new(
-            "the start was interrupted",
-            "everything it began has been removed",
-        )
-        .into());
+        return Err(Failure::new("the start was interrupted", "everything it began has been removed").into());
     };
     let cluster = Arc::new(cluster?);
-    let socket = cluster.setup.state.control_socket();
-    let serving = tasks.spawn({
-        let (cluster, stop) = (cluster.clone(), stop.clone());
-        async move { control::serve(cluster, &socket, stop).await }
-    });
-    let demo = demo
-        .map(|program| start_demo(&cluster, program, &options.speed, foreground))
-        .transpose()?;
+    let listener = control::listen(&cluster.setup.state.control_socket())?;
+    let serving = tasks.spawn(control::serve(cluster.clone(), listener, stop.clone()));
+    let demo = demo.map(|program| start_demo(&cluster, program, &options.speed, foreground)).transpose()?;
     progress.tell(&Event::Started);
     if foreground {
-        println!(
-            "{}\n\nCtrl-C stops everything.\n",
-            summary(&ClusterFile::of(&cluster))
-        );
+        println!("{}\n\nCtrl-C stops everything.\n", summary(&ClusterFile::of(&cluster)));
     }
     let watching = watch(&cluster, demo.as_ref(), foreground);
     let _ = stop.run_until_cancelled(watching).await;
@@ -108,44 +84,22 @@ pub async fn run(
     if let Some(demo) = demo {
         demo.stop(Duration::from_secs(5)).await;
     }
-    serving.await??;
+    serving.await?;
     cluster.end().await;
     Ok(())
 }
 
 /// Starts a supervisor of its own session that outlives this command, and returns when all is ready.
-pub async fn run_detached(
-    options: &Options,
-    state_dir: &Path,
-    progress: &Progress,
-) -> anyhow::Result<()> {
+pub async fn run_detached(options: &Options, state_dir: &Path, progress: &Progress) -> anyhow::Result<()> {
     make_folder(state_dir)?;
     let words = File::create(state_dir.join("supervisor.log"))?;
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--state-dir").arg(state_dir).arg("supervise");
-    command
-        .arg("--regions")
-        .arg(options.regions.join(","))
-        .arg("--speed")
-        .arg(&options.speed);
-    command.args([
-        "--port-base",
-        &options.port_base.to_string(),
-        "--region-nodes",
-        &options.region_nodes.to_string(),
-    ]);
-    command
-        .args(["--global-syncs", &options.global_syncs.to_string()])
-        .args(options.no_sim.then_some("--no-sim"));
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(words)
-        .spawn()?;
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    command.arg("--regions").arg(options.regions.join(",")).arg("--speed").arg(&options.speed);
+    command.args(["--port-base", &options.port_base.to_string(), "--region-nodes", &options.region_nodes.to_string()]);
+    command.args(["--global-syncs", &options.global_syncs.to_string()]).args(options.no_sim.then_some("--no-sim"));
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(words).spawn()?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
     loop {
         let line = tokio::select! {
@@ -153,10 +107,7 @@ pub async fn run_detached(
             _ = interrupt.recv() => { end(&mut child); continue }
             _ = terminate.recv() => { end(&mut child); continue }
         };
-        let event = line
-            .as_deref()
-            .map(serde_json::from_str::<Event>)
-            .transpose()?;
+        let event = line.as_deref().map(serde_json::from_str::<Event>).transpose()?;
         match event {
             Some(Event::Started) => {
                 progress.tell(&Event::Started);
@@ -172,17 +123,13 @@ pub async fn run_detached(
                 let said = crate::last_lines(&state_dir.join("supervisor.log"), 15);
                 return Err(Failure {
                     log: Some(said),
-                    ..Failure::new(
-                        "the supervisor ended while starting",
-                        "its last words are above",
-                    )
+                    ..Failure::new("the supervisor ended while starting", "its last words are above")
                 }
                 .into());
             }
         }
     }
-    let file: ClusterFile =
-        serde_json::from_slice(&std::fs::read(state_dir.join("cluster.json"))?)?;
+    let file: ClusterFile = serde_json::from_slice(&std::fs::read(state_dir.join("cluster.json"))?)?;
     println!("{}\n\n`make down` stops everything.", summary(&file));
     Ok(())
 }
@@ -194,7 +141,7 @@ pub async fn down(state_dir: &Path) -> anyhow::Result<&'static str> {
     };
     if !owner.supervisor.is_running() {
         let dir = state_dir.to_owned();
-        tokio::task::spawn_blocking(move || state::sweep(&dir)).await?;
+        tokio::task::spawn_blocking(move || state::settle(&dir)).await??;
         return Ok("removed what a crashed cluster had left");
     }
     if control::send(state_dir, &Order::Stop).await.is_err() {
@@ -203,12 +150,10 @@ pub async fn down(state_dir: &Path) -> anyhow::Result<&'static str> {
     let gone = || async { (!owner.supervisor.is_running()).then_some(()) };
     if until(Duration::from_secs(60), gone).await.is_none() {
         owner.supervisor.signal(Signal::SIGKILL);
-        until(Duration::from_secs(10), gone)
-            .await
-            .context("the supervisor cannot be ended")?;
+        until(Duration::from_secs(10), gone).await.context("the supervisor cannot be ended")?;
     }
     let dir = state_dir.to_owned();
-    tokio::task::spawn_blocking(move || state::sweep(&dir)).await?;
+    tokio::task::spawn_blocking(move || state::settle(&dir)).await??;
     Ok("stopped")
 }
 
@@ -222,20 +167,12 @@ pub fn summary(file: &ClusterFile) -> String {
             .filter(|tenant| tenant.home_region == region.name)
             .map(|tenant| tenant.id.as_str())
             .collect();
-        lines.push(format!(
-            "  {:<12} {}   {}",
-            region.name,
-            region.http,
-            tenants.join(", ")
-        ));
+        lines.push(format!("  {:<12} {}   {}", region.name, region.http, tenants.join(", ")));
     }
     if let Some(first) = file.regions.first() {
         lines.push(format!("  {:<12} {}/docs", "API", first.http));
     }
-    lines.push(format!(
-        "  {:<12} .local/cluster.json (credentials of operator and tenants)",
-        "all details"
-    ));
+    lines.push(format!("  {:<12} .local/cluster.json (credentials of operator and tenants)", "all details"));
     lines.join("\n")
 }
 
@@ -246,11 +183,7 @@ fn end(child: &mut tokio::process::Child) {
 }
 
 fn stop_on_signals(stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Result<()> {
-    for kind in [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ] {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let (mut signals, stop) = (signal(kind)?, stop.clone());
         tasks.spawn(async move {
             signals.recv().await;
@@ -260,23 +193,13 @@ fn stop_on_signals(stop: &CancellationToken, tasks: &TaskTracker) -> anyhow::Res
     Ok(())
 }
 
-fn start_demo(
-    cluster: &Cluster,
-    program: PathBuf,
-    speed: &str,
-    foreground: bool,
-) -> anyhow::Result<Process> {
+fn start_demo(cluster: &Cluster, program: PathBuf, speed: &str, foreground: bool) -> anyhow::Result<Process> {
     let setup = &cluster.setup;
     let file = setup.state.cluster_file().to_string_lossy().into_owned();
     let spec = Spec {
         name: "demo".to_owned(),
         program,
-        args: vec![
-            "--cluster".to_owned(),
-            file,
-            "--speed".to_owned(),
-            speed.to_owned(),
-        ],
+        args: vec!["--cluster".to_owned(), file, "--speed".to_owned(), speed.to_owned()],
         envs: Vec::new(),
         folder: setup.state.dir.join("regions"),
         log: setup.state.log("demo"),
@@ -304,10 +227,7 @@ async fn watch(cluster: &Cluster, demo: Option<&Process>, foreground: bool) {
         if let Some((demo, status)) = demo.and_then(|demo| Some((demo, demo.exited()?)))
             && told.insert(demo.id.clone())
         {
-            ended.push(format!(
-                "the simulated traffic ended ({status}); its log is {}",
-                demo.spec.log.display()
-            ));
+            ended.push(format!("the simulated traffic ended ({status}); its log is {}", demo.spec.log.display()));
         }
         if !ended.is_empty() {
             let _ = cluster.write_file();

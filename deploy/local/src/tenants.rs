@@ -30,12 +30,7 @@ pub struct TenantSpec {
 impl TenantSpec {
     /// A tenant with the default config.
     pub fn new(id: &str, home_region: &str) -> Self {
-        Self {
-            id: id.to_owned(),
-            name: id.to_owned(),
-            home_region: home_region.to_owned(),
-            config: None,
-        }
+        Self { id: id.to_owned(), name: id.to_owned(), home_region: home_region.to_owned(), config: None }
     }
 
     /// The three companies of the demo, each at home in one of `regions`: its own where that one runs.
@@ -44,9 +39,7 @@ impl TenantSpec {
         let mut all: Vec<Self> = DEMO.iter().map(parse).collect();
         for (index, tenant) in all.iter_mut().enumerate() {
             if !regions.contains(&tenant.home_region) {
-                tenant
-                    .home_region
-                    .clone_from(&regions[index % regions.len()]);
+                tenant.home_region.clone_from(&regions[index % regions.len()]);
             }
         }
         all
@@ -76,8 +69,7 @@ pub(crate) async fn create(
         .header("Idempotency-Key", format!("make-up-{}", spec.id))
         .json(spec);
     let answer = answer(request, &format!("creating the tenant {}", spec.id)).await?;
-    serde_json::from_value(answer)
-        .with_context(|| format!("the answer to creating {} is not as documented", spec.id))
+    serde_json::from_value(answer).with_context(|| format!("the answer to creating {} is not as documented", spec.id))
 }
 
 /// Waits until each region knows where every tenant is at home.
@@ -90,21 +82,12 @@ pub(crate) async fn known_everywhere(
     for (region, url) in regions {
         for tenant in tenants {
             let asked = || async {
-                let answer = http
-                    .get(format!("{url}/v1/route"))
-                    .header("X-Tenant-Id", &tenant.id)
-                    .send()
-                    .await
-                    .ok()?;
+                let answer = http.get(format!("{url}/v1/route")).header("X-Tenant-Id", &tenant.id).send().await.ok()?;
                 answer.status().is_success().then_some(())
             };
             let late = || {
                 Failure::new(
-                    format!(
-                        "{region} has not heard of the tenant {} after {} s",
-                        tenant.id,
-                        limit.as_secs()
-                    ),
+                    format!("{region} has not heard of the tenant {} after {} s", tenant.id, limit.as_secs()),
                     "see the logs of global-sync",
                 )
             };
@@ -114,36 +97,18 @@ pub(crate) async fn known_everywhere(
     Ok(())
 }
 
-async fn token(
-    http: &reqwest::Client,
-    url: &str,
-    operator: &Credentials,
-) -> anyhow::Result<String> {
+async fn token(http: &reqwest::Client, url: &str, operator: &Credentials) -> anyhow::Result<String> {
     let body = json!({"grant_type": "client_credentials", "client_id": operator.client_id, "client_secret": operator.client_secret});
-    let answer = answer(
-        http.post(format!("{url}/v1/auth/token")).json(&body),
-        "signing in as operator",
-    )
-    .await?;
-    answer["access_token"]
-        .as_str()
-        .map(str::to_owned)
-        .context("the sign-in's answer holds no token")
+    let answer = answer(http.post(format!("{url}/v1/auth/token")).json(&body), "signing in as operator").await?;
+    answer["access_token"].as_str().map(str::to_owned).context("the sign-in's answer holds no token")
 }
 
 async fn answer(request: reqwest::RequestBuilder, what: &str) -> anyhow::Result<Value> {
-    let answer = request
-        .send()
-        .await
-        .with_context(|| format!("{what} failed"))?;
+    let answer = request.send().await.with_context(|| format!("{what} failed"))?;
     let status = answer.status();
     let text = answer.text().await?;
     if !status.is_success() {
-        return Err(Failure::new(
-            format!("{what} was refused: {status} {text}"),
-            "see the log of region-node",
-        )
-        .into());
+        return Err(Failure::new(format!("{what} was refused: {status} {text}"), "see the log of region-node").into());
     }
     Ok(serde_json::from_str(&text)?)
 }
@@ -156,15 +121,9 @@ mod tests {
     fn demo_tenants_live_where_their_region_runs_and_elsewhere_otherwise() {
         let homes = |regions: &[&str]| {
             let regions: Vec<String> = regions.iter().map(|name| (*name).to_owned()).collect();
-            TenantSpec::demo(&regions)
-                .into_iter()
-                .map(|tenant| tenant.home_region)
-                .collect::<Vec<_>>()
+            TenantSpec::demo(&regions).into_iter().map(|tenant| tenant.home_region).collect::<Vec<_>>()
         };
-        assert_eq!(
-            homes(&["us-east", "eu-west", "ap-south"]),
-            ["us-east", "eu-west", "ap-south"]
-        );
+        assert_eq!(homes(&["us-east", "eu-west", "ap-south"]), ["us-east", "eu-west", "ap-south"]);
         assert_eq!(homes(&["a", "b"]), ["a", "b", "a"]);
     }
 
@@ -174,14 +133,7 @@ mod tests {
             let config = tenant.config.unwrap();
             for class in config["vehicle_classes"].as_array().unwrap() {
                 let tariff = &config["tariffs"][class.as_str().unwrap()];
-                for part in [
-                    "base",
-                    "per_km",
-                    "per_minute",
-                    "waiting_per_minute",
-                    "minimum",
-                    "booking_fee",
-                ] {
+                for part in ["base", "per_km", "per_minute", "waiting_per_minute", "minimum", "booking_fee"] {
                     assert!(tariff[part].is_u64(), "{} {class} {part}", tenant.id);
                 }
             }

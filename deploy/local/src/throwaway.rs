@@ -17,15 +17,17 @@ use crate::guard::Guard;
 use crate::ports::{Block, of_region};
 use crate::postgres::{self, Durability, Postgres};
 use crate::process::Process;
+use crate::procs::ProcessId;
 use crate::progress::Progress;
 use crate::redis;
 use crate::secrets;
 use crate::service::Service;
-use crate::state::State;
+use crate::state::{PidRecord, State};
 use crate::tools::{Programs, Tools};
 use crate::wait::until;
 
 const READY: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs a command with `DATABASE_URL` (as gocomet_owner) and `TEST_REDIS_URL` set and returns how it ended.
 pub async fn run(command: &[String]) -> anyhow::Result<u8> {
@@ -33,30 +35,18 @@ pub async fn run(command: &[String]) -> anyhow::Result<u8> {
     let tools = Tools::ensure(&Progress::for_person())?;
     let account = Account::for_postgres()?;
     let state_dir = std::env::temp_dir().join(format!("gocomet-services-{}", secrets::hex(6)));
-    let block =
-        Block::any(|ports| of_region(ports, "services", 0, &[Service::Postgres, Service::Redis]))?;
+    let block = Block::any(|ports| of_region(ports, "services", 0, &[Service::Postgres, Service::Redis]))?;
     let (postgres_port, redis_port) = (block.ports.postgres(0), block.ports.redis(0));
     let state = State::claim(&state_dir, account.as_ref(), block.ports.base)?;
-    let _guard = Guard::start(&programs.get("local")?, &state.dir)?;
+    let _guard = Guard::start(&programs.get("local")?, &state)?;
     // psql and its like, which lie beside the server, are not on every PATH.
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::env::join_paths(
-        std::iter::once(tools.postgres.clone()).chain(std::env::split_paths(&path)),
-    )?;
-    let server = Postgres {
-        programs: tools.postgres,
-        account,
-        durability: Durability::ProcessCrash,
-    };
+    let path = std::env::join_paths(std::iter::once(tools.postgres.clone()).chain(std::env::split_paths(&path)))?;
+    let server = Postgres { programs: tools.postgres, account, durability: Durability::ProcessCrash };
     let data = state.data.join("postgres");
     server.prepare(&data).await?;
     let database = Process::start(
-        server.spec(
-            "services/postgres".to_owned(),
-            &data,
-            postgres_port,
-            state.log("postgres"),
-        ),
+        server.spec("services/postgres".to_owned(), &data, postgres_port, state.log("postgres")),
         &state,
     )?;
     let cache = Process::start(
@@ -72,64 +62,42 @@ pub async fn run(command: &[String]) -> anyhow::Result<u8> {
     wait(&database, || postgres::accepts(postgres_port)).await?;
     wait(&cache, || redis::answers(redis_port)).await?;
     let envs = [
-        (
-            "DATABASE_URL",
-            postgres::url("gocomet_owner", postgres_port).into(),
-        ),
+        ("DATABASE_URL", postgres::url("gocomet_owner", postgres_port).into()),
         ("TEST_REDIS_URL", redis::url(redis_port).into()),
         ("PATH", path),
     ];
-    let status = run_to_end(command, &envs).await?;
+    let status = run_to_end(command, &envs, &state).await?;
     // The data is thrown away, so both may end without a word; the guard removes the files.
-    tokio::join!(database.kill(), cache.kill());
+    tokio::join!(database.abort(GRACE), cache.abort(GRACE));
     Ok(code(status))
 }
 
-async fn wait<F: Future<Output = Option<()>>>(
-    process: &Process,
-    mut answers: impl FnMut() -> F,
-) -> anyhow::Result<()> {
+async fn wait<F: Future<Output = Option<()>>>(process: &Process, mut answers: impl FnMut() -> F) -> anyhow::Result<()> {
     let asked = || {
         let answer = answers();
-        async {
-            if process.is_running() {
-                answer.await.map(|()| true)
-            } else {
-                Some(false)
-            }
-        }
+        async { if process.is_running() { answer.await.map(|()| true) } else { Some(false) } }
     };
     if until(READY, asked).await == Some(true) {
         return Ok(());
     }
-    Err(Failure::new(
-        format!("{} did not start", process.spec.name),
-        "its last words are above",
-    )
-    .with_log(&process.spec.log)
-    .into())
+    Err(Failure::new(format!("{} did not start", process.spec.name), "its last words are above")
+        .with_log(&process.spec.log)
+        .into())
 }
 
 /// Runs the command in this terminal; a request to end is passed on to it.
-async fn run_to_end(command: &[String], envs: &[(&str, OsString)]) -> anyhow::Result<ExitStatus> {
-    let (program, args) = command
-        .split_first()
-        .context("which command? local services -- COMMAND…")?;
+async fn run_to_end(command: &[String], envs: &[(&str, OsString)], state: &State) -> anyhow::Result<ExitStatus> {
+    let (program, args) = command.split_first().context("which command? local services -- COMMAND…")?;
     let mut child = Command::new(program)
         .args(args)
         .envs(envs.iter().map(|(name, value)| (name, value)))
         .spawn()
-        .map_err(|error| {
-            Failure::new(
-                format!("{program} cannot be started ({error})"),
-                "is it installed?",
-            )
-        })?;
+        .map_err(|error| Failure::new(format!("{program} cannot be started ({error})"), "is it installed?"))?;
+    if let Some(id) = child.id().and_then(ProcessId::of) {
+        state.record(&PidRecord { name: "command".to_owned(), id, abort: Signal::SIGTERM as i32 })?;
+    }
     let pid = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
             status = child.wait() => return Ok(status?),
@@ -141,9 +109,6 @@ async fn run_to_end(command: &[String], envs: &[(&str, OsString)]) -> anyhow::Re
 }
 
 fn code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-        .unwrap_or(1);
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
 }

@@ -25,22 +25,16 @@ impl Tools {
     /// Finds them, or installs what is missing with the system's package manager.
     pub fn ensure(progress: &Progress) -> anyhow::Result<Self> {
         let (postgres, redis) = (find_postgres(), find_redis());
-        let missing: Vec<Missing> = [
-            postgres.is_none().then_some(Missing::Postgres),
-            redis.is_none().then_some(Missing::Redis),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let missing: Vec<Missing> =
+            [postgres.is_none().then_some(Missing::Postgres), redis.is_none().then_some(Missing::Redis)]
+                .into_iter()
+                .flatten()
+                .collect();
         if !missing.is_empty() {
             install(&missing, progress)?;
         }
-        let postgres = postgres
-            .or_else(find_postgres)
-            .ok_or_else(|| Missing::Postgres.not_found())?;
-        let redis = redis
-            .or_else(find_redis)
-            .ok_or_else(|| Missing::Redis.not_found())?;
+        let postgres = postgres.or_else(find_postgres).ok_or_else(|| Missing::Postgres.not_found())?;
+        let redis = redis.or_else(find_redis).ok_or_else(|| Missing::Redis.not_found())?;
         Ok(Self { postgres, redis })
     }
 }
@@ -56,16 +50,12 @@ impl Programs {
     /// `GOCOMET_PROGRAMS` names another.
     pub fn discover() -> anyhow::Result<Self> {
         if let Some(folder) = std::env::var_os("GOCOMET_PROGRAMS") {
-            return Ok(Self {
-                folder: folder.into(),
-            });
+            return Ok(Self { folder: folder.into() });
         }
         let own = std::env::current_exe().context("this program does not know where it lies")?;
         let folder = own.parent().context("a program lies in a folder")?;
         let above = folder.parent().filter(|_| folder.ends_with("deps"));
-        Ok(Self {
-            folder: above.unwrap_or(folder).to_owned(),
-        })
+        Ok(Self { folder: above.unwrap_or(folder).to_owned() })
     }
 
     /// One of them, when it was built.
@@ -85,17 +75,8 @@ impl Programs {
 /// A program on the PATH or where systems keep programs of administrators.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let more = [
-        "/usr/sbin",
-        "/usr/local/sbin",
-        "/usr/local/bin",
-        "/opt/homebrew/bin",
-    ]
-    .map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(more)
-        .map(|folder| folder.join(name))
-        .find(|file| is_program(file))
+    let more = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(more).map(|folder| folder.join(name)).find(|file| is_program(file))
 }
 
 fn find_postgres() -> Option<PathBuf> {
@@ -106,15 +87,12 @@ fn find_postgres() -> Option<PathBuf> {
         .and_then(|file| file.canonicalize().ok())
         .and_then(|file| file.parent().map(Path::to_owned));
     let mut folders: Vec<PathBuf> = on_path.into_iter().collect();
-    let mut kept: Vec<PathBuf> = POSTGRES_FOLDERS
-        .iter()
-        .flat_map(|(parent, prefix, inside)| folders_like(parent, prefix, inside))
-        .collect();
+    let mut kept: Vec<PathBuf> =
+        POSTGRES_FOLDERS.iter().flat_map(|(parent, prefix, inside)| folders_like(parent, prefix, inside)).collect();
     kept.sort_by_key(|folder| std::cmp::Reverse(version(&folder.join("postgres"))));
     folders.append(&mut kept);
     folders.into_iter().find(|folder| {
-        is_program(&folder.join("initdb"))
-            && version(&folder.join("postgres")) >= Some(POSTGRES_AT_LEAST)
+        is_program(&folder.join("initdb")) && version(&folder.join("postgres")) >= Some(POSTGRES_AT_LEAST)
     })
 }
 
@@ -148,8 +126,7 @@ fn find_redis() -> Option<PathBuf> {
 
 fn is_program(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(file)
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// The first number a program's `--version` names after its own name.
@@ -159,14 +136,8 @@ fn version(program: &Path) -> Option<u32> {
 }
 
 fn major(text: &str) -> Option<u32> {
-    let words = text
-        .split_whitespace()
-        .map(|word| word.trim_start_matches("v="));
-    let digits = |word: &str| {
-        word.chars()
-            .take_while(char::is_ascii_digit)
-            .collect::<String>()
-    };
+    let words = text.split_whitespace().map(|word| word.trim_start_matches("v="));
+    let digits = |word: &str| word.chars().take_while(char::is_ascii_digit).collect::<String>();
     words
         .filter(|word| word.starts_with(|first: char| first.is_ascii_digit()))
         .find_map(|word| digits(word).parse().ok())
@@ -178,30 +149,16 @@ mod tests {
 
     #[test]
     fn versions_are_read_from_what_programs_say() {
-        assert_eq!(
-            major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"),
-            Some(15)
-        );
+        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
         assert_eq!(major("postgres (PostgreSQL) 18beta1"), Some(18));
-        assert_eq!(
-            major("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64"),
-            Some(7)
-        );
+        assert_eq!(major("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.2.1 bits=64"), Some(7));
         assert_eq!(major("Valkey server v=8.1.3 sha=00000000:0"), Some(8));
         assert_eq!(major("command not found"), None);
     }
 
     #[test]
     fn a_program_that_was_not_built_is_named_with_the_fix() {
-        let error = Programs {
-            folder: "/nowhere".into(),
-        }
-        .get("region-node")
-        .unwrap_err()
-        .to_string();
-        assert_eq!(
-            error,
-            "the program `region-node` is not in /nowhere; build it with `cargo build --workspace`"
-        );
+        let error = Programs { folder: "/nowhere".into() }.get("region-node").unwrap_err().to_string();
+        assert_eq!(error, "the program `region-node` is not in /nowhere; build it with `cargo build --workspace`");
     }
 }

@@ -12,11 +12,7 @@ use deploy_local::supervisor::{self, Options};
 use deploy_local::{Event, Failure, Progress, Tools, guard, throwaway};
 
 #[derive(Debug, Parser)]
-#[command(
-    name = "local",
-    about = "Runs GoComet DAW on this machine, and breaks it on purpose",
-    version
-)]
+#[command(name = "local", about = "Runs GoComet DAW on this machine, and breaks it on purpose", version)]
 pub(crate) struct Args {
     /// Where the cluster writes what it needs to remember
     #[arg(long, global = true, env = "GOCOMET_STATE", default_value = ".local")]
@@ -52,19 +48,13 @@ enum Command {
         follow: bool,
     },
     /// End a program (or a whole region) at once, as a crash does
-    Kill {
-        region: String,
-        service: Option<String>,
-    },
+    Kill { region: String, service: Option<String> },
     /// Let a program stand still
     Freeze { region: String, service: String },
     /// Let a frozen program go on
     Thaw { region: String, service: String },
     /// Start a program again (or all of a region that do not run)
-    Restart {
-        region: String,
-        service: Option<String>,
-    },
+    Restart { region: String, service: Option<String> },
     /// Cut, slow or heal the network: `link us-east eu-west cut`, `link us-east eu-west delay 80`, `link heal`
     Link {
         /// Two regions (none: all of them) and one of: cut, heal, delay MILLISECONDS, loss PERCENT
@@ -149,33 +139,16 @@ async fn command(command: Command, state_dir: &Path) -> anyhow::Result<u8> {
         }
         Command::Status { json } => {
             let status = send(state_dir, &Order::Status).await?;
-            println!(
-                "{}",
-                if json {
-                    serde_json::to_string_pretty(&status)?
-                } else {
-                    status::table(&status)
-                }
-            );
+            println!("{}", if json { serde_json::to_string_pretty(&status)? } else { status::table(&status) });
             return Ok(0);
         }
-        Command::Logs {
-            region,
-            service,
-            follow,
-        } => {
-            return logs::show(state_dir, region.as_deref(), service.as_deref(), follow)
-                .await
-                .map(|()| 0);
+        Command::Logs { region, service, follow } => {
+            return logs::show(state_dir, region.as_deref(), service.as_deref(), follow).await.map(|()| 0);
         }
         Command::Services { command } => return throwaway::run(&command).await,
         Command::Tools => {
             let tools = Tools::ensure(&Progress::for_person())?;
-            println!(
-                "Postgres in {}\nRedis {}",
-                tools.postgres.display(),
-                tools.redis.display()
-            );
+            println!("Postgres in {}\nRedis {}", tools.postgres.display(), tools.redis.display());
             return Ok(0);
         }
         Command::Guard { .. } => return Ok(0),
@@ -197,9 +170,7 @@ async fn command(command: Command, state_dir: &Path) -> anyhow::Result<u8> {
 async fn supervise(options: &Options, state_dir: &Path) -> anyhow::Result<u8> {
     let progress = Progress::json();
     if let Err(error) = supervisor::run(options, state_dir, &progress, false).await {
-        progress.tell(&Event::Failed {
-            text: format!("{error:#}"),
-        });
+        progress.tell(&Event::Failed { text: format!("{error:#}") });
         return Ok(1);
     }
     Ok(0)
@@ -217,9 +188,7 @@ fn link(words: &[String], one_way: bool) -> anyhow::Result<Order> {
     let change = match *change {
         ["cut"] => Change::Cut,
         ["heal"] => Change::Heal,
-        ["delay", amount] => {
-            Change::DelayMs(number(amount.trim_end_matches("ms"), "milliseconds")?)
-        }
+        ["delay", amount] => Change::DelayMs(number(amount.trim_end_matches("ms"), "milliseconds")?),
         ["loss", amount] => Change::LossPercent(number(amount.trim_end_matches('%'), "percent")?),
         _ => bail!(
             "what should happen to the link? say `link [REGION REGION] cut`, `heal`, `delay MILLISECONDS` or `loss PERCENT`"
@@ -228,23 +197,13 @@ fn link(words: &[String], one_way: bool) -> anyhow::Result<Order> {
     if one_way && between.is_none() {
         bail!("--one-way needs two regions");
     }
-    Ok(Order::Link {
-        between,
-        one_way,
-        change,
-    })
+    Ok(Order::Link { between, one_way, change })
 }
 
 const CHANGES: [&str; 4] = ["cut", "heal", "delay", "loss"];
 
 fn number<T: std::str::FromStr>(text: &str, unit: &str) -> anyhow::Result<T> {
-    text.parse().map_err(|_| {
-        Failure::new(
-            format!("{text:?} is no number of {unit}"),
-            "give a plain number",
-        )
-        .into()
-    })
+    text.parse().map_err(|_| Failure::new(format!("{text:?} is no number of {unit}"), "give a plain number").into())
 }
 
 #[cfg(test)]
@@ -261,39 +220,18 @@ mod tests {
         let between = Some(("us-east".to_owned(), "eu-west".to_owned()));
         assert_eq!(
             order("us-east eu-west delay 80ms").unwrap(),
-            Order::Link {
-                between: between.clone(),
-                one_way: false,
-                change: Change::DelayMs(80)
-            }
+            Order::Link { between: between.clone(), one_way: false, change: Change::DelayMs(80) }
         );
-        assert_eq!(
-            order("us-east eu-west cut").unwrap(),
-            Order::Link {
-                between,
-                one_way: false,
-                change: Change::Cut
-            }
-        );
+        assert_eq!(order("us-east eu-west cut").unwrap(), Order::Link { between, one_way: false, change: Change::Cut });
         assert_eq!(
             order("loss 2.5%").unwrap(),
-            Order::Link {
-                between: None,
-                one_way: false,
-                change: Change::LossPercent(2.5)
-            }
+            Order::Link { between: None, one_way: false, change: Change::LossPercent(2.5) }
         );
     }
 
     #[test]
     fn half_an_order_is_refused() {
-        for text in [
-            "us-east eu-west",
-            "us-east cut",
-            "delay",
-            "delay soon",
-            "us-east eu-west loss",
-        ] {
+        for text in ["us-east eu-west", "us-east cut", "delay", "delay soon", "us-east eu-west loss"] {
             assert!(order(text).is_err(), "{text}");
         }
     }

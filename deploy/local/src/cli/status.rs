@@ -6,15 +6,9 @@ use serde_json::Value;
 pub(crate) fn table(status: &Value) -> String {
     let mut lines = Vec::new();
     for region in status["regions"].as_array().into_iter().flatten() {
-        lines.push(format!(
-            "{}  {}",
-            text(&region["name"]),
-            text(&region["http"])
-        ));
+        lines.push(format!("{}  {}", text(&region["name"]), text(&region["http"])));
         for (service, pid) in region["services"].as_object().into_iter().flatten() {
-            let state = pid
-                .as_u64()
-                .map_or("does not run".to_owned(), |pid| format!("process {pid}"));
+            let state = pid.as_u64().map_or("does not run".to_owned(), |pid| format!("process {pid}"));
             lines.push(format!("  {service:<14} {state}"));
         }
     }
@@ -29,25 +23,14 @@ pub(crate) fn table(status: &Value) -> String {
 }
 
 fn changes(link: &Value) -> Option<String> {
-    let (cut, delay, loss) = (
-        link["cut"].as_bool()?,
-        link["delay_ms"].as_u64()?,
-        link["loss_percent"].as_f64()?,
-    );
+    let (cut, delay, loss) = (link["cut"].as_bool()?, link["delay_ms"].as_u64()?, link["loss_percent"].as_f64()?);
     let words = [
         cut.then(|| "cut".to_owned()),
         (delay > 0).then(|| format!("{delay} ms late")),
         (loss > 0.0).then(|| format!("{loss} % lost")),
     ];
     let words: Vec<String> = words.into_iter().flatten().collect();
-    (!words.is_empty()).then(|| {
-        format!(
-            "{} → {}: {}",
-            text(&link["from"]),
-            text(&link["to"]),
-            words.join(", ")
-        )
-    })
+    (!words.is_empty()).then(|| format!("{} → {}: {}", text(&link["from"]), text(&link["to"]), words.join(", ")))
 }
 
 fn text(value: &Value) -> &str {

@@ -59,11 +59,8 @@ pub struct Links {
 
 impl Links {
     pub fn new() -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("relays")
-            .enable_all()
-            .build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("relays").enable_all().build()?;
         Ok(Self {
             runtime: Some(runtime),
             tracker: TaskTracker::new(),
@@ -74,31 +71,18 @@ impl Links {
 
     /// Opens the relay through which `from` reaches `to`.
     pub async fn open(&self, from: &str, to: &str, route: Route) -> anyhow::Result<()> {
-        let ways = Ways {
-            forward: self.watch(from, to),
-            back: self.watch(to, from),
-        };
+        let ways = Ways { forward: self.watch(from, to), back: self.watch(to, from) };
         let stop = CancellationToken::new();
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, route.listen));
         let (tracker, token) = (self.tracker.clone(), stop.clone());
         let start = async move {
-            let (streams, datagrams) = (
-                TcpListener::bind(listen).await?,
-                UdpSocket::bind(listen).await?,
-            );
-            tracker.spawn(token.clone().run_until_cancelled_owned(tcp::relay(
-                streams,
-                route.tcp,
-                ways.clone(),
-            )));
+            let (streams, datagrams) = (TcpListener::bind(listen).await?, UdpSocket::bind(listen).await?);
+            tracker.spawn(token.clone().run_until_cancelled_owned(tcp::relay(streams, route.tcp, ways.clone())));
             tracker.spawn(token.run_until_cancelled_owned(udp::relay(datagrams, route.udp, ways)));
             std::io::Result::Ok(())
         };
         let runtime = self.runtime.as_ref().expect("taken only when dropped");
-        runtime
-            .spawn(start)
-            .await?
-            .with_context(|| format!("the relay {from} → {to} cannot listen on {listen}"))?;
+        runtime.spawn(start).await?.with_context(|| format!("the relay {from} → {to} cannot listen on {listen}"))?;
         let pair = (from.to_owned(), to.to_owned());
         if let Some(old) = lock(&self.relays).insert(pair, stop) {
             old.cancel();
@@ -119,27 +103,16 @@ impl Links {
     }
 
     /// Changes what happens to everything that travels from one region to another.
-    pub fn change(
-        &self,
-        from: &str,
-        to: &str,
-        change: impl FnOnce(&mut Direction),
-    ) -> anyhow::Result<()> {
+    pub fn change(&self, from: &str, to: &str, change: impl FnOnce(&mut Direction)) -> anyhow::Result<()> {
         let directions = lock(&self.directions);
         let pair = (from.to_owned(), to.to_owned());
-        directions
-            .get(&pair)
-            .with_context(|| format!("there is no link {from} → {to}"))?
-            .send_modify(change);
+        directions.get(&pair).with_context(|| format!("there is no link {from} → {to}"))?.send_modify(change);
         Ok(())
     }
 
     /// The state of every way.
     pub fn all(&self) -> BTreeMap<Pair, Direction> {
-        lock(&self.directions)
-            .iter()
-            .map(|(pair, sender)| (pair.clone(), *sender.borrow()))
-            .collect()
+        lock(&self.directions).iter().map(|(pair, sender)| (pair.clone(), *sender.borrow())).collect()
     }
 
     fn watch(&self, from: &str, to: &str) -> watch::Receiver<Direction> {
@@ -177,8 +150,7 @@ struct Flock {
 
 impl Flock {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker
-            .spawn(self.stop.clone().run_until_cancelled_owned(task));
+        self.tracker.spawn(self.stop.clone().run_until_cancelled_owned(task));
     }
 }
 

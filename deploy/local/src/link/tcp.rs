@@ -35,18 +35,11 @@ async fn connection(near: TcpStream, targets: Vec<SocketAddr>, mut ways: Ways) {
     };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-    tokio::join!(
-        carry(near_in, far_out, ways.forward),
-        carry(far_in, near_out, ways.back)
-    );
+    tokio::join!(carry(near_in, far_out, ways.forward), carry(far_in, near_out, ways.back));
 }
 
 /// Carries bytes one way until either end closes.
-async fn carry(
-    from: impl AsyncRead + Unpin,
-    to: impl AsyncWrite + Unpin,
-    way: watch::Receiver<Direction>,
-) {
+async fn carry(from: impl AsyncRead + Unpin, to: impl AsyncWrite + Unpin, way: watch::Receiver<Direction>) {
     let (sender, receiver) = mpsc::channel(READS_UNDER_WAY);
     tokio::join!(take(from, sender, way.clone()), deliver(to, receiver, way));
 }

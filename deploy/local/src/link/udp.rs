@@ -31,11 +31,7 @@ pub(super) async fn relay(near: UdpSocket, targets: Vec<SocketAddr>, ways: Ways)
         let Ok((length, sender)) = near.recv_from(&mut buffer).await else {
             continue;
         };
-        let known = senders
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&sender)
-            .cloned();
+        let known = senders.lock().unwrap_or_else(PoisonError::into_inner).get(&sender).cloned();
         let queue = match known {
             Some(queue) => queue,
             None => {
@@ -43,24 +39,12 @@ pub(super) async fn relay(near: UdpSocket, targets: Vec<SocketAddr>, ways: Ways)
                     continue;
                 };
                 let (queue, receiver) = mpsc::channel(UNDER_WAY);
-                senders
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(sender, queue.clone());
-                let session = session(
-                    near.clone(),
-                    sender,
-                    (Arc::new(far), targets.clone()),
-                    receiver,
-                    ways.clone(),
-                );
+                senders.lock().unwrap_or_else(PoisonError::into_inner).insert(sender, queue.clone());
+                let session = session(near.clone(), sender, (Arc::new(far), targets.clone()), receiver, ways.clone());
                 let senders = senders.clone();
                 tasks.spawn(async move {
                     session.await;
-                    senders
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .remove(&sender);
+                    senders.lock().unwrap_or_else(PoisonError::into_inner).remove(&sender);
                 });
                 queue
             }
