@@ -1,0 +1,145 @@
+import type { Point } from '../lib/geo';
+import type { Client } from './client';
+import type {
+  ConfigAnswer,
+  DispatchCandidate,
+  DriverPosition,
+  Estimate,
+  Offer,
+  Page,
+  Payment,
+  PaymentMethod,
+  Place,
+  RegionsView,
+  Ride,
+  Route,
+  Settlement,
+  Trip,
+  Vehicle,
+} from './types';
+
+const enc = encodeURIComponent;
+
+export const route = (client: Client, signal?: AbortSignal): Promise<Route> =>
+  client.json({ method: 'GET', path: '/v1/route', signal });
+
+export interface NewAccount {
+  name: string;
+  phone: string;
+  password: string;
+}
+
+export const registerRider = (client: Client, account: NewAccount, idempotencyKey: string): Promise<unknown> =>
+  client.json({ method: 'POST', path: '/v1/riders', body: account, idempotencyKey });
+
+export const registerDriver = (
+  client: Client,
+  account: NewAccount & { vehicle: Vehicle },
+  idempotencyKey: string,
+): Promise<unknown> => client.json({ method: 'POST', path: '/v1/drivers', body: account, idempotencyKey });
+
+export interface Journey {
+  pickup: Place;
+  dropoff: Place;
+  vehicle_class: string;
+}
+
+export const estimate = (client: Client, journey: Journey, signal?: AbortSignal): Promise<Estimate> =>
+  client.json({ method: 'POST', path: '/v1/rides/estimate', body: journey, signal });
+
+export const requestRide = (
+  client: Client,
+  body: Journey & { payment_method: PaymentMethod; quote_id?: string },
+  idempotencyKey: string,
+): Promise<Ride> => client.json({ method: 'POST', path: '/v1/rides', body, idempotencyKey });
+
+export const ride = (client: Client, id: string, signal?: AbortSignal): Promise<Ride> =>
+  client.json({ method: 'GET', path: `/v1/rides/${enc(id)}`, signal });
+
+export const rides = (
+  client: Client,
+  query: { status?: string; cursor?: string; limit?: number },
+  signal?: AbortSignal,
+): Promise<Page<Ride>> => client.json({ method: 'GET', path: '/v1/rides', query, signal });
+
+export const cancelRide = (client: Client, id: string, reason: string, idempotencyKey: string): Promise<Ride> =>
+  client.json({ method: 'POST', path: `/v1/rides/${enc(id)}/cancel`, body: { reason }, idempotencyKey });
+
+export const rideDispatch = (client: Client, id: string, signal?: AbortSignal): Promise<{ candidates: DispatchCandidate[] }> =>
+  client.json({ method: 'GET', path: `/v1/rides/${enc(id)}/dispatch`, signal });
+
+export const setDriverStatus = (client: Client, id: string, status: 'online' | 'offline'): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/drivers/${enc(id)}/status`, body: { status } });
+
+export const sendLocation = (client: Client, id: string, position: Position): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/drivers/${enc(id)}/location`, body: position });
+
+export interface Position extends Point {
+  heading?: number;
+  speed?: number;
+  accuracy?: number;
+  recorded_at: string;
+}
+
+export const offers = (client: Client, id: string, signal?: AbortSignal): Promise<{ items: Offer[] }> =>
+  client.json({ method: 'GET', path: `/v1/drivers/${enc(id)}/offers`, signal });
+
+export const nearbyDrivers = (
+  client: Client,
+  query: { lat: number; lng: number; radius_m: number; limit?: number },
+  signal?: AbortSignal,
+): Promise<{ items: DriverPosition[] }> => client.json({ method: 'GET', path: '/v1/drivers/nearby', query, signal });
+
+export const acceptRide = (client: Client, driver: string, rideId: string, idempotencyKey: string): Promise<Trip> =>
+  client.json({ method: 'POST', path: `/v1/drivers/${enc(driver)}/accept`, body: { ride_id: rideId }, idempotencyKey });
+
+export const declineRide = (client: Client, driver: string, rideId: string): Promise<void> =>
+  client.json({ method: 'POST', path: `/v1/drivers/${enc(driver)}/decline`, body: { ride_id: rideId } });
+
+export type TripStep = 'arrive' | 'start' | 'pause' | 'resume' | 'end';
+
+export const stepTrip = (client: Client, id: string, step: TripStep, body: { pin?: string }, idempotencyKey: string): Promise<Trip> =>
+  client.json({ method: 'POST', path: `/v1/trips/${enc(id)}/${step}`, body, idempotencyKey });
+
+export const trip = (client: Client, id: string, signal?: AbortSignal): Promise<Trip> =>
+  client.json({ method: 'GET', path: `/v1/trips/${enc(id)}`, signal });
+
+export const receiptFile = (client: Client, tripId: string, accept: 'application/pdf' | 'text/html'): Promise<Response> =>
+  client.send({ method: 'GET', path: `/v1/trips/${enc(tripId)}/receipt`, accept });
+
+export const pay = (client: Client, tripId: string, method: PaymentMethod, idempotencyKey: string): Promise<Payment> =>
+  client.json({ method: 'POST', path: '/v1/payments', body: { trip_id: tripId, method }, idempotencyKey });
+
+export const payment = (client: Client, id: string, signal?: AbortSignal): Promise<Payment> =>
+  client.json({ method: 'GET', path: `/v1/payments/${enc(id)}`, signal });
+
+export const refund = (client: Client, id: string, body: { amount?: number; reason: string }, idempotencyKey: string): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/payments/${enc(id)}/refunds`, body, idempotencyKey });
+
+export const rateTrip = (client: Client, id: string, body: { stars: number; comment?: string }, idempotencyKey: string): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/trips/${enc(id)}/rating`, body, idempotencyKey });
+
+export const config = (client: Client, tenant: string, signal?: AbortSignal): Promise<ConfigAnswer> =>
+  client.json({ method: 'GET', path: `/v1/tenants/${enc(tenant)}/config`, signal });
+
+export const publishConfig = (client: Client, tenant: string, idempotencyKey: string): Promise<ConfigAnswer> =>
+  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/config/publish`, idempotencyKey });
+
+export const settlements = (
+  client: Client,
+  query: { after?: string; limit?: number; tenant?: string },
+  signal?: AbortSignal,
+): Promise<Page<Settlement>> => client.json({ method: 'GET', path: '/v1/settlements', query, signal });
+
+export const regions = (client: Client, signal?: AbortSignal): Promise<RegionsView> =>
+  client.json({ method: 'GET', path: '/v1/regions', signal });
+
+export interface NodeHealth {
+  status?: string;
+  region?: string;
+  role?: string;
+  [more: string]: unknown;
+}
+
+export const health = (client: Client, signal?: AbortSignal): Promise<NodeHealth> =>
+  client.json({ method: 'GET', path: '/health', signal });

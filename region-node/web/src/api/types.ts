@@ -1,0 +1,226 @@
+import type { Money } from '../lib/money';
+import type { Point } from '../lib/geo';
+
+export type Role = 'rider' | 'driver' | 'tenant_admin' | 'operator';
+
+export interface TokenAnswer {
+  access_token: string;
+  token_type: string;
+  expires_in: number;
+  refresh_token: string;
+  role: Role;
+  subject: string;
+}
+
+export interface Route {
+  tenant: string;
+  home_region: string;
+  base_url: string;
+  name?: string;
+  map?: { lat: number; lng: number; zoom: number };
+  vehicle_classes?: string[];
+}
+
+export interface Page<T> {
+  items: T[];
+  next_cursor: string | null;
+}
+
+export interface Place extends Point {
+  address?: string | null;
+}
+
+export interface Vehicle {
+  class: string;
+  plate: string;
+  model: string;
+  seats: number;
+}
+
+export interface Estimate {
+  quote_id: string;
+  fare: Money;
+  surge_multiplier: number;
+  distance_m: number;
+  duration_s: number;
+  pickup_eta_s: number | null;
+  expires_at: string;
+}
+
+export type RideStatus =
+  | 'requested'
+  | 'offered'
+  | 'accepted'
+  | 'arrived'
+  | 'in_progress'
+  | 'completed'
+  | 'cancelled'
+  | 'expired';
+
+export interface PaymentMethod {
+  type: string;
+  token?: string | null;
+}
+
+export interface Ride {
+  id: string;
+  status: RideStatus;
+  rider_id: string;
+  driver_id?: string | null;
+  trip_id?: string | null;
+  pickup: Place;
+  dropoff: Place;
+  vehicle_class: string;
+  payment_method: PaymentMethod;
+  fare: Money;
+  surge_multiplier?: number;
+  pin?: string | null;
+  driver?: { name?: string | null; rating?: number | null; vehicle?: Vehicle } | null;
+  pickup_eta_s?: number | null;
+  requested_at: string;
+  scheduled_at?: string | null;
+  cancelled_by?: string | null;
+  cancel_reason?: string | null;
+  cancellation_fee?: Money | null;
+  payment_id?: string | null;
+  updated_at?: string;
+}
+
+export interface Offer {
+  offer_id: string;
+  ride_id: string;
+  pickup: Place;
+  dropoff: Place;
+  fare: Money;
+  pickup_eta_s: number;
+  expires_at: string;
+}
+
+export type TripStatus = 'accepted' | 'arrived' | 'in_progress' | 'paused' | 'completed' | 'cancelled';
+
+export interface FareLine {
+  code: string;
+  label?: string;
+  amount: Money;
+}
+
+export interface Fare {
+  total: Money;
+  lines: FareLine[];
+}
+
+export interface Trip {
+  id: string;
+  ride_id: string;
+  rider_id: string;
+  driver_id: string;
+  status: TripStatus;
+  accepted_at: string;
+  arrived_at?: string | null;
+  started_at?: string | null;
+  ended_at?: string | null;
+  distance_m?: number | null;
+  duration_s?: number | null;
+  fare?: Fare | null;
+}
+
+export type PaymentStatus =
+  | 'pending'
+  | 'authorized'
+  | 'settled'
+  | 'failed'
+  | 'refunded'
+  | 'partially_refunded'
+  | 'unknown';
+
+export interface Payment {
+  id: string;
+  trip_id?: string | null;
+  status: PaymentStatus;
+  amount: Money;
+  refunded?: Money | null;
+  method: PaymentMethod;
+  failure_code?: string | null;
+  settled_at?: string | null;
+  remote_durable_at?: string | null;
+}
+
+export interface DriverPosition extends Point {
+  heading?: number | null;
+  vehicle_class?: string;
+  recorded_at?: string;
+}
+
+export interface DriverLocation extends Point {
+  ride_id: string;
+  heading?: number | null;
+  recorded_at: string;
+}
+
+export interface DispatchCandidate {
+  driver_id: string;
+  round: number;
+  reason: string;
+  pickup_eta_s?: number | null;
+  distance_m?: number | null;
+  considered_at: string;
+}
+
+export interface Settlement {
+  fact_id: string;
+  payment_id: string;
+  trip_id: string | null;
+  tenant: string;
+  kind: 'settlement' | 'refund' | 'adjustment';
+  amount: number;
+  currency: string;
+  origin_region: string;
+  origin_seq: number;
+  settled_at: string;
+  late: boolean;
+}
+
+export interface ConfigConflict {
+  path: string;
+  values: unknown[];
+  winner: unknown;
+}
+
+export interface ConfigAnswer {
+  config: Record<string, unknown>;
+  heads: string[];
+  conflicts: ConfigConflict[];
+  published: { version: number; config: Record<string, unknown>; published_at: string } | null;
+  rejected: string[];
+}
+
+export interface PeerStatus {
+  region: string;
+  connected: boolean;
+  rtt_ms: number | null;
+  lag_entries: number | null;
+  lag_ms: number | null;
+}
+
+export type VersionVector = Record<string, { control: number; config: number; ledger: number }>;
+
+export interface SyncStatus {
+  region: string;
+  leader: boolean;
+  version_vector: VersionVector;
+  digest: string;
+  peers: PeerStatus[];
+}
+
+export interface RegionView {
+  name: string;
+  base_url: string;
+  state: string;
+  health: { ready: boolean; postgres: boolean; redis: boolean; sync: boolean };
+  sync: SyncStatus | null;
+}
+
+export interface RegionsView {
+  region: string;
+  regions: RegionView[];
+}

@@ -1,0 +1,219 @@
+import { useMemo, useState } from 'react';
+import { offers as loadOffers, ride as loadRide, rides as loadRides, setDriverStatus, trip as loadTrip } from '../api/calls';
+import { clientOf, type Session } from '../api/session';
+import { useSocket } from '../api/socket';
+import type { Offer, Place, Ride, Trip } from '../api/types';
+import { useAction, useLoad } from '../lib/hooks';
+import type { Point } from '../lib/geo';
+import { cityAt } from '../map/cities';
+import { Map } from '../map/map';
+import { placesOf } from '../map/places';
+import type { MapMarker } from '../map/types';
+import { viewOf } from '../shell/tenants';
+import { Badge, Button, Empty, Notice, Segments } from '../ui/controls';
+import { ErrorNote } from '../ui/error-note';
+import { PlaceField } from '../ui/place-field';
+import { OfferCard } from './offer-card';
+import { useAutopilot, usePosition, useReporting } from './position';
+import { TripCard } from './trip-card';
+
+const SPEEDS = [
+  { value: '40', label: 'City' },
+  { value: '100', label: 'Fast' },
+  { value: '600', label: 'Demo' },
+] as const;
+
+interface Job {
+  trip: Trip;
+  pickup: Place;
+  dropoff: Place;
+}
+
+const onlineKey = (subject: string): string => `gocomet.driver.online.${subject}`;
+const isActive = (trip: Trip): boolean => trip.status !== 'completed' && trip.status !== 'cancelled';
+
+/** The driver's one screen: position, offers and the trip. */
+export function Cockpit({ session }: { session: Session }) {
+  const client = clientOf('driver');
+  const view = useMemo(() => viewOf(session.tenant), [session.tenant]);
+  const city = cityAt(view.centre);
+  const places = useLoad(city?.id ?? null, () => (city === null ? Promise.resolve([]) : placesOf(city))).data ?? [];
+
+  const [online, setOnline] = useState(() => localStorage.getItem(onlineKey(session.subject)) === 'true');
+  const [offer, setOffer] = useState<Offer | null>(null);
+  const [withdrawn, setWithdrawn] = useState<string | null>(null);
+  const [job, setJob] = useState<Job | null>(null);
+  const [autopilot, setAutopilot] = useState(false);
+  const [speed, setSpeed] = useState<(typeof SPEEDS)[number]['value']>('100');
+
+  const takeTrip = (trip: Trip, ends: { pickup: Place; dropoff: Place }): void =>
+    setJob({ trip, pickup: ends.pickup, dropoff: ends.dropoff });
+  const onRide = (ride: Ride): void => {
+    if (job === null || ride.id !== job.trip.ride_id || ride.trip_id == null || !isActive(job.trip)) return;
+    const moved = ride.status === 'cancelled' || ride.status !== (job.trip.status === 'paused' ? 'in_progress' : job.trip.status);
+    if (moved) void loadTrip(client, ride.trip_id).then((trip) => takeTrip(trip, ride), () => undefined);
+  };
+
+  const { live, socket } = useSocket(session, {
+    'ride:offer': (made) => {
+      setWithdrawn(null);
+      setOffer(made);
+    },
+    'ride:offer_withdrawn': (gone) => {
+      if (offer?.ride_id !== gone.ride_id) return;
+      setOffer(null);
+      setWithdrawn(gone.reason);
+    },
+    'ride:update': onRide,
+  });
+
+  // A trip under way is found again after a reload.
+  const open = useLoad(
+    session.subject,
+    async (signal) => {
+      const page = await loadRides(client, { limit: 5 }, signal);
+      const ride = page.items.find((one) => ['accepted', 'arrived', 'in_progress'].includes(one.status));
+      if (ride?.trip_id == null) return null;
+      return { trip: await loadTrip(client, ride.trip_id, signal), ride };
+    },
+    undefined,
+    (found) => {
+      if (found !== null) setJob((known) => known ?? { trip: found.trip, pickup: found.ride.pickup, dropoff: found.ride.dropoff });
+    },
+  );
+
+  // The socket brings offers at once; asking now and then finds those made while it was down.
+  const waiting = online && (job === null || !isActive(job.trip));
+  useLoad(
+    waiting ? session.subject : null,
+    (signal) => loadOffers(client, session.subject, signal),
+    live === 'live' ? 10_000 : 2500,
+    ({ items: [found] }) => {
+      if (found !== undefined && Date.parse(found.expires_at) > Date.now()) setOffer((known) => known ?? found);
+    },
+  );
+
+  // The socket tells of a cancelled ride; this finds out without it.
+  const rideId = job !== null && isActive(job.trip) ? job.trip.ride_id : null;
+  useLoad(rideId, (signal) => loadRide(client, rideId ?? '', signal), live === 'live' ? 15_000 : 4000, onRide);
+
+  const position = usePosition(session.subject);
+  const { here, place } = position;
+  useReporting(online, session.subject, here, socket);
+  const target: Point | null = job === null ? null : job.trip.status === 'accepted' ? job.pickup : job.trip.status === 'in_progress' ? job.dropoff : null;
+  useAutopilot(autopilot, here, target, Number(speed), place);
+
+  const toggle = useAction(async () => {
+    const next = online ? 'offline' : 'online';
+    await setDriverStatus(client, session.subject, next);
+    localStorage.setItem(onlineKey(session.subject), String(!online));
+    setOnline(!online);
+    setOffer(null);
+  });
+
+  const markers: MapMarker[] = [];
+  const ends = job !== null && isActive(job.trip) ? job : offer;
+  if (ends !== null) {
+    markers.push({ id: 'pickup', kind: 'pickup', lat: ends.pickup.lat, lng: ends.pickup.lng, label: 'Pick-up', showLabel: true });
+    markers.push({ id: 'dropoff', kind: 'dropoff', lat: ends.dropoff.lat, lng: ends.dropoff.lng, label: 'Drop-off', showLabel: true });
+  }
+  if (here !== null) {
+    markers.push({ id: 'me', kind: 'me', lat: here.lat, lng: here.lng, heading: here.heading, label: 'You', draggable: true });
+  }
+  const fit: Point[] = ends === null ? [] : [ends.pickup, ends.dropoff, ...(here === null ? [] : [here])];
+
+  return (
+    <div className="split">
+      <section className="split-panel stack" aria-label="Driving">
+        <div className="online-card card">
+          <div>
+            <h1 className="plain-heading" role="status" data-testid="driver-status">
+              {online ? 'You are online' : 'You are offline'}
+            </h1>
+            <p className="small muted">{online ? (live === 'live' ? 'Offers arrive live.' : 'Reconnecting; still asking for offers.') : 'Go online to get rides.'}</p>
+          </div>
+          <Button kind={online ? 'plain' : 'primary'} busy={toggle.busy} disabled={!online && here === null} onClick={() => void toggle.run()}>
+            {online ? 'Go offline' : 'Go online'}
+          </Button>
+        </div>
+        <ErrorNote error={toggle.error} />
+        {here === null && <Notice tone="warn">Say where you are first: use your position, type a place, or tap the map.</Notice>}
+        <div role="status">
+          {withdrawn !== null && offer === null && <Notice>The offer was withdrawn ({withdrawn.replaceAll('_', ' ')}).</Notice>}
+        </div>
+
+        {offer !== null && waiting && (
+          <OfferCard
+            key={offer.offer_id}
+            offer={offer}
+            driver={session.subject}
+            onAccepted={(trip) => {
+              takeTrip(trip, offer);
+              setOffer(null);
+            }}
+            onGone={() => setOffer(null)}
+          />
+        )}
+        {job !== null && (
+          <TripCard
+            trip={job.trip}
+            pickup={job.pickup}
+            dropoff={job.dropoff}
+            here={here}
+            onTrip={(trip) => takeTrip(trip, job)}
+            onDone={() => {
+              setJob(null);
+              setAutopilot(false);
+            }}
+          />
+        )}
+        {waiting && offer === null && job === null && (
+          <Empty title="Waiting for a ride">You will see an offer here as soon as somebody near you asks.</Empty>
+        )}
+        <ErrorNote error={open.error} onRetry={open.reload} />
+
+        <section className="card stack" aria-labelledby="position">
+          <div className="row-between">
+            <h2 id="position">Your position</h2>
+            {here !== null && (
+              <Badge>
+                <span className="number">
+                  {here.lat.toFixed(4)}, {here.lng.toFixed(4)}
+                </span>
+              </Badge>
+            )}
+          </div>
+          <PlaceField label="Place me at" value="" places={places} placeholder="Type a place, or drag the car on the map" onChoose={place} />
+          <div className="actions">
+            <Button compact aria-pressed={position.following} onClick={() => position.follow(!position.following)}>
+              {position.following ? 'Stop following' : 'Use my position'}
+            </Button>
+            <Button compact aria-pressed={autopilot} disabled={here === null} onClick={() => setAutopilot(!autopilot)}>
+              {autopilot ? 'Stop driving for me' : 'Drive for me'}
+            </Button>
+          </div>
+          {autopilot && <Segments legend="Speed" value={speed} options={SPEEDS} onChange={setSpeed} />}
+          <p role="status" className="small error-text">
+            {position.error}
+          </p>
+        </section>
+      </section>
+      <div className="split-map">
+        <Map
+          label="Map: where you are and where to go"
+          centre={view.centre}
+          zoom={view.zoom}
+          markers={markers}
+          lines={here !== null && target !== null ? [{ from: here, to: target }] : []}
+          fit={fit}
+          fitKey={ends === null ? '' : 'trip' in ends ? `${ends.trip.id}${ends.trip.status}` : ends.offer_id}
+          message={here === null ? 'Tap where you are' : undefined}
+          onPick={here === null ? place : undefined}
+          onMarkerMove={(id, point) => {
+            if (id === 'me') place(point);
+          }}
+        />
+      </div>
+    </div>
+  );
+}

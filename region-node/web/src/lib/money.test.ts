@@ -1,0 +1,20 @@
+import { describe, expect, it } from 'vitest';
+import { formatMoney, minorDigits } from './money';
+
+describe('formatMoney', () => {
+  it.each([
+    [{ amount: 1250, currency: 'USD' }, 'en-US', '$12.50'],
+    [{ amount: -300, currency: 'USD' }, 'en-US', '-$3.00'],
+    [{ amount: 1250, currency: 'JPY' }, 'en-US', '¥1,250'],
+    [{ amount: 1250, currency: 'KWD' }, 'en-US', 'KWD 1.250'],
+    [{ amount: 12345678, currency: 'INR' }, 'en-IN', '₹1,23,456.78'],
+    [{ amount: 990, currency: 'EUR' }, 'pt-PT', '9,90 €'],
+  ])('shows %o in %s as %s', (money, locale, shown) => {
+    expect(formatMoney(money, locale).replace(/[\u00a0\u202f]/g, ' ')).toBe(shown);
+  });
+
+  it('shows a code no currency has with two decimals', () => {
+    expect(minorDigits('nope')).toBe(2);
+    expect(formatMoney({ amount: 5, currency: 'nope' })).toBe('0.05 nope');
+  });
+});

@@ -1,0 +1,43 @@
+import type { Point } from '../lib/geo';
+
+export interface MapMarker extends Point {
+  id: string;
+  kind: 'pickup' | 'dropoff' | 'car' | 'me';
+  /** Said to screen readers and shown above the marker when `showLabel`. */
+  label: string;
+  showLabel?: boolean;
+  heading?: number | null | undefined;
+  draggable?: boolean;
+}
+
+export interface MapCar extends Point {
+  heading?: number | null | undefined;
+}
+
+export interface MapLine {
+  from: Point;
+  to: Point;
+}
+
+export interface MapViewport {
+  centre: Point;
+  radiusM: number;
+}
+
+export interface MapProps {
+  /** What the map shows, for those who cannot see it. */
+  label: string;
+  centre: Point;
+  zoom: number;
+  markers?: readonly MapMarker[];
+  cars?: readonly MapCar[];
+  lines?: readonly MapLine[];
+  /** Moves the view so that all of these show, whenever their number or `fitKey` changes. */
+  fit?: readonly Point[];
+  fitKey?: string;
+  /** Shown at the lower edge: what a click does now. */
+  message?: string | undefined;
+  onPick?: ((point: Point) => void) | undefined;
+  onMarkerMove?: (id: string, point: Point) => void;
+  onViewport?: (viewport: MapViewport) => void;
+}

@@ -1,0 +1,135 @@
+import { config as loadConfig, publishConfig } from '../api/calls';
+import type { Client } from '../api/client';
+import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
+import { formatTime } from '../lib/time';
+import { Badge, Button, Empty, Notice, Skeleton } from '../ui/controls';
+import { ErrorNote } from '../ui/error-note';
+import { compare } from './compare';
+
+const show = (value: unknown): string => (value === undefined ? '–' : typeof value === 'string' ? value : JSON.stringify(value));
+
+/** The company's config: the merged draft beside what runs, and where edits in two regions disagreed. */
+export function ConfigView({ client, tenant }: { client: Client; tenant: string }) {
+  const loaded = useLoad(tenant, (signal) => loadConfig(client, tenant, signal), 5000);
+  const attempt = useAttemptKey();
+  const publish = useAction(async () => {
+    await publishConfig(client, tenant, attempt.keyFor(loaded.data?.heads));
+    attempt.done();
+    loaded.reload();
+  });
+  const { data } = loaded;
+  const rows = data === null ? [] : compare(data.published?.config ?? {}, data.config);
+  const changed = rows.filter((row) => row.differs);
+
+  return (
+    <section className="stack" aria-labelledby="config">
+      <div className="row-between">
+        <h1 id="config">Config</h1>
+        {data !== null && (
+          <span className="row">
+            {data.published === null ? (
+              <Badge tone="warn">Nothing published</Badge>
+            ) : (
+              <Badge tone="good">
+                Version {data.published.version}, {formatTime(data.published.published_at)}
+              </Badge>
+            )}
+            {changed.length > 0 ? <Badge tone="warn">Draft differs</Badge> : <Badge>Draft is published</Badge>}
+          </span>
+        )}
+      </div>
+      <ErrorNote error={loaded.error} onRetry={loaded.reload} />
+      {loaded.loading && <Skeleton lines={8} />}
+      {data !== null && (
+        <>
+          {data.rejected.length > 0 && (
+            <Notice tone="bad">
+              <div>
+                <p>The draft cannot be published:</p>
+                <ul>
+                  {data.rejected.map((reason) => (
+                    <li key={reason}>{reason}</li>
+                  ))}
+                </ul>
+              </div>
+            </Notice>
+          )}
+          {data.conflicts.length > 0 && (
+            <div className="card stack-s">
+              <h2>Conflicts</h2>
+              <p className="small muted">Two regions changed the same setting at once. The winner is in the draft; write the value you want to settle it.</p>
+              <div className="table-wrap">
+                <table>
+                  <thead>
+                    <tr>
+                      <th scope="col">Setting</th>
+                      <th scope="col">Values</th>
+                      <th scope="col">Winner</th>
+                    </tr>
+                  </thead>
+                  <tbody>
+                    {data.conflicts.map((conflict) => (
+                      <tr key={conflict.path}>
+                        <td className="mono">{conflict.path}</td>
+                        <td className="mono">{conflict.values.map(show).join(' | ')}</td>
+                        <td className="mono">{show(conflict.winner)}</td>
+                      </tr>
+                    ))}
+                  </tbody>
+                </table>
+              </div>
+            </div>
+          )}
+          <ErrorNote error={publish.error} />
+          {changed.length > 0 && data.rejected.length === 0 && (
+            <div className="row">
+              <Button kind="primary" busy={publish.busy} onClick={() => void publish.run()}>
+                Publish the draft
+              </Button>
+              <span className="small muted">
+                {changed.length} {changed.length === 1 ? 'setting' : 'settings'} would change
+              </span>
+            </div>
+          )}
+          {rows.length === 0 ? (
+            <div className="card">
+              <Empty title="Everything is at its default">Nothing was set for this company.</Empty>
+            </div>
+          ) : (
+            <div className="table-wrap">
+              <table>
+                <caption className="visually-hidden">Settings, draft and published</caption>
+                <thead>
+                  <tr>
+                    <th scope="col">Setting</th>
+                    <th scope="col">Published</th>
+                    <th scope="col">Draft</th>
+                  </tr>
+                </thead>
+                <tbody>
+                  {rows.map((row) => (
+                    <tr key={row.path} className={row.differs ? 'selected' : ''}>
+                      <th scope="row" className="mono">
+                        {row.path}
+                      </th>
+                      <td className="mono">{show(row.before)}</td>
+                      <td className="mono">{row.differs ? <strong>{show(row.after)}</strong> : show(row.after)}</td>
+                    </tr>
+                  ))}
+                </tbody>
+              </table>
+            </div>
+          )}
+          <details>
+            <summary className="small muted">Version of the draft</summary>
+            <ul className="mono">
+              {data.heads.map((head) => (
+                <li key={head}>{head}</li>
+              ))}
+            </ul>
+          </details>
+        </>
+      )}
+    </section>
+  );
+}

@@ -1,0 +1,110 @@
+import { useCallback, useMemo, useState } from 'react';
+import { nearbyDrivers, rides as loadRides } from '../api/calls';
+import type { Client } from '../api/client';
+import type { RideStatus } from '../api/types';
+import { useLoad } from '../lib/hooks';
+import { formatTime } from '../lib/time';
+import { Map } from '../map/map';
+import type { MapLine, MapMarker, MapViewport } from '../map/types';
+import { viewOf } from '../shell/tenants';
+import { Badge, Empty, Skeleton } from '../ui/controls';
+import { ErrorNote } from '../ui/error-note';
+import { RideBadge } from '../ui/ride-badge';
+
+const OPEN: readonly RideStatus[] = ['requested', 'offered', 'accepted', 'arrived', 'in_progress'];
+const WIDEST_M = 50_000;
+const MOST_DRIVERS = 500;
+
+/** Drivers where they are now and the rides under way. */
+export function LiveView({ tenant, client, onOpen }: { tenant: string; client: Client; onOpen: (ride: string) => void }) {
+  const view = useMemo(() => viewOf(tenant), [tenant]);
+  const [viewport, setViewport] = useState<MapViewport>({ centre: view.centre, radiusM: 8000 });
+  const onViewport = useCallback((next: MapViewport) => setViewport(next), []);
+
+  const around = {
+    lat: Number(viewport.centre.lat.toFixed(5)),
+    lng: Number(viewport.centre.lng.toFixed(5)),
+    radius_m: Math.min(WIDEST_M, Math.max(100, Math.round(viewport.radiusM))),
+    limit: MOST_DRIVERS,
+  };
+  const drivers = useLoad(JSON.stringify(around), (signal) => nearbyDrivers(client, around, signal), 1000);
+  const [lastDrivers, setLastDrivers] = useState(drivers.data);
+  if (drivers.data !== null && drivers.data !== lastDrivers) setLastDrivers(drivers.data);
+  const cars = useMemo(() => lastDrivers?.items ?? [], [lastDrivers]);
+
+  const rides = useLoad(
+    `open ${tenant}`,
+    async (signal) => {
+      const pages = await Promise.all(OPEN.map((status) => loadRides(client, { status, limit: 50 }, signal)));
+      return pages.flatMap((page) => page.items).sort((a, b) => (a.id < b.id ? 1 : -1));
+    },
+    2000,
+  );
+  const open = useMemo(() => rides.data ?? [], [rides.data]);
+  const [hovered, setHovered] = useState<string | null>(null);
+
+  const lines: MapLine[] = useMemo(() => open.map((ride) => ({ from: ride.pickup, to: ride.dropoff })), [open]);
+  const markers: MapMarker[] = useMemo(
+    () =>
+      open
+        .filter((ride) => ride.id === hovered)
+        .flatMap((ride): MapMarker[] => [
+          { id: `${ride.id} from`, kind: 'pickup', lat: ride.pickup.lat, lng: ride.pickup.lng, label: 'Pick-up', showLabel: true },
+          { id: `${ride.id} to`, kind: 'dropoff', lat: ride.dropoff.lat, lng: ride.dropoff.lng, label: 'Drop-off', showLabel: true },
+        ]),
+    [open, hovered],
+  );
+
+  return (
+    <div className="live">
+      <div className="live-map">
+        <Map label="Live map of drivers and rides" centre={view.centre} zoom={view.zoom} cars={cars} lines={lines} markers={markers} onViewport={onViewport} />
+      </div>
+      <section className="live-side stack" aria-label="Rides under way">
+        <div className="tiles">
+          <p className="tile">
+            <strong className="number" data-testid="drivers-shown">
+              {lastDrivers === null ? '–' : cars.length}
+            </strong>
+            <span className="small muted">drivers in view</span>
+          </p>
+          <p className="tile">
+            <strong className="number">{rides.data === null ? '–' : open.length}</strong>
+            <span className="small muted">open rides</span>
+          </p>
+          <p className="tile">
+            <strong className="number">{rides.data === null ? '–' : open.filter((ride) => ride.status === 'requested' || ride.status === 'offered').length}</strong>
+            <span className="small muted">waiting</span>
+          </p>
+        </div>
+        <ErrorNote error={drivers.error ?? rides.error} />
+        {rides.loading && <Skeleton lines={5} />}
+        {rides.data !== null && open.length === 0 && <Empty title="No open rides">Requests appear here within two seconds.</Empty>}
+        <ul className="ride-list">
+          {open.map((ride) => (
+            <li key={ride.id}>
+              <button
+                type="button"
+                onClick={() => onOpen(ride.id)}
+                onMouseEnter={() => setHovered(ride.id)}
+                onMouseLeave={() => setHovered(null)}
+                onFocus={() => setHovered(ride.id)}
+                onBlur={() => setHovered(null)}
+              >
+                <span className="row-between">
+                  <span className="mono">…{ride.id.slice(-8)}</span>
+                  <RideBadge status={ride.status} />
+                </span>
+                <span className="small muted row-between">
+                  <span>{ride.pickup.address ?? ride.vehicle_class}</span>
+                  <span>{formatTime(ride.requested_at)}</span>
+                </span>
+              </button>
+            </li>
+          ))}
+        </ul>
+        {cars.length >= MOST_DRIVERS && <Badge tone="warn">Only the nearest {MOST_DRIVERS} drivers are shown</Badge>}
+      </section>
+    </div>
+  );
+}

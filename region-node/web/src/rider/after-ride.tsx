@@ -1,0 +1,87 @@
+import type { Dispatch } from 'react';
+import { pay, receiptFile, trip as loadTrip } from '../api/calls';
+import { ApiError } from '../api/problem';
+import { clientOf } from '../api/session';
+import type { Payment, Ride } from '../api/types';
+import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
+import { saveFile } from '../lib/save-file';
+import { formatDistance, formatDuration } from '../lib/time';
+import { formatMoney } from '../lib/money';
+import { Badge, Button, Notice, Skeleton } from '../ui/controls';
+import { ErrorNote } from '../ui/error-note';
+import { FareLines } from '../ui/fare-lines';
+import { Rating } from '../ui/rating';
+import { PaymentBadge } from '../ui/ride-badge';
+import type { FollowEvent } from './follow';
+
+interface AfterRideProps {
+  ride: Ride;
+  tripId: string;
+  payment: Payment | null;
+  tell: Dispatch<FollowEvent>;
+}
+
+/** The fare, paying it, the receipt and the stars. */
+export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
+  const client = clientOf('rider');
+  const trip = useLoad(tripId, (signal) => loadTrip(client, tripId, signal));
+  const attempt = useAttemptKey();
+  const charge = useAction(async () => {
+    const tries = payment?.status === 'failed' ? payment.id : null;
+    const made = await pay(client, tripId, ride.payment_method, attempt.keyFor([tripId, tries]));
+    attempt.done();
+    tell({ type: 'payment', payment: made });
+  });
+  const download = useAction(async (type: 'application/pdf' | 'text/html') => {
+    const file = await receiptFile(client, tripId, type);
+    saveFile(await file.blob(), type === 'application/pdf' ? `receipt-${tripId}.pdf` : `receipt-${tripId}.html`);
+  });
+  const alreadyPaid = charge.error instanceof ApiError && charge.error.code === 'already_paid';
+  const fare = trip.data?.fare;
+  const paid = payment !== null && payment.status !== 'failed';
+
+  return (
+    <>
+      <section className="card stack" aria-labelledby="fare">
+        <div className="row-between">
+          <h2 id="fare">{payment?.status === 'settled' ? 'Receipt' : 'Your fare'}</h2>
+          <span role="status" data-testid="payment-status">
+            {payment !== null && <PaymentBadge status={payment.status} />}
+            {payment === null && alreadyPaid && <Badge tone="good">Paid</Badge>}
+          </span>
+        </div>
+        {trip.loading && <Skeleton />}
+        <ErrorNote error={trip.error} onRetry={trip.reload} />
+        {fare != null && <FareLines fare={fare} />}
+        {trip.data?.distance_m != null && trip.data.duration_s != null && (
+          <p className="small muted">
+            {formatDistance(trip.data.distance_m)} in {formatDuration(trip.data.duration_s)}
+          </p>
+        )}
+        {payment?.status === 'unknown' && (
+          <Notice tone="warn">We are asking the payment provider what became of this payment. You will not be charged twice.</Notice>
+        )}
+        {payment?.status === 'failed' && (
+          <Notice tone="bad">The payment was declined{payment.failure_code != null && ` (${payment.failure_code.replaceAll('_', ' ')})`}. You can try again.</Notice>
+        )}
+        {payment?.remote_durable_at != null && <p className="small muted">Your payment is safe in a second region.</p>}
+        {!alreadyPaid && <ErrorNote error={charge.error} />}
+        {!paid && !alreadyPaid && fare != null && (
+          <Button kind="primary" wide busy={charge.busy} onClick={() => void charge.run()}>
+            Pay {formatMoney(fare.total)}
+          </Button>
+        )}
+        <div className="row">
+          <Button compact busy={download.busy} onClick={() => void download.run('application/pdf')}>
+            Receipt as PDF
+          </Button>
+          <Button compact busy={download.busy} onClick={() => void download.run('text/html')}>
+            Receipt as web page
+          </Button>
+        </div>
+        <ErrorNote error={download.error} />
+      </section>
+      <Rating role="rider" tripId={tripId} question="How was your driver?" />
+    </>
+  );
+}

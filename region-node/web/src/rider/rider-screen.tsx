@@ -1,0 +1,100 @@
+import { useCallback, useEffect, useReducer, useState } from 'react';
+import { payment as loadPayment, ride as loadRide, rides as loadRides } from '../api/calls';
+import { clientOf, useSession, type Session } from '../api/session';
+import { useSocket } from '../api/socket';
+import { useLoad } from '../lib/hooks';
+import { Map } from '../map/map';
+import { useQuery } from '../router';
+import { AccountPanel } from '../shell/account-panel';
+import { lastTenant, viewOf } from '../shell/tenants';
+import { Skeleton } from '../ui/controls';
+import { ErrorNote } from '../ui/error-note';
+import { ActiveRide } from './active-ride';
+import { Booking } from './booking';
+import { follow, hasDriver, isOver, NOT_FOLLOWING } from './follow';
+
+export default function RiderScreen() {
+  const session = useSession('rider');
+  const asked = useQuery('tenant');
+  const [tenant, setTenant] = useState(asked ?? lastTenant());
+  if (session !== null) return <SignedIn key={session.subject} session={session} />;
+  const view = viewOf(tenant);
+  return (
+    <div className="split">
+      <section className="split-panel" aria-label="Sign in">
+        <AccountPanel role="rider" title="Where to?" lead="Sign in to see your price and ride in minutes." onTenant={setTenant} />
+      </section>
+      <div className="split-map">
+        <Map label="Map of the company's city" centre={view.centre} zoom={view.zoom} />
+      </div>
+    </div>
+  );
+}
+
+// Which payment belongs to a trip is remembered in this tab, so that a reload after paying shows it again.
+const paymentKey = (trip: string): string => `gocomet.payment.${trip}`;
+
+function SignedIn({ session }: { session: Session }) {
+  const client = clientOf('rider');
+  const [followed, tell] = useReducer(follow, NOT_FOLLOWING);
+  const { ride, payment } = followed;
+
+  const { live } = useSocket(session, {
+    'ride:update': (news) => tell({ type: 'ride', ride: news }),
+    'driver:location': (location) => tell({ type: 'car', location }),
+    'payment:update': (news) => tell({ type: 'payment', payment: news }),
+  });
+
+  const history = useLoad(session.subject, (signal) => loadRides(client, { limit: 10 }, signal), undefined, ({ items }) => {
+    const open = items.find((one) => hasDriver(one.status) || (!isOver(one.status) && one.scheduled_at == null));
+    if (open !== undefined) tell({ type: 'ride', ride: open });
+  });
+
+  // The socket tells at once; asking now and then catches what it missed while it was down.
+  const openId = ride !== null && !isOver(ride.status) ? ride.id : null;
+  useLoad(
+    openId,
+    (signal) => loadRide(client, openId ?? '', signal),
+    live === 'live' ? 15_000 : 3000,
+    (news) => tell({ type: 'ride', ride: news }),
+  );
+
+  useEffect(() => {
+    if (payment?.trip_id != null) sessionStorage.setItem(paymentKey(payment.trip_id), payment.id);
+  }, [payment]);
+  const tripId = ride?.trip_id ?? null;
+  const paymentId = payment?.id ?? (tripId === null ? null : sessionStorage.getItem(paymentKey(tripId)));
+  const paying = payment === null || payment.status === 'pending' || payment.status === 'authorized' || payment.status === 'unknown';
+  useLoad(
+    paymentId !== null && paying ? paymentId : null,
+    (signal) => loadPayment(client, paymentId ?? '', signal),
+    3000,
+    (news) => tell({ type: 'payment', payment: news }),
+  );
+
+  const reload = history.reload;
+  const leave = useCallback(() => {
+    tell({ type: 'leave' });
+    reload();
+  }, [reload]);
+
+  if (ride !== null) {
+    return <ActiveRide session={session} followed={followed} live={live} tell={tell} onLeave={leave} />;
+  }
+  if (history.loading) {
+    return (
+      <div className="page narrow">
+        <Skeleton lines={4} />
+      </div>
+    );
+  }
+  return (
+    <Booking
+      session={session}
+      history={history.data?.items ?? []}
+      notice={<ErrorNote error={history.error} onRetry={history.reload} />}
+      onRide={(made) => tell({ type: 'ride', ride: made })}
+      onReload={history.reload}
+    />
+  );
+}
