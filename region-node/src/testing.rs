@@ -214,6 +214,13 @@ impl TestUser {
         send(&self.router, request.body(body).unwrap()).await
     }
 
+    /// `POST path` with any body, well-formed or not.
+    pub async fn call_raw(&self, path: &str, content_type: &str, body: &[u8]) -> TestAnswer {
+        let request = Request::post(path).header("x-tenant-id", self.tenant.as_str());
+        let request = request.header(header::CONTENT_TYPE, content_type);
+        send(&self.router, request.body(Body::from(body.to_vec())).unwrap()).await
+    }
+
     async fn register(self, path: &str, extra: Value) -> Self {
         let phone = format!("+1{}", Uuid::now_v7().as_u128() % 10_u128.pow(12));
         let mut account = json!({"name": "Test Person", "phone": phone, "password": "correct horse"});

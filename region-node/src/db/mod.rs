@@ -5,6 +5,8 @@
 //! what is in flight either finishes first or fails.
 
 mod connect;
+#[cfg(test)]
+mod tests;
 
 use shared::ids::{RegionName, TenantId};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};

@@ -6,6 +6,8 @@ mod limits;
 mod page;
 mod problem;
 pub mod router;
+#[cfg(test)]
+mod tests;
 
 pub use command::{Command, CommandTx, Empty, IdempotencyKey, Stop, forget_old_answers};
 pub(crate) use command::{read_body, read_json};

@@ -13,6 +13,8 @@ mod refresh;
 mod register;
 mod sealer;
 mod sign_in;
+#[cfg(test)]
+mod tests;
 mod tokens;
 
 use utoipa_axum::{router::OpenApiRouter, routes};

@@ -12,6 +12,8 @@ mod publish;
 mod published;
 mod route;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

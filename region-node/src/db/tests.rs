@@ -1,0 +1,112 @@
+//! The schema itself: the tenant fence and the constraints that decide races, each tried.
+
+use sqlx::PgPool;
+
+use crate::{db::constraint, testing::TestRegion};
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn every_table_with_a_tenant_forces_row_level_security(pool: PgPool) {
+    let open = sqlx::query_scalar!(
+        r#"SELECT c.relname AS "name!" FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+           WHERE a.attname = 'tenant_id' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
+             AND c.relnamespace = 'public'::regnamespace AND NOT (c.relrowsecurity AND c.relforcerowsecurity)"#
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(open, Vec::<String>::new());
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn no_role_of_the_application_can_bypass_the_fence(pool: PgPool) {
+    let able = sqlx::query_scalar!(
+        r#"SELECT rolname::text AS "name!" FROM pg_roles WHERE rolname LIKE 'gocomet_%' AND (rolsuper OR rolbypassrls)"#
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(able, Vec::<String>::new());
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_query_that_forgets_or_forges_its_tenant_sees_and_writes_nothing(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    region.rider().await;
+    let app_pool = region.app.db.app_pool();
+    let seen = sqlx::query_scalar!(r#"SELECT count(*) AS "n!" FROM riders"#).fetch_one(app_pool).await.unwrap();
+    assert_eq!(seen, 0, "no tenant, no rows");
+
+    let mut tx = region.app.db.anywhere(&"limos".parse().unwrap()).await.unwrap();
+    let seen = sqlx::query_scalar!(r#"SELECT count(*) AS "n!" FROM riders WHERE tenant_id = 'cabs'"#)
+        .fetch_one(tx.conn())
+        .await
+        .unwrap();
+    assert_eq!(seen, 0, "another tenant's rows are not there");
+    let forged =
+        sqlx::query!("INSERT INTO riders (id, tenant_id, created_at) VALUES (gen_random_uuid(), 'cabs', now())")
+            .execute(tx.conn())
+            .await;
+    assert!(forged.unwrap_err().to_string().contains("row-level security"));
+}
+
+/// Two of everything, from which each test below breaks one rule.
+const FIXTURE: &str = "
+    INSERT INTO riders (id, tenant_id, created_at) VALUES
+        ('00000000-0000-0000-0000-0000000000a1', 'cabs', now()), ('00000000-0000-0000-0000-0000000000a2', 'cabs', now());
+    INSERT INTO drivers (id, tenant_id, vehicle_class, vehicle_plate, vehicle_model, vehicle_seats, created_at)
+        SELECT ('00000000-0000-0000-0000-0000000000d' || n)::uuid, 'cabs', 'standard', 'P', 'M', 4, now() FROM generate_series(1, 2) n;
+    INSERT INTO rides (id, tenant_id, rider_id, status, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_class,
+            payment_method, quote, pin, requested_at, expires_at, updated_at)
+        SELECT ('00000000-0000-0000-0000-0000000000e' || n)::uuid, 'cabs', ('00000000-0000-0000-0000-0000000000a' || n)::uuid,
+            'requested', 0, 0, 0, 1, 'standard', '{}', '{}', '0000', now(), now(), now() FROM generate_series(1, 2) n;
+    INSERT INTO offers (id, tenant_id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at) VALUES
+        (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000d1', 'live', 60, now(), now());
+    INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at) VALUES
+        ('00000000-0000-0000-0000-0000000000f1', 'cabs', '00000000-0000-0000-0000-0000000000e1',
+         '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'accepted', now(), now());
+    INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, provider, created_at, updated_at) VALUES
+        ('00000000-0000-0000-0000-0000000000b1', 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
+         '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'settled', '{}', 100, 'USD', 'sandbox', now(), now());
+    INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at) VALUES
+        ('00000000-0000-0000-0000-0000000000c1', 'cabs', 'settlement', '00000000-0000-0000-0000-0000000000b1', 'USD', now());
+    INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount) VALUES
+        ('00000000-0000-0000-0000-0000000000c1', 1, 'cabs', 'psp:sandbox', 100),
+        ('00000000-0000-0000-0000-0000000000c1', 2, 'cabs', 'tenant:revenue', -100);
+";
+
+async fn broken_rule(pool: &PgPool, statement: &'static str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "the test plays a client that goes around the code")]
+    let mut tx = pool.begin().await.unwrap();
+    sqlx::raw_sql("SELECT set_config('app.tenant_id', 'cabs', true)").execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql(FIXTURE).execute(&mut *tx).await.unwrap();
+    sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *tx).await.unwrap();
+    let error = sqlx::raw_sql(statement).execute(&mut *tx).await.err()?;
+    Some(constraint(&error).unwrap_or_else(|| panic!("{error}")).to_owned())
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn the_schema_decides_every_race(pool: PgPool) {
+    let attempts = [
+        ("one_live_offer_per_driver", "INSERT INTO offers (id, tenant_id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at) VALUES
+            (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e2', '00000000-0000-0000-0000-0000000000d1', 'live', 60, now(), now())"),
+        ("one_active_trip_per_driver", "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at) VALUES
+            (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e2', '00000000-0000-0000-0000-0000000000a2',
+             '00000000-0000-0000-0000-0000000000d1', 'in_progress', now(), now())"),
+        ("one_active_trip_per_ride", "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at) VALUES
+            (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000a1',
+             '00000000-0000-0000-0000-0000000000d2', 'accepted', now(), now())"),
+        ("one_open_ride_per_rider", "UPDATE rides SET rider_id = '00000000-0000-0000-0000-0000000000a1'"),
+        ("one_live_payment_per_trip", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, status, method, amount, currency, provider, created_at, updated_at) VALUES
+            (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
+             '00000000-0000-0000-0000-0000000000a1', 'pending', '{}', 100, 'USD', 'sandbox', now(), now())"),
+        ("ledger_entry_balances", "INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount) VALUES
+            ('00000000-0000-0000-0000-0000000000c1', 3, 'cabs', 'tenant:revenue', 1)"),
+        ("ledger_is_immutable", "UPDATE ledger_postings SET amount = 0"),
+        ("ledger_is_immutable", "DELETE FROM ledger_entries"),
+        ("one_settlement_entry_per_payment", "INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at) VALUES
+            (gen_random_uuid(), 'cabs', 'settlement', '00000000-0000-0000-0000-0000000000b1', 'USD', now())"),
+    ];
+    for (rule, attempt) in attempts {
+        assert_eq!(broken_rule(&pool, attempt).await.as_deref(), Some(rule), "{attempt}");
+    }
+}
