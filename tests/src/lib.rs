@@ -3,5 +3,10 @@
 //! Everything here is a client: it knows the public API, the Socket.IO protocol and the streets of three cities, and nothing
 //! of how the platform works inside.
 
+pub mod api;
+pub mod backoff;
 pub mod cities;
+pub mod fleet;
+pub mod socket;
 pub mod streets;
+pub mod summary;

@@ -64,7 +64,7 @@ fn learn_streets(streets: &mut GraphBuilder, drive: &Route) {
         }
         let (from, to) = (streets.crossing(leg[0]), streets.crossing(leg[1]));
         // Standing in traffic says nothing about the street; nobody crawls slower than this when it is free.
-        streets.one_way(from, to, (metres / CITY_MPS).min(STEP_S).max(0.1));
+        streets.one_way(from, to, (metres / CITY_MPS).clamp(0.1, STEP_S));
         // Most streets go both ways; the other direction is assumed to be the slower choice.
         streets.one_way(to, from, (2.0 * metres / CITY_MPS).max(0.1));
     }
