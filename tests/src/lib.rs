@@ -7,6 +7,7 @@ pub mod api;
 pub mod backoff;
 pub mod cities;
 pub mod fleet;
+pub mod harness;
 pub mod socket;
 pub mod streets;
 pub mod summary;
