@@ -3,8 +3,8 @@ import { defineConfig } from '@playwright/test';
 // Runs against a node that is already up: BASE_URL says where, CHROMIUM which browser.
 export default defineConfig({
   testDir: 'e2e',
-  timeout: 120_000,
-  expect: { timeout: 20_000 },
+  timeout: 240_000,
+  expect: { timeout: 30_000 },
   retries: 0,
   workers: 1,
   reporter: [['list']],

@@ -1,0 +1,156 @@
+import { expect, test, type Browser, type BrowserContext, type Page } from '@playwright/test';
+
+// One ride, seen by those who take part in it: two browsers from the estimate to the paid receipt, then the back office.
+
+const tenant = process.env['TENANT'] ?? 'porto-taxis';
+
+interface City {
+  driver: { latitude: number; longitude: number };
+  pickup: { latitude: number; longitude: number };
+  /** What is typed and chosen as drop-off. */
+  dropoff: string;
+}
+
+const CITIES: Record<string, City> = {
+  'manhattan-cabs': {
+    driver: { latitude: 40.7484, longitude: -73.9857 },
+    pickup: { latitude: 40.7505, longitude: -73.9834 },
+    dropoff: 'Gramercy',
+  },
+  'porto-taxis': {
+    driver: { latitude: 41.1485, longitude: -8.6109 },
+    pickup: { latitude: 41.1466, longitude: -8.6148 },
+    dropoff: 'Campanh',
+  },
+  'bengaluru-rides': {
+    driver: { latitude: 12.9655, longitude: 77.5868 },
+    pickup: { latitude: 12.9672, longitude: 77.5899 },
+    dropoff: 'Shanthala',
+  },
+};
+const city = CITIES[process.env['CITY'] ?? tenant] ?? CITIES['porto-taxis'];
+if (city === undefined) throw new Error('no city');
+
+const faults: string[] = [];
+
+async function person(browser: Browser, name: string, at: City['driver']): Promise<{ context: BrowserContext; page: Page }> {
+  const context = await browser.newContext({ geolocation: at, permissions: ['geolocation'], locale: 'en-GB' });
+  const page = await context.newPage();
+  page.on('pageerror', (error) => faults.push(`${name}: ${error.message}`));
+  page.on('console', (message) => {
+    if (message.type() === 'error') faults.push(`${name}: ${message.text()}`);
+  });
+  return { context, page };
+}
+
+async function register(page: Page, role: 'rider' | 'driver'): Promise<void> {
+  await page.goto(`/${role}?tenant=${tenant}`);
+  await page.getByText('Create account', { exact: true }).first().click();
+  await expect(page.getByText(/At home in/)).toBeVisible();
+  await page.getByLabel('Name').fill(role === 'rider' ? 'Rosa Rider' : 'Dario Driver');
+  const unique = `${Date.now()}${Math.floor(Math.random() * 90) + 10}`.slice(-11);
+  await page.getByLabel('Phone').fill(`+${role === 'rider' ? 1 : 2}${unique}`);
+  await page.getByLabel('Password').fill('correct horse battery');
+  if (role === 'driver') {
+    await page.getByLabel('Model').fill('Toyota Prius');
+    await page.getByLabel('Plate').fill(`E2E-${unique.slice(-4)}`);
+  }
+  await page.getByRole('button', { name: 'Create account' }).click();
+}
+
+test('a ride from the price to the paid receipt', async ({ browser }) => {
+  const { page: driver } = await person(browser, 'driver', city.driver);
+  const { page: rider } = await person(browser, 'rider', city.pickup);
+
+  await test.step('the driver goes online', async () => {
+    await register(driver, 'driver');
+    await expect(driver.getByTestId('driver-status')).toHaveText('You are offline');
+    await driver.getByRole('button', { name: 'Use my position' }).click();
+    await expect(driver.getByRole('img', { name: 'You', exact: true })).toBeVisible();
+    await driver.getByRole('button', { name: 'Stop following' }).click();
+    await driver.getByRole('button', { name: 'Go online' }).click();
+    await expect(driver.getByTestId('driver-status')).toHaveText('You are online');
+    await expect(driver.getByText('Offers arrive live.')).toBeVisible();
+    await driver.getByRole('button', { name: 'Drive for me' }).click();
+    await driver.getByText('Demo', { exact: true }).click();
+  });
+
+  await test.step('the rider sees a price and requests', async () => {
+    await register(rider, 'rider');
+    await rider.getByRole('button', { name: 'Pick me up where I am' }).click();
+    await expect(rider.getByRole('img', { name: 'Pick-up' })).toBeVisible();
+    await rider.getByRole('combobox', { name: 'Drop-off' }).fill(city.dropoff);
+    await rider.getByRole('option').first().click();
+    await expect(rider.getByTestId('fare')).toHaveText(/\d/);
+    await rider.getByRole('button', { name: 'Request ride' }).click();
+    await expect(rider.getByTestId('ride-headline')).toHaveText(/Looking for a driver|Asking a driver/);
+  });
+
+  await test.step('the driver accepts and drives to the pick-up', async () => {
+    await expect(driver.getByTestId('offer')).toBeVisible();
+    await driver.getByRole('button', { name: 'Accept' }).click();
+    await expect(driver.getByTestId('trip-headline')).toHaveText('Drive to the pick-up');
+    await expect(rider.getByTestId('ride-headline')).toHaveText('Your driver is on the way');
+    await expect(rider.getByRole('img', { name: 'Your driver' })).toBeVisible();
+    await expect(driver.getByTestId('distance-left')).toHaveText('You are there');
+    await driver.getByRole('button', { name: 'I have arrived' }).click();
+    await expect(rider.getByTestId('ride-headline')).toHaveText('Your driver is here');
+  });
+
+  await test.step('the PIN starts the trip, and it ends at the drop-off', async () => {
+    const pin = await rider.getByTestId('pin').innerText();
+    await driver.getByLabel("Rider's PIN").fill(pin);
+    await driver.getByRole('button', { name: 'Start trip' }).click();
+    await expect(rider.getByTestId('ride-headline')).toHaveText('On the way to your drop-off');
+    await expect(driver.getByTestId('distance-left')).toHaveText('You are there', { timeout: 60_000 });
+    await driver.getByRole('button', { name: 'End trip' }).click();
+    await expect(driver.getByTestId('trip-headline')).toHaveText('Trip completed');
+    await expect(driver.getByTestId('earned')).toHaveText(/\d/);
+  });
+
+  const total = await test.step('the rider pays what the driver sees', async () => {
+    await expect(rider.getByTestId('ride-headline')).toHaveText('You have arrived');
+    const fare = await rider.getByTestId('total').innerText();
+    await expect(driver.getByTestId('total')).toHaveText(fare);
+    await rider.getByRole('button', { name: /^Pay / }).click();
+    await expect(rider.getByTestId('payment-status')).toHaveText('Paid');
+    await expect(rider.getByRole('heading', { name: 'Receipt' })).toBeVisible();
+    const [file] = await Promise.all([rider.waitForEvent('download'), rider.getByRole('button', { name: 'Receipt as PDF' }).click()]);
+    expect(file.suggestedFilename()).toMatch(/^receipt-.*\.pdf$/);
+    return fare;
+  });
+
+  await test.step('both rate each other', async () => {
+    for (const page of [rider, driver]) {
+      await page.getByText('5 stars').click({ force: true });
+      await page.getByRole('button', { name: 'Send rating' }).click();
+      await expect(page.getByText('Thank you for your rating.')).toBeVisible();
+    }
+  });
+
+  const clientId = process.env['OFFICE_CLIENT_ID'];
+  const clientSecret = process.env['OFFICE_CLIENT_SECRET'];
+  if (clientId !== undefined && clientSecret !== undefined) {
+    await test.step('the back office finds the ride, its dispatch and its money', async () => {
+      const { page: office } = await person(browser, 'office', city.driver);
+      await office.goto(`/office?tenant=${tenant}`);
+      await office.getByLabel('Client id').fill(clientId);
+      await office.getByLabel('Client secret').fill(clientSecret);
+      await office.getByRole('button', { name: 'Sign in' }).click();
+      await expect(office.getByTestId('drivers-shown')).toHaveText(/^[1-9]/);
+      await office.getByRole('button', { name: 'Rides', exact: true }).click();
+      await office.getByLabel('Status').selectOption('completed');
+      await office.getByRole('button', { name: /^Story of ride/ }).first().click();
+      const story = office.getByRole('dialog');
+      await expect(story.getByRole('heading', { name: 'Payment' })).toBeVisible();
+      await expect(story.getByText('Paid', { exact: true })).toBeVisible();
+      await expect(story.getByTestId('total')).toHaveText(total);
+      await expect(story.getByRole('row').nth(1)).toBeVisible();
+      await story.getByRole('button', { name: 'Close' }).click();
+      await office.getByRole('button', { name: 'Settlements' }).click();
+      await expect(office.getByRole('row').filter({ hasText: 'settlement' }).first()).toBeVisible();
+    });
+  }
+
+  expect(faults).toEqual([]);
+});
