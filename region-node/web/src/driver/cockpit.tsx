@@ -189,7 +189,7 @@ export function Cockpit({ session }: { session: Session }) {
               {position.following ? 'Stop following' : 'Use my position'}
             </Button>
             <Button compact aria-pressed={autopilot} disabled={here === null} onClick={() => setAutopilot(!autopilot)}>
-              {autopilot ? 'Stop driving for me' : 'Drive for me'}
+              {autopilot ? 'Stop driving' : 'Drive for me'}
             </Button>
           </div>
           {autopilot && <Segments legend="Speed" value={speed} options={SPEEDS} onChange={setSpeed} />}

@@ -45,7 +45,7 @@ export function buildStyle(city: City | null, traces: FeatureCollection, lines: 
       type: 'line',
       source: 'traces',
       layout: { 'line-join': 'round' },
-      paint: { 'line-color': token('--map-trace'), 'line-width': zoomed(11, 0.5, 16, 2), 'line-opacity': 0.45 },
+      paint: { 'line-color': token('--map-trace'), 'line-width': zoomed(11, 0.5, 16, 2), 'line-opacity': 0.25 },
     });
   }
   if (city !== null) {
