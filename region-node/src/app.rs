@@ -3,7 +3,10 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use fred::prelude::{Builder, Client as Redis, ClientLike, Config as RedisConfig, ReconnectPolicy};
+use fred::{
+    clients::SubscriberClient,
+    prelude::{Builder, Client as Redis, ClientLike, Config as RedisConfig, ReconnectPolicy},
+};
 use secrecy::ExposeSecret;
 use shared::{clock::Clock, ids::RegionName};
 use sqlx::PgPool;
@@ -12,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     db::Db,
+    drivers::Drivers,
     identity::{self, Sealer, Tokens},
     realtime::EventSender,
     tenants::Tenants,
@@ -33,6 +37,8 @@ pub struct AppInner {
     pub sealer: Sealer,
     pub tokens: Tokens,
     pub events: EventSender,
+    /// Where every driver of the region is.
+    pub drivers: Drivers,
     /// Calls other programs: other regions, global-sync.
     pub http: reqwest::Client,
     /// Background work runs on this, so that shutdown waits for it.
@@ -73,6 +79,7 @@ impl App {
         let app = Self(Arc::new(AppInner {
             db: Db::new(app_pool, system_pool, region.clone(), events.clone()),
             http: http_client(config.edge.connect_timeout)?,
+            drivers: Drivers::new(&config.drivers, &config.region.cluster_id),
             config,
             region,
             clock,
@@ -114,24 +121,36 @@ pub fn http_client(connect_timeout: Duration) -> anyhow::Result<reqwest::Client>
         .context("the HTTP client could not be made")
 }
 
+/// A connection to Redis for messages from other nodes.
+pub fn redis_subscriber(config: &crate::config::RedisConfig) -> anyhow::Result<SubscriberClient> {
+    let mut builder = redis_builder(config)?;
+    // A burst of messages is held rather than missed.
+    builder.with_performance_config(|performance| performance.broadcast_channel_capacity = 8_192);
+    builder.build_subscriber_client().context("the Redis client could not be made")
+}
+
 /// Connects to Redis; it must be there at start, and may go and come back after that.
 pub async fn connect_redis(config: &crate::config::RedisConfig) -> anyhow::Result<Redis> {
-    let mut settings = RedisConfig::from_url(config.url.expose_secret())
-        .context("redis.url is not an address like redis://host:6379")?;
-    settings.version = fred::types::RespVersion::RESP3;
-    let client = Builder::from_config(settings)
-        .with_connection_config(|connection| {
-            connection.connection_timeout = Duration::from_secs(3);
-            connection.internal_command_timeout = Duration::from_secs(3);
-        })
-        .with_performance_config(|performance| performance.default_command_timeout = Duration::from_secs(2))
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2))
-        .build()
-        .context("the Redis client could not be made")?;
+    let client = redis_builder(config)?.build().context("the Redis client could not be made")?;
     let connected = tokio::time::timeout(Duration::from_secs(5), client.init()).await;
     connected
         .map_err(anyhow::Error::from)
         .and_then(|result| result.map_err(anyhow::Error::from))
         .context("Redis cannot be used: is it running, and is redis.url right?")?;
     Ok(client)
+}
+
+fn redis_builder(config: &crate::config::RedisConfig) -> anyhow::Result<Builder> {
+    let mut settings = RedisConfig::from_url(config.url.expose_secret())
+        .context("redis.url is not an address like redis://host:6379")?;
+    settings.version = fred::types::RespVersion::RESP3;
+    let mut builder = Builder::from_config(settings);
+    builder
+        .with_connection_config(|connection| {
+            connection.connection_timeout = Duration::from_secs(3);
+            connection.internal_command_timeout = Duration::from_secs(3);
+        })
+        .with_performance_config(|performance| performance.default_command_timeout = Duration::from_secs(2))
+        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
+    Ok(builder)
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use shared::{config::ConfigError, ids::RegionName, telemetry::TelemetryConfig};
 use url::Url;
 
-use crate::rides::RideConfig;
+use crate::{drivers::DriversConfig, rides::RideConfig};
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 
@@ -31,6 +31,7 @@ pub struct Config {
     pub edge: EdgeConfig,
     pub limits: LimitsConfig,
     pub rides: RideConfig,
+    pub drivers: DriversConfig,
     pub telemetry: TelemetryConfig,
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Parts, connect_redis},
     config::{Config, FullConfig},
-    db,
+    db, drivers,
     http::{forget_old_answers, router},
     identity, realtime,
     tenants::{self, RegionEntry},
@@ -45,6 +45,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     let app = App::assemble(config, parts).await?;
     announce(&app).await?;
     start_background_work(&app);
+    drivers::start(&app).await?;
     let render = move || std::future::ready(metrics.render());
     let service = router::router(&app, receiver).await?.route("/metrics", get(render));
     let stop_app = app.stop.clone();
@@ -107,7 +108,7 @@ fn start_background_work(app: &App) {
 }
 
 /// Runs `work` again and again; a failure is logged and the next time may do better.
-async fn every<F>(app: App, period: Duration, work: impl Fn(App) -> F)
+pub(crate) async fn every<F>(app: App, period: Duration, work: impl Fn(App) -> F)
 where
     F: Future<Output = Result<(), crate::http::Problem>>,
 {

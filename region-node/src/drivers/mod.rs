@@ -1,10 +1,105 @@
-//! Drivers and where they are.
+//! Drivers: whether they take rides, and where they are.
+//!
+//! A position comes in over REST or a socket ([`location`]), is made sane ([`position`]) and goes into the live table
+//! ([`table`]); from there it spreads to the other nodes ([`share`]) and, far slower, to Postgres ([`background`]). Those of
+//! running trips are also kept one by one ([`breadcrumbs`]). The table believes, Postgres knows: who is online and who is on
+//! a trip is decided there, and [`background`] corrects the table where the two differ.
 
-use utoipa_axum::router::OpenApiRouter;
+mod background;
+mod breadcrumbs;
+mod cells;
+mod config;
+mod keys;
+mod location;
+mod nearby;
+mod position;
+mod share;
+mod standing;
+mod status;
+mod store;
+mod table;
+mod wire;
 
-use crate::app::App;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-/// This feature's endpoints.
+use shared::ids::{DriverId, TenantId};
+use time::OffsetDateTime;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use config::DriversConfig;
+pub use keys::Keys;
+pub use location::take_positions;
+pub use position::{MAX_POSITIONS, Position, PositionInput, PositionsInput};
+pub use standing::{Duty, Standing};
+pub use store::DriverStatus;
+pub use table::{Census, Fleet, Found, LIFE, LiveTable, Observed, ShareRule, Sighting};
+
+use crate::{
+    app::{App, redis_subscriber},
+    http::Problem,
+};
+
+/// What a node keeps of live drivers; cheap to clone.
+#[derive(Clone)]
+pub struct Drivers {
+    /// Where everybody is.
+    pub live: LiveTable,
+    /// Traces on their way to Postgres.
+    breadcrumbs: breadcrumbs::Breadcrumbs,
+    sharing: share::Sharing,
+    /// Nodes hear each other. While they don't, a driver's trip may have begun on another node.
+    is_sharing: Arc<AtomicBool>,
+}
+
+impl Drivers {
+    /// Knows nobody yet.
+    pub fn new(config: &DriversConfig, cluster_id: &str) -> Self {
+        Self {
+            live: LiveTable::new(config.share_rule()),
+            breadcrumbs: breadcrumbs::Breadcrumbs::new(config.breadcrumbs_held),
+            sharing: share::Sharing::new(cluster_id),
+            is_sharing: Arc::default(),
+        }
+    }
+
+    /// Notes what a driver is doing since `as_of`; a hint, the truth having been committed.
+    pub fn set_duty(&self, tenant: &TenantId, driver_id: DriverId, duty: Duty, as_of: OffsetDateTime) {
+        self.live.fleet(tenant).set_duty(driver_id, duty, as_of);
+    }
+
+    fn set_sharing(&self, is_sharing: bool) {
+        self.is_sharing.store(is_sharing, Ordering::Relaxed);
+    }
+
+    fn is_sharing(&self) -> bool {
+        self.is_sharing.load(Ordering::Relaxed)
+    }
+}
+
+/// Endpoints of drivers.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(status::set_status))
+        .routes(routes!(location::take_location))
+        .routes(routes!(nearby::nearby))
+}
+
+/// Fills the live table and keeps it fresh, shared and stored until the node stops.
+pub async fn start(app: &App) -> anyhow::Result<()> {
+    let subscriber = redis_subscriber(&app.config.redis)?;
+    share::rebuild(app).await;
+    app.spawn(share::hear_others(app.clone(), subscriber));
+    app.spawn(share::tell_others(app.clone()));
+    background::start(app);
+    Ok(())
+}
+
+/// Brings what is still on its way of running trips' traces to Postgres: this node's, and the other nodes'. Called before a
+/// fare is made of a trace, outside the transaction that reads it.
+pub async fn flush_breadcrumbs(app: &App) -> Result<(), Problem> {
+    let (own, ()) = tokio::join!(app.drivers.breadcrumbs.flush(app), app.drivers.sharing.others_write_breadcrumbs(app));
+    own
 }

@@ -1,9 +1,10 @@
 //! Events, told after the transaction that caused them has committed.
 
-use shared::ids::{DriverId, OfferId, RideId, TenantId};
+use shared::ids::{DriverId, OfferId, RideId, RiderId, TenantId};
+use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use crate::rides::Ride;
+use crate::{drivers::Position, rides::Ride};
 
 /// Something others want to hear of.
 #[derive(Clone, Debug)]
@@ -27,8 +28,28 @@ pub enum Event {
         offer_id: OfferId,
         /// Of which ride.
         ride_id: RideId,
-        /// Why: `ride_cancelled`, `ride_taken`, `expired`.
+        /// Why: `ride_cancelled`, `ride_taken`, `expired`, `driver_offline`.
         reason: &'static str,
+    },
+    /// A driver who had a ride has it no more, and may be asked again.
+    DriverFreed {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        driver_id: DriverId,
+        /// Since when.
+        since: OffsetDateTime,
+    },
+    /// A driver on a trip is somewhere else now; only the trip's rider hears of it.
+    DriverMoved {
+        /// Whose.
+        tenant: TenantId,
+        /// On which ride.
+        ride_id: RideId,
+        /// Whose ride.
+        rider_id: RiderId,
+        /// Where to.
+        position: Position,
     },
 }
 
@@ -53,5 +74,12 @@ impl EventSender {
     /// is in the database.
     pub async fn send(&self, event: Event) {
         let _ = self.0.send(event).await;
+    }
+
+    /// Tells what is worth nothing later: dropped while the queue is full.
+    pub fn try_send(&self, event: Event) {
+        if self.0.try_send(event).is_err() {
+            metrics::counter!("region_node_events_dropped_total").increment(1);
+        }
     }
 }

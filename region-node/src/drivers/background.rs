@@ -1,0 +1,90 @@
+//! What goes on beside the calls: places and traces to Postgres, expiry, and correcting what the table believes.
+
+use std::{collections::HashSet, time::Duration};
+
+use shared::ids::{DriverId, TenantId};
+
+use super::{Position, store};
+use crate::{app::App, http::Problem, serve::every};
+
+/// Searches leave out what has expired anyway; this frees the memory.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Rows of one statement.
+const BATCH: usize = 2_000;
+/// While nodes cannot hear each other, every driver is compared with Postgres so often.
+const RECONCILE_ALL: Duration = Duration::from_secs(15);
+
+pub(super) fn start(app: &App) {
+    let config = &app.config.drivers;
+    app.spawn(every(app.clone(), config.store_every, async |app| store_places(&app).await));
+    app.spawn(every(app.clone(), SWEEP, async |app| {
+        sweep(&app);
+        Ok(())
+    }));
+    app.spawn(every(app.clone(), config.reconcile_every, async |app| reconcile(&app, false).await));
+    app.spawn(every(app.clone(), RECONCILE_ALL, async |app| match app.drivers.is_sharing() {
+        true => Ok(()),
+        false => reconcile(&app, true).await,
+    }));
+    // What is still here when the node stops is written before it ends.
+    let (tasks, stop, app) = (app.tasks.clone(), app.stop.clone(), app.clone());
+    tasks.spawn(async move {
+        let writing = every(app.clone(), app.config.drivers.breadcrumbs_every, async |app| {
+            app.drivers.breadcrumbs.flush(&app).await
+        });
+        stop.run_until_cancelled(writing).await;
+        for last in [app.drivers.breadcrumbs.flush(&app).await, store_places(&app).await] {
+            if let Err(problem) = last {
+                tracing::warn!(%problem, "the last positions could not be written");
+            }
+        }
+    });
+}
+
+/// Writes the places that changed, far slower than they change.
+pub(super) async fn store_places(app: &App) -> Result<(), Problem> {
+    let mut places: Vec<(DriverId, Position)> =
+        app.drivers.live.fleets().into_iter().flat_map(|(_, fleet)| fleet.take_to_store()).collect();
+    // In the order of the key, so that two nodes that write at once never wait for each other in a circle.
+    places.sort_by_key(|(id, _)| *id);
+    for batch in places.chunks(BATCH) {
+        store::store_places(app, batch).await?;
+    }
+    Ok(())
+}
+
+/// Frees what has expired and reports how fresh the rest is.
+fn sweep(app: &App) {
+    let now = app.clock.now();
+    for (tenant, fleet) in app.drivers.live.fleets() {
+        fleet.sweep(now);
+        let census = fleet.census(now);
+        let labels = [("tenant", tenant.to_string())];
+        metrics::gauge!("region_node_live_drivers", &labels).set(census.live as f64);
+        metrics::gauge!("region_node_busy_drivers", &labels).set(census.on_trip as f64);
+        metrics::gauge!("region_node_oldest_position_seconds", &labels).set(census.oldest.as_seconds_f64());
+    }
+}
+
+/// Corrects the table where Postgres knows better: of the drivers believed busy, or of all.
+pub(super) async fn reconcile(app: &App, all: bool) -> Result<(), Problem> {
+    let believed: Vec<(TenantId, DriverId)> = app
+        .drivers
+        .live
+        .fleets()
+        .into_iter()
+        .flat_map(|(tenant, fleet)| fleet.known(all).into_iter().map(move |id| (tenant.clone(), id)))
+        .collect();
+    for batch in believed.chunks(BATCH) {
+        let ids: Vec<_> = batch.iter().map(|(_, id)| *id).collect();
+        let known = store::standings(app, &ids).await?;
+        let found: HashSet<_> = known.iter().map(|(_, id, _)| *id).collect();
+        for (tenant, id, standing) in known {
+            app.drivers.live.fleet(&tenant).correct(id, standing);
+        }
+        for (tenant, id) in batch.iter().filter(|(_, id)| !found.contains(id)) {
+            app.drivers.live.fleet(tenant).forget(*id);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Going online and offline.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use shared::ids::DriverId;
+use time::OffsetDateTime;
+
+use super::{DriverStatus, Duty, Standing, store};
+use crate::{
+    app::App,
+    http::{Command, Path, Problem, ProblemBody, Stop},
+    identity::Caller,
+};
+
+/// What to be from now on.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct StatusRequest {
+    #[garde(skip)]
+    status: DriverStatus,
+}
+
+/// Whether a driver takes rides.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct DriverState {
+    /// Who.
+    pub driver_id: DriverId,
+    /// Takes rides or not.
+    pub status: DriverStatus,
+    /// Since when without work; null while offline.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub idle_since: Option<OffsetDateTime>,
+}
+
+/// Goes online, to be offered rides, or offline. An offer still open is withdrawn; a trip under way goes on.
+#[utoipa::path(post, path = "/v1/drivers/{id}/status", tag = "drivers", security(("bearer" = [])),
+    request_body = StatusRequest,
+    params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = DriverId, Path)),
+    responses((status = 200, body = DriverState), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 404, body = ProblemBody), (status = 422, body = ProblemBody)))]
+#[tracing::instrument(name = "drivers.status", skip_all, fields(driver.id = %id))]
+pub(super) async fn set_status(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<DriverId>,
+    command: Command<StatusRequest>,
+) -> Result<Response, Stop> {
+    let id = caller.driver_is(id)?;
+    let status = command.body.status;
+    let mut tx = command.begin(&app, &caller).await?;
+    let now = app.clock.now();
+    let changed = store::set_status(&mut tx, id, status, now).await?;
+    let (vehicle_class, idle_since) = changed.ok_or_else(|| Problem::not_found(format!("no driver {id}")))?;
+    let answer = tx.finish(StatusCode::OK, &DriverState { driver_id: id, status, idle_since }).await?;
+
+    let fleet = app.drivers.live.fleet(caller.tenant());
+    let duty = fleet.sighting(id, now).map_or(Duty::Free, |known| known.standing.duty);
+    let online = status == DriverStatus::Online;
+    fleet.learn(id, Standing { online, vehicle_class: vehicle_class.into(), idle_since, duty, as_of: now });
+    Ok(answer)
+}

@@ -1,0 +1,474 @@
+//! Where every driver of the region is now: in memory, by tenant, indexed by H3 cells.
+//!
+//! It is a view, never the truth: Postgres knows who is online and who drives what, and decides every race. Each node
+//! holds the whole region's drivers; what one node hears reaches the others through Redis ([`super::share`]). A driver's
+//! row and cell change together under the row's lock, and a search reads each place from the row itself, so it can show
+//! neither an old place, nor an offline driver, nor one whose position has expired.
+
+use std::{
+    cmp::Ordering,
+    collections::BinaryHeap,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use dashmap::{DashMap, mapref::entry::Entry};
+use h3o::CellIndex;
+use shared::{
+    geo::Point,
+    ids::{DriverId, TenantId},
+};
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    cells,
+    position::Position,
+    standing::{Duty, Standing},
+};
+
+#[cfg(test)]
+mod tests;
+
+/// A position older than this is gone.
+pub const LIFE: Duration = Duration::seconds(60);
+
+/// When other nodes need to hear of a driver again.
+#[derive(Clone, Copy, Debug)]
+pub struct ShareRule {
+    /// Having moved so far since they last heard.
+    pub distance_m: f64,
+    /// Or so long after; well inside [`LIFE`].
+    pub heartbeat: Duration,
+}
+
+/// The live table; cheap to clone.
+#[derive(Clone)]
+pub struct LiveTable {
+    fleets: Arc<DashMap<TenantId, Arc<Fleet>>>,
+    rule: ShareRule,
+}
+
+/// One tenant's drivers.
+pub struct Fleet {
+    rows: DashMap<DriverId, Row>,
+    cells: DashMap<CellIndex, Vec<DriverId>>,
+    rule: ShareRule,
+    /// Of whom the other nodes have yet to hear, and whose place Postgres has yet to be told.
+    to_share: Mutex<Vec<DriverId>>,
+    to_store: Mutex<Vec<DriverId>>,
+}
+
+struct Row {
+    standing: Standing,
+    position: Option<Position>,
+    /// Where the index has the driver: the cell of `position` while that may be found, else nowhere.
+    cell: Option<CellIndex>,
+    /// This node heard the newest position itself, so it is the one to pass it on.
+    heard_here: bool,
+    shared: Option<(Point, OffsetDateTime)>,
+    waits_to_share: bool,
+    waits_to_store: bool,
+}
+
+/// A driver as nodes tell each other of one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sighting {
+    /// Who.
+    pub driver_id: DriverId,
+    /// Doing what.
+    pub standing: Standing,
+    /// Where; unknown once it expired.
+    pub position: Option<Position>,
+}
+
+/// What came of a message with positions.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observed {
+    /// Nothing is known of the driver here: look the standing up, [`Fleet::learn`] it and observe again.
+    Stranger,
+    /// The driver is known.
+    Known {
+        /// The standing's duty.
+        duty: Duty,
+        /// The driver is online.
+        online: bool,
+        /// The newest position, if it is newer than what was known.
+        moved_to: Option<Position>,
+    },
+}
+
+/// A driver a search found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Who.
+    pub driver_id: DriverId,
+    /// How far from the middle, as the crow flies.
+    pub distance_m: f64,
+    /// Where.
+    pub position: Position,
+    /// Doing what.
+    pub standing: Standing,
+}
+
+impl LiveTable {
+    /// An empty table.
+    pub fn new(rule: ShareRule) -> Self {
+        Self { fleets: Arc::default(), rule }
+    }
+
+    /// A tenant's drivers.
+    pub fn fleet(&self, tenant: &TenantId) -> Arc<Fleet> {
+        if let Some(fleet) = self.fleets.get(tenant) {
+            return fleet.clone();
+        }
+        self.fleets.entry(tenant.clone()).or_insert_with(|| Arc::new(Fleet::new(self.rule))).clone()
+    }
+
+    /// Every fleet.
+    pub fn fleets(&self) -> Vec<(TenantId, Arc<Fleet>)> {
+        self.fleets.iter().map(|fleet| (fleet.key().clone(), fleet.value().clone())).collect()
+    }
+}
+
+impl Fleet {
+    fn new(rule: ShareRule) -> Self {
+        Self {
+            rows: DashMap::new(),
+            cells: DashMap::new(),
+            rule,
+            to_share: Mutex::default(),
+            to_store: Mutex::default(),
+        }
+    }
+
+    /// Takes positions a driver sent to this node, oldest first. Only one newer than what is known counts, and none
+    /// that is over already.
+    pub fn observe(&self, driver_id: DriverId, positions: &[Position], now: OffsetDateTime) -> Observed {
+        let Some(mut row) = self.rows.get_mut(&driver_id) else { return Observed::Stranger };
+        let newest = positions.last().copied().filter(|position| {
+            let known = row.position.map(|known| known.recorded_at);
+            position.recorded_at > now - LIFE && known.is_none_or(|known| position.recorded_at >= known)
+        });
+        if let Some(position) = newest {
+            row.position = Some(position);
+            row.heard_here = true;
+            self.index(driver_id, &mut row);
+            let told_enough = row.shared.is_some_and(|(point, at)| {
+                position.recorded_at - at < self.rule.heartbeat
+                    && point.distance_m(position.point) < self.rule.distance_m
+            });
+            if row.standing.online && !told_enough {
+                self.share(driver_id, &mut row);
+            }
+            if !mem::replace(&mut row.waits_to_store, true) {
+                lock(&self.to_store).push(driver_id);
+            }
+        }
+        Observed::Known { duty: row.standing.duty.at(now), online: row.standing.online, moved_to: newest }
+    }
+
+    /// Takes over what is known of a driver's standing, unless something later is known, and shares it.
+    pub fn learn(&self, driver_id: DriverId, standing: Standing) {
+        match self.rows.entry(driver_id) {
+            Entry::Vacant(entry) => {
+                let mut row = entry.insert(Row::new(standing));
+                self.share(driver_id, &mut row);
+            }
+            Entry::Occupied(mut entry) => {
+                let row = entry.get_mut();
+                if row.standing.as_of <= standing.as_of {
+                    row.standing = standing;
+                    self.index(driver_id, row);
+                    self.share(driver_id, row);
+                }
+            }
+        }
+    }
+
+    /// Takes over what Postgres says of a driver known here, if it differs and nothing later is known.
+    pub fn correct(&self, driver_id: DriverId, standing: Standing) {
+        let differs = |known: &Standing| {
+            (known.online, known.duty, &known.vehicle_class)
+                != (standing.online, standing.duty, &standing.vehicle_class)
+        };
+        if self.rows.get(&driver_id).is_some_and(|row| differs(&row.standing)) {
+            self.learn(driver_id, standing);
+        }
+    }
+
+    /// Changes the duty of a driver who is known here, unless something later is known.
+    pub fn set_duty(&self, driver_id: DriverId, duty: Duty, as_of: OffsetDateTime) {
+        let Some(mut row) = self.rows.get_mut(&driver_id) else { return };
+        if row.standing.as_of > as_of {
+            return;
+        }
+        if duty == Duty::Free && matches!(row.standing.duty, Duty::OnTrip { .. }) {
+            row.standing.idle_since = Some(as_of);
+        }
+        row.standing.duty = duty;
+        row.standing.as_of = as_of;
+        self.share(driver_id, &mut row);
+    }
+
+    /// Takes what another node knows; standing and position each only if newer.
+    pub fn merge(&self, sighting: Sighting, now: OffsetDateTime) {
+        let Sighting { driver_id, standing, position } = sighting;
+        let position = position.filter(|position| position.recorded_at > now - LIFE);
+        let mut row = self.rows.entry(driver_id).or_insert_with(|| Row::new(standing.clone()));
+        if row.standing.as_of < standing.as_of {
+            row.standing = standing;
+        }
+        if let Some(position) = position
+            && row.position.is_none_or(|known| known.recorded_at < position.recorded_at)
+        {
+            row.position = Some(position);
+            row.heard_here = false;
+            row.shared = Some((position.point, position.recorded_at));
+        }
+        self.index(driver_id, &mut row);
+    }
+
+    /// Forgets a driver altogether.
+    pub fn forget(&self, driver_id: DriverId) {
+        if let Some((_, row)) = self.rows.remove(&driver_id)
+            && let Some(cell) = row.cell
+        {
+            self.leave(cell, driver_id);
+        }
+    }
+
+    /// What is known of one driver.
+    pub fn sighting(&self, driver_id: DriverId, now: OffsetDateTime) -> Option<Sighting> {
+        self.rows.get(&driver_id).map(|row| row.sighting(driver_id, now))
+    }
+
+    /// The online drivers within `radius_m` that `wanted` accepts, nearest first, at most `limit`.
+    pub fn search(
+        &self,
+        center: Point,
+        radius_m: f64,
+        limit: usize,
+        now: OffsetDateTime,
+        wanted: impl Fn(&Standing) -> bool,
+    ) -> Vec<Found> {
+        let find = |driver_id: DriverId, row: &Row| {
+            if !row.standing.online || !wanted(&row.standing) {
+                return None;
+            }
+            let position = row.fresh_position(now)?;
+            let distance_m = center.distance_m(position.point);
+            let found = || Found { driver_id, distance_m, position, standing: row.standing.clone() };
+            (distance_m <= radius_m).then(found)
+        };
+        let mut nearest = Nearest::new(limit);
+        let rings = cells::rings_within(radius_m);
+        if cells::cells_in(rings) >= self.rows.len() as u64 {
+            self.rows.iter().filter_map(|row| find(*row.key(), row.value())).for_each(|found| nearest.offer(found));
+            return nearest.into_sorted();
+        }
+        let mut here = Vec::new();
+        let mut done = 0;
+        for (cell, ring) in cells::disk(cells::cell_of(center), rings) {
+            if ring > done {
+                // The rings so far are seen whole; whoever is in the others is farther away than these reach.
+                if nearest.is_full_within(cells::reach_m(done)) {
+                    break;
+                }
+                done = ring;
+            }
+            // Copied, so that no lock of a cell is held while a row's is taken.
+            here.clear();
+            if let Some(drivers) = self.cells.get(&cell) {
+                here.extend_from_slice(&drivers);
+            }
+            let rows = here.iter().filter_map(|id| self.rows.get(id).and_then(|row| find(*id, &row)));
+            rows.for_each(|found| nearest.offer(found));
+        }
+        nearest.into_sorted()
+    }
+
+    /// Drops positions that have expired, and with them the drivers nothing else is known of.
+    pub fn sweep(&self, now: OffsetDateTime) {
+        self.rows.retain(|id, row| {
+            if row.position.is_some() && row.fresh_position(now).is_none() {
+                row.position = None;
+                row.shared = None;
+                self.index(*id, row);
+            }
+            row.position.is_some() || row.standing.duty.at(now) != Duty::Free
+        });
+    }
+
+    /// What other nodes have yet to hear.
+    pub fn take_to_share(&self, now: OffsetDateTime) -> Vec<Sighting> {
+        let waiting = mem::take(&mut *lock(&self.to_share));
+        let take = |id: DriverId| {
+            let mut row = self.rows.get_mut(&id)?;
+            row.waits_to_share = false;
+            row.shared = row.position.map(|position| (position.point, position.recorded_at));
+            Some(row.sighting(id, now))
+        };
+        waiting.into_iter().filter_map(take).collect()
+    }
+
+    /// The places Postgres has yet to be told.
+    pub fn take_to_store(&self) -> Vec<(DriverId, Position)> {
+        let waiting = mem::take(&mut *lock(&self.to_store));
+        let take = |id: DriverId| {
+            let mut row = self.rows.get_mut(&id)?;
+            row.waits_to_store = false;
+            Some((id, row.position?))
+        };
+        waiting.into_iter().filter_map(take).collect()
+    }
+
+    /// Shares again all that this node heard itself, as after a loss of what was shared before.
+    pub fn share_all(&self) {
+        for mut row in self.rows.iter_mut() {
+            if row.heard_here && row.position.is_some() {
+                let id = *row.key();
+                self.share(id, &mut row);
+            }
+        }
+    }
+
+    /// The drivers known here with a duty that only Postgres or an event can end, or, if `all`, every driver.
+    pub fn known(&self, all: bool) -> Vec<DriverId> {
+        let wanted = |row: &Row| all || row.standing.duty != Duty::Free;
+        self.rows.iter().filter(|row| wanted(row)).map(|row| *row.key()).collect()
+    }
+
+    /// How many online drivers have a fresh position, and how old the oldest and the newest of those are.
+    pub fn census(&self, now: OffsetDateTime) -> Census {
+        let mut census = Census::default();
+        for row in self.rows.iter().filter(|row| row.standing.online) {
+            if let Some(position) = row.fresh_position(now) {
+                census.live += 1;
+                census.on_trip += usize::from(matches!(row.standing.duty, Duty::OnTrip { .. }));
+                census.oldest = census.oldest.max(now - position.recorded_at);
+            }
+        }
+        census
+    }
+
+    /// Puts a driver where the index should have it: the cell of its place if it may be found, else nowhere. The new
+    /// cell first, so that a search meanwhile finds the driver at least once.
+    fn index(&self, driver_id: DriverId, row: &mut Row) {
+        let cell = row.position.filter(|_| row.standing.online).map(|position| cells::cell_of(position.point));
+        if cell == row.cell {
+            return;
+        }
+        if let Some(cell) = cell {
+            self.cells.entry(cell).or_default().push(driver_id);
+        }
+        if let Some(old) = mem::replace(&mut row.cell, cell) {
+            self.leave(old, driver_id);
+        }
+    }
+
+    fn leave(&self, cell: CellIndex, driver_id: DriverId) {
+        if let Entry::Occupied(mut drivers) = self.cells.entry(cell) {
+            if let Some(place) = drivers.get().iter().position(|id| *id == driver_id) {
+                drivers.get_mut().swap_remove(place);
+            }
+            if drivers.get().is_empty() {
+                drivers.remove();
+            }
+        }
+    }
+
+    fn share(&self, driver_id: DriverId, row: &mut Row) {
+        if !mem::replace(&mut row.waits_to_share, true) {
+            lock(&self.to_share).push(driver_id);
+        }
+    }
+}
+
+/// How a fleet is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Census {
+    /// Online drivers with a fresh position.
+    pub live: usize,
+    /// Of those, the ones on a trip.
+    pub on_trip: usize,
+    /// The age of the oldest of these positions.
+    pub oldest: Duration,
+}
+
+impl Row {
+    fn new(standing: Standing) -> Self {
+        Self {
+            standing,
+            position: None,
+            cell: None,
+            heard_here: false,
+            shared: None,
+            waits_to_share: false,
+            waits_to_store: false,
+        }
+    }
+
+    fn fresh_position(&self, now: OffsetDateTime) -> Option<Position> {
+        self.position.filter(|position| position.recorded_at > now - LIFE)
+    }
+
+    fn sighting(&self, driver_id: DriverId, now: OffsetDateTime) -> Sighting {
+        Sighting { driver_id, standing: self.standing.clone(), position: self.fresh_position(now) }
+    }
+}
+
+/// The `limit` nearest of what it is offered.
+struct Nearest {
+    limit: usize,
+    farthest_first: BinaryHeap<ByDistance>,
+}
+
+struct ByDistance(Found);
+
+impl Nearest {
+    fn new(limit: usize) -> Self {
+        Self { limit, farthest_first: BinaryHeap::new() }
+    }
+
+    fn offer(&mut self, found: Found) {
+        self.farthest_first.push(ByDistance(found));
+        if self.farthest_first.len() > self.limit {
+            self.farthest_first.pop();
+        }
+    }
+
+    fn is_full_within(&self, distance_m: f64) -> bool {
+        self.farthest_first.len() >= self.limit
+            && self.farthest_first.peek().is_none_or(|farthest| farthest.0.distance_m <= distance_m)
+    }
+
+    fn into_sorted(self) -> Vec<Found> {
+        self.farthest_first.into_sorted_vec().into_iter().map(|found| found.0).collect()
+    }
+}
+
+// Equal distances are told apart by id, so that an answer is the same each time.
+impl Ord for ByDistance {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.distance_m.total_cmp(&other.0.distance_m).then(self.0.driver_id.cmp(&other.0.driver_id))
+    }
+}
+
+impl PartialOrd for ByDistance {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByDistance {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for ByDistance {}
+
+/// A list of ids stays whole whatever happened to the thread that held it.
+fn lock(list: &Mutex<Vec<DriverId>>) -> MutexGuard<'_, Vec<DriverId>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
+}

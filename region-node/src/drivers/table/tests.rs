@@ -1,0 +1,247 @@
+use proptest::prelude::*;
+use shared::ids::{RideId, RiderId};
+use time::macros::datetime;
+use uuid::Uuid;
+
+use super::*;
+
+const START: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
+const CENTER: Point = Point::new(40.758, -73.9855);
+const RULE: ShareRule = ShareRule { distance_m: 25.0, heartbeat: Duration::seconds(20) };
+
+fn fleet() -> Fleet {
+    Fleet::new(RULE)
+}
+
+fn driver(n: u128) -> DriverId {
+    DriverId(Uuid::from_u128(n))
+}
+
+fn standing(online: bool, as_of: OffsetDateTime) -> Standing {
+    Standing { online, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of }
+}
+
+fn at(point: Point, recorded_at: OffsetDateTime) -> Position {
+    Position { point, heading: None, recorded_at }
+}
+
+fn north_of(point: Point, metres: f64) -> Point {
+    Point::new(point.lat + metres / 111_195.0, point.lng)
+}
+
+fn everyone(fleet: &Fleet, now: OffsetDateTime) -> Vec<DriverId> {
+    fleet.search(CENTER, 20_000.0, 100, now, |_| true).iter().map(|found| found.driver_id).collect()
+}
+
+fn online_at(fleet: &Fleet, n: u128, point: Point, now: OffsetDateTime) -> DriverId {
+    fleet.learn(driver(n), standing(true, START));
+    fleet.observe(driver(n), &[at(point, now)], now);
+    driver(n)
+}
+
+#[test]
+fn a_stranger_s_position_waits_until_the_standing_is_known() {
+    let fleet = fleet();
+    assert_eq!(fleet.observe(driver(1), &[at(CENTER, START)], START), Observed::Stranger);
+    fleet.learn(driver(1), standing(true, START));
+    let known = fleet.observe(driver(1), &[at(CENTER, START)], START);
+    assert_eq!(known, Observed::Known { duty: Duty::Free, online: true, moved_to: Some(at(CENTER, START)) });
+    assert_eq!(everyone(&fleet, START), [driver(1)]);
+}
+
+#[test]
+fn a_driver_who_moved_is_found_only_where_they_are_now() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    let there = north_of(CENTER, 8_000.0);
+    fleet.observe(id, &[at(there, START + Duration::SECOND)], START + Duration::SECOND);
+    let now = START + Duration::SECOND;
+    assert!(fleet.search(CENTER, 2_000.0, 10, now, |_| true).is_empty());
+    assert_eq!(fleet.search(there, 2_000.0, 10, now, |_| true)[0].position.point, there);
+    assert_eq!(fleet.cells.len(), 1);
+}
+
+#[test]
+fn an_offline_driver_is_not_found_though_positions_go_on() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    fleet.learn(id, standing(false, START + Duration::SECOND));
+    fleet.observe(id, &[at(CENTER, START + Duration::seconds(2))], START + Duration::seconds(2));
+    assert!(everyone(&fleet, START + Duration::seconds(2)).is_empty());
+    assert!(fleet.cells.is_empty());
+    fleet.learn(id, standing(true, START + Duration::seconds(3)));
+    assert_eq!(everyone(&fleet, START + Duration::seconds(3)), [id]);
+}
+
+#[test]
+fn an_expired_position_is_not_found_even_before_the_sweep() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    assert_eq!(everyone(&fleet, START + LIFE - Duration::SECOND), [id]);
+    assert!(everyone(&fleet, START + LIFE).is_empty());
+    fleet.sweep(START + LIFE);
+    assert!(fleet.cells.is_empty() && fleet.rows.is_empty());
+}
+
+#[test]
+fn a_duplicate_changes_nothing_and_an_older_position_is_dropped() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    let old = at(north_of(CENTER, 500.0), START - Duration::seconds(5));
+    let Observed::Known { moved_to, .. } = fleet.observe(id, &[old], START) else { panic!("known") };
+    assert_eq!(moved_to, None);
+    fleet.observe(id, &[at(CENTER, START)], START);
+    assert_eq!(fleet.search(CENTER, 1_000.0, 10, START, |_| true)[0].position, at(CENTER, START));
+    assert_eq!(fleet.rows.len(), 1);
+}
+
+#[test]
+fn a_clock_a_minute_behind_makes_nobody_live() {
+    let fleet = fleet();
+    fleet.learn(driver(1), standing(true, START));
+    fleet.observe(driver(1), &[at(CENTER, START - LIFE)], START);
+    assert!(everyone(&fleet, START).is_empty());
+}
+
+#[test]
+fn the_later_knowledge_wins_whichever_arrives_first() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    let trip = Duty::OnTrip { ride_id: RideId::new(), rider_id: RiderId::new() };
+    fleet.set_duty(id, trip, START + Duration::seconds(5));
+    fleet.set_duty(id, Duty::Free, START + Duration::seconds(4));
+    assert_eq!(fleet.sighting(id, START).unwrap().standing.duty, trip);
+    fleet.set_duty(id, Duty::Free, START + Duration::seconds(6));
+    let standing = fleet.sighting(id, START).unwrap().standing;
+    assert_eq!((standing.duty, standing.idle_since), (Duty::Free, Some(START + Duration::seconds(6))));
+}
+
+#[test]
+fn another_node_s_older_sighting_overwrites_nothing() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    let before = fleet.sighting(id, START).unwrap();
+    let old = Sighting {
+        driver_id: id,
+        standing: standing(false, START - Duration::SECOND),
+        position: Some(at(north_of(CENTER, 900.0), START - Duration::SECOND)),
+    };
+    fleet.merge(old, START);
+    assert_eq!(fleet.sighting(id, START).unwrap(), before);
+}
+
+#[test]
+fn only_what_others_need_is_shared() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    assert_eq!(fleet.take_to_share(START).len(), 1);
+    let step = |seconds: i64, metres: f64| {
+        let now = START + Duration::seconds(seconds);
+        fleet.observe(id, &[at(north_of(CENTER, metres), now)], now);
+        fleet.take_to_share(now).len()
+    };
+    assert_eq!(step(1, 10.0), 0, "not far enough");
+    assert_eq!(step(2, 30.0), 1, "moved");
+    assert_eq!(step(10, 31.0), 0, "lately shared");
+    assert_eq!(step(22, 31.0), 1, "heartbeat");
+    fleet.share_all();
+    assert_eq!(fleet.take_to_share(START).len(), 1, "all of it again");
+    assert_eq!(fleet.take_to_store().len(), 1, "coalesced");
+}
+
+#[test]
+fn what_one_node_shares_another_can_find() {
+    let (here, there) = (fleet(), fleet());
+    let id = online_at(&here, 1, CENTER, START);
+    for sighting in here.take_to_share(START) {
+        there.merge(sighting, START);
+    }
+    assert_eq!(everyone(&there, START), [id]);
+    assert!(there.take_to_share(START).is_empty(), "what was heard from others is not passed on");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Move { driver: u8, north_m: f64, east_m: f64 },
+    Online(u8),
+    Offline(u8),
+    Forget(u8),
+    Wait(u8),
+    Sweep,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let spread = -6_000.0..6_000.0_f64;
+    let step = prop_oneof![
+        8 => (any::<u8>(), spread.clone(), spread)
+            .prop_map(|(driver, north_m, east_m)| Step::Move { driver, north_m, east_m }),
+        2 => any::<u8>().prop_map(Step::Online),
+        1 => any::<u8>().prop_map(Step::Offline),
+        1 => any::<u8>().prop_map(Step::Forget),
+        1 => (0..20_u8).prop_map(Step::Wait),
+        1 => Just(Step::Sweep),
+    ];
+    prop::collection::vec(step, 1..400)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever happened, a search equals a look at every live position, and the index holds nobody else.
+    #[test]
+    fn a_search_equals_brute_force(steps in steps(), radius_m in 10.0..4_000.0_f64, limit in 1..30_usize) {
+        let fleet = fleet();
+        // Strangers far away make the fleet large enough that cells are walked, not rows.
+        for n in 1_000..1_400 {
+            online_at(&fleet, n, Point::new(-33.0, 151.0), START);
+        }
+        let mut truth = std::collections::BTreeMap::new();
+        let mut now = START;
+        for step in steps {
+            now += Duration::milliseconds(1);
+            match step {
+                Step::Move { driver: n, north_m, east_m } => {
+                    let point = Point::new(CENTER.lat + north_m / 111_195.0, CENTER.lng + east_m / 84_000.0);
+                    let position = at(point, now);
+                    if let Observed::Known { online, .. } = fleet.observe(driver(n.into()), &[position], now) {
+                        truth.insert(n, (online, Some(position)));
+                    }
+                }
+                Step::Online(n) | Step::Offline(n) => {
+                    let online = matches!(step, Step::Online(_));
+                    fleet.learn(driver(n.into()), standing(online, now));
+                    truth.entry(n).or_insert((online, None)).0 = online;
+                }
+                Step::Forget(n) => {
+                    fleet.forget(driver(n.into()));
+                    truth.remove(&n);
+                }
+                Step::Wait(seconds) => now += Duration::seconds(seconds.into()),
+                Step::Sweep => {
+                    fleet.sweep(now);
+                    truth.retain(|_, (_, position)| position.is_some_and(|position| position.recorded_at > now - LIFE));
+                }
+            }
+        }
+        let mut expected: Vec<_> = truth
+            .iter()
+            .filter_map(|(n, (online, position))| position.filter(|_| *online).map(|position| (n, position)))
+            .filter(|(_, position)| position.recorded_at > now - LIFE)
+            .map(|(n, position)| (CENTER.distance_m(position.point), driver((*n).into())))
+            .filter(|(distance_m, _)| *distance_m <= radius_m)
+            .collect();
+        expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        expected.truncate(limit);
+        let found: Vec<_> =
+            fleet.search(CENTER, radius_m, limit, now, |_| true).iter().map(|f| (f.distance_m, f.driver_id)).collect();
+        prop_assert_eq!(found, expected);
+
+        let indexed: usize = fleet.cells.iter().map(|cell| cell.len()).sum();
+        let indexable = fleet.rows.iter().filter(|row| row.cell.is_some()).count();
+        prop_assert_eq!(indexed, indexable);
+        for row in fleet.rows.iter() {
+            let right = row.position.filter(|_| row.standing.online).map(|position| cells::cell_of(position.point));
+            prop_assert_eq!(row.cell, right);
+        }
+    }
+}
