@@ -1,7 +1,7 @@
 //! A running cluster: what its programs and tests ask of it. Starting one is in `start`, breaking it in `drills`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,6 +62,11 @@ impl Cluster {
     /// Where one of a region's region-nodes answers, counted from 1.
     pub fn node_url(&self, region: &str, node: u16) -> String {
         self.setup.http_url(&self.known(region), node)
+    }
+
+    /// Where one of a region's edges answers, counted from 1.
+    pub fn edge_url(&self, region: &str, edge: u16) -> String {
+        self.setup.edge_url(&self.known(region), edge)
     }
 
     /// Where a region's first global-sync tells its status: `/status` is to be added.
@@ -183,20 +188,20 @@ impl Cluster {
 impl Drop for Cluster {
     /// The guard does the work; a test that panics keeps its logs.
     fn drop(&mut self) {
-        if self.guard.is_some() && std::thread::panicking() {
-            keep_logs(&self.setup.state.dir);
+        if std::thread::panicking()
+            && let Some(kept) = keep_logs(&self.setup.state.dir)
+        {
+            eprintln!("logs are kept in {}", kept.display());
         }
         drop(self.guard.take());
     }
 }
 
-/// Saves the logs of a cluster that failed from being removed with it.
-pub(crate) fn keep_logs(state_dir: &std::path::Path) {
+/// Saves the logs of a cluster that failed from being removed with it; where they are now.
+pub(crate) fn keep_logs(state_dir: &Path) -> Option<PathBuf> {
     let kept = state_dir.join(state::KEPT_LOGS);
     let _ = std::fs::remove_dir_all(&kept);
-    if std::fs::rename(state_dir.join("logs"), &kept).is_ok() {
-        eprintln!("logs are kept in {}", kept.display());
-    }
+    std::fs::rename(state_dir.join("logs"), &kept).ok().map(|()| kept)
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

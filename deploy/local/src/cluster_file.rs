@@ -88,7 +88,7 @@ impl RegionEntry {
         let pids = services.filter_map(|service| Some((service.to_string(), cluster.pid(name, service)?)));
         let nodes = cluster.setup.services().into_iter().filter_map(|service| match service {
             Service::RegionNode(n) => Some(cluster.node_url(name, n)),
-            Service::Postgres | Service::Redis | Service::GlobalSync(_) => None,
+            Service::Postgres | Service::Redis | Service::GlobalSync(_) | Service::Edge(_) => None,
         });
         Self {
             name: name.to_owned(),

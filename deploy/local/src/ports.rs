@@ -9,8 +9,8 @@ use crate::service::Service;
 pub const DEFAULT_BASE: u16 = 18_000;
 /// Regions one block has room for.
 pub(crate) const MAX_REGIONS: u16 = 20;
-/// Of region-node and of global-sync, each.
-pub(crate) const MAX_INSTANCES: u16 = 6;
+/// Of region-node, of global-sync and of edges, each.
+pub(crate) const MAX_INSTANCES: u16 = 4;
 const PER_REGION: u16 = 20;
 const LINKS: u16 = PER_REGION * MAX_REGIONS;
 /// Ports of one cluster in all.
@@ -42,7 +42,7 @@ impl Ports {
             match sync {
                 1 => 1,
                 2 => 6,
-                n => 9 + n,
+                n => 7 + n,
             },
         )
     }
@@ -54,9 +54,14 @@ impl Ports {
             match sync {
                 1 => 2,
                 2 => 7,
-                n => 13 + n,
+                n => 9 + n,
             },
         )
+    }
+
+    /// Where an edge listens for HTTP.
+    pub(crate) fn edge(self, region: u16, edge: u16) -> u16 {
+        self.of(region, 13 + edge)
     }
 
     pub(crate) fn postgres(self, region: u16) -> u16 {
@@ -141,6 +146,7 @@ pub(crate) fn of_region(ports: Ports, name: &str, index: u16, services: &[Servic
             Service::Postgres => all.push((user, Port::Tcp(ports.postgres(index)))),
             Service::Redis => all.push((user, Port::Tcp(ports.redis(index)))),
             Service::RegionNode(n) => all.push((user, Port::Tcp(ports.http(index, n)))),
+            Service::Edge(n) => all.push((user, Port::Tcp(ports.edge(index, n)))),
             Service::GlobalSync(n) => {
                 all.push((user.clone(), Port::Tcp(ports.status(index, n))));
                 all.push((user, Port::Udp(ports.quic(index, n))));
@@ -198,7 +204,12 @@ mod tests {
         for region in 0..MAX_REGIONS {
             let mut own = vec![ports.postgres(region), ports.redis(region)];
             for n in 1..=MAX_INSTANCES {
-                own.extend([ports.http(region, n), ports.status(region, n), ports.quic(region, n)]);
+                own.extend([
+                    ports.http(region, n),
+                    ports.status(region, n),
+                    ports.quic(region, n),
+                    ports.edge(region, n),
+                ]);
             }
             own.extend((0..MAX_REGIONS).filter(|to| *to != region).map(|to| ports.link(region, to)));
             for port in own {

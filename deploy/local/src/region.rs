@@ -32,6 +32,7 @@ pub(crate) struct Setup {
     pub operator: Credentials,
     pub region_nodes: u16,
     pub global_syncs: u16,
+    pub edges: u16,
     pub links: bool,
     /// More settings for every region-node and every global-sync.
     pub node_env: Vec<(String, String)>,
@@ -57,7 +58,7 @@ impl Region {
 impl Setup {
     /// The programs of every region, in the order in which they start.
     pub(crate) fn services(&self) -> Vec<Service> {
-        Service::all(self.region_nodes, self.global_syncs)
+        Service::all(self.region_nodes, self.global_syncs, self.edges)
     }
 
     /// A region's working folder.
@@ -76,6 +77,10 @@ impl Setup {
 
     pub(crate) fn http_url(&self, region: &Region, node: u16) -> String {
         format!("http://127.0.0.1:{}", self.ports.http(region.index, node))
+    }
+
+    pub(crate) fn edge_url(&self, region: &Region, edge: u16) -> String {
+        format!("http://127.0.0.1:{}", self.ports.edge(region.index, edge))
     }
 
     pub(crate) fn status_url(&self, region: &Region, sync: u16) -> String {
@@ -99,6 +104,9 @@ impl Setup {
             }
             Service::RegionNode(n) => {
                 self.own_program("region-node", name, region, log, self.node_settings(region, n, others))
+            }
+            Service::Edge(n) => {
+                self.own_program("region-node", name, region, log, self.edge_settings(region, n, others))
             }
             Service::GlobalSync(n) => {
                 self.own_program("global-sync", name, region, log, self.sync_settings(region, n, others))
@@ -146,20 +154,33 @@ impl Setup {
             ("OPERATOR__CLIENT_ID", self.operator.client_id.clone()),
             ("OPERATOR__CLIENT_SECRET", self.operator.client_secret.clone()),
             ("SECRETS__MASTER_KEY", region.master_key.clone()),
-            // All riders and drivers of the demo come from one address.
-            ("LIMITS__CONNECTIONS_PER_MINUTE", "1000000".to_owned()),
-            ("LIMITS__REQUESTS_PER_SECOND", "100000".to_owned()),
-            ("TELEMETRY__LOG_FORMAT", "json".to_owned()),
         ];
+        settings.extend(common_settings());
         if !others.is_empty() {
-            settings.push((
-                "EDGE__PEERS",
-                list(others, |other| {
-                    format!("http://{}", self.address(region, other, self.ports.http(other.index, 1)))
-                }),
-            ));
+            settings.push(("EDGE__PEERS", self.forwarding(region, others)));
         }
         with_prefix("REGION_NODE_", settings, &self.node_env)
+    }
+
+    fn edge_settings(&self, region: &Region, edge: u16, others: &[Region]) -> Vec<(String, String)> {
+        let own = format!("{}={}", region.name, self.http_url(region, 1));
+        let peers = if others.is_empty() { own } else { format!("{own},{}", self.forwarding(region, others)) };
+        let mut settings = vec![
+            ("REGION__NAME", region.name.clone()),
+            ("REGION__CLUSTER_ID", self.cluster_id.clone()),
+            ("ROLE", "edge".to_owned()),
+            ("HTTP__LISTEN", format!("127.0.0.1:{}", self.ports.edge(region.index, edge))),
+            ("HTTP__PUBLIC_URL", self.edge_url(region, edge)),
+            ("EDGE__UPSTREAM", self.http_url(region, 1)),
+            ("EDGE__PEERS", peers),
+        ];
+        settings.extend(common_settings());
+        with_prefix("REGION_NODE_", settings, &self.node_env)
+    }
+
+    /// Where this region's edge forwards calls for the others.
+    fn forwarding(&self, region: &Region, others: &[Region]) -> String {
+        list(others, |other| format!("http://{}", self.address(region, other, self.ports.http(other.index, 1))))
     }
 
     fn sync_settings(&self, region: &Region, sync: u16, others: &[Region]) -> Vec<(String, String)> {
@@ -189,6 +210,18 @@ impl Setup {
         let port = if self.links { self.ports.link(from.index, to.index) } else { port };
         format!("127.0.0.1:{port}")
     }
+}
+
+/// What region-nodes of both roles are told.
+fn common_settings() -> [(&'static str, String); 5] {
+    [
+        // All riders and drivers of the demo and of a test come from one address.
+        ("LIMITS__CONNECTIONS_PER_MINUTE", "1000000".to_owned()),
+        ("LIMITS__REQUESTS_PER_SECOND", "100000".to_owned()),
+        ("LIMITS__REQUESTS_BURST", "100000".to_owned()),
+        ("LIMITS__SIGN_INS_PER_MINUTE", "1000000".to_owned()),
+        ("TELEMETRY__LOG_FORMAT", "json".to_owned()),
+    ]
 }
 
 fn list(others: &[Region], address: impl Fn(&Region) -> String) -> String {

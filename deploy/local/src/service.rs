@@ -12,6 +12,8 @@ pub enum Service {
     Redis,
     GlobalSync(u16),
     RegionNode(u16),
+    /// A region-node of the role `edge`: no database of its own.
+    Edge(u16),
 }
 
 impl Service {
@@ -26,10 +28,11 @@ impl Service {
     }
 
     /// The programs of a region, in the order in which they start.
-    pub fn all(region_nodes: u16, global_syncs: u16) -> Vec<Self> {
+    pub fn all(region_nodes: u16, global_syncs: u16, edges: u16) -> Vec<Self> {
+        let edges = (1..=edges).map(Self::Edge);
         let nodes = (1..=region_nodes).map(Self::RegionNode);
         let syncs = (1..=global_syncs).map(Self::GlobalSync);
-        [Self::Postgres, Self::Redis].into_iter().chain(nodes).chain(syncs).collect()
+        [Self::Postgres, Self::Redis].into_iter().chain(nodes).chain(syncs).chain(edges).collect()
     }
 }
 
@@ -40,6 +43,8 @@ impl fmt::Display for Service {
             Self::Redis => f.write_str("redis"),
             Self::RegionNode(1) => f.write_str("region-node"),
             Self::GlobalSync(1) => f.write_str("global-sync"),
+            Self::Edge(1) => f.write_str("edge"),
+            Self::Edge(n) => write!(f, "edge-{n}"),
             Self::RegionNode(n) => write!(f, "region-node-{n}"),
             Self::GlobalSync(n) => write!(f, "global-sync-{n}"),
         }
@@ -58,11 +63,12 @@ impl FromStr for Service {
         let known = match text {
             "postgres" => Some(Self::Postgres),
             "redis" => Some(Self::Redis),
-            _ => match (text.strip_prefix("region-node"), text.strip_prefix("global-sync")) {
-                (Some(rest), _) => number(rest).map(Self::RegionNode),
-                (_, Some(rest)) => number(rest).map(Self::GlobalSync),
-                _ => None,
-            },
+            _ => {
+                let several = |name: &str| number(text.strip_prefix(name)?);
+                let node = several("region-node").map(Self::RegionNode);
+                node.or_else(|| several("global-sync").map(Self::GlobalSync))
+                    .or_else(|| several("edge").map(Self::Edge))
+            }
         };
         let Some(service) = known else {
             bail!(
@@ -86,6 +92,8 @@ mod tests {
             Service::RegionNode(2),
             Service::SYNC,
             Service::GlobalSync(3),
+            Service::Edge(1),
+            Service::Edge(2),
         ] {
             assert_eq!(service.to_string().parse::<Service>().unwrap(), service);
         }

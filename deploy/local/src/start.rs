@@ -38,6 +38,7 @@ pub struct Builder {
     regions: Vec<String>,
     region_nodes: u16,
     global_syncs: u16,
+    edges: u16,
     links: bool,
     tenants: Option<Vec<TenantSpec>>,
     port_base: Option<u16>,
@@ -55,6 +56,7 @@ impl Default for Builder {
             regions: ["us-east", "eu-west", "ap-south"].map(str::to_owned).to_vec(),
             region_nodes: 1,
             global_syncs: 1,
+            edges: 0,
             links: true,
             tenants: None,
             port_base: None,
@@ -86,6 +88,13 @@ impl Builder {
     #[must_use]
     pub fn global_syncs(mut self, count: u16) -> Self {
         self.global_syncs = count;
+        self
+    }
+
+    /// How many region-nodes of the role `edge` each region has beside its whole ones.
+    #[must_use]
+    pub fn edges(mut self, count: u16) -> Self {
+        self.edges = count;
         self
     }
 
@@ -179,6 +188,7 @@ impl Builder {
             ports: block.ports,
             region_nodes: self.region_nodes,
             global_syncs: self.global_syncs,
+            edges: self.edges,
             links: self.links,
             node_env: self.node_env.clone(),
             sync_env: self.sync_env.clone(),
@@ -201,8 +211,10 @@ impl Builder {
             _block: block,
         };
         let started = self.start_in(&cluster).await;
-        if started.is_err() {
-            keep_logs(&cluster.setup.state.dir);
+        if started.is_err()
+            && let Some(kept) = keep_logs(&cluster.setup.state.dir)
+        {
+            self.progress.note(&format!("logs are kept in {}", kept.display()));
         }
         started.map(|()| cluster)
     }
@@ -238,7 +250,7 @@ impl Builder {
         for name in &self.regions {
             check_name(name)?;
         }
-        if self.region_nodes.max(self.global_syncs) > MAX_INSTANCES {
+        if self.region_nodes.max(self.global_syncs).max(self.edges) > MAX_INSTANCES {
             return Err(Failure::new(
                 format!("there is room for {MAX_INSTANCES} instances of a program in a region"),
                 "start fewer",
@@ -261,7 +273,7 @@ impl Builder {
     }
 
     fn needed_ports(&self, ports: Ports) -> Vec<(String, Port)> {
-        let services = Service::all(self.region_nodes, self.global_syncs);
+        let services = Service::all(self.region_nodes, self.global_syncs, self.edges);
         self.regions.iter().zip(0..).flat_map(|(name, index)| of_region(ports, name, index, &services)).collect()
     }
 }
@@ -329,6 +341,7 @@ impl Cluster {
             Service::Postgres => postgres::accepts(ports.postgres(region.index)).await,
             Service::Redis => redis::answers(ports.redis(region.index)).await,
             Service::RegionNode(n) => healthy(self.setup.http_url(region, n)).await,
+            Service::Edge(n) => healthy(self.setup.edge_url(region, n)).await,
             Service::GlobalSync(n) => healthy(self.setup.status_url(region, n)).await,
         }
     }
@@ -338,6 +351,9 @@ impl Cluster {
             let home = self.setup.http_url(&self.region(&spec.home_region)?, 1);
             let tenant = tenants::create(&self.http, &home, &self.setup.operator, spec).await?;
             lock(&self.tenants).push(tenant);
+        }
+        if self.setup.global_syncs == 0 {
+            return Ok(());
         }
         let urls: BTreeMap<String, String> =
             self.regions().into_iter().map(|name| (name.clone(), self.http_url(&name))).collect();

@@ -42,6 +42,9 @@ pub struct Options {
     /// Instances of global-sync in each region
     #[arg(long, default_value_t = 1)]
     pub global_syncs: u16,
+    /// region-nodes of the role `edge` in each region
+    #[arg(long, default_value_t = 0)]
+    pub edges: u16,
     /// Start without simulated traffic
     #[arg(long)]
     pub no_sim: bool,
@@ -61,6 +64,7 @@ pub async fn run(options: &Options, state_dir: &Path, progress: &Progress, foreg
         .regions(options.regions.clone())
         .region_nodes(options.region_nodes)
         .global_syncs(options.global_syncs)
+        .edges(options.edges)
         .port_base(options.port_base)
         .state_dir(state_dir)
         .durability(Durability::PowerCut)
@@ -97,7 +101,9 @@ pub async fn run_detached(options: &Options, state_dir: &Path, progress: &Progre
     command.arg("--state-dir").arg(state_dir).arg("supervise");
     command.arg("--regions").arg(options.regions.join(",")).arg("--speed").arg(&options.speed);
     command.args(["--port-base", &options.port_base.to_string(), "--region-nodes", &options.region_nodes.to_string()]);
-    command.args(["--global-syncs", &options.global_syncs.to_string()]).args(options.no_sim.then_some("--no-sim"));
+    command
+        .args(["--global-syncs", &options.global_syncs.to_string(), "--edges", &options.edges.to_string()])
+        .args(options.no_sim.then_some("--no-sim"));
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(words).spawn()?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
@@ -172,7 +178,8 @@ pub fn summary(file: &ClusterFile) -> String {
     if let Some(first) = file.regions.first() {
         lines.push(format!("  {:<12} {}/docs", "API", first.http));
     }
-    lines.push(format!("  {:<12} .local/cluster.json (credentials of operator and tenants)", "all details"));
+    let details = file.logs.with_file_name("cluster.json");
+    lines.push(format!("  {:<12} {} (credentials of operator and tenants)", "all details", details.display()));
     lines.join("\n")
 }
 

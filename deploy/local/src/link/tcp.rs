@@ -1,10 +1,11 @@
 //! TCP through a relay: bytes arrive late, or wait while the way is cut, as a real connection's would.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -13,13 +14,56 @@ use super::{Direction, Flock, Ways, open};
 /// Bytes under way in one direction are bounded by this many reads, so a slow reader slows the writer.
 const READS_UNDER_WAY: usize = 64;
 const READ: usize = 16 * 1024;
+/// Connections that may wait to be taken.
+const BACKLOG: u32 = 1024;
+const RETRY: Duration = Duration::from_millis(20);
 
-pub(super) async fn relay(listener: TcpListener, targets: Vec<SocketAddr>, ways: Ways) {
+/// Listens until the relay is closed. While either way is cut no connection can be opened, and nobody is told so: the
+/// first packet gets no answer, which is what a caller's connect time-out is for.
+pub(super) async fn relay(listener: TcpListener, targets: Vec<SocketAddr>, mut ways: Ways) -> std::io::Result<()> {
     let connections = Flock::default();
+    let address = listener.local_addr()?;
+    let mut listener = Some(listener);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => connections.spawn(connection(stream, targets.clone(), ways.clone())),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+        let open_door = match listener.take() {
+            Some(listener) => listener,
+            None => again(|| listen(address, BACKLOG)).await,
+        };
+        let taking = async {
+            loop {
+                match open_door.accept().await {
+                    Ok((stream, _)) => connections.spawn(connection(stream, targets.clone(), ways.clone())),
+                    Err(_) => tokio::time::sleep(RETRY).await,
+                }
+            }
+        };
+        let (mut forward, mut back) = (ways.forward.clone(), ways.back.clone());
+        tokio::select! {
+            () = taking => {}
+            _ = forward.wait_for(|way| way.cut) => {}
+            _ = back.wait_for(|way| way.cut) => {}
+        }
+        drop(open_door);
+        // A listener whose only place is taken: the system drops whatever else knocks.
+        let _full = again(|| listen(address, 0)).await;
+        let _knocker = TcpStream::connect(address).await?;
+        open(&mut ways.forward).await;
+        open(&mut ways.back).await;
+    }
+}
+
+fn listen(address: SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
+}
+
+async fn again<T>(attempt: impl Fn() -> std::io::Result<T>) -> T {
+    loop {
+        match attempt() {
+            Ok(done) => return done,
+            Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }

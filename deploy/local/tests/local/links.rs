@@ -128,6 +128,22 @@ async fn a_stream_waits_out_a_cut_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn nobody_answers_who_knocks_at_a_cut_link() {
+    let rig = Rig::new().await;
+    rig.links.change("b", "a", |way| way.cut = true).unwrap();
+    let knocks_in_vain = async {
+        while timeout(A_WHILE, TcpStream::connect(rig.relay)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, knocks_in_vain).await.unwrap();
+    rig.links.change("b", "a", |way| way.cut = false).unwrap();
+    let mut stream = timeout(PATIENCE, TcpStream::connect(rig.relay)).await.unwrap().unwrap();
+    stream.write_all(b"again").await.unwrap();
+    timeout(PATIENCE, stream.read_exact(&mut [0; 5])).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_end_of_a_stream_passes_through() {
     let rig = Rig::new().await;
     let mut stream = TcpStream::connect(rig.relay).await.unwrap();
