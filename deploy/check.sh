@@ -64,6 +64,7 @@ check_images
 check_compose
 check_systemd
 check_kubernetes
+check_programs
 check_dashboards
 check_terraform
 [ "$skipped" = 0 ] || echo "Run deploy/check.sh --install to fetch what is missing."

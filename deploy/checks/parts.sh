@@ -205,6 +205,23 @@ check_kubernetes() {
     done
 }
 
+# The files against the programs themselves, once they are built.
+check_programs() {
+    local programs=${CARGO_TARGET_DIR:-target}/debug
+    if [ ! -x "$programs/region-node" ] || [ ! -x "$programs/global-sync" ]; then
+        missing "whether the programs take the settings these files give them" "a build" "cargo build"
+    elif [ -z "$python" ] || [ -z "$kustomize" ] || ! have openssl; then
+        missing "whether the programs take the settings these files give them" "Python with yaml, kustomize or openssl" "apt-get install python3-yaml openssl"
+    else
+        check "the programs take the settings these files give them" programs_take_settings "$programs"
+    fi
+}
+
+programs_take_settings() {
+    bash deploy/container/certificates.sh "$scratch/mesh" gocomet us-east eu-west ap-south >/dev/null &&
+        "$python" deploy/checks/start.py "$1" "$scratch/secrets" "$scratch/mesh" "$scratch"/us-east.yaml "$scratch"/eu-west.yaml "$scratch"/ap-south.yaml
+}
+
 check_dashboards() {
     local file
     for file in deploy/dashboards/grafana/dashboards/*.json; do
