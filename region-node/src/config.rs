@@ -84,7 +84,7 @@ pub struct RedisConfig {
 #[serde(deny_unknown_fields)]
 pub struct SyncConfig {
     pub status_url: Option<Url>,
-    pub quic_addr: Option<SocketAddr>,
+    pub quic_addr: Option<HostAndPort>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -151,6 +151,27 @@ impl TryFrom<String> for PeerUrls {
     }
 }
 
+/// `host:port`; the host may be a name, since a balancer's or a container's address moves.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HostAndPort(String);
+
+impl TryFrom<String> for HostAndPort {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(Self(text)),
+            _ => Err(format!("'{text}' is not host:port")),
+        }
+    }
+}
+
+impl std::fmt::Display for HostAndPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What role `full` needs beyond the settings every role has; checked once, at start.
 #[derive(Clone, Debug)]
 pub struct FullConfig {
@@ -207,6 +228,16 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_announced_address_may_be_a_name() {
+        for address in ["127.0.0.1:7002", "[::1]:7002", "sync.us-east.example.org:7400"] {
+            assert_eq!(HostAndPort::try_from(address.to_owned()).unwrap().to_string(), address);
+        }
+        for wrong in ["sync.us-east.example.org", ":7400", "host:port", "host:70000"] {
+            assert!(HostAndPort::try_from(wrong.to_owned()).unwrap_err().contains("host:port"), "{wrong}");
+        }
+    }
 
     #[test]
     fn peers_are_read_as_region_and_url() {

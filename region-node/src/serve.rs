@@ -87,7 +87,7 @@ pub async fn listen(service: Router, address: SocketAddr, stop: CancellationToke
 async fn announce(app: &App) -> anyhow::Result<()> {
     let entry = RegionEntry {
         base_url: app.config.http.public_url.as_str().trim_end_matches('/').to_owned(),
-        quic_addr: app.config.sync.quic_addr.map(|address| address.to_string()).unwrap_or_default(),
+        quic_addr: app.config.sync.quic_addr.as_ref().map(ToString::to_string).unwrap_or_default(),
         jwks: app.tokens.own_jwks(),
         state: "active".to_owned(),
     };

@@ -84,7 +84,7 @@ pub async fn router(app: &App, _events: EventReceiver) -> anyhow::Result<Router>
     let api = api
         .layer(CompressionLayer::new().gzip(true).compress_when(compress))
         .layer(timed)
-        .layer(middleware::from_fn_with_state(app.clone(), count));
+        .layer(middleware::from_fn(count));
     Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits)))
 }
 
@@ -138,19 +138,17 @@ async fn time_out(State(limit): State<std::time::Duration>, request: Request, ne
 }
 
 /// Counts answers and their time per endpoint.
-async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn count(request: Request, next: Next) -> Response {
     let method = request.method().clone();
-    let path =
+    let route =
         request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
     let begun = Instant::now();
     let response = next.run(request).await;
-    let labels = [
-        ("region", app.region.to_string()),
-        ("method", method.to_string()),
-        ("path", path),
-        ("status", response.status().as_u16().to_string()),
-    ];
+    let labels = [("method", method.to_string()), ("route", route)];
     metrics::histogram!("region_node_http_request_duration_seconds", &labels).record(begun.elapsed());
+    let [method, route] = labels;
+    let status = ("status", response.status().as_u16().to_string());
+    metrics::counter!("region_node_http_requests_total", &[method, route, status]).increment(1);
     response
 }
 
