@@ -39,6 +39,11 @@ impl TestCluster {
         Self { cluster: Arc::new(cluster), tasks: TaskTracker::new() }
     }
 
+    /// The cluster beneath, for what takes it as a whole.
+    pub fn shared(&self) -> Arc<Cluster> {
+        self.cluster.clone()
+    }
+
     /// A tenant in its home region.
     pub fn city(&self, tenant: &str) -> TestCity {
         let tenant = self.tenant(tenant);

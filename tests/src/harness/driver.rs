@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Spot, eventually};
 use crate::{
-    api::{Client, Offer, Trip, location_update},
+    api::{ApiError, Client, Offer, Trip, location_update},
     socket::Socket,
     streets::{Position, Route},
 };
@@ -41,9 +41,14 @@ impl Driver {
 
     /// Says where he is.
     pub async fn is_at(&self, place: Point) {
+        self.try_be_at(place).await.expect("a driver can say where he is");
+    }
+
+    /// Says where he is, which may fail.
+    pub async fn try_be_at(&self, place: Point) -> Result<(), ApiError> {
         *self.place.lock().unwrap_or_else(PoisonError::into_inner) = Some(place);
         let position = Position { point: place, heading: 0.0, speed_mps: 0.0 };
-        self.client.send_location(self.id, &location_update(position)).await.expect("a driver can say where he is");
+        self.client.send_location(self.id, &location_update(position)).await
     }
 
     /// Waits for an offer, saying now and then that he is still there.

@@ -5,14 +5,18 @@
 
 mod city;
 mod cluster;
+mod command;
 mod driver;
 mod rider;
 mod stories;
+mod traffic;
 mod wait;
 
 pub use city::{Served, Spot, TestCity};
 pub use cluster::TestCluster;
+pub use command::run;
 pub use driver::Driver;
 pub use rider::Rider;
 pub use stories::{Story, tell};
+pub use traffic::{Book, Traffic};
 pub use wait::{eventually, eventually_within};

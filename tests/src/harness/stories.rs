@@ -3,7 +3,10 @@
 use std::{pin::Pin, time::Duration};
 
 use futures::StreamExt;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    task::LocalSet,
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use super::TestCluster;
@@ -13,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(180);
 /// A named test on a shared cluster.
 pub struct Story {
     pub name: &'static str,
-    pub run: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub run: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 /// Names stories after their functions, each of which takes the cluster: `stories!(cluster; first, second)`.
@@ -32,8 +35,8 @@ pub async fn tell(cluster: &TestCluster, at_once: usize, stories: Vec<Story>) {
     let only = std::env::var("STORY").unwrap_or_default();
     let chosen = stories.into_iter().filter(|story| story.name.contains(&only));
     let tasks = TaskTracker::new();
-    let outcomes = futures::stream::iter(chosen.map(|story| tell_one(story, &tasks)));
-    let failed: Vec<_> = outcomes.buffer_unordered(at_once).filter_map(std::future::ready).collect().await;
+    let outcomes = futures::stream::iter(chosen.map(|story| tell_one(story, &tasks))).buffer_unordered(at_once);
+    let failed: Vec<_> = LocalSet::new().run_until(outcomes.filter_map(std::future::ready).collect()).await;
     if !failed.is_empty() {
         eprintln!("{}", cluster.last_words());
         panic!("{} failed: {}", failed.len(), failed.join(", "));
@@ -44,7 +47,7 @@ pub async fn tell(cluster: &TestCluster, at_once: usize, stories: Vec<Story>) {
 async fn tell_one(story: Story, tasks: &TaskTracker) -> Option<String> {
     let begun = Instant::now();
     // A task of its own, so that its panic ends it alone.
-    let outcome = tasks.spawn(timeout(LONGEST, story.run)).await;
+    let outcome = tasks.spawn_local(timeout(LONGEST, story.run)).await;
     let (verdict, failed) = match outcome {
         Ok(Ok(())) => ("ok", None),
         Ok(Err(_)) => ("TIMED OUT", Some(story.name.to_owned())),

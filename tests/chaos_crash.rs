@@ -1,0 +1,131 @@
+//! Any one process may die at any moment: what was acknowledged stands, and the rest of the world goes on.
+#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
+
+use std::time::Duration;
+
+use deploy_local::Service;
+use system_tests::{
+    harness::{Spot, TestCluster, Traffic, eventually_within, tell},
+    stories,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Back to full speed means an offer within this.
+const FULL_SPEED: Duration = Duration::from_secs(8);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_crash() {
+    let cluster = TestCluster::start().await;
+    let stories = stories!(cluster;
+        a_killed_region_node_loses_nothing_acknowledged,
+        a_killed_global_sync_loses_nothing_acknowledged,
+        a_killed_redis_loses_nothing_acknowledged,
+        a_killed_postgres_loses_nothing_acknowledged,
+        an_emptied_redis_costs_seconds_and_no_truth,
+        with_one_region_gone_the_others_go_on,
+    );
+    tell(&cluster, 1, stories).await;
+}
+
+async fn a_killed_region_node_loses_nothing_acknowledged(cluster: TestCluster) {
+    kill_twice(&cluster, Service::NODE).await;
+}
+
+async fn a_killed_global_sync_loses_nothing_acknowledged(cluster: TestCluster) {
+    kill_twice(&cluster, Service::SYNC).await;
+}
+
+async fn a_killed_redis_loses_nothing_acknowledged(cluster: TestCluster) {
+    kill_twice(&cluster, Service::Redis).await;
+}
+
+async fn a_killed_postgres_loses_nothing_acknowledged(cluster: TestCluster) {
+    kill_twice(&cluster, Service::Postgres).await;
+}
+
+/// SIGKILL in the midst of rides, a restart, rides go on; once more; then the books are compared.
+async fn kill_twice(cluster: &TestCluster, service: Service) {
+    let traffic = Traffic::start(&[cluster.city("manhattan-cabs")], 3).await;
+    traffic.rides_go_on(2).await;
+    for _ in 0..2 {
+        cluster.kill("us-east", service).await.unwrap();
+        cluster.restart("us-east", service).await.unwrap();
+        traffic.rides_go_on(4).await;
+    }
+    traffic.stop().await.must_hold(cluster).await;
+    no_double_assignment(cluster).await;
+}
+
+async fn an_emptied_redis_costs_seconds_and_no_truth(cluster: TestCluster) {
+    let city = cluster.city("manhattan-cabs");
+    let traffic = Traffic::start(std::slice::from_ref(&city), 3).await;
+    for _ in 0..3 {
+        traffic.rides_go_on(2).await;
+        flush_all(&cluster.redis_url("us-east")).await;
+    }
+    // Full speed again: a driver who has just said where he is is found within seconds.
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    driver.online_at(spot.pickup).await;
+    let ride = rider.request(&spot).await;
+    let offered = eventually_within(FULL_SPEED, "an offer after FLUSHALL", async || {
+        let offers = driver.client.offers(driver.id).await.map_err(|error| error.to_string())?;
+        offers.into_iter().find(|offer| offer.ride_id == ride.id).ok_or("no offer".to_owned())
+    });
+    offered.await;
+    driver.accept(ride.id).await;
+    rider.client.cancel_ride(ride.id, "only a test").await.unwrap();
+    driver.offline().await;
+    traffic.rides_go_on(4).await;
+    traffic.stop().await.must_hold(&cluster).await;
+    no_double_assignment(&cluster).await;
+}
+
+async fn with_one_region_gone_the_others_go_on(cluster: TestCluster) {
+    let all = ["manhattan-cabs", "porto-taxis", "bengaluru-rides"].map(|tenant| cluster.city(tenant));
+    let before = Traffic::start(&all, 1).await;
+    before.rides_go_on(3).await;
+    let before = before.stop().await;
+    cluster.kill_region("eu-west").await.unwrap();
+    let [manhattan, _, bengaluru] = all;
+    let others = Traffic::start(&[manhattan, bengaluru], 1).await;
+    others.rides_go_on(6).await;
+    let others = others.stop().await;
+    cluster.restart_region("eu-west").await.unwrap();
+    // The region that was gone has all of its own, and learns what it missed.
+    before.must_hold(&cluster).await;
+    others.must_hold(&cluster).await;
+}
+
+/// No driver drove two rides at once and no ride had two drivers, as the database remembers it.
+async fn no_double_assignment(cluster: &TestCluster) {
+    let pool = sqlx::PgPool::connect(&cluster.postgres_url("us-east")).await.expect("the database answers");
+    let overlapping: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM trips a JOIN trips b ON a.driver_id = b.driver_id AND a.id < b.id
+         WHERE tstzrange(a.accepted_at, a.ended_at) && tstzrange(b.accepted_at, b.ended_at)",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let shared: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT 1 FROM trips WHERE status <> 'cancelled' GROUP BY ride_id HAVING count(*) > 1) twice",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!((overlapping, shared), (0, 0), "trips at the same time, rides with two trips");
+    pool.close().await;
+}
+
+async fn flush_all(redis_url: &str) {
+    let address = redis_url.trim_start_matches("redis://").trim_end_matches('/');
+    let address = address.rsplit('@').next().unwrap_or(address);
+    let address = address.split('/').next().unwrap_or(address);
+    let mut connection = TcpStream::connect(address).await.expect("Redis answers");
+    connection.write_all(b"FLUSHALL\r\n").await.unwrap();
+    let mut answer = [0; 5];
+    connection.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"+OK\r\n");
+}

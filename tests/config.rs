@@ -1,0 +1,177 @@
+//! A tenant's config is edited in every region at once and is one config everywhere in the end.
+#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
+
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+use system_tests::{
+    api::{Client, ConfigView},
+    harness::{TestCluster, eventually, tell},
+    stories,
+};
+
+const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
+const EDITS_PER_REGION: usize = 8;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn config() {
+    let cluster = TestCluster::start().await;
+    let stories = stories!(cluster;
+        edits_in_three_regions_at_once_all_stand_and_are_published,
+        a_stale_if_match_changes_nothing,
+        an_invalid_draft_is_shown_and_not_published,
+        secrets_never_leave,
+        a_published_version_is_what_rides_are_priced_by,
+    );
+    tell(&cluster, 1, stories).await;
+    let cut = stories!(cluster; both_sides_of_a_cut_edit_and_agree_after_it);
+    tell(&cluster, 1, cut).await;
+}
+
+async fn edits_in_three_regions_at_once_all_stand_and_are_published(cluster: TestCluster) {
+    let tenant = "porto-taxis";
+    let offices = join_all(REGIONS.map(|region| cluster.office(tenant, region))).await;
+    let edits = offices.iter().zip(REGIONS).flat_map(|(office, region)| {
+        (0..EDITS_PER_REGION).map(move |n| async move {
+            let label = format!("{region}-{n}");
+            office.patch_config(tenant, &json!({"labels": {label: n}})).await.unwrap();
+        })
+    });
+    join_all(edits).await;
+    let config = agreed(&cluster, tenant, &offices, |config| {
+        config["labels"].as_object().is_some_and(|labels| labels.len() == REGIONS.len() * EDITS_PER_REGION)
+    })
+    .await;
+    for region in REGIONS {
+        for n in 0..EDITS_PER_REGION {
+            assert_eq!(config["labels"][format!("{region}-{n}")], json!(n));
+        }
+    }
+}
+
+async fn a_stale_if_match_changes_nothing(cluster: TestCluster) {
+    let tenant = "bengaluru-rides";
+    let office = cluster.office(tenant, "us-east").await;
+    let read = office.config(tenant).await.unwrap();
+    let heads = read.heads.join(",");
+    let path = format!("/v1/tenants/{tenant}/config");
+    let patch = |value: &str| {
+        office.call(Method::PATCH, &path).header("if-match", &heads).body(&json!({"labels": {"who": value}}))
+    };
+    patch("first").send().await.unwrap();
+    let second = patch("second").send().await.unwrap_err();
+    assert_eq!(second.code(), Some("precondition_failed"));
+    assert_eq!(office.config(tenant).await.unwrap().config["labels"]["who"], "first");
+}
+
+async fn an_invalid_draft_is_shown_and_not_published(cluster: TestCluster) {
+    let tenant = "bengaluru-rides";
+    let office = cluster.office(tenant, "ap-south").await;
+    let before = eventually("a first version is published", async || {
+        office.config(tenant).await.map_err(|error| error.to_string())?.published.ok_or("none".to_owned())
+    })
+    .await;
+    let patched = office.patch_config(tenant, &json!({"commission_percent": 250})).await;
+    let Ok(view) = patched else {
+        // Refused at the door is as good, if the draft stands as it was.
+        assert_eq!(patched.unwrap_err().code(), Some("validation_failed"));
+        assert_ne!(office.config(tenant).await.unwrap().config["commission_percent"], json!(250));
+        return;
+    };
+    assert!(!view.rejected.is_empty(), "{view:?}");
+    assert_eq!(office.config(tenant).await.unwrap().published.map(|published| published.version), Some(before.version));
+    let mended = office.patch_config(tenant, &json!({"commission_percent": 15})).await.unwrap();
+    assert!(mended.rejected.is_empty(), "{mended:?}");
+}
+
+async fn secrets_never_leave(cluster: TestCluster) {
+    for region in REGIONS {
+        let office = cluster.office("porto-taxis", region).await;
+        let view: Value = office.get("/v1/tenants/porto-taxis/config").await.unwrap();
+        let text = view.to_string();
+        assert!(!text.contains("argon2") && !text.contains("secret_hash") && !text.contains("\"auth\""), "{text}");
+    }
+}
+
+async fn a_published_version_is_what_rides_are_priced_by(cluster: TestCluster) {
+    let tenant = "manhattan-cabs";
+    let rider = cluster.city(tenant).rider().await;
+    // Edited far from home, effective at home.
+    let office = cluster.office(tenant, "ap-south").await;
+    let config = office.config(tenant).await.unwrap().config;
+    let mut tariff = config["tariffs"]["standard"].clone();
+    tariff["minimum"] = json!(987_600);
+    office.patch_config(tenant, &json!({"tariffs": {"standard": tariff}})).await.unwrap();
+    let journey = system_tests::harness::Spot::new().journey();
+    eventually("the new minimum is quoted", async || {
+        let quote = rider.client.estimate(&journey).await.map_err(|error| error.to_string())?;
+        if quote.fare.to_string().contains("9876") { Ok(()) } else { Err(quote.fare.to_string()) }
+    })
+    .await;
+    office.patch_config(tenant, &json!({"tariffs": {"standard": config["tariffs"]["standard"]}})).await.unwrap();
+}
+
+async fn both_sides_of_a_cut_edit_and_agree_after_it(cluster: TestCluster) {
+    let tenant = "manhattan-cabs";
+    let offices = join_all(REGIONS.map(|region| cluster.office(tenant, region))).await;
+    let [east, west, south] = &offices[..] else { unreachable!("three regions, three offices") };
+    let standard = east.config(tenant).await.unwrap().config["tariffs"]["standard"].clone();
+    cluster.all_links().cut().unwrap();
+
+    let (mut dearer, mut longer) = (standard.clone(), standard.clone());
+    dearer["base"] = json!(1_111);
+    longer["per_km"] = json!(2_222);
+    east.patch_config(tenant, &json!({"tariffs": {"standard": dearer}, "labels": {"a": "east"}})).await.unwrap();
+    west.patch_config(tenant, &json!({"tariffs": {"standard": longer}, "labels": {"b": "west"}})).await.unwrap();
+    south.patch_config(tenant, &json!({"labels": {"a": "south"}})).await.unwrap();
+    assert_eq!(west.config(tenant).await.unwrap().config["labels"]["a"], Value::Null, "the cut is a cut");
+
+    cluster.all_links().heal().unwrap();
+    let config = agreed(&cluster, tenant, &offices, |config| {
+        config["labels"]["b"] == "west" && !config["labels"]["a"].is_null()
+    })
+    .await;
+    // Money is never mixed of two edits: one tariff or the other, whole.
+    let tariff = &config["tariffs"]["standard"];
+    assert!(*tariff == dearer || *tariff == longer, "{tariff}");
+    let view: ConfigView = east.config(tenant).await.unwrap();
+    let conflicts = serde_json::to_string(&view.conflicts).unwrap();
+    for path in ["tariffs", "labels"] {
+        assert!(conflicts.contains(path), "{path} in {conflicts}");
+    }
+    // Whoever decides ends the conflict, for all.
+    west.patch_config(tenant, &json!({"tariffs": {"standard": standard}, "labels": {"a": "settled"}})).await.unwrap();
+    agreed(&cluster, tenant, &offices, |config| config["labels"]["a"] == "settled").await;
+    eventually("no conflict is left", async || {
+        let view = south.config(tenant).await.map_err(|error| error.to_string())?;
+        if view.conflicts.is_empty() { Ok(()) } else { Err(format!("{:?}", view.conflicts)) }
+    })
+    .await;
+}
+
+/// The config, once all regions have the same draft with the same heads, `fits` it, and have published just that.
+async fn agreed(cluster: &TestCluster, tenant: &str, offices: &[Client], fits: impl Fn(&Value) -> bool) -> Value {
+    cluster.converged().await;
+    eventually("every region has and has published the same config", async || {
+        let mut views = Vec::new();
+        for office in offices {
+            let mut view = office.config(tenant).await.map_err(|error| error.to_string())?;
+            view.heads.sort_unstable();
+            views.push(view);
+        }
+        let first = &views[0];
+        let published = first.published.as_ref().ok_or("nothing is published")?;
+        let same = views.iter().all(|view| {
+            let theirs = view.published.as_ref();
+            view.heads == first.heads
+                && view.config == first.config
+                && theirs.is_some_and(|theirs| theirs.version == published.version && theirs.config == published.config)
+        });
+        if same && fits(&first.config) && published.config["labels"] == first.config["labels"] {
+            Ok(first.config.clone())
+        } else {
+            Err(format!("{views:?}"))
+        }
+    })
+    .await
+}

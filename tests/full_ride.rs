@@ -1,0 +1,240 @@
+//! A ride from the estimate to the settlement in every region: over REST, over sockets, and with the official Socket.IO client.
+#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
+
+use std::{path::Path, time::Duration};
+
+use serde_json::{Value, json};
+use shared::ids::TripId;
+use system_tests::{
+    api::{PaymentStatus, Ride, RideStatus, Trip, TripStatus, location_update},
+    harness::{Spot, TestCluster, eventually, eventually_within, run, tell},
+    socket::Socket,
+    stories,
+    streets::Position,
+};
+use tokio::{process::Command, sync::OnceCell, time::timeout};
+
+const TENANT: &str = "manhattan-cabs";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_ride() {
+    let cluster = TestCluster::start().await;
+    let stories = stories!(cluster;
+        a_ride_over_rest_ends_in_every_region_s_ledger,
+        every_step_of_a_ride_is_told_on_the_socket,
+        the_official_client_takes_a_ride_over_websocket,
+        the_official_client_takes_a_ride_over_polling,
+        a_declined_ride_goes_to_the_next_driver,
+        a_ride_called_off_in_time_is_free_and_withdraws_the_offer,
+        a_refund_reaches_every_region,
+    );
+    tell(&cluster, 3, stories).await;
+}
+
+async fn a_ride_over_rest_ends_in_every_region_s_ledger(cluster: TestCluster) {
+    let city = cluster.city(TENANT);
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    driver.online_at(spot.north_m(300.0)).await;
+
+    let quote = rider.client.estimate(&spot.journey()).await.unwrap();
+    let ride = rider.client.request_ride(&spot.journey(), Some(&quote.quote_id)).await.unwrap();
+    let pin = ride.pin.clone().expect("the rider knows his pin");
+    let offer = driver.next_offer().await;
+    assert_eq!((offer.ride_id, offer.pickup), (ride.id, spot.pickup));
+    rider.sees(ride.id, RideStatus::Offered).await;
+
+    let trip = driver.accept(ride.id).await;
+    assert_eq!(rider.sees(ride.id, RideStatus::Accepted).await.driver_id, Some(driver.id));
+    driver.is_at(spot.pickup).await;
+    assert_eq!(driver.client.arrive(trip.id).await.unwrap().status, TripStatus::Arrived);
+    let wrong = if pin == "0000" { "1111" } else { "0000" };
+    assert_eq!(driver.client.start(trip.id, Some(wrong)).await.unwrap_err().code(), Some("wrong_pin"));
+    assert_eq!(driver.client.start(trip.id, Some(&pin)).await.unwrap().status, TripStatus::InProgress);
+    assert_eq!(driver.client.pause(trip.id).await.unwrap().status, TripStatus::Paused);
+    assert_eq!(driver.client.resume(trip.id).await.unwrap().status, TripStatus::InProgress);
+    driver.is_at(spot.dropoff).await;
+    let ended = driver.client.end(trip.id).await.unwrap();
+    let fare = ended.fare.expect("an ended trip has a fare");
+    assert_eq!(fare.lines.iter().map(|line| line.amount.amount).sum::<i64>(), fare.total.amount);
+    assert_eq!(rider.sees(ride.id, RideStatus::Completed).await.trip_id, Some(trip.id));
+
+    let payment = rider.pay(trip.id).await;
+    for (accept, begins) in [("application/json", "{"), ("text/html", "<!"), ("application/pdf", "%PDF")] {
+        let receipt = rider
+            .client
+            .call(reqwest::Method::GET, &format!("/v1/trips/{}/receipt", trip.id))
+            .header("accept", accept)
+            .send()
+            .await
+            .unwrap();
+        assert!(receipt.header("content-type").unwrap().starts_with(accept));
+        assert!(receipt.text().trim_start().to_uppercase().starts_with(&begins.to_uppercase()), "{accept}");
+    }
+    rider.client.rate(trip.id, 5).await.unwrap();
+    driver.client.rate(trip.id, 4).await.unwrap();
+    driver.offline().await;
+
+    assert_eq!(ledger_everywhere(&cluster, trip.id, "settlement").await, fare.total.amount);
+    let durable = eventually("another region has stored the settlement", async || {
+        let payment = rider.client.payment(payment.id).await.map_err(|error| error.to_string())?;
+        payment.remote_durable_at.ok_or("remote_durable_at is not set".to_owned())
+    });
+    durable.await;
+}
+
+async fn every_step_of_a_ride_is_told_on_the_socket(cluster: TestCluster) {
+    let city = cluster.city(TENANT);
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    let (mut rider_socket, mut driver_socket) = (rider.socket().await, driver.socket().await);
+    driver.client.set_online(driver.id, true).await.unwrap();
+    let position = |point| location_update(Position { point, heading: 90.0, speed_mps: 5.0 });
+    assert_eq!(driver_socket.ask("location:update", position(spot.pickup)).await.unwrap(), json!({"ok": true}));
+    let bad = driver_socket.ask("location:update", json!({"lat": 91, "lng": 0})).await.unwrap();
+    assert_eq!((&bad["ok"], &bad["code"]), (&json!(false), &json!("validation_failed")));
+    let batch = json!([position(spot.pickup), position(spot.pickup)]);
+    assert_eq!(driver_socket.ask("location:update", batch).await.unwrap(), json!({"ok": true}));
+
+    let ride = rider.request(&spot).await;
+    let offer = hear(&mut driver_socket, "ride:offer", |offer| offer["ride_id"] == json!(ride.id)).await;
+    for field in ["offer_id", "pickup", "dropoff", "fare", "pickup_eta_s", "expires_at"] {
+        assert!(!offer[field].is_null(), "{field} in {offer}");
+    }
+    hear_status(&mut rider_socket, &ride, "offered").await;
+    let answer = driver_socket.ask("ride:accept", json!({"ride_id": ride.id})).await.unwrap();
+    let trip: Trip = serde_json::from_value(answer).expect("the answer is the trip");
+    hear_status(&mut rider_socket, &ride, "accepted").await;
+    hear_status(&mut driver_socket, &ride, "accepted").await;
+
+    driver_socket.emit("location:update", position(spot.north_m(50.0))).await.unwrap();
+    let seen = hear(&mut rider_socket, "driver:location", |seen| seen["ride_id"] == json!(ride.id)).await;
+    assert!(seen["lat"].is_number() && seen["lng"].is_number() && seen["recorded_at"].is_string(), "{seen}");
+
+    driver.drive(trip.id, &spot).await;
+    for status in ["arrived", "in_progress", "completed"] {
+        hear_status(&mut rider_socket, &ride, status).await;
+    }
+    let payment = rider.client.pay(trip.id).await.unwrap();
+    hear(&mut rider_socket, "payment:update", |update| {
+        update["id"] == json!(payment.id) && update["status"] == "settled"
+    })
+    .await;
+    driver.offline().await;
+}
+
+async fn the_official_client_takes_a_ride_over_websocket(cluster: TestCluster) {
+    official_client(&cluster, "websocket").await;
+}
+
+async fn the_official_client_takes_a_ride_over_polling(cluster: TestCluster) {
+    official_client(&cluster, "polling").await;
+}
+
+async fn a_declined_ride_goes_to_the_next_driver(cluster: TestCluster) {
+    let city = cluster.city(TENANT);
+    let (rider, near, far, spot) = (city.rider().await, city.driver().await, city.driver().await, Spot::new());
+    near.online_at(spot.north_m(100.0)).await;
+    far.online_at(spot.north_m(2_000.0)).await;
+    let ride = rider.request(&spot).await;
+    assert_eq!(near.next_offer().await.ride_id, ride.id);
+    assert!(far.client.offers(far.id).await.unwrap().is_empty(), "one driver is asked at a time");
+    near.client.decline(near.id, ride.id).await.unwrap();
+    assert_eq!(far.next_offer().await.ride_id, ride.id);
+    far.accept(ride.id).await;
+    let story = cluster.office(TENANT, &city.home).await.dispatch_story(ride.id).await.unwrap();
+    let text = story.to_string();
+    for driver in [near.id, far.id] {
+        assert!(text.contains(&driver.to_string()), "{driver} is part of {text}");
+    }
+}
+
+async fn a_ride_called_off_in_time_is_free_and_withdraws_the_offer(cluster: TestCluster) {
+    let city = cluster.city(TENANT);
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    let mut socket = driver.socket().await;
+    driver.online_at(spot.pickup).await;
+    let ride = rider.request(&spot).await;
+    hear(&mut socket, "ride:offer", |offer| offer["ride_id"] == json!(ride.id)).await;
+    let cancelled = rider.client.cancel_ride(ride.id, "changed my mind").await.unwrap();
+    assert_eq!(cancelled.status, RideStatus::Cancelled);
+    assert_eq!(cancelled.cancellation_fee.map_or(0, |fee| fee.amount), 0);
+    hear(&mut socket, "ride:offer_withdrawn", |gone| gone["ride_id"] == json!(ride.id)).await;
+    let late = driver.client.accept(driver.id, ride.id).await.unwrap_err();
+    assert!(matches!(late.code(), Some("offer_expired" | "ride_already_taken" | "invalid_transition")), "{late}");
+    // Neither of them is held up by it.
+    let again = rider.request(&spot).await;
+    assert_eq!(driver.next_offer().await.ride_id, again.id);
+    driver.offline().await;
+}
+
+async fn a_refund_reaches_every_region(cluster: TestCluster) {
+    let served = cluster.city("porto-taxis").serve_ride().await;
+    let payment = served.rider.pay(served.trip.id).await;
+    let office = cluster.office("porto-taxis", "eu-west").await;
+    office.refund(payment.id, "a long detour").await.unwrap();
+    let total = served.trip.fare.unwrap().total.amount;
+    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
+    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "refund").await.abs(), total);
+    assert_eq!(office.payment(payment.id).await.unwrap().status, PaymentStatus::Refunded);
+}
+
+/// The amount of a trip's only fact of a kind, once every region's ledger has it.
+async fn ledger_everywhere(cluster: &TestCluster, trip: TripId, kind: &str) -> i64 {
+    let mut amounts = Vec::new();
+    for region in cluster.regions() {
+        let operator = cluster.operator_at(&region).await;
+        let what = format!("{region} has the {kind}");
+        let found = eventually_within(Duration::from_secs(60), &what, async || {
+            let ledger = operator.all_settlements().await.map_err(|error| error.to_string())?;
+            let found: Vec<_> = ledger.into_iter().filter(|fact| fact.trip_id == trip && fact.kind == kind).collect();
+            if found.is_empty() { Err("not there".to_owned()) } else { Ok(found) }
+        });
+        let found = found.await;
+        assert_eq!(found.len(), 1, "{region}: {found:?}");
+        amounts.push(found[0].amount);
+    }
+    assert!(amounts.windows(2).all(|pair| pair[0] == pair[1]), "{amounts:?}");
+    amounts[0]
+}
+
+/// The next event of a name that fits; others are passed over.
+async fn hear(socket: &mut Socket, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    let mut heard = Vec::new();
+    let found = timeout(Duration::from_secs(20), async {
+        while let Some(event) = socket.next().await {
+            if event.name == name && fits(&event.payload) {
+                return Some(event.payload);
+            }
+            heard.push(event);
+        }
+        None
+    });
+    let found = found.await.unwrap_or_default();
+    found.unwrap_or_else(|| panic!("no {name} came; heard: {heard:?}"))
+}
+
+async fn hear_status(socket: &mut Socket, ride: &Ride, status: &str) {
+    hear(socket, "ride:update", |update| update["id"] == json!(ride.id) && update["status"] == status).await;
+}
+
+/// Lets `clients/ride.mjs` take a ride as browsers and phones do.
+async fn official_client(cluster: &TestCluster, transport: &str) {
+    static INSTALLED: OnceCell<()> = OnceCell::const_new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
+    INSTALLED
+        .get_or_init(|| async {
+            run(Command::new("npm").args(["ci", "--no-audit", "--no-fund", "--silent"]).current_dir(&folder)).await;
+        })
+        .await;
+    let city = cluster.city(TENANT);
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    let errand = json!({
+        "url": city.client.base_url(),
+        "tenant": TENANT,
+        "transport": transport,
+        "rider": {"token": rider.client.token().await},
+        "driver": {"token": driver.client.token().await, "id": driver.id},
+        "pickup": spot.pickup,
+        "dropoff": spot.dropoff,
+    });
+    run(Command::new("node").arg("ride.mjs").arg(errand.to_string()).current_dir(&folder)).await;
+}

@@ -1,0 +1,192 @@
+//! Rides that go on while things break, and a book of all that was acknowledged, to be held against the platform afterwards.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use shared::ids::{PaymentId, RideId, TripId};
+use tokio_util::task::TaskTracker;
+
+use super::{Driver, Rider, Spot, TestCity, TestCluster, eventually, eventually_within};
+use crate::api::{ApiError, Patience, PaymentStatus, RideStatus, TripStatus};
+
+/// How long a driver waits to be asked before rider and driver give up and start anew.
+const OFFER_WAIT: std::time::Duration = std::time::Duration::from_secs(40);
+/// How long it may take, after the storm, until everything is in every ledger.
+const CONVERGENCE: std::time::Duration = std::time::Duration::from_secs(90);
+
+/// Pairs of a rider and a driver, each taking ride after ride.
+pub struct Traffic {
+    book: Arc<Book>,
+    stop: Arc<AtomicBool>,
+    workers: TaskTracker,
+}
+
+/// What the platform has acknowledged to its clients.
+#[derive(Default)]
+pub struct Book {
+    entries: Mutex<Vec<Entry>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    city: TestCity,
+    rider: Rider,
+    ride: RideId,
+    ended: Option<TripId>,
+    settled: Option<PaymentId>,
+}
+
+impl Traffic {
+    /// Lets `pairs` pairs ride in each of these cities.
+    pub async fn start(cities: &[TestCity], pairs: usize) -> Self {
+        let traffic = Self { book: Arc::default(), stop: Arc::default(), workers: TaskTracker::new() };
+        for city in cities {
+            let city = TestCity { client: city.client.with_patience(Patience::PATIENT), ..city.clone() };
+            for _ in 0..pairs {
+                let (rider, driver) = (city.rider().await, city.driver().await);
+                let (book, stop, city) = (traffic.book.clone(), traffic.stop.clone(), city.clone());
+                traffic.workers.spawn(async move {
+                    let spot = Spot::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        // What fails is not acknowledged; the next ride begins afresh.
+                        if let Err(error) = book.one_ride(&city, &rider, &driver, &spot).await {
+                            tracing::info!("a ride came to nothing: {error}");
+                        }
+                    }
+                });
+            }
+        }
+        traffic
+    }
+
+    /// Waits until so many more rides have been paid: the service works.
+    pub async fn rides_go_on(&self, more: usize) {
+        let before = self.book.settled();
+        eventually_within(CONVERGENCE, "rides go on", async || {
+            let now = self.book.settled();
+            if now >= before + more { Ok(()) } else { Err(format!("{} of {more} more rides", now - before)) }
+        })
+        .await;
+    }
+
+    /// Ends the traffic, every pair after its ride, and gives the book.
+    pub async fn stop(self) -> Arc<Book> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.workers.close();
+        self.workers.wait().await;
+        self.book
+    }
+}
+
+impl Book {
+    /// Paid rides so far.
+    pub fn settled(&self) -> usize {
+        self.entries().iter().filter(|entry| entry.settled.is_some()).count()
+    }
+
+    async fn one_ride(&self, city: &TestCity, rider: &Rider, driver: &Driver, spot: &Spot) -> Result<(), ApiError> {
+        self.clear_away(rider, driver).await?;
+        driver.client.set_online(driver.id, true).await?;
+        let ride = rider.client.request_ride(&spot.journey(), None).await?;
+        let number =
+            self.write(Entry { city: city.clone(), rider: rider.clone(), ride: ride.id, ended: None, settled: None });
+        let waiting = tokio::time::timeout(OFFER_WAIT, async {
+            loop {
+                driver.try_be_at(spot.pickup).await?;
+                if driver.client.offers(driver.id).await?.iter().any(|offer| offer.ride_id == ride.id) {
+                    return Ok::<_, ApiError>(());
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        });
+        waiting.await.unwrap_or(Ok(()))?;
+        let trip = driver.client.accept(driver.id, ride.id).await?;
+        driver.client.arrive(trip.id).await?;
+        driver.client.start(trip.id, None).await?;
+        driver.try_be_at(spot.dropoff).await?;
+        let trip = driver.client.end(trip.id).await?;
+        self.amend(number, |entry| entry.ended = Some(trip.id));
+        let mut payment = rider.client.pay(trip.id).await?;
+        while payment.status != PaymentStatus::Settled {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            payment = rider.client.payment(payment.id).await?;
+        }
+        self.amend(number, |entry| entry.settled = Some(payment.id));
+        Ok(())
+    }
+
+    /// Ends what an earlier, failed ride of this pair left open.
+    async fn clear_away(&self, rider: &Rider, driver: &Driver) -> Result<(), ApiError> {
+        for ride in rider.client.rides("limit=5").await?.items.into_iter().filter(|ride| ride.status.is_open()) {
+            if ride.status != RideStatus::InProgress {
+                match rider.client.cancel_ride(ride.id, "starting afresh").await {
+                    Err(error) if error.code() == Some("invalid_transition") => {}
+                    other => drop(other?),
+                }
+            } else if let Some(trip) = ride.trip_id {
+                driver.client.end(trip).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Holds the book against the platform.
+    ///
+    /// # Panics
+    /// When anything that was acknowledged is not so, or a ledger has a payment twice.
+    pub async fn must_hold(&self, cluster: &TestCluster) {
+        cluster.converged().await;
+        let entries = self.entries().clone();
+        for entry in &entries {
+            let ride = eventually("the ride is there", async || entry.rider.client.ride(entry.ride).await).await;
+            if let Some(trip) = entry.ended {
+                assert_eq!(
+                    (ride.status, ride.trip_id),
+                    (RideStatus::Completed, Some(trip)),
+                    "{} lost its end",
+                    entry.ride
+                );
+                assert_eq!(
+                    entry.rider.client.trip(trip).await.expect("a rider sees his trip").status,
+                    TripStatus::Completed
+                );
+            }
+            if let Some(payment) = entry.settled {
+                let payment = entry.rider.client.payment(payment).await.expect("a rider sees his payment");
+                assert_eq!(payment.status, PaymentStatus::Settled, "{} lost its payment", entry.ride);
+            }
+        }
+        for region in cluster.regions() {
+            let operator = cluster.operator_at(&region).await.with_patience(Patience::PATIENT);
+            let what = format!("{region} has every acknowledged settlement, once");
+            eventually_within(CONVERGENCE, &what, async || {
+                let ledger = operator.all_settlements().await.map_err(|error| error.to_string())?;
+                for entry in entries.iter().filter(|entry| entry.settled.is_some()) {
+                    let of_trip = ledger.iter().filter(|fact| Some(fact.trip_id) == entry.ended).count();
+                    assert!(of_trip <= 1, "{region}: trip {:?} is in the ledger {of_trip} times", entry.ended);
+                    if of_trip == 0 {
+                        return Err(format!("trip {:?} of {} is missing", entry.ended, entry.city.tenant));
+                    }
+                }
+                Ok(())
+            })
+            .await;
+        }
+    }
+
+    fn write(&self, entry: Entry) -> usize {
+        let mut entries = self.entries();
+        entries.push(entry);
+        entries.len() - 1
+    }
+
+    fn amend(&self, number: usize, change: impl FnOnce(&mut Entry)) {
+        change(&mut self.entries()[number]);
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,53 @@
+//! A region joins the running cluster and leaves it: by Terraform as an operator does it, and with what it has to know.
+#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
+
+use std::path::Path;
+
+use deploy_local::{Cluster, ClusterFile, Progress, control};
+use system_tests::{
+    harness::{TestCluster, Traffic, run, tell},
+    stories,
+};
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn terraform() {
+    let cluster = TestCluster::start_as(Cluster::builder().regions(["us-east", "eu-west"])).await;
+    let stories = stories!(cluster;
+        a_new_region_learns_all_and_serves_every_tenant,
+        terraform_adds_a_region_and_removes_it,
+    );
+    tell(&cluster, 1, stories).await;
+}
+
+async fn a_new_region_learns_all_and_serves_every_tenant(cluster: TestCluster) {
+    let traffic = Traffic::start(&[cluster.city("manhattan-cabs"), cluster.city("porto-taxis")], 1).await;
+    traffic.rides_go_on(3).await;
+    let book = traffic.stop().await;
+    cluster.add_region("sa-east", &Progress::silent()).await.unwrap();
+    // The newcomer is one of the regions whose ledger must have everything.
+    book.must_hold(&cluster).await;
+    for tenant in ["manhattan-cabs", "porto-taxis"] {
+        let city = cluster.city(tenant).through(&cluster.http_url("sa-east"));
+        city.rider().await;
+        let view = cluster.office(tenant, "sa-east").await.config(tenant).await.unwrap();
+        assert!(view.published.is_some(), "{tenant}'s config is known in the new region");
+    }
+    cluster.remove_region("sa-east").await.unwrap();
+}
+
+async fn terraform_adds_a_region_and_removes_it(cluster: TestCluster) {
+    let description = std::fs::read_to_string(cluster.cluster_file()).unwrap();
+    let file: ClusterFile = serde_json::from_str(&description).unwrap();
+    let stop = CancellationToken::new();
+    let listener = control::listen(&file.control).unwrap();
+    let serving = cluster.tasks.spawn(control::serve(cluster.shared(), listener, stop.clone()));
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let program = deploy_local::Programs::discover().unwrap().get("local").unwrap();
+    let mut script = Command::new("bash");
+    script.arg(root.join("terraform/tests/example-local.sh")).arg(program).arg(cluster.state_dir()).arg("af-south");
+    run(&mut script).await;
+    stop.cancel();
+    serving.await.unwrap();
+}
