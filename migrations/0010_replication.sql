@@ -4,8 +4,6 @@
 -- (repl_log), exchanges them with other regions and derives the tables region-node reads: regions, tenant_homes,
 -- tenant_documents, tenant_config_versions, ledger_facts.
 
-CREATE DOMAIN repl_stream AS text CHECK (VALUE IN ('control', 'config', 'ledger'));
-
 -- ---------------------------------------------------------------------------------------------------------------
 -- The way out
 -- ---------------------------------------------------------------------------------------------------------------
@@ -15,7 +13,7 @@ CREATE DOMAIN repl_stream AS text CHECK (VALUE IN ('control', 'config', 'ledger'
 CREATE TABLE repl_outbox (
     id          uuid PRIMARY KEY,
     position    bigint GENERATED ALWAYS AS IDENTITY,
-    stream      repl_stream NOT NULL,
+    stream      text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     kind        text NOT NULL,
     tenant_id   text,
     home_term   bigint,
@@ -38,7 +36,7 @@ GRANT SELECT, UPDATE, DELETE ON repl_outbox TO gocomet_sync;
 -- Outbox rows that may not leave: a field outside the allow-list, a body that does not parse or is too large.
 CREATE TABLE repl_rejected (
     id          uuid PRIMARY KEY,
-    stream      repl_stream NOT NULL,
+    stream      text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     kind        text NOT NULL,
     tenant_id   text,
     body        bytea NOT NULL,
@@ -71,7 +69,7 @@ CREATE TABLE repl_self (
 CREATE TABLE repl_log (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
-    stream             repl_stream NOT NULL,
+    stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     seq                bigint NOT NULL CHECK (seq > 0),
     hash               bytea NOT NULL CHECK (length(hash) = 32),
     envelope           bytea NOT NULL CHECK (length(envelope) <= 8192),
@@ -87,7 +85,7 @@ CREATE TABLE repl_log_ledger PARTITION OF repl_log FOR VALUES IN ('ledger');
 CREATE TABLE repl_checkpoint (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
-    stream             repl_stream NOT NULL,
+    stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     seq                bigint NOT NULL,
     key_id             bytea NOT NULL,
     signature          bytea NOT NULL,
@@ -107,7 +105,7 @@ CREATE INDEX repl_origin_cert_region ON repl_origin_cert (region);
 CREATE TABLE repl_cursor (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
-    stream             repl_stream NOT NULL,
+    stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     stored             bigint NOT NULL DEFAULT 0,
     head_hash          bytea NOT NULL CHECK (length(head_hash) = 32),
     truncated          bigint NOT NULL DEFAULT 0,
@@ -118,7 +116,7 @@ CREATE TABLE repl_cursor (
 CREATE TABLE repl_apply (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
-    stream             repl_stream NOT NULL,
+    stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     bucket             smallint NOT NULL DEFAULT 0,
     applied            bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (origin_region, origin_incarnation, stream, bucket)
@@ -130,7 +128,7 @@ CREATE TABLE repl_apply (
 CREATE TABLE repl_quarantine (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
-    stream             repl_stream NOT NULL,
+    stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     seq                bigint NOT NULL,
     tenant_id          text,
     kind               text NOT NULL,
@@ -168,7 +166,7 @@ CREATE TABLE repl_ack (
     peer               text NOT NULL,
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
-    stream             repl_stream NOT NULL,
+    stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     stored             bigint NOT NULL,
     applied            bigint NOT NULL,
     acked_at           timestamptz NOT NULL DEFAULT now(),

@@ -1,0 +1,85 @@
+//! Regions and homes: rows that change only to something newer.
+
+use shared::fact::{Fact, RegionAnnounced, TenantCreated};
+use sqlx::PgConnection;
+
+use crate::{
+    protocol::Origin,
+    store::{SetAside, StoreError, Stored, to_sql},
+};
+
+/// Applies control facts in their order.
+pub(crate) async fn apply_control(
+    connection: &mut PgConnection,
+    entries: &[Stored],
+) -> Result<Vec<SetAside>, StoreError> {
+    let mut set_aside = Vec::new();
+    for stored in entries {
+        let refused = match &stored.fact {
+            Fact::RegionAnnounced(fact) => announce(connection, &stored.origin, fact).await?,
+            Fact::TenantCreated(fact) => settle_tenant(connection, fact).await?,
+            Fact::ConfigChanged(_)
+            | Fact::ConfigPublished(_)
+            | Fact::Settlement(_)
+            | Fact::Refund(_)
+            | Fact::Adjustment(_) => Some(("failed", "not a control fact".to_owned())),
+        };
+        set_aside.extend(refused.map(|(state, reason)| SetAside::new(stored.seq, state, reason)));
+    }
+    sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(connection).await?;
+    Ok(set_aside)
+}
+
+type Refusal = Option<(&'static str, String)>;
+
+/// A region speaks for itself alone, and a later life of it overrules an earlier one.
+async fn announce(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    fact: &RegionAnnounced,
+) -> Result<Refusal, StoreError> {
+    if fact.region != origin.region.as_str() {
+        return Ok(Some(("failed", format!("{origin} cannot announce {}", fact.region))));
+    }
+    sqlx::query!(
+        "INSERT INTO regions (name, base_url, quic_addr, jwks, incarnation) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (name) DO UPDATE
+         SET base_url = EXCLUDED.base_url, quic_addr = EXCLUDED.quic_addr, jwks = EXCLUDED.jwks,
+             incarnation = EXCLUDED.incarnation, announced_at = now()
+         WHERE regions.incarnation <= EXCLUDED.incarnation",
+        fact.region,
+        fact.base_url,
+        fact.quic_addr,
+        fact.jwks,
+        to_sql(origin.incarnation)
+    )
+    .execute(connection)
+    .await?;
+    Ok(None)
+}
+
+/// A greater (term, n) wins. Two regions that create one tenant at the same moment both begin at (1, 0): then the
+/// smaller region name wins everywhere, and the loser's fact is shown as a conflict.
+async fn settle_tenant(connection: &mut PgConnection, fact: &TenantCreated) -> Result<Refusal, StoreError> {
+    sqlx::query!(
+        r#"INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ($1, $2, $3, $4, $5)
+           ON CONFLICT (tenant_id) DO UPDATE
+           SET name = EXCLUDED.name, region = EXCLUDED.region, term = EXCLUDED.term, n = EXCLUDED.n
+           WHERE (tenant_homes.term, tenant_homes.n) < (EXCLUDED.term, EXCLUDED.n)
+              OR ((tenant_homes.term, tenant_homes.n) = (EXCLUDED.term, EXCLUDED.n)
+                  AND tenant_homes.region COLLATE "C" > EXCLUDED.region COLLATE "C")"#,
+        fact.tenant,
+        fact.name,
+        fact.home_region,
+        to_sql(fact.term),
+        to_sql(fact.n)
+    )
+    .execute(&mut *connection)
+    .await?;
+    let home = sqlx::query!("SELECT region, term, n FROM tenant_homes WHERE tenant_id = $1", fact.tenant)
+        .fetch_one(connection)
+        .await?;
+    let same_epoch = home.term == to_sql(fact.term) && home.n == to_sql(fact.n);
+    Ok((same_epoch && home.region != fact.home_region)
+        .then(|| ("conflict", format!("{} is at home in {} since the same epoch", fact.tenant, home.region))))
+}

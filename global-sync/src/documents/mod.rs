@@ -1,0 +1,9 @@
+//! What applying a fact means for the region directory, the homes of tenants and their config.
+//!
+//! Everything here may run twice and in any order between origins, and ends the same.
+
+mod config;
+mod control;
+
+pub(crate) use config::apply_config;
+pub(crate) use control::apply_control;

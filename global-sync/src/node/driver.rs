@@ -1,0 +1,332 @@
+//! The task that owns the core: feeds it what happens and hands out what it wants done.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use shared::{fact::FactStream, ids::RegionName};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use super::tasks::{self, Acks, Leader};
+use crate::{
+    config::Config,
+    protocol::{
+        Alarm, Batch, CloseReason, ConnectionId, Effect, Event, Message, Millis, Replica, Settings, VerifiedBatch,
+    },
+    status::Board,
+    store::{Signer, Store},
+    transport::{KeyRing, Link, Mesh, MeshEvent, SigningKey},
+};
+
+const TICK: Duration = Duration::from_millis(50);
+
+/// What one life of the instance needs; it ends with the incarnation.
+pub(super) struct Life<'a> {
+    pub(super) config: &'a Config,
+    pub(super) store: &'a Store,
+    pub(super) mesh: &'a Mesh,
+    pub(super) signer: Arc<SigningKey>,
+    pub(super) ring: KeyRing,
+    pub(super) board: &'a Board,
+}
+
+/// Why a life ended.
+pub(super) enum End {
+    Shutdown,
+    NewIncarnation,
+}
+
+/// What the tasks report to the driver.
+pub(super) enum Report {
+    Core(Box<Event>),
+    /// This instance leads from now on, or no longer.
+    Leading(bool),
+    /// The incarnation in the database is no longer ours.
+    Outlived,
+}
+
+struct Driver {
+    replica: Replica<KeyRing>,
+    started: Instant,
+    links: BTreeMap<ConnectionId, Link>,
+    store: Store,
+    board: Board,
+    reports: mpsc::UnboundedSender<Report>,
+    /// One writer for each kind of log; what waits there is bounded by the credits we granted.
+    writers: BTreeMap<FactStream, mpsc::UnboundedSender<Box<VerifiedBatch>>>,
+    may_number: watch::Sender<bool>,
+    acks: Arc<Acks>,
+    connected: watch::Sender<BTreeSet<RegionName>>,
+    work: TaskTracker,
+    incarnation_after: Option<u64>,
+}
+
+impl Life<'_> {
+    pub(super) async fn run(
+        mut self,
+        events: &mut mpsc::Receiver<MeshEvent>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<End> {
+        let region = &self.config.region;
+        let identity = self.store.identify(&region.cluster_id, &region.name).await?;
+        self.store.save_certificate(&region.name, &self.signer.key_id(), self.signer.certificate()).await?;
+        for (region, _, certificate) in self.store.certificates().await? {
+            if let Err(error) = self.ring.learn(&region, &certificate) {
+                tracing::warn!(%region, "a stored certificate of {region} is not believed any more: {error}");
+            }
+        }
+        let mut expected: BTreeSet<_> = self.store.members().await?.into_iter().collect();
+        expected.extend(self.config.peers.keys().cloned());
+        expected.remove(&region.name);
+        let settings = Settings {
+            cluster_id: region.cluster_id.clone(),
+            origin: identity.origin.clone(),
+            instance: Uuid::new_v4().as_u128(),
+            state: identity.state,
+            expected,
+        };
+        tracing::info!(origin = %identity.origin, "replicating as {}", identity.origin);
+        let board = self.board;
+        board.set_origin(identity.origin.clone());
+        let end = self.drive(settings, events, shutdown).await;
+        board.set_leader(false);
+        board.set_links(BTreeMap::new());
+        end
+    }
+
+    async fn drive(
+        self,
+        settings: Settings,
+        events: &mut mpsc::Receiver<MeshEvent>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<End> {
+        let origin = settings.origin.clone();
+        let holder = Uuid::from_u128(settings.instance);
+        let started = Instant::now();
+        let logs = self.store.logs().await?;
+        let stop = shutdown.child_token();
+        let work = TaskTracker::new();
+        let (reports, mut reported) = mpsc::unbounded_channel();
+        let (fence, fence_seen) = watch::channel(None);
+        let (may_number, number_seen) = watch::channel(false);
+        let (connected, connected_seen) = watch::channel(BTreeSet::new());
+        let acks = Arc::new(Acks::default());
+        let leader = Leader {
+            store: self.store.clone(),
+            fence: fence_seen,
+            lost: Arc::new(Notify::new()),
+            reports: reports.clone(),
+            stop: stop.clone(),
+        };
+
+        let mut writers = BTreeMap::new();
+        for stream in FactStream::ALL {
+            let (batches, queue) = mpsc::unbounded_channel();
+            writers.insert(stream, batches);
+            let stored = Arc::new(Notify::new());
+            work.spawn(tasks::write(self.store.clone(), queue, stored.clone(), reports.clone(), stop.clone()));
+            work.spawn(tasks::apply(leader.clone(), stream, stored));
+        }
+        work.spawn(tasks::keep_lease(leader.clone(), holder, fence));
+        let numbering = tasks::Numbering {
+            cluster_id: self.config.region.cluster_id.clone(),
+            origin: origin.clone(),
+            signer: self.signer.clone(),
+            every: self.config.numbering.every,
+            allowed: number_seen,
+        };
+        work.spawn(tasks::number(leader.clone(), numbering));
+        work.spawn(tasks::save_acks(self.store.clone(), origin.clone(), acks.clone(), stop.clone()));
+        work.spawn(tasks::refresh(leader.clone(), origin));
+        work.spawn(tasks::dial(
+            self.config.clone(),
+            self.store.clone(),
+            self.mesh.clone(),
+            connected_seen,
+            stop.clone(),
+        ));
+
+        let mut driver = Driver {
+            replica: Replica::new(settings, self.ring, logs, Millis(0)),
+            started,
+            links: BTreeMap::new(),
+            store: self.store.clone(),
+            board: self.board.clone(),
+            reports,
+            writers,
+            may_number,
+            acks,
+            connected,
+            work: work.clone(),
+            incarnation_after: None,
+        };
+        let end = driver.run(events, &mut reported, shutdown).await;
+        stop.cancel();
+        for link in driver.links.values() {
+            link.close("starting over");
+        }
+        drop(driver);
+        work.close();
+        if timeout(Duration::from_secs(10), work.wait()).await.is_err() {
+            tracing::warn!("some work did not end in time");
+        }
+        end
+    }
+}
+
+impl Driver {
+    async fn run(
+        &mut self,
+        events: &mut mpsc::Receiver<MeshEvent>,
+        reported: &mut mpsc::UnboundedReceiver<Report>,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<End> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(End::Shutdown),
+                report = reported.recv() => match report {
+                    Some(Report::Core(event)) => self.feed(*event),
+                    Some(Report::Leading(leading)) => {
+                        let logs = self.store.logs().await?;
+                        self.board.set_leader(leading);
+                        self.feed(Event::Leading { leading, logs });
+                    }
+                    Some(Report::Outlived) | None => return Ok(End::NewIncarnation),
+                },
+                event = events.recv() => match event {
+                    Some(event) => self.on_mesh(event),
+                    None => return Ok(End::Shutdown),
+                },
+                _ = ticks.tick() => self.feed(Event::Tick),
+            }
+            if let Some(after) = self.incarnation_after.take() {
+                tracing::error!("peers know facts of ours that this database does not: it was restored from a backup");
+                self.may_number.send_replace(false);
+                self.store.begin_incarnation(after).await?;
+                return Ok(End::NewIncarnation);
+            }
+        }
+    }
+
+    fn on_mesh(&mut self, event: MeshEvent) {
+        match event {
+            MeshEvent::Connected { conn, link, dialed } => {
+                let region = link.region.clone();
+                self.links.insert(conn, link);
+                self.feed(Event::Connected { conn, region, dialed });
+            }
+            // A connection of an earlier life has no link here; the core does not know it either.
+            MeshEvent::Received { conn, message } => self.feed(Event::Received { conn, message }),
+            MeshEvent::Disconnected { conn } => {
+                self.links.remove(&conn);
+                self.feed(Event::Disconnected { conn });
+            }
+        }
+        self.tell_links();
+    }
+
+    fn feed(&mut self, event: Event) {
+        let now = Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        for effect in self.replica.handle(now, event) {
+            self.carry_out(effect);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send { conn, message } => {
+                if let Some(link) = self.links.get(&conn) {
+                    link.say(message);
+                }
+            }
+            Effect::Close { conn, reason } => {
+                if let Some(link) = self.links.remove(&conn) {
+                    if reason != CloseReason::Duplicate {
+                        metrics::counter!("global_sync_refused_connections_total").increment(1);
+                        tracing::warn!(peer = %link.region, "connection to {} ended: {}", link.region, reason.as_str());
+                    }
+                    link.close(reason.as_str());
+                    self.tell_links();
+                }
+            }
+            Effect::Store { batch } => {
+                // The writer outlives the driver; if not, the node is stopping and the batch comes again.
+                let _ = self.writers[&batch.log.stream].send(batch);
+            }
+            Effect::Serve { conn, log, pull, from, upto, max_bytes, known_keys } => {
+                let Some(link) = self.links.get(&conn).cloned() else { return };
+                let (store, reports) = (self.store.clone(), self.reports.clone());
+                self.work.spawn(async move {
+                    let mut served = Event::Served { conn, log: log.clone(), pull, next: from, bytes: 0 };
+                    match store.read_for_peer(&log, from, upto, max_bytes, &known_keys).await {
+                        Ok(Some(outgoing)) => {
+                            let bytes = outgoing.entries.iter().map(|entry| entry.len() as u64).sum();
+                            let next = outgoing.checkpoint.head.seq + 1;
+                            let stream = log.stream;
+                            served = Event::Served { conn, log: log.clone(), pull, next, bytes };
+                            let batch = Batch { log, pull, entries: outgoing.entries, checkpoint: outgoing.checkpoint };
+                            link.send(stream, Message::Batch(batch)).await;
+                        }
+                        Ok(None) => tracing::warn!(%log, from, "nothing signed to send"),
+                        Err(error) => tracing::warn!(%log, from, "could not read for a peer: {error}"),
+                    }
+                    let _ = reports.send(Report::Core(Box::new(served)));
+                });
+            }
+            Effect::SaveMember { origin, state, features, kinds } => {
+                let store = self.store.clone();
+                tracing::info!(peer = %origin, "{origin} is here");
+                self.work.spawn(async move {
+                    if let Err(error) = store.save_member(&origin, state, features, &kinds).await {
+                        tracing::warn!(peer = %origin, "a member was not remembered: {error}");
+                    }
+                });
+            }
+            Effect::SaveAck { peer, log, state } => self.acks.add(peer, log, state),
+            Effect::AllowNumbering => {
+                self.may_number.send_replace(true);
+            }
+            Effect::BeginIncarnation { after } => self.incarnation_after = Some(after),
+            Effect::Alarm(alarm) => raise(&alarm),
+        }
+    }
+
+    /// Tells the dialler and the status page who is connected.
+    fn tell_links(&self) {
+        let links: BTreeMap<_, _> = self
+            .replica
+            .peers()
+            .filter_map(|(conn, region)| Some((region.clone(), self.links.get(&conn)?.clone())))
+            .collect();
+        let regions: BTreeSet<_> = self.links.values().map(|link| link.region.clone()).collect();
+        self.connected.send_if_modified(|known| {
+            let changed = *known != regions;
+            *known = regions;
+            changed
+        });
+        self.board.set_links(links);
+    }
+}
+
+fn raise(alarm: &Alarm) {
+    match alarm {
+        Alarm::BadBatch { from, log, error } => {
+            metrics::counter!("global_sync_bad_batches_total", "from" => from.to_string()).increment(1);
+            tracing::error!(peer = %from, %log, "{from} sent entries of {log} that are not believed: {error}");
+        }
+        Alarm::Diverged { peer, log, seq } => {
+            metrics::counter!("global_sync_diverged_total", "peer" => peer.to_string()).increment(1);
+            tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");
+        }
+    }
+}

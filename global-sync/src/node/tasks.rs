@@ -1,0 +1,431 @@
+//! The tasks around the core. Each ends when told to, and waits out a database that is away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use shared::{fact::FactStream, ids::RegionName};
+use sqlx::postgres::PgListener;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::{Instant, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use super::{driver::Report, targets};
+use crate::{
+    config::Config,
+    protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
+    store::{Fence, LEASE_S, Store, StoreError},
+    transport::{Mesh, SigningKey},
+};
+
+/// After a failure of the database.
+const RETRY: Duration = Duration::from_millis(500);
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+const ACKS_EVERY: Duration = Duration::from_millis(20);
+
+/// What every task of the leader shares.
+#[derive(Clone)]
+pub(super) struct Leader {
+    pub(super) store: Store,
+    pub(super) fence: watch::Receiver<Option<Fence>>,
+    /// Somebody found out that the lease is gone.
+    pub(super) lost: Arc<Notify>,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Leader {
+    /// The fence, once this instance leads; `None` when told to stop.
+    async fn lead(&mut self) -> Option<Fence> {
+        tokio::select! {
+            fence = self.fence.wait_for(Option::is_some) => fence.ok().and_then(|fence| *fence),
+            () = self.stop.cancelled() => None,
+        }
+    }
+
+    /// False when told to stop meanwhile.
+    async fn pause(&self, duration: Duration) -> bool {
+        tokio::select! {
+            () = sleep(duration) => true,
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    async fn after(&self, what: &str, error: &StoreError) -> bool {
+        if matches!(error, StoreError::NotLeading) {
+            self.lost.notify_one();
+        } else {
+            tracing::warn!("{what}: {error}");
+        }
+        self.pause(RETRY).await
+    }
+}
+
+/// Takes the lease when it is free, renews it, and gives it back at the end.
+pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sender<Option<Fence>>) {
+    let mut renewed_at = Instant::now();
+    loop {
+        let held = *fence.borrow();
+        let next = match held {
+            None => leader.store.take_lease(holder).await.unwrap_or_else(|error| {
+                tracing::warn!("the lease cannot be asked for: {error}");
+                None
+            }),
+            Some(mine) => match leader.store.renew_lease(&mine).await {
+                Ok(true) => {
+                    renewed_at = Instant::now();
+                    Some(mine)
+                }
+                Ok(false) => None,
+                // It may still be ours; after its time it is not, whatever the database would say.
+                Err(_) if renewed_at.elapsed() < Duration::from_secs(LEASE_S.unsigned_abs().into()) => Some(mine),
+                Err(_) => None,
+            },
+        };
+        if next != held {
+            if next.is_some() {
+                renewed_at = Instant::now();
+            }
+            tracing::info!(leading = next.is_some(), epoch = next.map(|fence| fence.epoch()), "leadership changed");
+            if leader.reports.send(Report::Leading(next.is_some())).is_err() {
+                break;
+            }
+            fence.send_replace(next);
+        }
+        tokio::select! {
+            () = sleep(RENEW_EVERY) => {}
+            () = leader.lost.notified() => {
+                fence.send_replace(None);
+                let _ = leader.reports.send(Report::Leading(false));
+            }
+            () = leader.stop.cancelled() => break,
+        }
+    }
+    let held = *fence.borrow();
+    if let Some(mine) = held
+        && let Err(error) = leader.store.release_lease(&mine).await
+    {
+        tracing::warn!("the lease runs out by itself: {error}");
+    }
+}
+
+/// What numbering needs to know.
+pub(super) struct Numbering {
+    pub(super) cluster_id: String,
+    pub(super) origin: Origin,
+    pub(super) signer: Arc<SigningKey>,
+    pub(super) every: Duration,
+    pub(super) allowed: watch::Receiver<bool>,
+}
+
+/// Moves committed facts from the outbox to the log.
+pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
+    while let Some(fence) = leader.lead().await {
+        tokio::select! {
+            allowed = numbering.allowed.wait_for(|allowed| *allowed) => if allowed.is_err() { return },
+            () = leader.stop.cancelled() => return,
+        }
+        let done =
+            leader.store.number(&fence, &numbering.cluster_id, &numbering.origin, numbering.signer.as_ref()).await;
+        let pause = match done {
+            Ok(numbered) => {
+                for (log, head) in numbered.heads {
+                    let _ = leader.reports.send(Report::Core(Box::new(Event::Numbered { log, head })));
+                }
+                if numbered.entries > 0 {
+                    metrics::counter!("global_sync_numbered_total").increment(numbered.entries as u64);
+                }
+                if numbered.more { Duration::ZERO } else { numbering.every }
+            }
+            Err(error) => {
+                if leader.after("facts are not numbered", &error).await {
+                    continue;
+                }
+                return;
+            }
+        };
+        if !leader.pause(pause).await {
+            return;
+        }
+    }
+}
+
+/// Makes batches of one kind of log durable, in their order.
+pub(super) async fn write(
+    store: Store,
+    mut queue: mpsc::UnboundedReceiver<Box<VerifiedBatch>>,
+    stored: Arc<Notify>,
+    reports: mpsc::UnboundedSender<Report>,
+    stop: CancellationToken,
+) {
+    loop {
+        let batch = tokio::select! {
+            batch = queue.recv() => batch,
+            () = stop.cancelled() => return,
+        };
+        let Some(batch) = batch else { return };
+        let log = batch.log.clone();
+        let event = match store_batch(&store, &batch).await {
+            Ok(head) => {
+                stored.notify_one();
+                Event::Stored { log, head }
+            }
+            Err(error) => {
+                metrics::counter!("global_sync_store_failures_total").increment(1);
+                tracing::warn!(%log, "a batch was not stored: {error}");
+                let Some(head) = head_in_database(&store, &log, &stop).await else { return };
+                Event::StoreFailed { log, head }
+            }
+        };
+        if reports.send(Report::Core(Box::new(event))).is_err() {
+            return;
+        }
+    }
+}
+
+async fn store_batch(store: &Store, batch: &VerifiedBatch) -> Result<crate::protocol::Head, StoreError> {
+    if let Some(certificate) = &batch.checkpoint.certificate {
+        store.save_certificate(&batch.log.origin.region, &batch.checkpoint.key_id, certificate).await?;
+    }
+    store.receive(batch).await
+}
+
+async fn head_in_database(store: &Store, log: &LogId, stop: &CancellationToken) -> Option<crate::protocol::Head> {
+    loop {
+        if let Ok(logs) = store.logs().await {
+            return Some(logs.get(log).map_or(crate::protocol::Head::EMPTY, |state| state.head));
+        }
+        tokio::select! {
+            () = sleep(RETRY) => {}
+            () = stop.cancelled() => return None,
+        }
+    }
+}
+
+/// Applies what is stored of one kind of log, whenever something was, and every second in case nobody said so.
+pub(super) async fn apply(mut leader: Leader, stream: FactStream, stored: Arc<Notify>) {
+    let mut retried_for = None;
+    while let Some(fence) = leader.lead().await {
+        if stream == FactStream::Control && retried_for != Some(fence) {
+            match leader.store.retry_parked(&fence).await {
+                Ok(0) => {}
+                Ok(done) => tracing::info!("{done} entries of kinds that used to be unknown are applied"),
+                Err(error) => tracing::warn!("parked entries stay parked: {error}"),
+            }
+            retried_for = Some(fence);
+        }
+        match apply_all(&leader, &fence, stream).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => {
+                if leader.after("entries are not applied", &error).await {
+                    continue;
+                }
+                return;
+            }
+        }
+        tokio::select! {
+            () = stored.notified() => {}
+            () = sleep(Duration::from_secs(1)) => {}
+            () = leader.stop.cancelled() => return,
+        }
+    }
+}
+
+/// One transaction for each log that has something; whether anything was done.
+async fn apply_all(leader: &Leader, fence: &Fence, stream: FactStream) -> Result<bool, StoreError> {
+    let mut progress = false;
+    for log in leader.store.unapplied(stream).await? {
+        if leader.stop.is_cancelled() {
+            return Ok(false);
+        }
+        match leader.store.apply(fence, &log).await? {
+            Some(done) => {
+                progress = true;
+                metrics::counter!("global_sync_applied_total", "stream" => stream.as_str())
+                    .increment(done.entries as u64);
+                let _ = leader.reports.send(Report::Core(Box::new(Event::Applied { log, applied: done.applied })));
+            }
+            None => {
+                metrics::counter!("global_sync_stuck_total", "stream" => stream.as_str()).increment(1);
+                tracing::error!(%log, "too many entries of {log} are set aside: look at repl_quarantine");
+            }
+        }
+    }
+    Ok(progress)
+}
+
+/// Acknowledgements on their way to the database, the newest of each kind.
+#[derive(Default)]
+pub(super) struct Acks {
+    waiting: Mutex<BTreeMap<(RegionName, LogId), LogState>>,
+    added: Notify,
+}
+
+impl Acks {
+    pub(super) fn add(&self, peer: RegionName, log: LogId, state: LogState) {
+        self.waiting.lock().expect("nobody panics while holding it").insert((peer, log), state);
+        self.added.notify_one();
+    }
+}
+
+/// Saves acknowledgements, a few at a time.
+pub(super) async fn save_acks(store: Store, own: Origin, acks: Arc<Acks>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = acks.added.notified() => {}
+            () = stop.cancelled() => return,
+        }
+        let taken = std::mem::take(&mut *acks.waiting.lock().expect("nobody panics while holding it"));
+        let mut pause = ACKS_EVERY;
+        if !taken.is_empty()
+            && let Err(error) = store.save_acks(&own, &taken).await
+        {
+            tracing::warn!("acknowledgements are saved later: {error}");
+            let mut waiting = acks.waiting.lock().expect("nobody panics while holding it");
+            for (key, state) in taken {
+                waiting.entry(key).or_insert(state);
+            }
+            acks.added.notify_one();
+            pause = RETRY;
+        }
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Tells the core what another instance of the region has done to the database, and when this life is over.
+pub(super) async fn refresh(leader: Leader, origin: Origin) {
+    while leader.pause(Duration::from_secs(1)).await {
+        match leader.store.incarnation().await {
+            Ok(incarnation) if incarnation != origin.incarnation => {
+                let _ = leader.reports.send(Report::Outlived);
+                return;
+            }
+            Ok(_) => {}
+            Err(_) => continue,
+        }
+        if leader.fence.borrow().is_none()
+            && let Ok(logs) = leader.store.logs().await
+        {
+            let _ = leader.reports.send(Report::Core(Box::new(Event::Refreshed { logs })));
+        }
+    }
+}
+
+/// Calls every region that is known and not connected, less and less often when it does not answer.
+pub(super) async fn dial(
+    config: Config,
+    store: Store,
+    mesh: Mesh,
+    connected: watch::Receiver<BTreeSet<RegionName>>,
+    stop: CancellationToken,
+) {
+    let calls = TaskTracker::new();
+    let waits: Arc<Mutex<BTreeMap<RegionName, Wait>>> = Arc::default();
+    let mut listener = None;
+    let mut known = targets(&config, Vec::new());
+    let mut looked_at: Option<Instant> = None;
+    while !stop.is_cancelled() {
+        if looked_at.is_none_or(|at| at.elapsed() > Duration::from_secs(5)) {
+            match store.directory().await {
+                Ok(directory) => known = targets(&config, directory),
+                Err(error) => tracing::debug!("the directory cannot be read: {error}"),
+            }
+            looked_at = Some(Instant::now());
+        }
+        for (region, address) in &known {
+            let due = {
+                let mut waits = waits.lock().expect("nobody panics while holding it");
+                let wait = waits.entry(region.clone()).or_default();
+                let due = !wait.calling && wait.until.is_none_or(|until| Instant::now() >= until);
+                let due = due && !connected.borrow().contains(region);
+                wait.calling |= due;
+                due
+            };
+            if due {
+                let (mesh, region, address) = (mesh.clone(), region.clone(), address.clone());
+                let (waits, stop) = (waits.clone(), stop.clone());
+                calls.spawn(async move {
+                    let begun = Instant::now();
+                    let result = tokio::select! {
+                        result = mesh.dial(&region, &address) => result,
+                        () = stop.cancelled() => return,
+                    };
+                    let mut waits = waits.lock().expect("nobody panics while holding it");
+                    waits.entry(region.clone()).or_default().finished(&region, &address, begun, result);
+                });
+            }
+        }
+        directory_changed(&store, &mut listener, &mut looked_at, &stop).await;
+    }
+    calls.close();
+    calls.wait().await;
+}
+
+/// Waits a quarter of a second, or less when the directory changes.
+async fn directory_changed(
+    store: &Store,
+    listener: &mut Option<PgListener>,
+    looked_at: &mut Option<Instant>,
+    stop: &CancellationToken,
+) {
+    if listener.is_none()
+        && let Ok(mut fresh) = PgListener::connect_with(store.pool()).await
+        && fresh.listen("directory_changed").await.is_ok()
+    {
+        *listener = Some(fresh);
+    }
+    let heard = async {
+        match listener.as_mut() {
+            Some(listener) => listener.try_recv().await.is_ok_and(|notification| notification.is_some()),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        heard = heard => {
+            *looked_at = None;
+            if !heard {
+                *listener = None;
+                sleep(Duration::from_millis(250)).await;
+            }
+        }
+        () = sleep(Duration::from_millis(250)) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// When to call a region again.
+#[derive(Default)]
+struct Wait {
+    calling: bool,
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Wait {
+    fn finished(&mut self, region: &RegionName, address: &str, begun: Instant, result: anyhow::Result<()>) {
+        self.calling = false;
+        // A connection that held for a while was a good one, however it ended.
+        if begun.elapsed() > Duration::from_secs(10) {
+            self.failures = 0;
+        }
+        if let Err(error) = result {
+            if self.failures == 0 {
+                tracing::warn!(peer = %region, "{region} cannot be reached at {address}: {error:#}");
+            }
+            metrics::counter!("global_sync_failed_calls_total", "peer" => region.to_string()).increment(1);
+        }
+        let wait_ms = 250 * 2_u64.pow(self.failures.min(5));
+        self.failures += 1;
+        let jittered = Duration::from_millis(wait_ms).mul_f64(rand::random_range(0.7..1.3));
+        self.until = Some(Instant::now() + jittered);
+    }
+}

@@ -1,0 +1,325 @@
+//! What peers say to each other, and its bytes.
+//!
+//! A frame is a length, a type and a protobuf message. New fields may be added; what a message means may not change.
+//! Frames of unknown types are skipped, so a newer peer may say more.
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use shared::{fact::FactStream, ids::RegionName};
+
+use super::{
+    envelope::{Entry, MAX_ENVELOPE_BYTES},
+    log::{Hash, Head, KeyId, LogId, Origin},
+};
+
+/// The version of the protocol this program speaks, offered as a range in [`Hello`].
+pub const PROTOCOL_VERSION: u32 = 1;
+/// The largest frame, checked before a byte of it is read.
+pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// The most entries' bytes in one batch; a batch may exceed it by finishing the group it is in.
+pub const MAX_BATCH_BYTES: u64 = 1024 * 1024;
+/// The most bytes an origin leaves between two signed checkpoints.
+pub const MAX_GROUP_BYTES: usize = 512 * 1024;
+/// The most entries an origin leaves between two signed checkpoints.
+pub const MAX_GROUP_ENTRIES: usize = 1000;
+
+const MAX_LOGS: usize = 4096;
+const MAX_BATCH_ENTRIES: usize = 65_536;
+const MAX_KINDS: usize = 256;
+const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
+
+/// Where a region stands in its life as a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MemberState {
+    /// Loading what others have; not counted on yet.
+    Joining,
+    /// A full member.
+    Active,
+    /// Leaving: it finishes sending what it has.
+    Draining,
+    /// Gone for good; its logs are complete.
+    Retired,
+}
+
+impl MemberState {
+    const ALL: [Self; 4] = [Self::Joining, Self::Active, Self::Draining, Self::Retired];
+
+    /// The name used in SQL, on the wire and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// The first thing each side says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Oldest version spoken.
+    pub min_version: u32,
+    /// Newest version spoken.
+    pub max_version: u32,
+    /// Bits of optional features; none yet.
+    pub features: u64,
+    /// Kinds of facts understood.
+    pub kinds: Vec<String>,
+    /// The mesh; peers of another are refused.
+    pub cluster_id: String,
+    /// The speaker; its region must be the one in its certificate.
+    pub origin: Origin,
+    /// Which process of the region speaks.
+    pub instance: u128,
+    /// Where the region stands.
+    pub state: MemberState,
+}
+
+/// What somebody has of one log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogState {
+    /// Stored: durable, verified, fit to be passed on.
+    pub head: Head,
+    /// Applied to the tables people read.
+    pub applied: u64,
+}
+
+/// Everything the speaker has. Said often; silence means the peer is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advert {
+    /// Every log it knows of, empty ones too.
+    pub logs: BTreeMap<LogId, LogState>,
+}
+
+/// Send me this log from here on, now and as it grows, up to so many bytes. No bytes: stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// The log.
+    pub log: LogId,
+    /// Names this request; a newer one for the same log replaces it.
+    pub id: u64,
+    /// The first entry wanted.
+    pub from: u64,
+    /// How many bytes may be sent before more is granted.
+    pub credit: u64,
+    /// Certificates of the origin that need not be sent again.
+    pub known_keys: Vec<KeyId>,
+}
+
+/// That many more bytes for a running pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// The log.
+    pub log: LogId,
+    /// The pull it belongs to.
+    pub id: u64,
+    /// Bytes granted on top.
+    pub bytes: u64,
+}
+
+/// The origin vouches for its log up to here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The entry, which is the last of its batch.
+    pub head: Head,
+    /// Which key signed.
+    pub key_id: KeyId,
+    /// Ed25519 over [`super::checkpoint_message`].
+    pub signature: Vec<u8>,
+    /// The key's certificate (DER), unless the puller said it knows it.
+    pub certificate: Option<Vec<u8>>,
+}
+
+/// Consecutive entries of one log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The log.
+    pub log: LogId,
+    /// The pull it answers.
+    pub pull: u64,
+    /// The entries, oldest first.
+    pub entries: Vec<Entry>,
+    /// The origin's word for them.
+    pub checkpoint: Checkpoint,
+}
+
+/// I have durably stored that much of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The log.
+    pub log: LogId,
+    /// What is stored and applied.
+    pub state: LogState,
+}
+
+/// Anything a peer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// See [`Hello`].
+    Hello(Hello),
+    /// See [`Advert`].
+    Advert(Advert),
+    /// See [`Pull`].
+    Pull(Pull),
+    /// See [`Credit`].
+    Credit(Credit),
+    /// See [`Batch`].
+    Batch(Batch),
+    /// See [`Ack`].
+    Ack(Ack),
+}
+
+/// Why a frame is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Not protobuf, or not this message.
+    #[error("a {0} cannot be read: {1}")]
+    Malformed(&'static str, String),
+    /// More items than the message may have.
+    #[error("a {0} has too many items")]
+    TooMany(&'static str),
+}
+
+impl Message {
+    /// The byte that names the type in a frame.
+    pub fn frame_type(&self) -> u8 {
+        match self {
+            Self::Hello(_) => 1,
+            Self::Advert(_) => 2,
+            Self::Pull(_) => 3,
+            Self::Credit(_) => 4,
+            Self::Batch(_) => 5,
+            Self::Ack(_) => 6,
+        }
+    }
+
+    /// The message's name, for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Advert(_) => "advert",
+            Self::Pull(_) => "pull",
+            Self::Credit(_) => "credit",
+            Self::Batch(_) => "batch",
+            Self::Ack(_) => "ack",
+        }
+    }
+
+    /// The bytes of a frame after its length and type.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Hello(hello) => wire::Hello::from(hello).encode_to_vec(),
+            Self::Advert(advert) => wire::Advert::from(advert).encode_to_vec(),
+            Self::Pull(pull) => wire::Pull::from(pull).encode_to_vec(),
+            Self::Credit(credit) => wire::Credit::from(credit).encode_to_vec(),
+            Self::Batch(batch) => wire::Batch::from(batch).encode_to_vec(),
+            Self::Ack(ack) => wire::Ack::from(ack).encode_to_vec(),
+        }
+    }
+
+    /// Reads a frame's content; `None` for a type this version does not know.
+    pub fn decode(frame_type: u8, bytes: &[u8]) -> Result<Option<Self>, WireError> {
+        Ok(Some(match frame_type {
+            1 => Self::Hello(wire::read::<wire::Hello>("hello", bytes)?.try_into()?),
+            2 => Self::Advert(wire::read::<wire::Advert>("advert", bytes)?.try_into()?),
+            3 => Self::Pull(wire::read::<wire::Pull>("pull", bytes)?.try_into()?),
+            4 => Self::Credit(wire::read::<wire::Credit>("credit", bytes)?.try_into()?),
+            5 => Self::Batch(wire::read::<wire::Batch>("batch", bytes)?.try_into()?),
+            6 => Self::Ack(wire::read::<wire::Ack>("ack", bytes)?.try_into()?),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+mod wire;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::envelope::tests::log;
+
+    pub(super) fn one_of_each() -> Vec<Message> {
+        let state = LogState { head: Head { seq: 7, hash: [9; 32] }, applied: 5 };
+        vec![
+            Message::Hello(Hello {
+                min_version: 1,
+                max_version: 1,
+                features: 0,
+                kinds: vec!["settlement".to_owned()],
+                cluster_id: "c1".to_owned(),
+                origin: log().origin,
+                instance: 77,
+                state: MemberState::Active,
+            }),
+            Message::Advert(Advert { logs: [(log(), state)].into() }),
+            Message::Pull(Pull { log: log(), id: 3, from: 8, credit: 1 << 20, known_keys: vec![[4; 32]] }),
+            Message::Credit(Credit { log: log(), id: 3, bytes: 512 }),
+            Message::Batch(Batch {
+                log: log(),
+                pull: 3,
+                entries: vec![
+                    Entry { envelope: vec![1, 2], body: Some(vec![3]) },
+                    Entry { envelope: vec![4], body: None },
+                ],
+                checkpoint: Checkpoint {
+                    head: state.head,
+                    key_id: [4; 32],
+                    signature: vec![5; 64],
+                    certificate: Some(vec![6]),
+                },
+            }),
+            Message::Ack(Ack { log: log(), state }),
+        ]
+    }
+
+    /// Bytes of the first version; peers one version apart must understand each other.
+    #[test]
+    fn messages_of_the_first_version_stay_readable() {
+        let mut golden = String::new();
+        for message in one_of_each() {
+            let bytes = message.encode();
+            golden.push_str(&format!("{} {}\n", message.frame_type(), hex::encode(&bytes)));
+            assert_eq!(Message::decode(message.frame_type(), &bytes).unwrap(), Some(message));
+        }
+        insta::assert_snapshot!(golden, @r"
+        1 08011001220a736574746c656d656e742a026331320765752d77657374380242100000000000000000000000000000004d4a06616374697665
+        2 0a3b0a130a0765752d7765737410021a066c656467657210071a2009090909090909090909090909090909090909090909090909090909090909092005
+        3 0a130a0765752d7765737410021a066c656467657210031808208080402a200404040404040404040404040404040404040404040404040404040404040404
+        4 0a130a0765752d7765737410021a066c65646765721003188004
+        5 0a130a0765752d7765737410021a066c656467657210031a070a0201021201031a030a010420072a200909090909090909090909090909090909090909090909090909090909090909322004040404040404040404040404040404040404040404040404040404040404043a4005050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505420106
+        6 0a3b0a130a0765752d7765737410021a066c656467657210071a2009090909090909090909090909090909090909090909090909090909090909092005
+        ");
+    }
+
+    #[test]
+    fn fields_and_types_of_the_future_are_skipped() {
+        for message in one_of_each() {
+            let mut bytes = message.encode();
+            bytes.extend([0xfa, 0x3f, 2, 1, 2]); // field 1023, two bytes
+            assert_eq!(Message::decode(message.frame_type(), &bytes).unwrap(), Some(message));
+        }
+        assert_eq!(Message::decode(99, &[1, 2, 3]).unwrap(), None);
+    }
+
+    #[test]
+    fn truncated_and_random_frames_never_panic() {
+        for message in one_of_each() {
+            let bytes = message.encode();
+            for end in 0..bytes.len() {
+                let _ = Message::decode(message.frame_type(), &bytes[..end]);
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let _ = Message::decode(message.frame_type(), &flipped);
+            }
+        }
+    }
+}

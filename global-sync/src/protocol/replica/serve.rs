@@ -1,0 +1,105 @@
+//! Serving pulls: entries flow to a peer as long as it has credit, read from the database when they are needed.
+
+use super::*;
+use crate::protocol::{
+    message::{Credit, MAX_BATCH_BYTES, Pull},
+    session::Subscription,
+};
+
+/// Logs one peer may pull at a time.
+const MAX_SUBSCRIPTIONS: usize = 1024;
+/// The most credit a peer can pile up.
+const MAX_CREDIT: u64 = 64 * 1024 * 1024;
+/// After a read that found nothing to send.
+const RETRY_SERVE_MS: u64 = 500;
+
+impl<T: Trust> Replica<T> {
+    pub(super) fn on_pull(&mut self, now: Millis, conn: ConnectionId, pull: Pull, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let Pull { log, id, from, credit, known_keys } = pull;
+        let serving = session.subscriptions.get(&log).is_some_and(|subscription| subscription.serving);
+        if credit == 0 && !serving {
+            session.subscriptions.remove(&log);
+            return;
+        }
+        if session.subscriptions.len() >= MAX_SUBSCRIPTIONS && !session.subscriptions.contains_key(&log) {
+            self.close(conn, CloseReason::OutOfOrder, effects);
+            return;
+        }
+        let subscription =
+            Subscription { pull: id, next: from, credit: credit.min(MAX_CREDIT), known_keys, serving, retry_at: now };
+        session.subscriptions.insert(log.clone(), subscription);
+        self.serve(now, conn, &log, effects);
+    }
+
+    pub(super) fn on_credit(&mut self, now: Millis, conn: ConnectionId, credit: Credit, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if let Some(subscription) = session.subscriptions.get_mut(&credit.log)
+            && subscription.pull == credit.id
+        {
+            subscription.credit = subscription.credit.saturating_add(credit.bytes).min(MAX_CREDIT);
+            self.serve(now, conn, &credit.log, effects);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one event")]
+    pub(super) fn on_served(
+        &mut self,
+        now: Millis,
+        conn: ConnectionId,
+        log: &LogId,
+        pull: u64,
+        next: u64,
+        bytes: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let Some(subscription) = session.subscriptions.get_mut(log) else { return };
+        subscription.serving = false;
+        if subscription.pull == pull {
+            if next <= subscription.next {
+                subscription.retry_at = now.plus(RETRY_SERVE_MS);
+            }
+            subscription.next = next.max(subscription.next);
+            subscription.credit = subscription.credit.saturating_sub(bytes);
+        }
+        if subscription.credit == 0 && subscription.pull != pull {
+            session.subscriptions.remove(log);
+            return;
+        }
+        self.serve(now, conn, log, effects);
+    }
+
+    /// A log has grown: whoever waits for it gets more.
+    pub(super) fn serve_all(&mut self, now: Millis, log: &LogId, effects: &mut Vec<Effect>) {
+        let waiting: Vec<_> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.subscriptions.contains_key(log))
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in waiting {
+            self.serve(now, conn, log, effects);
+        }
+    }
+
+    fn serve(&mut self, now: Millis, conn: ConnectionId, log: &LogId, effects: &mut Vec<Effect>) {
+        let newest = self.logs.get(log).map_or(0, |state| state.head.seq);
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let Some(subscription) = session.subscriptions.get_mut(log) else { return };
+        if subscription.serving || subscription.credit == 0 || subscription.next > newest || now < subscription.retry_at
+        {
+            return;
+        }
+        subscription.serving = true;
+        effects.push(Effect::Serve {
+            conn,
+            log: log.clone(),
+            pull: subscription.pull,
+            from: subscription.next,
+            upto: newest,
+            max_bytes: subscription.credit.min(MAX_BATCH_BYTES),
+            known_keys: subscription.known_keys.clone(),
+        });
+    }
+}

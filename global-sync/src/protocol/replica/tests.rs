@@ -1,0 +1,300 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for the one effect it is about")]
+
+use std::collections::VecDeque;
+
+use shared::fact::FactStream;
+use uuid::Uuid;
+
+use super::*;
+use crate::protocol::{
+    batch::TrustError,
+    envelope::{Draft, Envelope},
+    log::{KeyId, hash_of},
+    message::{Checkpoint, Pull},
+};
+
+/// Believes signatures that are the hash of region and message: enough to tell right from wrong.
+#[derive(Default)]
+struct HashTrust;
+
+fn sign(region: &RegionName, message: &[u8]) -> Vec<u8> {
+    hash_of(&[region.as_str().as_bytes(), message].concat()).to_vec()
+}
+
+impl Trust for HashTrust {
+    fn verify(&mut self, region: &RegionName, checkpoint: &Checkpoint, message: &[u8]) -> Result<(), TrustError> {
+        if checkpoint.signature == sign(region, message) { Ok(()) } else { Err(TrustError::BadSignature) }
+    }
+
+    fn known_keys(&self, _region: &RegionName) -> Vec<KeyId> {
+        Vec::new()
+    }
+}
+
+fn region(name: &str) -> RegionName {
+    name.parse().unwrap()
+}
+
+fn log_of(name: &str) -> LogId {
+    LogId { origin: Origin { region: region(name), incarnation: 1 }, stream: FactStream::Ledger }
+}
+
+fn replica_at(name: &str, now: Millis) -> Replica<HashTrust> {
+    let settings = Settings {
+        cluster_id: "c1".to_owned(),
+        origin: Origin { region: region(name), incarnation: 1 },
+        instance: 1,
+        state: MemberState::Active,
+        expected: BTreeSet::new(),
+    };
+    let mut replica = Replica::new(settings, HashTrust, BTreeMap::new(), now);
+    replica.handle(now, Event::Leading { leading: true, logs: BTreeMap::new() });
+    replica
+}
+
+fn hello(name: &str) -> Message {
+    Message::Hello(Hello {
+        min_version: 1,
+        max_version: 1,
+        features: 0,
+        kinds: Vec::new(),
+        cluster_id: "c1".to_owned(),
+        origin: Origin { region: region(name), incarnation: 1 },
+        instance: 5,
+        state: MemberState::Active,
+    })
+}
+
+fn advert(logs: &[(&str, u64)]) -> Message {
+    let logs = logs.iter().map(|(name, seq)| {
+        let hash = if *seq == 0 { Head::EMPTY.hash } else { [u8::try_from(*seq).unwrap(); 32] };
+        (log_of(name), LogState { head: Head { seq: *seq, hash }, applied: 0 })
+    });
+    Message::Advert(Advert { logs: logs.collect() })
+}
+
+fn chain(name: &str, count: u8) -> Batch {
+    let log = log_of(name);
+    let mut head = Head::EMPTY;
+    let entries = (1..=count).map(|n| {
+        let draft = Draft {
+            id: Uuid::from_u128(u128::from(n)),
+            kind: "settlement".to_owned(),
+            tenant: None,
+            home_epoch: None,
+            traceparent: None,
+            committed_at_ms: 0,
+            body: vec![n; 20],
+        };
+        let (entry, next) = Envelope::seal("c1", &log, &head, draft);
+        head = next;
+        entry
+    });
+    let entries = entries.collect();
+    let signature = sign(&log.origin.region, &crate::protocol::checkpoint_message("c1", &log, &head));
+    let checkpoint = Checkpoint { head, key_id: [0; 32], signature, certificate: None };
+    Batch { log, pull: 0, entries, checkpoint }
+}
+
+fn connect(replica: &mut Replica<HashTrust>, now: Millis, conn: u64, name: &str, says: Message) -> Vec<Effect> {
+    let mut effects = replica.handle(now, Event::Connected { conn, region: region(name), dialed: true });
+    effects.extend(replica.handle(now, Event::Received { conn, message: hello(name) }));
+    effects.extend(replica.handle(now, Event::Received { conn, message: says }));
+    effects
+}
+
+fn pulls(effects: &[Effect]) -> VecDeque<(u64, Pull)> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Send { conn, message: Message::Pull(pull) } if pull.credit > 0 => Some((*conn, pull.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+const NOW: Millis = Millis(10_000);
+
+#[test]
+fn an_origin_is_asked_once_and_before_it_has_anything() {
+    let mut us = replica_at("us-east", NOW);
+    let effects = connect(&mut us, NOW, 7, "eu-west", advert(&[("eu-west", 0), ("us-east", 0)]));
+    let mut asked = pulls(&effects);
+    let (conn, pull) = asked.pop_front().unwrap();
+    assert_eq!((conn, pull.from, pull.credit), (7, 1, PULL_CREDIT_BYTES));
+    assert_eq!(pull.log, log_of("eu-west"));
+    assert!(asked.is_empty(), "never its own log, nothing twice");
+    assert!(pulls(&us.handle(NOW.plus(10), Event::Tick)).is_empty());
+}
+
+#[test]
+fn a_log_is_pulled_directly_while_its_origin_answers_and_through_another_when_it_is_silent() {
+    let mut us = replica_at("us-east", NOW);
+    connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 3)]));
+    let effects = connect(&mut us, NOW, 2, "ap-south", advert(&[("eu-west", 9), ("ap-south", 0)]));
+    assert!(pulls(&effects).iter().all(|(_, pull)| pull.log != log_of("eu-west")), "one fetcher a log");
+
+    let later = NOW.plus(SILENT_AFTER_MS + 100);
+    let says = advert(&[("eu-west", 9), ("ap-south", 0)]);
+    let effects = us.handle(later, Event::Received { conn: 2, message: says });
+    let asked = pulls(&effects);
+    assert!(asked.iter().any(|(conn, pull)| *conn == 2 && pull.log == log_of("eu-west")), "{asked:?}");
+
+    let again = later.plus(AVOID_STALLED_MS + 100);
+    let effects = us.handle(again, Event::Received { conn: 1, message: advert(&[("eu-west", 9)]) });
+    assert_eq!(pulls(&effects).front().map(|(conn, _)| *conn), Some(1), "back to the origin once it speaks again");
+}
+
+#[test]
+fn stored_is_what_the_database_said_and_only_that_is_acknowledged() {
+    let mut us = replica_at("us-east", NOW);
+    let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 3)]));
+    let (_, pull) = pulls(&effects).pop_front().unwrap();
+    let batch = Batch { pull: pull.id, ..chain("eu-west", 3) };
+    let head = batch.checkpoint.head;
+    let effects = us.handle(NOW, Event::Received { conn: 1, message: Message::Batch(batch) });
+    assert!(matches!(effects.as_slice(), [Effect::Store { .. }]), "{effects:?}");
+    assert!(!us.vector().contains_key(&log_of("eu-west")), "nothing counts before it is durable");
+
+    let effects = us.handle(NOW, Event::Stored { log: log_of("eu-west"), head });
+    let acks: Vec<_> =
+        effects.iter().filter(|effect| matches!(effect, Effect::Send { message: Message::Ack(_), .. })).collect();
+    assert_eq!(acks.len(), 1);
+    assert!(
+        effects.iter().any(|effect| matches!(effect, Effect::Send { message: Message::Credit(_), .. })),
+        "the room it took is granted again"
+    );
+    assert_eq!(us.vector()[&log_of("eu-west")], head);
+}
+
+#[test]
+fn a_batch_nobody_asked_for_is_ignored() {
+    let mut us = replica_at("us-east", NOW);
+    connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 3)]));
+    let effects = us.handle(NOW, Event::Received { conn: 1, message: Message::Batch(chain("eu-west", 3)) });
+    assert!(effects.is_empty());
+}
+
+#[test]
+fn a_forged_altered_reordered_or_truncated_batch_is_refused_and_its_sender_avoided() {
+    type Damage = fn(&mut Batch);
+    let forge: [(&str, Damage); 6] = [
+        ("signature", |batch| batch.checkpoint.signature[0] ^= 1),
+        ("body", |batch| batch.entries[1].body.as_mut().unwrap()[17] ^= 1),
+        ("envelope", |batch| {
+            let end = batch.entries[1].envelope.len() - 1;
+            batch.entries[1].envelope[end] ^= 1;
+        }),
+        ("order", |batch| batch.entries.swap(1, 2)),
+        ("hole", |batch| drop(batch.entries.remove(1))),
+        ("last entry missing", |batch| drop(batch.entries.pop())),
+    ];
+    for (what, damage) in forge {
+        let mut us = replica_at("us-east", NOW);
+        let effects = connect(&mut us, NOW, 1, "ap-south", advert(&[("eu-west", 3)]));
+        let (_, pull) = pulls(&effects).pop_front().unwrap();
+        let mut batch = Batch { pull: pull.id, ..chain("eu-west", 3) };
+        damage(&mut batch);
+        let effects = us.handle(NOW, Event::Received { conn: 1, message: Message::Batch(batch) });
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Alarm(Alarm::BadBatch { .. }))), "{what}");
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Store { .. })), "{what}");
+        let effects = us.handle(NOW.plus(500), Event::Received { conn: 1, message: advert(&[("eu-west", 3)]) });
+        assert!(pulls(&effects).is_empty(), "{what}: not asked again at once");
+    }
+}
+
+#[test]
+fn a_pull_is_served_within_its_credit_and_one_read_at_a_time() {
+    let mut eu = replica_at("eu-west", NOW);
+    connect(&mut eu, NOW, 1, "us-east", advert(&[]));
+    let pull = |id, credit| Message::Pull(Pull { log: log_of("eu-west"), id, from: 1, credit, known_keys: vec![] });
+    assert!(eu.handle(NOW, Event::Received { conn: 1, message: pull(1, 1000) }).is_empty(), "nothing there yet");
+
+    let head = chain("eu-west", 5).checkpoint.head;
+    let effects = eu.handle(NOW, Event::Numbered { log: log_of("eu-west"), head });
+    assert!(
+        matches!(effects.as_slice(), [Effect::Serve { from: 1, upto: 5, max_bytes: 1000, .. }]),
+        "what is new goes out unasked: {effects:?}"
+    );
+    assert!(eu.handle(NOW, Event::Tick).iter().all(|effect| !matches!(effect, Effect::Serve { .. })));
+    let served = Event::Served { conn: 1, log: log_of("eu-west"), pull: 1, next: 3, bytes: 1000 };
+    assert!(eu.handle(NOW, served).is_empty(), "out of credit");
+    let credit = crate::protocol::Credit { log: log_of("eu-west"), id: 1, bytes: 70 };
+    let effects = eu.handle(NOW, Event::Received { conn: 1, message: Message::Credit(credit) });
+    assert!(matches!(effects.as_slice(), [Effect::Serve { from: 3, max_bytes: 70, .. }]), "{effects:?}");
+}
+
+#[test]
+fn wrong_cluster_wrong_region_wrong_version_and_a_second_hello_end_the_connection() {
+    let refused = |message: Message| {
+        let mut us = replica_at("us-east", NOW);
+        us.handle(NOW, Event::Connected { conn: 1, region: region("eu-west"), dialed: false });
+        let effects = us.handle(NOW, Event::Received { conn: 1, message });
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Close { reason, .. } => Some(reason),
+            _ => None,
+        })
+    };
+    let Message::Hello(good) = hello("eu-west") else { unreachable!() };
+    assert_eq!(refused(Message::Hello(good.clone())), None);
+    let other = Hello { cluster_id: "c2".to_owned(), ..good.clone() };
+    assert_eq!(refused(Message::Hello(other)), Some(CloseReason::OtherCluster));
+    assert_eq!(refused(hello("ap-south")), Some(CloseReason::WrongRegion));
+    let newer = Hello { min_version: 2, max_version: 9, ..good };
+    assert_eq!(refused(Message::Hello(newer)), Some(CloseReason::Version));
+    assert_eq!(refused(advert(&[])), Some(CloseReason::OutOfOrder));
+
+    let mut us = replica_at("us-east", NOW);
+    connect(&mut us, NOW, 1, "eu-west", advert(&[]));
+    let effects = us.handle(NOW, Event::Received { conn: 1, message: hello("eu-west") });
+    assert!(effects.contains(&Effect::Close { conn: 1, reason: CloseReason::OutOfOrder }));
+    let effects = us.handle(NOW, Event::Connected { conn: 2, region: region("us-east"), dialed: true });
+    assert_eq!(effects, [Effect::Close { conn: 2, reason: CloseReason::WrongRegion }]);
+}
+
+#[test]
+fn of_two_connections_to_one_peer_both_sides_keep_the_same() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Connected { conn: 1, region: region("eu-west"), dialed: true });
+    us.handle(NOW, Event::Received { conn: 1, message: hello("eu-west") });
+    us.handle(NOW, Event::Connected { conn: 2, region: region("eu-west"), dialed: false });
+    let effects = us.handle(NOW, Event::Received { conn: 2, message: hello("eu-west") });
+    assert!(effects.contains(&Effect::Close { conn: 1, reason: CloseReason::Duplicate }), "eu-west < us-east");
+}
+
+#[test]
+fn a_restored_region_that_hears_of_its_own_future_numbers_nothing_more() {
+    let mut us = replica_at("us-east", NOW);
+    let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("us-east", 4)]));
+    assert!(effects.contains(&Effect::BeginIncarnation { after: 1 }));
+    let effects = us.handle(NOW.plus(60_000), Event::Tick);
+    assert!(!effects.contains(&Effect::AllowNumbering));
+}
+
+#[test]
+fn numbering_waits_for_the_expected_peers_but_not_for_ever() {
+    let expecting = || {
+        let settings =
+            Settings { expected: BTreeSet::from([region("eu-west")]), ..replica_at("us-east", NOW).settings().clone() };
+        let mut us = Replica::new(settings, HashTrust, BTreeMap::new(), NOW);
+        us.handle(NOW, Event::Leading { leading: true, logs: BTreeMap::new() });
+        us
+    };
+    let mut alone = expecting();
+    assert!(!alone.handle(NOW.plus(100), Event::Tick).contains(&Effect::AllowNumbering));
+    assert!(alone.handle(NOW.plus(NUMBERING_GRACE_MS), Event::Tick).contains(&Effect::AllowNumbering));
+    let mut met = expecting();
+    connect(&mut met, NOW, 1, "eu-west", advert(&[]));
+    assert!(met.handle(NOW.plus(100), Event::Tick).contains(&Effect::AllowNumbering));
+}
+
+#[test]
+fn two_copies_that_end_alike_but_differ_raise_one_alarm() {
+    let mut us = replica_at("us-east", NOW);
+    connect(&mut us, NOW, 1, "ap-south", advert(&[]));
+    us.handle(NOW, Event::Stored { log: log_of("eu-west"), head: Head { seq: 3, hash: [1; 32] } });
+    let says = || Event::Received { conn: 1, message: advert(&[("eu-west", 3)]) };
+    let diverged = |effects: Vec<Effect>| effects.iter().any(|e| matches!(e, Effect::Alarm(Alarm::Diverged { .. })));
+    assert!(diverged(us.handle(NOW, says())));
+    assert!(!diverged(us.handle(NOW, says())), "once is enough");
+}

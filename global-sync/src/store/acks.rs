@@ -1,0 +1,100 @@
+//! What peers have acknowledged: how far they lag, and which settlements another region has.
+
+use std::collections::BTreeMap;
+
+use shared::ids::RegionName;
+
+use super::{Store, StoreError, from_sql, region_name, to_sql};
+use crate::protocol::{LogId, LogState, Origin};
+
+/// A peer's word about one log.
+pub type AckRow = ((RegionName, LogId), LogState);
+
+/// How far a peer is behind on what this region wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Entries it has not stored.
+    pub entries: u64,
+    /// Age of the oldest of them by this region's clock, milliseconds.
+    pub ms: u64,
+}
+
+impl Store {
+    /// Remembers what peers have, and marks the settlements of `own` that another region has now.
+    pub async fn save_acks(
+        &self,
+        own: &Origin,
+        acks: &BTreeMap<(RegionName, LogId), LogState>,
+    ) -> Result<(), StoreError> {
+        let peers: Vec<String> = acks.keys().map(|(peer, _)| peer.to_string()).collect();
+        let regions: Vec<String> = acks.keys().map(|(_, log)| log.origin.region.to_string()).collect();
+        let incarnations: Vec<i64> = acks.keys().map(|(_, log)| to_sql(log.origin.incarnation)).collect();
+        let streams: Vec<String> = acks.keys().map(|(_, log)| log.stream.to_string()).collect();
+        let stored: Vec<i64> = acks.values().map(|state| to_sql(state.head.seq)).collect();
+        let applied: Vec<i64> = acks.values().map(|state| to_sql(state.applied)).collect();
+        let mut tx = self.pool.begin().await?;
+        sqlx::query!(
+            "INSERT INTO repl_ack (peer, origin_region, origin_incarnation, stream, stored, applied)
+             SELECT * FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])
+             ORDER BY 1, 2, 3, 4
+             ON CONFLICT (peer, origin_region, origin_incarnation, stream) DO UPDATE
+             SET stored = EXCLUDED.stored, applied = EXCLUDED.applied, acked_at = now()",
+            &peers,
+            &regions,
+            &incarnations,
+            &streams,
+            &stored,
+            &applied
+        )
+        .execute(&mut *tx)
+        .await?;
+        let mut durable = 0;
+        for ((_, log), state) in acks {
+            if log.origin.region == own.region && log.stream == shared::fact::FactStream::Ledger {
+                let marked = sqlx::query!(
+                    "UPDATE ledger_facts SET remote_durable_at = now()
+                     WHERE origin_region = $1 AND origin_incarnation = $2 AND origin_seq <= $3
+                       AND remote_durable_at IS NULL",
+                    log.origin.region.as_str(),
+                    to_sql(log.origin.incarnation),
+                    to_sql(state.head.seq)
+                )
+                .execute(&mut *tx)
+                .await?;
+                durable += marked.rows_affected();
+            }
+        }
+        if durable > 0 {
+            sqlx::query!("SELECT pg_notify('ledger_durable', '')").execute(&mut *tx).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// How far every peer that ever acknowledged anything is behind on what this region wrote.
+    pub async fn lag(&self, own: &Origin) -> Result<BTreeMap<RegionName, Lag>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT m.region AS "peer!", GREATEST(c.stored - COALESCE(a.stored, 0), 0) AS "entries!",
+                      (SELECT (extract(epoch FROM clock_timestamp() - l.received_at) * 1000)::bigint FROM repl_log l
+                       WHERE l.origin_region = c.origin_region AND l.origin_incarnation = c.origin_incarnation
+                         AND l.stream = c.stream AND l.seq = COALESCE(a.stored, 0) + 1) AS ms
+               FROM repl_member m
+               CROSS JOIN repl_cursor c
+               LEFT JOIN repl_ack a ON a.peer = m.region AND a.origin_region = c.origin_region
+                    AND a.origin_incarnation = c.origin_incarnation AND a.stream = c.stream
+               WHERE c.origin_region = $1 AND m.state <> 'retired'"#,
+            own.region.as_str()
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut lags: BTreeMap<RegionName, Lag> = BTreeMap::new();
+        for row in rows {
+            let lag = lags.entry(region_name(&row.peer)?).or_default();
+            if row.entries > 0 {
+                lag.entries += from_sql(row.entries);
+                lag.ms = lag.ms.max(row.ms.map_or(0, |ms| from_sql(ms.max(0))));
+            }
+        }
+        Ok(lags)
+    }
+}

@@ -1,0 +1,381 @@
+//! Applying stored entries to the tables people read, a few hundred in one transaction with the cursor that counts them.
+//!
+//! An entry that cannot be applied is set aside with its reason and holds back nothing but its own document. What fails
+//! because the database is away, busy or led by another is simply tried again.
+
+use sqlx::PgConnection;
+
+use super::{
+    Fence, Store, StoreError, from_sql,
+    ledger::{self, NewFact, fact_hash},
+    log_id,
+    number::save_applied,
+    to_sql,
+};
+use crate::{
+    documents,
+    protocol::{Entry, Envelope, LogId, Origin},
+};
+use shared::fact::{Fact, FactError, FactStream};
+
+/// Entries applied in one transaction: measured to be where larger batches stop paying.
+const BATCH: i64 = 500;
+/// The most entries of one log that may be set aside; past it the log stops and people are told.
+pub const MAX_EXCEPTIONS: i64 = 1000;
+
+/// What one transaction applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Up to which entry.
+    pub applied: u64,
+    /// How many entries that was.
+    pub entries: usize,
+    /// How many of them were set aside.
+    pub set_aside: usize,
+}
+
+/// A stored entry, read and understood as far as this version can.
+pub(crate) struct Stored {
+    pub(crate) origin: Origin,
+    pub(crate) seq: u64,
+    pub(crate) envelope: Envelope,
+    pub(crate) fact: Fact,
+    hash: crate::protocol::Hash,
+}
+
+/// An entry to set aside.
+pub(crate) struct SetAside {
+    pub(crate) seq: u64,
+    pub(crate) state: &'static str,
+    pub(crate) reason: String,
+}
+
+impl SetAside {
+    pub(crate) fn new(seq: u64, state: &'static str, reason: impl ToString) -> Self {
+        Self { seq, state, reason: reason.to_string() }
+    }
+}
+
+impl Store {
+    /// Logs of a stream with entries that are stored and not applied.
+    pub async fn unapplied(&self, stream: FactStream) -> Result<Vec<LogId>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT c.origin_region AS "origin_region!", c.origin_incarnation AS "origin_incarnation!"
+               FROM repl_cursor c LEFT JOIN repl_apply a USING (origin_region, origin_incarnation, stream)
+               WHERE c.stream = $1 AND c.stored > COALESCE(a.applied, 0)
+               ORDER BY 1, 2"#,
+            stream.as_str()
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| log_id(&row.origin_region, row.origin_incarnation, stream.as_str())).collect()
+    }
+
+    /// Applies the next entries of a log; `None` if there are none, or too many are set aside already.
+    pub async fn apply(&self, fence: &Fence, log: &LogId) -> Result<Option<Applied>, StoreError> {
+        if self.exceptions(log).await? >= MAX_EXCEPTIONS {
+            return Ok(None);
+        }
+        match self.apply_some(fence, log, BATCH, None).await {
+            Err(error) if error.is_about_data() => {}
+            other => return other,
+        }
+        // One of them is poison: go one by one until it is found, and set that one aside.
+        match self.apply_some(fence, log, 1, None).await {
+            Err(error) if error.is_about_data() => self.apply_some(fence, log, 1, Some(error.to_string())).await,
+            other => other,
+        }
+    }
+
+    /// Tries again what an older version did not know. Called once at start.
+    pub async fn retry_parked(&self, fence: &Fence) -> Result<usize, StoreError> {
+        let kinds: Vec<String> = Fact::KINDS.iter().map(|kind| (*kind).to_owned()).collect();
+        let parked = sqlx::query!(
+            "SELECT q.origin_region, q.origin_incarnation, q.stream, q.seq, l.envelope, l.body
+             FROM repl_quarantine q JOIN repl_log l USING (origin_region, origin_incarnation, stream, seq)
+             WHERE q.state = 'parked' AND q.kind = ANY($1) ORDER BY 1, 2, 3, 4 LIMIT 10000",
+            &kinds
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut done = 0;
+        for row in parked {
+            let log = log_id(&row.origin_region, row.origin_incarnation, &row.stream)?;
+            let mut tx = self.begin_fenced(fence).await?;
+            let entry = Entry { envelope: row.envelope, body: row.body };
+            let set_aside = apply_entries(&mut tx, &log, vec![(from_sql(row.seq), entry)]).await?;
+            if set_aside.is_empty() {
+                release(&mut tx, &log, &[from_sql(row.seq)]).await?;
+                done += 1;
+                tx.commit().await?;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Entries set aside, by state.
+    pub async fn quarantine_counts(&self) -> Result<Vec<(String, i64)>, StoreError> {
+        let rows =
+            sqlx::query!(r#"SELECT state, count(*) AS "count!" FROM repl_quarantine GROUP BY state ORDER BY state"#)
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(rows.into_iter().map(|row| (row.state, row.count)).collect())
+    }
+
+    async fn exceptions(&self, log: &LogId) -> Result<i64, StoreError> {
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM repl_quarantine
+               WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND state <> 'stale'"#,
+            log.origin.region.as_str(),
+            to_sql(log.origin.incarnation),
+            log.stream.as_str()
+        );
+        Ok(count.fetch_one(&self.pool).await?)
+    }
+
+    async fn apply_some(
+        &self,
+        fence: &Fence,
+        log: &LogId,
+        limit: i64,
+        poison: Option<String>,
+    ) -> Result<Option<Applied>, StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        let applied = lock_applied(&mut tx, log).await?;
+        let rows = sqlx::query!(
+            "SELECT l.seq, l.envelope, l.body FROM repl_log l
+             JOIN repl_cursor c USING (origin_region, origin_incarnation, stream)
+             WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3
+               AND l.seq > $4 AND l.seq <= c.stored
+             ORDER BY l.seq LIMIT $5",
+            log.origin.region.as_str(),
+            to_sql(log.origin.incarnation),
+            log.stream.as_str(),
+            to_sql(applied),
+            limit
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let Some(last) = rows.last().map(|row| from_sql(row.seq)) else { return Ok(None) };
+        let entries: Vec<_> =
+            rows.into_iter().map(|row| (from_sql(row.seq), Entry { envelope: row.envelope, body: row.body })).collect();
+        let count = entries.len();
+        let set_aside = match poison {
+            Some(reason) => set_aside_unread(&mut tx, log, &entries, &reason).await?,
+            None => apply_entries(&mut tx, log, entries).await?.len(),
+        };
+        save_applied(&mut tx, log, last).await?;
+        tx.commit().await?;
+        Ok(Some(Applied { applied: last, entries: count, set_aside }))
+    }
+}
+
+/// Applies entries and sets aside those that cannot be; returns the numbers of the latter.
+async fn apply_entries(
+    connection: &mut PgConnection,
+    log: &LogId,
+    entries: Vec<(u64, Entry)>,
+) -> Result<Vec<u64>, StoreError> {
+    let mut facts: Vec<Stored> = Vec::with_capacity(entries.len());
+    let mut kinds = std::collections::BTreeMap::new();
+    let mut set_aside: Vec<SetAside> = Vec::new();
+    for (seq, entry) in entries {
+        match understand(log, seq, &entry) {
+            Ok(stored) => {
+                kinds.insert(seq, (stored.envelope.kind.clone(), stored.envelope.tenant.clone()));
+                facts.push(stored);
+            }
+            Err((kind, reason)) => {
+                kinds.insert(seq, (kind, None));
+                set_aside.push(reason);
+            }
+        }
+    }
+    let _spans: Vec<_> = facts.iter().filter_map(trace).collect();
+    match log.stream {
+        FactStream::Control => set_aside.extend(documents::apply_control(connection, &facts).await?),
+        FactStream::Config => set_aside.extend(documents::apply_config(connection, log, facts).await?),
+        FactStream::Ledger => set_aside.extend(apply_ledger(connection, log, facts).await?),
+    }
+    for SetAside { seq, state, reason } in &set_aside {
+        let (kind, tenant) = kinds.get(seq).cloned().unwrap_or_default();
+        if !matches!(*state, "held" | "parked") {
+            tracing::error!(%log, seq, kind, state, "an entry could not be applied: {reason}");
+        }
+        let tenant = tenant.as_ref().map(shared::ids::TenantId::as_str);
+        quarantine(connection, log, *seq, tenant, &kind, state, reason).await?;
+    }
+    Ok(set_aside.into_iter().map(|entry| entry.seq).collect())
+}
+
+/// A span per traced fact, a child of the work that caused it in another region.
+fn trace(stored: &Stored) -> Option<tracing::Span> {
+    let traceparent = stored.envelope.traceparent.as_deref()?;
+    let span = tracing::info_span!(
+        "replication.apply",
+        origin = %stored.origin,
+        seq = stored.seq,
+        kind = stored.envelope.kind
+    );
+    shared::telemetry::continue_trace(&span, traceparent);
+    Some(span)
+}
+
+fn understand(log: &LogId, seq: u64, entry: &Entry) -> Result<Stored, (String, SetAside)> {
+    let unreadable = |kind: &str, reason: String| (kind.to_owned(), SetAside::new(seq, "failed", reason));
+    let envelope = Envelope::read(&entry.envelope).map_err(|error| unreadable("", error.to_string()))?;
+    if envelope.log != *log || envelope.seq != seq {
+        return Err(unreadable(&envelope.kind, "the stored envelope is of another place".to_owned()));
+    }
+    let Some(body) = &entry.body else {
+        return Err((envelope.kind, SetAside::new(seq, "parked", "its body is withheld")));
+    };
+    if let Err(error) = envelope.check_body(body) {
+        return Err(unreadable(&envelope.kind, error.to_string()));
+    }
+    let json = entry.json().unwrap_or_default();
+    let fact = match Fact::from_body(&envelope.kind, json) {
+        Ok(fact) => fact,
+        Err(error @ FactError::UnknownKind(_)) => {
+            return Err((envelope.kind, SetAside::new(seq, "parked", error)));
+        }
+        Err(error) => return Err(unreadable(&envelope.kind, error.to_string())),
+    };
+    if fact.stream() != log.stream || fact.tenant() != envelope.tenant.as_ref().map(shared::ids::TenantId::as_str) {
+        return Err(unreadable(&envelope.kind, "envelope and body disagree".to_owned()));
+    }
+    let hash = fact_hash(&envelope.kind, json);
+    Ok(Stored { origin: log.origin.clone(), seq, envelope, fact, hash })
+}
+
+async fn apply_ledger(
+    connection: &mut PgConnection,
+    log: &LogId,
+    entries: Vec<Stored>,
+) -> Result<Vec<SetAside>, StoreError> {
+    let mut set_aside = Vec::new();
+    let mut facts = Vec::with_capacity(entries.len());
+    for stored in entries {
+        let kind = stored.fact.kind();
+        let (Fact::Settlement(entry) | Fact::Refund(entry) | Fact::Adjustment(entry)) = stored.fact else {
+            set_aside.push(SetAside::new(stored.seq, "failed", "not a ledger fact"));
+            continue;
+        };
+        let epoch = stored.envelope.home_epoch.unwrap_or(crate::protocol::HomeEpoch { term: 0, n: 0 });
+        facts.push(NewFact { seq: stored.seq, kind, entry, epoch, hash: stored.hash });
+    }
+    for seq in ledger::insert(connection, &log.origin, &facts).await? {
+        metrics::counter!("global_sync_equivocations_total").increment(1);
+        set_aside.push(SetAside::new(seq, "conflict", "a fact of this id with another body was here first"));
+    }
+    Ok(set_aside)
+}
+
+async fn set_aside_unread(
+    connection: &mut PgConnection,
+    log: &LogId,
+    entries: &[(u64, Entry)],
+    reason: &str,
+) -> Result<usize, StoreError> {
+    for (seq, entry) in entries {
+        tracing::error!(%log, seq, "an entry could not be applied: {reason}");
+        let kind = Envelope::read(&entry.envelope).map(|envelope| envelope.kind).unwrap_or_default();
+        quarantine(connection, log, *seq, None, &kind, "failed", reason).await?;
+    }
+    Ok(entries.len())
+}
+
+async fn lock_applied(connection: &mut PgConnection, log: &LogId) -> Result<u64, StoreError> {
+    sqlx::query!(
+        "INSERT INTO repl_apply (origin_region, origin_incarnation, stream) VALUES ($1, $2, $3)
+         ON CONFLICT DO NOTHING",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str()
+    )
+    .execute(&mut *connection)
+    .await?;
+    let applied = sqlx::query_scalar!(
+        "SELECT applied FROM repl_apply
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND bucket = 0 FOR UPDATE",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str()
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(from_sql(applied))
+}
+
+/// Sets an entry aside, or updates why it still is.
+pub(crate) async fn quarantine(
+    connection: &mut PgConnection,
+    log: &LogId,
+    seq: u64,
+    tenant: Option<&str>,
+    kind: &str,
+    state: &str,
+    reason: &str,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO repl_quarantine
+             (origin_region, origin_incarnation, stream, seq, tenant_id, kind, state, reason)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         ON CONFLICT (origin_region, origin_incarnation, stream, seq) DO UPDATE
+         SET state = EXCLUDED.state, reason = EXCLUDED.reason, attempts = repl_quarantine.attempts + 1,
+             last_at = now()",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        to_sql(seq),
+        tenant,
+        kind,
+        state,
+        reason
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Entries that could be applied after all.
+pub(crate) async fn release(connection: &mut PgConnection, log: &LogId, seqs: &[u64]) -> Result<(), StoreError> {
+    let seqs: Vec<i64> = seqs.iter().map(|seq| to_sql(*seq)).collect();
+    sqlx::query!(
+        "DELETE FROM repl_quarantine
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = ANY($4)",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        &seqs
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Edits of a tenant's document that wait for others, from whatever log.
+pub(crate) async fn held_edits(
+    connection: &mut PgConnection,
+    tenant: &str,
+) -> Result<Vec<(LogId, u64, shared::fact::ConfigChanged)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT q.origin_region, q.origin_incarnation, q.stream, q.seq, l.envelope, l.body
+         FROM repl_quarantine q JOIN repl_log l USING (origin_region, origin_incarnation, stream, seq)
+         WHERE q.tenant_id = $1 AND q.state = 'held' AND q.kind = 'config.changed'
+         ORDER BY 1, 2, 3, 4 LIMIT 2000",
+        tenant
+    )
+    .fetch_all(connection)
+    .await?;
+    let mut held = Vec::with_capacity(rows.len());
+    for row in rows {
+        let log = log_id(&row.origin_region, row.origin_incarnation, &row.stream)?;
+        let entry = Entry { envelope: row.envelope, body: row.body };
+        let seq = from_sql(row.seq);
+        if let Ok(Stored { fact: Fact::ConfigChanged(fact), .. }) = understand(&log, seq, &entry) {
+            held.push((log, seq, fact));
+        }
+    }
+    Ok(held)
+}

@@ -1,0 +1,122 @@
+//! Who this region is, who else is a member, and whose keys are known.
+
+use shared::ids::RegionName;
+
+use super::{Store, StoreError, from_sql, hash, region_name, to_sql};
+use crate::protocol::{KeyId, MemberState, Origin};
+
+/// This region as its database knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Region and incarnation.
+    pub origin: Origin,
+    /// Where it stands as a member.
+    pub state: MemberState,
+}
+
+impl Store {
+    /// This region's identity; the first start writes it. A database of another region or mesh is an error, since its
+    /// log would be continued under a wrong name.
+    pub async fn identify(&self, cluster_id: &str, region: &RegionName) -> Result<Identity, StoreError> {
+        sqlx::query!(
+            "INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING",
+            cluster_id,
+            region.as_str()
+        )
+        .execute(&self.pool)
+        .await?;
+        let row =
+            sqlx::query!("SELECT cluster_id, region, incarnation, state FROM repl_self").fetch_one(&self.pool).await?;
+        if row.cluster_id != cluster_id || row.region != region.as_str() {
+            return Err(StoreError::Damaged(format!(
+                "this database belongs to region {} of cluster {}: point database.url at the one of {region}, {cluster_id}",
+                row.region, row.cluster_id
+            )));
+        }
+        let origin = Origin { region: region.clone(), incarnation: from_sql(row.incarnation) };
+        let state = MemberState::from_name(&row.state).unwrap_or(MemberState::Active);
+        Ok(Identity { origin, state })
+    }
+
+    /// The incarnation the database is in.
+    pub async fn incarnation(&self) -> Result<u64, StoreError> {
+        Ok(from_sql(sqlx::query_scalar!("SELECT incarnation FROM repl_self").fetch_one(&self.pool).await?))
+    }
+
+    /// Starts a life after `after`. Another instance may have done so already, which is as good.
+    pub async fn begin_incarnation(&self, after: u64) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE repl_self SET incarnation = $1 + 1, changed_at = now() WHERE incarnation <= $1",
+            to_sql(after)
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Remembers a member.
+    pub async fn save_member(
+        &self,
+        origin: &Origin,
+        state: MemberState,
+        features: u64,
+        kinds: &[String],
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO repl_member (region, incarnation, state, features, kinds) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (region) DO UPDATE
+             SET incarnation = EXCLUDED.incarnation, state = EXCLUDED.state, features = EXCLUDED.features,
+                 kinds = EXCLUDED.kinds, last_seen = now()",
+            origin.region.as_str(),
+            to_sql(origin.incarnation),
+            state.as_str(),
+            i64::from_ne_bytes(features.to_ne_bytes()),
+            kinds
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Regions that have been members and are not gone for good.
+    pub async fn members(&self) -> Result<Vec<RegionName>, StoreError> {
+        let rows = sqlx::query_scalar!("SELECT region FROM repl_member WHERE state <> 'retired' ORDER BY region")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|region| region_name(region)).collect()
+    }
+
+    /// Where the directory says regions are reached.
+    pub async fn directory(&self) -> Result<Vec<(RegionName, String)>, StoreError> {
+        let rows = sqlx::query!("SELECT name, quic_addr FROM regions WHERE state <> 'retired' ORDER BY name")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(|row| Ok((region_name(&row.name)?, row.quic_addr))).collect()
+    }
+
+    /// Certificates of signing keys seen so far.
+    pub async fn certificates(&self) -> Result<Vec<(RegionName, KeyId, Vec<u8>)>, StoreError> {
+        let rows = sqlx::query!("SELECT region, key_id, certificate FROM repl_origin_cert ORDER BY first_seen, key_id")
+            .fetch_all(&self.pool)
+            .await?;
+        rows.into_iter().map(|row| Ok((region_name(&row.region)?, hash(&row.key_id)?, row.certificate))).collect()
+    }
+
+    /// Keeps the certificate of a signing key, to be passed on with what it signed.
+    pub async fn save_certificate(
+        &self,
+        region: &RegionName,
+        key_id: &KeyId,
+        certificate: &[u8],
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO repl_origin_cert (key_id, region, certificate) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            key_id.as_slice(),
+            region.as_str(),
+            certificate
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,297 @@
+//! Numbering: committed rows of the outbox become entries of the log. Only here are numbers given, only by the leader.
+
+use std::collections::BTreeMap;
+
+use shared::{
+    fact::{Fact, FactStream},
+    ids::TenantId,
+};
+use sqlx::{PgConnection, types::Uuid};
+use time::OffsetDateTime;
+
+use super::{
+    Fence, Store, StoreError, from_sql, hash,
+    ledger::{self, NewFact, fact_hash},
+    to_sql,
+};
+use crate::protocol::{
+    Draft, Entry, Envelope, Head, HomeEpoch, KeyId, LogId, MAX_GROUP_BYTES, MAX_GROUP_ENTRIES, Origin, SALT_BYTES,
+    checkpoint_message,
+};
+
+/// Rows moved in one transaction.
+const ROWS: i64 = 1000;
+
+/// Signs this region's checkpoints.
+pub trait Signer: Send + Sync {
+    /// The key's id.
+    fn key_id(&self) -> KeyId;
+    /// An Ed25519 signature.
+    fn sign(&self, message: &[u8]) -> Vec<u8>;
+}
+
+/// What one transaction numbered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbered {
+    /// The logs that grew, with their new heads.
+    pub heads: Vec<(LogId, Head)>,
+    /// How many entries they grew by.
+    pub entries: usize,
+    /// Rows that may not leave the region and were set aside.
+    pub rejected: usize,
+    /// Whether more rows were waiting.
+    pub more: bool,
+}
+
+struct OutboxRow {
+    id: Uuid,
+    position: i64,
+    stream: String,
+    kind: String,
+    tenant_id: Option<String>,
+    home_term: Option<i64>,
+    home_n: Option<i64>,
+    body: Vec<u8>,
+    traceparent: Option<String>,
+    created_at: OffsetDateTime,
+}
+
+impl Store {
+    /// Moves up to a thousand rows of the outbox into the log of `origin`. A crash leaves each row in one of the two.
+    pub async fn number(
+        &self,
+        fence: &Fence,
+        cluster_id: &str,
+        origin: &Origin,
+        signer: &dyn Signer,
+    ) -> Result<Numbered, StoreError> {
+        // Asked fifty times a second; mostly there is nothing, and then there is no transaction.
+        let waiting = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM repl_outbox) AS "waiting!""#);
+        if !waiting.fetch_one(&self.pool).await? {
+            return Ok(Numbered::default());
+        }
+        let mut tx = self.begin_fenced(fence).await?;
+        let mut rows = sqlx::query_as!(
+            OutboxRow,
+            r#"DELETE FROM repl_outbox WHERE id IN
+                   (SELECT id FROM repl_outbox ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED)
+               RETURNING id, position, stream, kind, tenant_id, home_term, home_n, body, traceparent, created_at"#,
+            ROWS
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        rows.sort_unstable_by_key(|row| row.position);
+        let mut numbered = Numbered { more: rows.len() as i64 == ROWS, ..Numbered::default() };
+
+        let mut streams: BTreeMap<FactStream, Vec<(Draft, Fact)>> = BTreeMap::new();
+        for row in rows {
+            match read_row(&row) {
+                Ok((stream, draft, fact)) => streams.entry(stream).or_default().push((draft, fact)),
+                Err(reason) => {
+                    tracing::error!(outbox.id = %row.id, kind = row.kind, "a fact may not leave this region: {reason}");
+                    reject(&mut tx, row, &reason).await?;
+                    numbered.rejected += 1;
+                }
+            }
+        }
+        for (stream, drafts) in streams {
+            let log = LogId { origin: origin.clone(), stream };
+            numbered.entries += drafts.len();
+            let head = append(&mut tx, cluster_id, &log, drafts, signer).await?;
+            numbered.heads.push((log, head));
+        }
+        tx.commit().await?;
+        Ok(numbered)
+    }
+}
+
+fn read_row(row: &OutboxRow) -> Result<(FactStream, Draft, Fact), String> {
+    let stream = FactStream::from_name(&row.stream).ok_or("an unknown stream")?;
+    let fact = Fact::check(stream, &row.kind, &row.body).map_err(|error| error.to_string())?;
+    if fact.tenant() != row.tenant_id.as_deref() {
+        return Err("its row names another tenant".to_owned());
+    }
+    let tenant = row.tenant_id.as_deref().map(str::parse::<TenantId>).transpose().map_err(|error| error.to_string())?;
+    let home_epoch = match (row.home_term, row.home_n) {
+        (Some(term), Some(n)) if term >= 0 && n >= 0 => Some(HomeEpoch { term: from_sql(term), n: from_sql(n) }),
+        (None, None) => None,
+        _ => return Err("half an epoch".to_owned()),
+    };
+    let salt: [u8; SALT_BYTES] = rand::random();
+    let traceparent = row.traceparent.clone().filter(|text| text.len() <= 128);
+    let draft = Draft {
+        id: row.id,
+        kind: row.kind.clone(),
+        tenant,
+        home_epoch,
+        traceparent,
+        committed_at_ms: i64::try_from(row.created_at.unix_timestamp_nanos() / 1_000_000).unwrap_or_default(),
+        body: [&salt, row.body.as_slice()].concat(),
+    };
+    Ok((stream, draft, fact))
+}
+
+async fn reject(connection: &mut PgConnection, row: OutboxRow, reason: &str) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO repl_rejected (id, stream, kind, tenant_id, body, reason) VALUES ($1, $2, $3, $4, $5, $6)",
+        row.id,
+        row.stream,
+        row.kind,
+        row.tenant_id,
+        row.body,
+        reason
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn append(
+    connection: &mut PgConnection,
+    cluster_id: &str,
+    log: &LogId,
+    drafts: Vec<(Draft, Fact)>,
+    signer: &dyn Signer,
+) -> Result<Head, StoreError> {
+    let mut head = lock_head(connection, log).await?;
+    let mut entries: Vec<(Entry, Head)> = Vec::with_capacity(drafts.len());
+    let mut checkpoints: Vec<Head> = Vec::new();
+    let mut facts: Vec<NewFact> = Vec::new();
+    let (mut group_bytes, mut group_entries) = (0, 0);
+    for (draft, fact) in drafts {
+        let epoch = draft.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
+        let hash = fact_hash(&draft.kind, draft.body.get(SALT_BYTES..).unwrap_or_default());
+        let (entry, next) = Envelope::seal(cluster_id, log, &head, draft);
+        let kind = fact.kind();
+        if let Fact::Settlement(inner) | Fact::Refund(inner) | Fact::Adjustment(inner) = fact {
+            facts.push(NewFact { seq: next.seq, kind, entry: inner, epoch, hash });
+        }
+        if group_entries > 0 && (group_bytes + entry.len() > MAX_GROUP_BYTES || group_entries == MAX_GROUP_ENTRIES) {
+            checkpoints.push(head);
+            (group_bytes, group_entries) = (0, 0);
+        }
+        group_bytes += entry.len();
+        group_entries += 1;
+        entries.push((entry, next));
+        head = next;
+    }
+    checkpoints.push(head);
+
+    insert_entries(connection, log, &entries).await?;
+    for checkpoint in checkpoints {
+        let signature = signer.sign(&checkpoint_message(cluster_id, log, &checkpoint));
+        insert_checkpoint(connection, log, checkpoint.seq, &signer.key_id(), &signature).await?;
+    }
+    save_head(connection, log, &head).await?;
+    save_applied(connection, log, head.seq).await?;
+    let conflicts = ledger::insert(connection, &log.origin, &facts).await?;
+    for seq in conflicts {
+        tracing::error!(log = %log, seq, "a fact of ours has the id of another one: the first one stays");
+        metrics::counter!("global_sync_equivocations_total").increment(1);
+        let kind = facts.iter().find(|fact| fact.seq == seq).map_or("", |fact| fact.kind);
+        super::apply::quarantine(connection, log, seq, None, kind, "conflict", "the id belongs to another fact")
+            .await?;
+    }
+    Ok(head)
+}
+
+/// The head of a log, locked until the transaction ends; the log begins to exist.
+pub(super) async fn lock_head(connection: &mut PgConnection, log: &LogId) -> Result<Head, StoreError> {
+    sqlx::query!(
+        "INSERT INTO repl_cursor (origin_region, origin_incarnation, stream, head_hash) VALUES ($1, $2, $3, $4)
+         ON CONFLICT DO NOTHING",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        Head::EMPTY.hash.as_slice()
+    )
+    .execute(&mut *connection)
+    .await?;
+    let row = sqlx::query!(
+        "SELECT stored, head_hash FROM repl_cursor
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 FOR UPDATE",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str()
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(Head { seq: from_sql(row.stored), hash: hash(&row.head_hash)? })
+}
+
+pub(super) async fn save_head(connection: &mut PgConnection, log: &LogId, head: &Head) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE repl_cursor SET stored = $4, head_hash = $5
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        to_sql(head.seq),
+        head.hash.as_slice()
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn save_applied(connection: &mut PgConnection, log: &LogId, applied: u64) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO repl_apply (origin_region, origin_incarnation, stream, applied) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (origin_region, origin_incarnation, stream, bucket) DO UPDATE SET applied = EXCLUDED.applied",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        to_sql(applied)
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn insert_entries(
+    connection: &mut PgConnection,
+    log: &LogId,
+    entries: &[(Entry, Head)],
+) -> Result<(), StoreError> {
+    let seqs: Vec<i64> = entries.iter().map(|(_, head)| to_sql(head.seq)).collect();
+    let hashes: Vec<Vec<u8>> = entries.iter().map(|(_, head)| head.hash.to_vec()).collect();
+    let envelopes: Vec<Vec<u8>> = entries.iter().map(|(entry, _)| entry.envelope.clone()).collect();
+    let bodies: Vec<Option<Vec<u8>>> = entries.iter().map(|(entry, _)| entry.body.clone()).collect();
+    sqlx::query!(
+        "INSERT INTO repl_log (origin_region, origin_incarnation, stream, seq, hash, envelope, body)
+         SELECT $1, $2, $3, e.seq, e.hash, e.envelope, e.body
+         FROM UNNEST($4::bigint[], $5::bytea[], $6::bytea[], $7::bytea[]) AS e (seq, hash, envelope, body)",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        &seqs,
+        &hashes,
+        &envelopes,
+        &bodies as &[Option<Vec<u8>>]
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+pub(super) async fn insert_checkpoint(
+    connection: &mut PgConnection,
+    log: &LogId,
+    seq: u64,
+    key_id: &KeyId,
+    signature: &[u8],
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO repl_checkpoint (origin_region, origin_incarnation, stream, seq, key_id, signature)
+         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        to_sql(seq),
+        key_id.as_slice(),
+        signature
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,441 @@
+use std::collections::BTreeMap;
+
+use shared::{
+    fact::{ConfigChanged, ConfigPublished, Fact, FactStream, LedgerEntry, RegionAnnounced, TenantCreated},
+    tenant_document::{DocumentActor, TenantDocument},
+};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::*;
+use crate::protocol::{
+    Checkpoint, Draft, Entry, Envelope, HomeEpoch, KeyId, SALT_BYTES, Trust, TrustError, VerifiedBatch,
+    checkpoint_message, hash_of, verify,
+};
+
+const CLUSTER: &str = "test";
+
+/// Signs with a hash; whether Ed25519 is right is tested where it is used.
+struct HashSigner;
+
+impl Signer for HashSigner {
+    fn key_id(&self) -> KeyId {
+        [1; 32]
+    }
+    fn sign(&self, message: &[u8]) -> Vec<u8> {
+        hash_of(message).to_vec()
+    }
+}
+
+impl Trust for HashSigner {
+    fn verify(&mut self, _: &RegionName, checkpoint: &Checkpoint, message: &[u8]) -> Result<(), TrustError> {
+        if checkpoint.signature == self.sign(message) { Ok(()) } else { Err(TrustError::BadSignature) }
+    }
+    fn known_keys(&self, _: &RegionName) -> Vec<KeyId> {
+        Vec::new()
+    }
+}
+
+struct Home {
+    store: Store,
+    fence: Fence,
+    origin: Origin,
+    system: PgPool,
+}
+
+impl Home {
+    async fn new(pool: &PgPool, region: &str) -> Self {
+        let store = Store::beside(pool, "gocomet_sync");
+        assert!(store.is_ready().await.unwrap());
+        let identity = store.identify(CLUSTER, &region.parse().unwrap()).await.unwrap();
+        let fence = store.take_lease(Uuid::now_v7()).await.unwrap().expect("nobody else leads");
+        let system = Store::beside(pool, "gocomet_system").pool;
+        Self { store, fence, origin: identity.origin, system }
+    }
+
+    async fn commit(&self, fact: &Fact) -> Uuid {
+        self.commit_raw(fact.stream().as_str(), fact.kind(), fact.tenant(), &fact.to_body()).await
+    }
+
+    async fn commit_raw(&self, stream: &str, kind: &str, tenant: Option<&str>, body: &[u8]) -> Uuid {
+        let id = Uuid::now_v7();
+        sqlx::query(
+            "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
+             VALUES ($1, $2, $3, $4, 1, 0, $5)",
+        )
+        .bind(id)
+        .bind(stream)
+        .bind(kind)
+        .bind(tenant)
+        .bind(body)
+        .execute(&self.system)
+        .await
+        .unwrap();
+        id
+    }
+
+    async fn number(&self) -> Numbered {
+        self.store.number(&self.fence, CLUSTER, &self.origin, &HashSigner).await.unwrap()
+    }
+
+    async fn apply_all(&self) -> usize {
+        let mut set_aside = 0;
+        for stream in FactStream::ALL {
+            while let Some(log) = self.store.unapplied(stream).await.unwrap().first() {
+                set_aside += self.store.apply(&self.fence, log).await.unwrap().expect("not stuck").set_aside;
+            }
+        }
+        set_aside
+    }
+
+    async fn scalar<T>(&self, sql: &'static str) -> T
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        sqlx::query_scalar(sql).fetch_one(&self.store.pool).await.unwrap()
+    }
+}
+
+fn log(region: &str, stream: FactStream) -> LogId {
+    LogId { origin: Origin { region: region.parse().unwrap(), incarnation: 1 }, stream }
+}
+
+/// Entries of another region, as they arrive here.
+fn batch(log: &LogId, after: Head, facts: &[Fact]) -> VerifiedBatch {
+    let raw: Vec<_> = facts.iter().map(|fact| (fact.kind(), fact.tenant(), fact.to_body())).collect();
+    raw_batch(log, after, &raw)
+}
+
+fn raw_batch(log: &LogId, after: Head, facts: &[(&str, Option<&str>, Vec<u8>)]) -> VerifiedBatch {
+    let mut head = after;
+    let entries: Vec<Entry> = facts
+        .iter()
+        .map(|(kind, tenant, body)| {
+            let draft = Draft {
+                id: Uuid::now_v7(),
+                kind: (*kind).to_owned(),
+                tenant: tenant.map(|tenant| tenant.parse().unwrap()),
+                home_epoch: Some(HomeEpoch { term: 1, n: 0 }),
+                traceparent: None,
+                committed_at_ms: 0,
+                body: [&[9; SALT_BYTES], body.as_slice()].concat(),
+            };
+            let (entry, next) = Envelope::seal(CLUSTER, log, &head, draft);
+            head = next;
+            entry
+        })
+        .collect();
+    let signature = HashSigner.sign(&checkpoint_message(CLUSTER, log, &head));
+    let checkpoint = Checkpoint { head, key_id: [1; 32], signature, certificate: None };
+    let batch = crate::protocol::Batch { log: log.clone(), pull: 1, entries, checkpoint };
+    verify(CLUSTER, after, batch, &mut HashSigner).unwrap()
+}
+
+fn settlement(n: u128) -> Fact {
+    Fact::Settlement(LedgerEntry {
+        fact_id: Uuid::from_u128(n),
+        payment_id: Uuid::from_u128(n + 1_000_000),
+        trip_id: Uuid::from_u128(n + 2_000_000),
+        tenant: "porto-taxis".to_owned(),
+        amount: i64::try_from(n).unwrap() * 10,
+        currency: "EUR".to_owned(),
+        settled_at: OffsetDateTime::UNIX_EPOCH,
+    })
+}
+
+fn created(region: &str, term: u64, n: u64) -> Fact {
+    Fact::TenantCreated(TenantCreated {
+        tenant: "porto-taxis".to_owned(),
+        name: "Porto Taxis".to_owned(),
+        home_region: region.to_owned(),
+        term,
+        n,
+    })
+}
+
+fn edited(changes: Vec<Vec<u8>>) -> Fact {
+    Fact::ConfigChanged(ConfigChanged { tenant: "porto-taxis".to_owned(), generation: 0, changes })
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn committed_facts_get_gapless_numbers_in_their_order_and_a_chain(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    assert_eq!(us.number().await, Numbered::default());
+    for n in 1..=25 {
+        us.commit(&settlement(n)).await;
+    }
+    us.commit(&created("us-east", 1, 0)).await;
+    let numbered = us.number().await;
+    assert_eq!(numbered.entries, 26);
+    let ledger = log("us-east", FactStream::Ledger);
+    let outgoing = us.store.read_for_peer(&ledger, 1, 25, 1, &[]).await.unwrap().unwrap();
+    assert_eq!(outgoing.entries.len(), 25, "at least up to the first signature");
+    let batch = crate::protocol::Batch {
+        log: ledger.clone(),
+        pull: 1,
+        entries: outgoing.entries,
+        checkpoint: outgoing.checkpoint,
+    };
+    let verified = verify(CLUSTER, Head::EMPTY, batch, &mut HashSigner).unwrap();
+    assert_eq!(verified.entries.len(), 25);
+    let amounts: Vec<i64> = sqlx::query_scalar("SELECT amount FROM ledger_facts ORDER BY origin_seq")
+        .fetch_all(&us.store.pool)
+        .await
+        .unwrap();
+    assert_eq!(amounts, (1..=25).map(|n| n * 10).collect::<Vec<_>>());
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_outbox").await, 0);
+    assert_eq!(us.store.logs().await.unwrap()[&ledger].applied, 25, "own facts count as applied");
+    assert!(us.store.read_for_peer(&ledger, 26, 30, 1, &[]).await.unwrap().is_none());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn only_the_holder_of_the_lease_numbers_and_applies(pool: PgPool) {
+    let first = Home::new(&pool, "us-east").await;
+    assert_eq!(first.store.take_lease(Uuid::now_v7()).await.unwrap(), None);
+    assert!(first.store.renew_lease(&first.fence).await.unwrap());
+    first.store.release_lease(&first.fence).await.unwrap();
+    let second = Home::new(&pool, "us-east").await;
+    assert_eq!(second.fence.epoch(), first.fence.epoch() + 1);
+    assert!(!first.store.renew_lease(&first.fence).await.unwrap());
+
+    first.commit(&settlement(1)).await;
+    let zombie = first.store.number(&first.fence, CLUSTER, &first.origin, &HashSigner).await;
+    assert!(matches!(zombie, Err(StoreError::NotLeading)));
+    let applied = first.store.apply(&first.fence, &log("eu-west", FactStream::Ledger)).await;
+    assert!(matches!(applied, Err(StoreError::NotLeading)));
+    assert_eq!(second.number().await.entries, 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_may_not_leave_is_set_aside_and_stops_nothing(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let mut body: serde_json::Value = serde_json::from_slice(&settlement(1).to_body()).unwrap();
+    body["rider_phone"] = "+351".into();
+    let secret = us.commit_raw("ledger", "settlement", Some("porto-taxis"), body.to_string().as_bytes()).await;
+    us.commit_raw("ledger", "settlement", Some("manhattan-cabs"), &settlement(2).to_body()).await;
+    us.commit(&settlement(3)).await;
+    let numbered = us.number().await;
+    assert_eq!((numbered.entries, numbered.rejected), (1, 2));
+    let reason: String = sqlx::query_scalar("SELECT reason FROM repl_rejected WHERE id = $1")
+        .bind(secret)
+        .fetch_one(&us.store.pool)
+        .await
+        .unwrap();
+    assert!(reason.contains("may not carry"), "{reason}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn receiving_twice_is_once_and_a_gap_or_another_history_changes_nothing(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    let first = batch(&eu, Head::EMPTY, &[settlement(1), settlement(2)]);
+    let head = us.store.receive(&first).await.unwrap();
+    assert_eq!(us.store.receive(&first).await.unwrap(), head);
+    let third = batch(&eu, head, &[settlement(3)]);
+    let fourth = batch(&eu, third.checkpoint.head, &[settlement(4)]);
+    assert!(matches!(us.store.receive(&fourth).await, Err(StoreError::Discontinuous)));
+    let other_history = batch(&eu, Head::EMPTY, &[settlement(8), settlement(9)]);
+    assert!(matches!(us.store.receive(&other_history).await, Err(StoreError::Conflict)));
+    assert_eq!(us.store.logs().await.unwrap()[&eu].head, head);
+    assert_eq!(us.store.receive(&third).await.unwrap().seq, 3);
+
+    let relayed = us.store.read_for_peer(&eu, 2, 3, 1 << 20, &[]).await.unwrap().unwrap();
+    assert_eq!(relayed.entries[0], first.entries[1].0, "byte for byte");
+    assert_eq!(relayed.checkpoint, third.checkpoint);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn settlements_apply_once_and_one_id_with_two_bodies_is_kept_as_it_was(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    let Fact::Settlement(mut forged) = settlement(1) else { unreachable!() };
+    forged.amount = 1;
+    let facts = [settlement(1), settlement(2), Fact::Settlement(forged), settlement(2), settlement(3)];
+    us.store.receive(&batch(&eu, Head::EMPTY, &facts)).await.unwrap();
+    assert_eq!(us.apply_all().await, 1);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 3);
+    assert_eq!(us.scalar::<i64>("SELECT amount FROM ledger_facts ORDER BY amount LIMIT 1").await, 10);
+    assert_eq!(us.scalar::<String>("SELECT state FROM repl_quarantine WHERE seq = 3").await, "conflict");
+    assert_eq!(us.apply_all().await, 0);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn poison_and_unknown_kinds_hold_back_nothing_behind_them(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    let mut bad_currency: serde_json::Value = serde_json::from_slice(&settlement(2).to_body()).unwrap();
+    bad_currency["currency"] = "euro".into();
+    let tenant = Some("porto-taxis");
+    let raw = [
+        ("settlement", tenant, settlement(1).to_body()),
+        ("settlement", tenant, bad_currency.to_string().into_bytes()),
+        ("tip.pooled", tenant, b"{}".to_vec()),
+        ("settlement", tenant, b"not json".to_vec()),
+        ("settlement", tenant, settlement(5).to_body()),
+    ];
+    us.store.receive(&raw_batch(&eu, Head::EMPTY, &raw)).await.unwrap();
+    us.apply_all().await;
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 2);
+    let states: Vec<(i64, String)> =
+        sqlx::query_as("SELECT seq, state FROM repl_quarantine ORDER BY seq").fetch_all(&us.store.pool).await.unwrap();
+    let state = |seq: i64, state: &str| (seq, state.to_owned());
+    assert_eq!(states, [state(2, "failed"), state(3, "parked"), state(4, "failed")]);
+    assert_eq!(us.store.logs().await.unwrap()[&eu].applied, 5);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_kind_that_used_to_be_unknown_is_applied_after_the_upgrade(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[settlement(1)])).await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO repl_apply (origin_region, origin_incarnation, stream, applied) VALUES ('eu-west', 1, 'ledger', 1);
+         INSERT INTO repl_quarantine (origin_region, origin_incarnation, stream, seq, kind, state, reason)
+         VALUES ('eu-west', 1, 'ledger', 1, 'settlement', 'parked', 'unknown kind')",
+    )
+    .execute(&us.store.pool)
+    .await
+    .unwrap();
+    assert_eq!(us.store.retry_parked(&us.fence).await.unwrap(), 1);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 1);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_quarantine").await, 0);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn homes_change_only_to_a_greater_epoch_and_ties_end_alike_everywhere(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Control);
+    let announced = Fact::RegionAnnounced(RegionAnnounced {
+        region: "eu-west".to_owned(),
+        base_url: "http://eu".to_owned(),
+        quic_addr: "127.0.0.1:1".to_owned(),
+        jwks: serde_json::json!({"keys": []}),
+        incarnation: 1,
+    });
+    let usurper = Fact::RegionAnnounced(RegionAnnounced {
+        region: "us-east".to_owned(),
+        base_url: "http://evil".to_owned(),
+        quic_addr: String::new(),
+        jwks: serde_json::json!({}),
+        incarnation: 9,
+    });
+    let facts = [
+        announced,
+        created("sa-east", 1, 0),
+        created("eu-west", 1, 0),
+        created("ap-south", 2, 0),
+        created("x1", 1, 9),
+        usurper,
+    ];
+    us.store.receive(&batch(&eu, Head::EMPTY, &facts)).await.unwrap();
+    assert_eq!(us.apply_all().await, 1, "only the usurper; later the epoch decided");
+    let home: (String, i64, i64) =
+        sqlx::query_as("SELECT region, term, n FROM tenant_homes").fetch_one(&us.store.pool).await.unwrap();
+    assert_eq!(home, ("ap-south".to_owned(), 2, 0));
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM regions").await, 1);
+    assert_eq!(us.store.directory().await.unwrap(), [("eu-west".parse().unwrap(), "127.0.0.1:1".to_owned())]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn edits_merge_in_any_order_orphans_wait_and_bad_ones_hold_back_nothing_else(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let patch = |doc: &mut TenantDocument, region: &str, patch: serde_json::Value| {
+        doc.apply_merge_patch(None, &patch, &DocumentActor::of(region, 1)).unwrap().unwrap()
+    };
+    let mut author = TenantDocument::create("porto-taxis", 0);
+    let a = patch(&mut author, "eu-west", serde_json::json!({"currency": "EUR"}));
+    let b = patch(&mut author, "ap-south", serde_json::json!({"labels": {"tier": "gold"}}));
+    let mut damaged = b.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+
+    // ap-south's edit builds on eu-west's, which has not arrived.
+    let ap = log("ap-south", FactStream::Config);
+    us.store.receive(&batch(&ap, Head::EMPTY, &[edited(vec![damaged]), edited(vec![b])])).await.unwrap();
+    assert_eq!(us.apply_all().await, 2);
+    let states = "SELECT string_agg(state, ' ' ORDER BY seq) FROM repl_quarantine";
+    assert_eq!(us.scalar::<String>(states).await, "failed held");
+
+    let eu = log("eu-west", FactStream::Config);
+    let published = Fact::ConfigPublished(ConfigPublished {
+        tenant: "porto-taxis".to_owned(),
+        version: 1,
+        config: serde_json::json!({"currency": "EUR"}),
+        published_at: OffsetDateTime::UNIX_EPOCH,
+    });
+    us.store.receive(&batch(&eu, Head::EMPTY, &[edited(vec![a]), published])).await.unwrap();
+    us.apply_all().await;
+    assert_eq!(us.scalar::<String>(states).await, "failed", "what waited is part of the draft now");
+    let draft: serde_json::Value = us.scalar("SELECT draft FROM tenant_documents").await;
+    assert_eq!(draft, author.to_json());
+    let heads: Vec<String> = us.scalar("SELECT heads FROM tenant_documents").await;
+    assert_eq!(heads, author.heads());
+    assert_eq!(us.scalar::<i64>("SELECT max(version) FROM tenant_config_versions").await, 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    for n in 1..=3 {
+        us.commit(&settlement(n)).await;
+        us.number().await;
+    }
+    let eu: RegionName = "eu-west".parse().unwrap();
+    let origin = Origin { region: eu.clone(), incarnation: 1 };
+    us.store.save_member(&origin, crate::protocol::MemberState::Active, 0, &[]).await.unwrap();
+    assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 3);
+    let state = LogState { head: Head { seq: 2, hash: [0; 32] }, applied: 0 };
+    let acks = BTreeMap::from([((eu.clone(), log("us-east", FactStream::Ledger)), state)]);
+    us.store.save_acks(&us.origin, &acks).await.unwrap();
+    let durable = "SELECT count(*) FROM ledger_facts WHERE remote_durable_at IS NOT NULL";
+    assert_eq!(us.scalar::<i64>(durable).await, 2);
+    assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_digest_follows_every_fact_and_any_change_of_a_derived_row(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let empty = us.store.digest().await.unwrap();
+    us.commit(&settlement(1)).await;
+    us.number().await;
+    let one = us.store.digest().await.unwrap();
+    assert_ne!(one, empty);
+    assert_eq!(us.store.digest().await.unwrap(), one);
+    let eu = log("eu-west", FactStream::Control);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[created("eu-west", 1, 0)])).await.unwrap();
+    us.apply_all().await;
+    let two = us.store.digest().await.unwrap();
+    sqlx::query("UPDATE tenant_homes SET region = 'us-east'").execute(&us.store.pool).await.unwrap();
+    assert_ne!(us.store.digest().await.unwrap(), two);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_database_of_another_region_is_refused_and_an_incarnation_only_grows(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let other = us.store.identify(CLUSTER, &"eu-west".parse().unwrap()).await;
+    assert!(matches!(other, Err(StoreError::Damaged(_))));
+    us.store.begin_incarnation(4).await.unwrap();
+    us.store.begin_incarnation(2).await.unwrap();
+    assert_eq!(us.store.incarnation().await.unwrap(), 5);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_tenants_role_sees_only_its_own_ledger_and_writes_no_log(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    us.commit(&settlement(1)).await;
+    us.number().await;
+    let app = Store::beside(&pool, "gocomet_app").pool;
+    let mut tx = app.begin().await.unwrap();
+    let count = "SELECT count(*) FROM ledger_facts";
+    assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&mut *tx).await.unwrap(), 0);
+    sqlx::query("SELECT set_config('app.tenant_id', 'porto-taxis', true)").execute(&mut *tx).await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&mut *tx).await.unwrap(), 1);
+    let insert =
+        "INSERT INTO repl_outbox (id, stream, kind, tenant_id, body) VALUES (gen_random_uuid(), 'ledger', 'x', $1, '')";
+    sqlx::query(insert).bind("porto-taxis").execute(&mut *tx).await.unwrap();
+    assert!(sqlx::query(insert).bind("manhattan-cabs").execute(&mut *tx).await.is_err());
+    tx.rollback().await.unwrap();
+    assert!(sqlx::query("SELECT 1 FROM repl_log").execute(&app).await.is_err());
+    assert!(sqlx::query("DELETE FROM repl_outbox").execute(&app).await.is_err());
+}

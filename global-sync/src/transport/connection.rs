@@ -1,0 +1,215 @@
+//! One connection: a control stream both ways, and one stream per kind of log each way.
+
+use std::{sync::Arc, time::Duration};
+
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use shared::{fact::FactStream, ids::RegionName};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+
+use super::{frame, mesh::MeshEvent};
+use crate::protocol::{ConnectionId, Message};
+
+/// Opening a stream hangs silently at the peer's limit: so never without this.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+/// Control messages that may wait; a peer that lets more pile up is cut off.
+const CONTROL_QUEUE: usize = 256;
+/// Batches of one kind that may wait; whoever has another waits with it.
+const DATA_QUEUE: usize = 2;
+
+/// The way to a peer.
+#[derive(Clone)]
+pub struct Link {
+    /// Who is there, by its certificate.
+    pub region: RegionName,
+    connection: Connection,
+    control: mpsc::Sender<Message>,
+    data: Arc<[mpsc::Sender<Message>; 3]>,
+}
+
+impl Link {
+    /// Says something small now, or ends the connection of a peer that does not listen.
+    pub fn say(&self, message: Message) {
+        if self.control.try_send(message).is_err() {
+            self.close("slow");
+        }
+    }
+
+    /// Sends entries of a kind of log, waiting for room; false if the connection is gone.
+    pub async fn send(&self, stream: FactStream, message: Message) -> bool {
+        self.data[index(stream)].send(message).await.is_ok()
+    }
+
+    /// Ends the connection, telling why.
+    pub fn close(&self, reason: &str) {
+        self.connection.close(VarInt::from_u32(1), reason.as_bytes());
+    }
+
+    /// The round trip as QUIC measures it.
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+}
+
+fn index(stream: FactStream) -> usize {
+    match stream {
+        FactStream::Control => 0,
+        FactStream::Config => 1,
+        FactStream::Ledger => 2,
+    }
+}
+
+/// Runs a connection until it ends. `Connected` is told once the control stream stands, `Disconnected` at the end.
+pub(super) async fn run(
+    conn: ConnectionId,
+    connection: Connection,
+    region: RegionName,
+    dialed: bool,
+    max_age: Duration,
+    events: mpsc::Sender<MeshEvent>,
+) {
+    let control = if dialed {
+        connection.open_bi()
+    } else {
+        return run_accepted(conn, connection, region, max_age, events).await;
+    };
+    match timeout(OPEN_WITHIN, control).await {
+        Ok(Ok(streams)) => run_open(conn, connection, region, true, max_age, events, streams).await,
+        Ok(Err(_)) | Err(_) => connection.close(VarInt::from_u32(1), b"no control stream"),
+    }
+}
+
+async fn run_accepted(
+    conn: ConnectionId,
+    connection: Connection,
+    region: RegionName,
+    max_age: Duration,
+    events: mpsc::Sender<MeshEvent>,
+) {
+    match timeout(OPEN_WITHIN, connection.accept_bi()).await {
+        Ok(Ok(streams)) => run_open(conn, connection, region, false, max_age, events, streams).await,
+        Ok(Err(_)) | Err(_) => connection.close(VarInt::from_u32(1), b"no control stream"),
+    }
+}
+
+async fn run_open(
+    conn: ConnectionId,
+    connection: Connection,
+    region: RegionName,
+    dialed: bool,
+    max_age: Duration,
+    events: mpsc::Sender<MeshEvent>,
+    (send, receive): (SendStream, RecvStream),
+) {
+    let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
+    let (data, data_queues): (Vec<_>, Vec<_>) = FactStream::ALL.iter().map(|_| mpsc::channel(DATA_QUEUE)).unzip();
+    let data = <[_; 3]>::try_from(data).expect("one queue a stream");
+    let link = Link { region: region.clone(), connection: connection.clone(), control, data: Arc::new(data) };
+    if events.send(MeshEvent::Connected { conn, link, dialed }).await.is_err() {
+        return;
+    }
+    let tasks = TaskTracker::new();
+    tasks.spawn(write_control(connection.clone(), send, control_queue));
+    for (priority, queue) in data_queues.into_iter().enumerate() {
+        let priority = 3 - i32::try_from(priority).expect("three streams");
+        tasks.spawn(write_data(connection.clone(), priority, queue));
+    }
+    tasks.spawn(read(conn, connection.clone(), receive, events.clone()));
+    let accepting = {
+        let (connection, events, tasks) = (connection.clone(), events.clone(), tasks.clone());
+        async move {
+            while let Ok(stream) = connection.accept_uni().await {
+                tasks.spawn(read(conn, connection.clone(), stream, events.clone()));
+            }
+        }
+    };
+    tasks.spawn(accepting);
+    tokio::select! {
+        reason = connection.closed() => {
+            tracing::info!(peer = %region, "connection to {region} ended: {reason}");
+        }
+        () = sleep(max_age) => {
+            tracing::info!(peer = %region, "connection to {region} has reached its age");
+            connection.close(VarInt::from_u32(0), b"age");
+        }
+    }
+    // Nobody cares when the node is shutting down.
+    let _ = events.send(MeshEvent::Disconnected { conn }).await;
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn write_control(connection: Connection, mut stream: SendStream, mut queue: mpsc::Receiver<Message>) {
+    // Above every data stream.
+    let _ = stream.set_priority(10);
+    loop {
+        tokio::select! {
+            message = queue.recv() => {
+                let Some(message) = message else { break };
+                match frame::write(&mut stream, &message).await {
+                    Ok(bytes) => count(&message, bytes, "out"),
+                    Err(_) => break,
+                }
+            }
+            _ = connection.closed() => break,
+        }
+    }
+}
+
+async fn write_data(connection: Connection, priority: i32, mut queue: mpsc::Receiver<Message>) {
+    let mut stream: Option<SendStream> = None;
+    loop {
+        let message = tokio::select! {
+            message = queue.recv() => message,
+            _ = connection.closed() => None,
+        };
+        let Some(message) = message else { break };
+        if stream.is_none() {
+            match timeout(OPEN_WITHIN, connection.open_uni()).await {
+                Ok(Ok(opened)) => {
+                    let _ = opened.set_priority(priority);
+                    stream = Some(opened);
+                }
+                Ok(Err(_)) | Err(_) => {
+                    connection.close(VarInt::from_u32(1), b"no data stream");
+                    break;
+                }
+            }
+        }
+        let Some(open) = &mut stream else { break };
+        match frame::write(open, &message).await {
+            Ok(bytes) => count(&message, bytes, "out"),
+            Err(_) => break,
+        }
+    }
+}
+
+async fn read(conn: ConnectionId, connection: Connection, mut stream: RecvStream, events: mpsc::Sender<MeshEvent>) {
+    loop {
+        match frame::read(&mut stream).await {
+            Ok(Some((message, bytes))) => {
+                count(&message, bytes, "in");
+                if events.send(MeshEvent::Received { conn, message }).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                if error.is_violation() {
+                    metrics::counter!("global_sync_bad_frames_total").increment(1);
+                    tracing::warn!(peer = %connection.remote_address(), "connection refused: {error}");
+                    connection.close(VarInt::from_u32(2), b"bad frame");
+                }
+                break;
+            }
+        }
+    }
+}
+
+fn count(message: &Message, bytes: usize, direction: &'static str) {
+    metrics::counter!("global_sync_frame_bytes_total", "message" => message.name(), "direction" => direction)
+        .increment(bytes as u64);
+}

@@ -1,0 +1,136 @@
+//! Frames: four bytes of length, one of type, then the message. The length is checked before anything is allocated.
+
+use quinn::{RecvStream, SendStream};
+
+use crate::protocol::{MAX_FRAME_BYTES, Message, WireError};
+
+/// Added to the type of a frame whose content is zstd, after four bytes of its real length.
+const COMPRESSED: u8 = 0x80;
+/// Smaller frames are not worth it.
+const COMPRESS_FROM: usize = 512;
+/// Fast, and most of what can be had.
+const LEVEL: i32 = 1;
+
+/// Why a stream of frames ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FrameError {
+    #[error("a frame of {0} bytes")]
+    TooLarge(usize),
+    #[error("a frame cannot be unpacked")]
+    Packing,
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    #[error(transparent)]
+    Read(#[from] quinn::ReadExactError),
+    #[error(transparent)]
+    Write(#[from] quinn::WriteError),
+}
+
+impl FrameError {
+    /// Whether the peer broke the rules, as opposed to having gone away.
+    pub(super) fn is_violation(&self) -> bool {
+        matches!(self, Self::TooLarge(_) | Self::Packing | Self::Wire(_))
+    }
+}
+
+pub(super) fn encode(message: &Message) -> Vec<u8> {
+    let content = message.encode();
+    let mut frame_type = message.frame_type();
+    let mut packed = Vec::new();
+    if content.len() >= COMPRESS_FROM
+        && let Ok(compressed) = zstd::bulk::compress(&content, LEVEL)
+        && compressed.len() + 4 < content.len()
+    {
+        frame_type |= COMPRESSED;
+        packed.extend(length(content.len()));
+        packed.extend(compressed);
+    } else {
+        packed = content;
+    }
+    let mut frame = Vec::with_capacity(5 + packed.len());
+    frame.extend(length(packed.len() + 1));
+    frame.push(frame_type);
+    frame.extend(packed);
+    frame
+}
+
+pub(super) async fn write(stream: &mut SendStream, message: &Message) -> Result<usize, FrameError> {
+    let frame = encode(message);
+    stream.write_all(&frame).await?;
+    Ok(frame.len())
+}
+
+/// The next message, with the bytes it took; types this version does not know are skipped. `None` at the end.
+pub(super) async fn read(stream: &mut RecvStream) -> Result<Option<(Message, usize)>, FrameError> {
+    loop {
+        let mut head = [0; 5];
+        match stream.read_exact(&mut head).await {
+            Ok(()) => {}
+            Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let [a, b, c, d, frame_type] = head;
+        let size = u32::from_be_bytes([a, b, c, d]) as usize;
+        if size == 0 || size > MAX_FRAME_BYTES {
+            return Err(FrameError::TooLarge(size));
+        }
+        let mut content = vec![0; size - 1];
+        stream.read_exact(&mut content).await?;
+        if let Some(message) = decode(frame_type, &content)? {
+            return Ok(Some((message, size + 4)));
+        }
+    }
+}
+
+fn decode(frame_type: u8, content: &[u8]) -> Result<Option<Message>, FrameError> {
+    if frame_type & COMPRESSED == 0 {
+        return Ok(Message::decode(frame_type, content)?);
+    }
+    let (size, packed) = content.split_first_chunk::<4>().ok_or(FrameError::Packing)?;
+    let size = u32::from_be_bytes(*size) as usize;
+    if size > MAX_FRAME_BYTES {
+        return Err(FrameError::TooLarge(size));
+    }
+    let content = zstd::bulk::decompress(packed, size).map_err(|_| FrameError::Packing)?;
+    Ok(Message::decode(frame_type & !COMPRESSED, &content)?)
+}
+
+fn length(bytes: usize) -> [u8; 4] {
+    u32::try_from(bytes).expect("a frame is at most 4 MiB").to_be_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Advert, Batch, Checkpoint, Entry, Head, LogId, Origin};
+
+    fn batch(body: Vec<u8>) -> Message {
+        let origin = Origin { region: "us-east".parse().unwrap(), incarnation: 1 };
+        Message::Batch(Batch {
+            log: LogId { origin, stream: shared::fact::FactStream::Ledger },
+            pull: 1,
+            entries: vec![Entry { envelope: vec![1], body: Some(body) }],
+            checkpoint: Checkpoint { head: Head::EMPTY, key_id: [0; 32], signature: vec![], certificate: None },
+        })
+    }
+
+    #[test]
+    fn frames_unpack_to_what_was_packed() {
+        let large = batch(vec![7; 100_000]);
+        for message in [Message::Advert(Advert::default()), large] {
+            let frame = encode(&message);
+            assert!(frame.len() < 2_000);
+            assert_eq!(decode(frame[4], &frame[5..]).unwrap(), Some(message));
+        }
+    }
+
+    #[test]
+    fn a_small_frame_that_claims_to_unpack_into_much_is_refused() {
+        let mut frame = encode(&batch(vec![0; 1_000_000]));
+        frame[5..9].copy_from_slice(&u32::MAX.to_be_bytes());
+        assert!(matches!(decode(frame[4], &frame[5..]), Err(FrameError::TooLarge(_))));
+        frame[5..9].copy_from_slice(&10_u32.to_be_bytes());
+        assert!(matches!(decode(frame[4], &frame[5..]), Err(FrameError::Packing)));
+        assert!(matches!(decode(COMPRESSED | 5, &[1, 2]), Err(FrameError::Packing)));
+    }
+}

@@ -1,0 +1,171 @@
+//! The endpoint: who calls us, whom we call, and nobody who is not of our mesh.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use quinn::{Endpoint, VarInt};
+use shared::ids::RegionName;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    connection,
+    connection::Link,
+    tls::{Credentials, TlsError, region_of},
+};
+use crate::protocol::{ConnectionId, Message};
+
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// Far above any mesh; below what a stranger could use up.
+const MAX_CONNECTIONS: usize = 256;
+
+/// What the mesh tells the node.
+pub enum MeshEvent {
+    /// A connection stands.
+    Connected {
+        /// Its name.
+        conn: ConnectionId,
+        /// The way to the peer.
+        link: Link,
+        /// Whether we called.
+        dialed: bool,
+    },
+    /// A peer said something.
+    Received {
+        /// The connection.
+        conn: ConnectionId,
+        /// What it said.
+        message: Message,
+    },
+    /// A connection is gone.
+    Disconnected {
+        /// The connection.
+        conn: ConnectionId,
+    },
+}
+
+/// The QUIC endpoint of this instance.
+#[derive(Clone)]
+pub struct Mesh {
+    endpoint: Endpoint,
+    client: Arc<std::sync::RwLock<quinn::ClientConfig>>,
+    cluster_id: Arc<str>,
+    max_age: Duration,
+    events: mpsc::Sender<MeshEvent>,
+    next_conn: Arc<AtomicU64>,
+    tasks: TaskTracker,
+}
+
+impl Mesh {
+    /// Listens at an address; the receiver gets everything that happens.
+    pub fn listen(
+        address: SocketAddr,
+        credentials: &Credentials,
+        cluster_id: &str,
+        max_age: Duration,
+    ) -> anyhow::Result<(Self, mpsc::Receiver<MeshEvent>)> {
+        let endpoint = Endpoint::server(credentials.server_config()?, address)?;
+        let (events, receiver) = mpsc::channel(64);
+        let mesh = Self {
+            endpoint,
+            client: Arc::new(std::sync::RwLock::new(credentials.client_config()?)),
+            cluster_id: cluster_id.into(),
+            max_age,
+            events,
+            next_conn: Arc::new(AtomicU64::new(1)),
+            tasks: TaskTracker::new(),
+        };
+        Ok((mesh, receiver))
+    }
+
+    /// Where we listen.
+    pub fn local_address(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Uses other certificates for connections made from now on.
+    pub fn use_credentials(&self, credentials: &Credentials) -> Result<(), TlsError> {
+        let client = credentials.client_config()?;
+        self.endpoint.set_server_config(Some(credentials.server_config()?));
+        *self.client.write().expect("nobody panics while holding it") = client;
+        Ok(())
+    }
+
+    /// Takes calls until `shutdown`.
+    pub async fn accept(&self, shutdown: CancellationToken) {
+        loop {
+            let incoming = tokio::select! {
+                incoming = self.endpoint.accept() => incoming,
+                () = shutdown.cancelled() => None,
+            };
+            let Some(incoming) = incoming else { return };
+            if self.endpoint.open_connections() > MAX_CONNECTIONS {
+                incoming.refuse();
+                continue;
+            }
+            let mesh = self.clone();
+            self.tasks.spawn(async move {
+                let address = incoming.remote_address();
+                match timeout(HANDSHAKE_WITHIN, incoming).await {
+                    Ok(Ok(connection)) => mesh.run(connection, None).await.unwrap_or_else(|error| {
+                        tracing::warn!(peer = %address, "call from {address} refused: {error}");
+                    }),
+                    Ok(Err(error)) => {
+                        metrics::counter!("global_sync_refused_connections_total").increment(1);
+                        tracing::warn!(peer = %address, "call from {address} refused: {error}");
+                    }
+                    Err(_) => {}
+                }
+            });
+        }
+    }
+
+    /// Calls a region and stays until the connection ends. An error is why there was none.
+    pub async fn dial(&self, region: &RegionName, address: &str) -> anyhow::Result<()> {
+        let address = tokio::net::lookup_host(address)
+            .await?
+            .next()
+            .ok_or_else(|| anyhow::anyhow!("{address} has no address"))?;
+        let config = self.client.read().expect("nobody panics while holding it").clone();
+        // The name is only for the wire; certificates are judged by the region they name.
+        let connecting = self.endpoint.connect_with(config, address, "gocomet.invalid")?;
+        let connection = timeout(HANDSHAKE_WITHIN, connecting).await??;
+        self.run(connection, Some(region)).await
+    }
+
+    /// Ends every connection and waits for their tasks.
+    pub async fn close(&self) {
+        self.endpoint.close(VarInt::from_u32(0), b"shutting down");
+        self.tasks.close();
+        self.tasks.wait().await;
+        // Lets the last packets out; a peer that does not answer is not waited for long.
+        let _ = timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await;
+    }
+
+    async fn run(&self, connection: quinn::Connection, expected: Option<&RegionName>) -> anyhow::Result<()> {
+        let refuse = |reason: &str| {
+            metrics::counter!("global_sync_refused_connections_total").increment(1);
+            connection.close(VarInt::from_u32(1), reason.as_bytes());
+            anyhow::anyhow!("{reason}")
+        };
+        let Some(region) = region_of(&connection, &self.cluster_id) else {
+            return Err(refuse("the certificate names no region of this cluster"));
+        };
+        if let Some(expected) = expected
+            && region != *expected
+        {
+            return Err(refuse(&format!("wrong region: {expected} was called, {region} answered")));
+        }
+        let conn = self.next_conn.fetch_add(1, Ordering::Relaxed);
+        // Not all at once after an hour.
+        let max_age = self.max_age.mul_f64(rand::random_range(0.9..1.1));
+        connection::run(conn, connection, region, expected.is_some(), max_age, self.events.clone()).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Three whole instances over real QUIC on loopback, each with its own Postgres database.
+
+mod mesh {
+    pub(crate) mod cluster;
+}
+
+use std::time::Duration;
+
+use mesh::cluster::{Authority, Cluster, eventually};
+use sqlx::PgPool;
+
+#[sqlx::test(migrations = "../migrations")]
+async fn facts_of_every_region_arrive_everywhere_and_digests_agree(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    for (index, region) in ["us-east", "eu-west", "ap-south"].into_iter().enumerate() {
+        for n in 0..20 {
+            cluster.settle(region, (index as u128) * 1000 + n).await;
+        }
+        cluster.create_tenant(region, &format!("tenant-{index}")).await;
+    }
+    cluster.converged(60).await;
+    for region in cluster.regions() {
+        assert_eq!(cluster.count(&region, "SELECT count(*) FROM tenant_homes").await, 3);
+        eventually("settlements are durable elsewhere", async || {
+            let unmarked = format!(
+                "SELECT count(*) FROM ledger_facts WHERE origin_region = '{region}' AND remote_durable_at IS NULL"
+            );
+            cluster.count(&region, &unmarked).await == 0
+        })
+        .await;
+    }
+    let status = cluster.status("us-east").await;
+    assert!(status.leader);
+    assert_eq!(status.peers.len(), 2);
+    assert!(status.peers.iter().all(|peer| peer.connected && peer.rtt_ms.is_some()), "{status:?}");
+    assert_eq!(status.version_vector["eu-west/1"].ledger, 20);
+
+    // A region that was away takes up where it was, and gets what it missed.
+    cluster.stop("ap-south").await;
+    for n in 0..30 {
+        cluster.settle("us-east", 5000 + n).await;
+        cluster.settle("ap-south", 6000 + n).await;
+    }
+    cluster.start("ap-south").await;
+    cluster.converged(120).await;
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn facts_reach_a_region_that_cannot_hear_their_origin_and_new_regions_need_no_restart(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    // A chain: us-east and ap-south know only eu-west between them, which knows nobody.
+    cluster.knows("us-east", &["eu-west"]);
+    cluster.knows("eu-west", &[]);
+    cluster.knows("ap-south", &["eu-west"]);
+    cluster.start("eu-west").await;
+    cluster.start("us-east").await;
+    cluster.settle("us-east", 1).await;
+    cluster.start("ap-south").await;
+    cluster.settle("ap-south", 2).await;
+    cluster.converged(2).await;
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn strangers_and_impostors_get_nothing(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    // eu-west's certificates are of another authority; it is refused whoever calls whom.
+    cluster.reissue("eu-west", &Authority::new("stranger"), "eu-west");
+    cluster.start_all().await;
+    cluster.settle("us-east", 1).await;
+    eventually("us-east has numbered", async || {
+        cluster.status("us-east").await.version_vector.get("us-east/1").is_some_and(|heads| heads.ledger == 1)
+    })
+    .await;
+    let quiet = tokio::time::timeout(Duration::from_secs(2), async {
+        eventually("a stranger is connected", async || {
+            cluster.status("us-east").await.peers.iter().any(|peer| peer.connected)
+                || cluster.count("eu-west", "SELECT count(*) FROM ledger_facts").await > 0
+        })
+        .await;
+    });
+    assert!(quiet.await.is_err(), "a stranger must never be connected");
+    cluster.stop_all().await;
+
+    // Right authority, but the instance at eu-west's address is ap-south: not the one that was called.
+    let authority = cluster.authority.clone();
+    let error = cluster.try_start_with("eu-west", &authority, "ap-south").await.expect_err("a foreign certificate");
+    assert!(error.contains("ap-south") && error.contains("eu-west"), "{error}");
+}

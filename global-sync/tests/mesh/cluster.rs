@@ -1,0 +1,313 @@
+//! Regions for tests: certificates, databases, instances that start and stop.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use global_sync::{
+    config::{
+        Config, DatabaseConfig, NumberingConfig, QuicConfig, RegionConfig, SigningConfig, StatusConfig, TlsConfig,
+    },
+    node::Node,
+    status::{Board, Status},
+};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType};
+use shared::{
+    fact::{Fact, LedgerEntry, TenantCreated},
+    telemetry::{LogFormat, TelemetryConfig},
+};
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::{task::JoinHandle, time::sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const CLUSTER: &str = "test";
+
+/// Polls until a condition holds; a test that waits in vain says for what.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
+        while !holds().await {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "in vain: {what}");
+}
+
+/// A private authority.
+#[derive(Clone)]
+pub(crate) struct Authority {
+    pem: String,
+    issuer: Arc<Issuer<'static, KeyPair>>,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Arc::new(Issuer::new(params, key)) }
+    }
+
+    fn issue(&self, folder: &Path, region: &str) {
+        std::fs::create_dir_all(folder).unwrap();
+        let sign = |key: &KeyPair| {
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            let uri = format!("gocomet://{CLUSTER}/{region}");
+            params.subject_alt_names.push(SanType::URI(uri.as_str().try_into().unwrap()));
+            params.signed_by(key, &*self.issuer).unwrap().pem()
+        };
+        let node = KeyPair::generate().unwrap();
+        let signing = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        for (name, content) in [
+            ("ca.pem", self.pem.clone()),
+            ("node.pem", sign(&node)),
+            ("node.key", node.serialize_pem()),
+            ("signing.pem", sign(&signing)),
+            ("signing.key", signing.serialize_pem()),
+        ] {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
+    }
+}
+
+struct Running {
+    shutdown: CancellationToken,
+    task: JoinHandle<anyhow::Result<()>>,
+    board: Board,
+}
+
+struct Region {
+    config: Config,
+    /// As the owner sees it: for looking, and to commit facts as region-node would.
+    pool: PgPool,
+    running: Option<Running>,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) authority: Authority,
+    folder: PathBuf,
+    regions: BTreeMap<String, Region>,
+    databases: Vec<String>,
+    owner: PgPool,
+}
+
+impl Cluster {
+    /// Regions that are prepared and know each other, none of them started. The first uses the test's own database.
+    pub(crate) async fn new(owner: &PgPool, names: &[&str]) -> Self {
+        let authority = Authority::new("authority");
+        let folder = std::env::temp_dir().join(format!("gocomet-sync-{}", Uuid::now_v7()));
+        let mut cluster =
+            Self { authority, folder, regions: BTreeMap::new(), databases: Vec::new(), owner: owner.clone() };
+        let addresses: BTreeMap<String, SocketAddr> =
+            names.iter().map(|name| ((*name).to_owned(), free_udp_address())).collect();
+        for (index, name) in names.iter().enumerate() {
+            let pool = if index == 0 { owner.clone() } else { cluster.another_database(owner).await };
+            cluster.authority.issue(&cluster.folder.join(name), name);
+            let mut config = cluster.config(name, addresses[*name], &pool);
+            let others = addresses.iter().filter(|(other, _)| other != name);
+            config.peers = others.map(|(name, address)| (name.parse().unwrap(), address.to_string())).collect();
+            let options = pool.connect_options().as_ref().clone();
+            let system = options.clone().username("gocomet_system");
+            let pool = PgPoolOptions::new().max_connections(2).connect_lazy_with(system);
+            cluster.regions.insert((*name).to_owned(), Region { config, pool, running: None });
+        }
+        cluster
+    }
+
+    pub(crate) fn knows(&mut self, region: &str, peers: &[&str]) {
+        self.regions.get_mut(region).unwrap().config.peers.retain(|name, _| peers.contains(&name.as_str()));
+    }
+
+    pub(crate) fn reissue(&self, region: &str, authority: &Authority, names: &str) {
+        authority.issue(&self.folder.join(region), names);
+    }
+
+    pub(crate) fn regions(&self) -> Vec<String> {
+        self.regions.keys().cloned().collect()
+    }
+
+    pub(crate) async fn start_all(&mut self) {
+        for name in self.regions() {
+            self.start(&name).await;
+        }
+    }
+
+    pub(crate) async fn start(&mut self, name: &str) {
+        let region = self.regions.get_mut(name).unwrap();
+        let node = Node::bind(region.config.clone()).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let board = node.board();
+        #[expect(clippy::disallowed_methods, reason = "a test waits for its tasks itself")]
+        let task = tokio::spawn(node.run(shutdown.clone(), String::new));
+        region.running = Some(Running { shutdown, task, board });
+    }
+
+    pub(crate) async fn try_start_with(&self, name: &str, authority: &Authority, names: &str) -> Result<(), String> {
+        self.reissue(name, authority, names);
+        let bound = Node::bind(self.regions[name].config.clone()).await;
+        bound.map(|_| ()).map_err(|error| format!("{error:#}"))
+    }
+
+    pub(crate) async fn stop(&mut self, name: &str) {
+        if let Some(Running { shutdown, task, .. }) = self.regions.get_mut(name).unwrap().running.take() {
+            shutdown.cancel();
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    pub(crate) async fn stop_all(&mut self) {
+        for name in self.regions() {
+            self.stop(&name).await;
+        }
+        for region in self.regions.values() {
+            region.pool.close().await;
+        }
+        for database in &self.databases {
+            let drop = format!("DROP DATABASE {database} WITH (FORCE)");
+            self.owner.execute(sqlx::AssertSqlSafe(drop)).await.unwrap();
+        }
+        self.databases.clear();
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+
+    pub(crate) async fn status(&self, name: &str) -> Status {
+        let board = &self.regions[name].running.as_ref().expect("it runs").board;
+        let mut status = None;
+        eventually("it has a status", async || {
+            status = board.status().await.unwrap();
+            status.is_some()
+        })
+        .await;
+        status.unwrap()
+    }
+
+    /// Waits until every region has that many ledger facts, the same vector and the same digest.
+    pub(crate) async fn converged(&self, facts: i64) {
+        for name in self.regions() {
+            eventually(&format!("{name} has {facts} facts"), async || {
+                self.count(&name, "SELECT count(*) FROM ledger_facts").await == facts
+            })
+            .await;
+        }
+        let mut seen = Vec::new();
+        let agree = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let mut found = Vec::new();
+                for name in self.regions() {
+                    let status = self.status(&name).await;
+                    found.push((format!("{:?}", status.version_vector), status.digest));
+                }
+                seen = found;
+                if seen.iter().all(|other| *other == seen[0]) {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(agree.await.is_ok(), "they differ: {seen:#?}");
+    }
+
+    pub(crate) async fn count(&self, name: &str, sql: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&self.regions[name].pool).await.unwrap()
+    }
+
+    pub(crate) async fn settle(&self, region: &str, n: u128) {
+        let fact = Fact::Settlement(LedgerEntry {
+            fact_id: Uuid::from_u128(n + 1),
+            payment_id: Uuid::from_u128(n + 1),
+            trip_id: Uuid::from_u128(n + 1),
+            tenant: "porto-taxis".to_owned(),
+            amount: 1250,
+            currency: "EUR".to_owned(),
+            settled_at: time::OffsetDateTime::UNIX_EPOCH,
+        });
+        self.commit(region, &fact).await;
+    }
+
+    pub(crate) async fn create_tenant(&self, region: &str, tenant: &str) {
+        let fact = Fact::TenantCreated(TenantCreated {
+            tenant: tenant.to_owned(),
+            name: tenant.to_owned(),
+            home_region: region.to_owned(),
+            term: 1,
+            n: 0,
+        });
+        self.commit(region, &fact).await;
+        sqlx::query("INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ($1, $1, $2, 1, 0)")
+            .bind(tenant)
+            .bind(region)
+            .execute(&self.regions[region].pool)
+            .await
+            .unwrap();
+    }
+
+    async fn commit(&self, region: &str, fact: &Fact) {
+        sqlx::query(
+            "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
+             VALUES ($1, $2, $3, $4, 1, 0, $5)",
+        )
+        .bind(Uuid::now_v7())
+        .bind(fact.stream().as_str())
+        .bind(fact.kind())
+        .bind(fact.tenant())
+        .bind(fact.to_body())
+        .execute(&self.regions[region].pool)
+        .await
+        .unwrap();
+    }
+
+    async fn another_database(&mut self, owner: &PgPool) -> PgPool {
+        let name = format!("sync_{}", Uuid::now_v7().simple());
+        owner.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+        let options = owner.connect_options().as_ref().clone().database(&name);
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
+        sqlx::migrate!("../migrations").run(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        self.databases.push(name);
+        PgPoolOptions::new().connect_lazy_with(options)
+    }
+
+    fn config(&self, name: &str, quic: SocketAddr, pool: &PgPool) -> Config {
+        let file = |file: &str| self.folder.join(name).join(file);
+        let options = pool.connect_options();
+        let url = format!(
+            "postgres://gocomet_sync@{}:{}/{}",
+            options.get_host(),
+            options.get_port(),
+            options.get_database().expect("a test has a database")
+        );
+        Config {
+            region: RegionConfig { name: name.parse().unwrap(), cluster_id: CLUSTER.to_owned() },
+            database: DatabaseConfig { url: url.into(), max_connections: 8 },
+            quic: QuicConfig { listen: quic, max_age: Duration::from_secs(3600) },
+            status: StatusConfig { listen: "127.0.0.1:0".parse().unwrap() },
+            tls: TlsConfig {
+                ca_file: file("ca.pem"),
+                cert_file: file("node.pem"),
+                key_file: file("node.key"),
+                reload_every: Duration::from_secs(1),
+            },
+            signing: SigningConfig { cert_file: file("signing.pem"), key_file: file("signing.key") },
+            numbering: NumberingConfig { every: Duration::from_millis(20) },
+            telemetry: TelemetryConfig {
+                log_format: LogFormat::Pretty,
+                log_filter: "info".to_owned(),
+                otlp_endpoint: None,
+            },
+            peers: BTreeMap::new(),
+        }
+    }
+}
+
+fn free_udp_address() -> SocketAddr {
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

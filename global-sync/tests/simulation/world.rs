@@ -1,0 +1,550 @@
+//! Time, network, crashes, and the laws that must hold throughout.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
+use global_sync::protocol::{
+    Batch, ConnectionId, Draft, Effect, Event, Hash, Head, LogId, MAX_BATCH_BYTES, Message, Millis, PULL_CREDIT_BYTES,
+    VerifiedBatch,
+};
+use shared::fact::FactStream;
+use uuid::Uuid;
+
+use super::{
+    random::Random,
+    region::{Disk, Region},
+};
+
+const FAULTS_LAST_MS: u64 = 9_000;
+const CONVERGE_WITHIN_MS: u64 = 30_000;
+const TICK_MS: u64 = 100;
+
+/// What a run came to.
+pub(crate) struct Outcome {
+    pub(crate) trace: u64,
+    pub(crate) failure: Option<String>,
+    pub(crate) seen: BTreeMap<&'static str, u64>,
+}
+
+enum Happening {
+    Tick { region: usize, life: u64 },
+    Connect { a: usize, b: usize },
+    Deliver { to: usize, life: u64, conn: ConnectionId, message: Message },
+    HangUp { at: usize, life: u64, conn: ConnectionId },
+    Durable { region: usize, life: u64, batch: Box<VerifiedBatch> },
+    Emit { region: usize },
+    Number { region: usize, life: u64 },
+    Crash { region: usize },
+    Start { region: usize },
+    Cut { from: usize, to: usize },
+    Mend { from: usize, to: usize },
+    Heal,
+}
+
+struct Due(u64, u64, Happening);
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        (self.0, self.1) == (other.0, other.1)
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.0, self.1).cmp(&(other.0, other.1))
+    }
+}
+
+pub(crate) struct World {
+    now: u64,
+    random: Random,
+    due: BinaryHeap<Reverse<Due>>,
+    scheduled: u64,
+    regions: Vec<Region>,
+    /// Both ends of each connection, the one that opened it first.
+    connections: BTreeMap<ConnectionId, (usize, usize)>,
+    next_conn: ConnectionId,
+    cut: BTreeSet<(usize, usize)>,
+    healed: bool,
+    forgetful: bool,
+    /// The one true hash of every entry ever numbered.
+    truth: BTreeMap<(LogId, u64), Hash>,
+    emitted: u64,
+    trace: DefaultHasher,
+    failure: Option<String>,
+    seen: BTreeMap<&'static str, u64>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let count = usize::try_from(random.between(3, 6)).expect("few");
+        let names = ["us-east", "eu-west", "ap-south", "sa-east", "af-south"];
+        let regions = names[..count].iter().map(|name| Region {
+            name: name.parse().expect("a name"),
+            disk: Disk::default(),
+            core: None,
+            may_number: false,
+            life: 0,
+            storing: BTreeMap::new(),
+        });
+        let mut world = Self {
+            now: 0,
+            random,
+            due: BinaryHeap::new(),
+            scheduled: 0,
+            regions: regions.collect(),
+            connections: BTreeMap::new(),
+            next_conn: 1,
+            cut: BTreeSet::new(),
+            healed: false,
+            forgetful: false,
+            truth: BTreeMap::new(),
+            emitted: 0,
+            trace: DefaultHasher::new(),
+            failure: None,
+            seen: BTreeMap::new(),
+        };
+        world.plan_faults();
+        world
+    }
+
+    pub(crate) fn with_forgetful_disks(mut self) -> Self {
+        self.forgetful = true;
+        self
+    }
+
+    pub(crate) fn run(mut self) -> Outcome {
+        while let Some(Reverse(Due(at, _, happening))) = self.due.pop() {
+            if self.failure.is_some() {
+                break;
+            }
+            self.now = at;
+            let look = matches!(happening, Happening::Tick { region: 0, .. });
+            if self.healed && look && self.converged() {
+                break;
+            }
+            if at > FAULTS_LAST_MS + CONVERGE_WITHIN_MS {
+                let vectors: Vec<_> = self.regions.iter().map(|region| self.lengths(region)).collect();
+                self.fail(format!("not converged {CONVERGE_WITHIN_MS} ms after healing: {vectors:?}"));
+                break;
+            }
+            self.happen(happening);
+        }
+        self.check_nothing_lost_or_doubled();
+        Outcome { trace: self.trace.finish(), failure: self.failure, seen: self.seen }
+    }
+
+    fn plan_faults(&mut self) {
+        let count = self.regions.len();
+        for region in 0..count {
+            let at = self.random.between(0, 400);
+            self.schedule(at, Happening::Start { region });
+            for _ in 0..self.random.between(5, 30) {
+                let at = self.random.between(0, FAULTS_LAST_MS);
+                self.schedule(at, Happening::Emit { region });
+            }
+            for _ in 0..self.random.between(0, 3) {
+                let at = self.random.between(500, FAULTS_LAST_MS);
+                self.schedule(at, Happening::Crash { region });
+            }
+        }
+        for _ in 0..self.random.between(0, 8) {
+            let (from, to) = self.two_regions();
+            let at = self.random.between(0, FAULTS_LAST_MS);
+            let both_ways = self.random.chance(400);
+            let lasts = self.random.between(200, 6_000);
+            self.schedule(at, Happening::Cut { from, to });
+            self.schedule(at + lasts, Happening::Mend { from, to });
+            if both_ways {
+                self.schedule(at, Happening::Cut { from: to, to: from });
+                self.schedule(at + lasts, Happening::Mend { from: to, to: from });
+            }
+        }
+        self.schedule(FAULTS_LAST_MS, Happening::Heal);
+    }
+
+    fn two_regions(&mut self) -> (usize, usize) {
+        let count = self.regions.len() as u64;
+        let from = self.random.between(0, count);
+        let to = (from + self.random.between(1, count)) % count;
+        (usize::try_from(from).expect("few"), usize::try_from(to).expect("few"))
+    }
+
+    fn schedule(&mut self, at: u64, happening: Happening) {
+        self.scheduled += 1;
+        self.due.push(Reverse(Due(at, self.scheduled, happening)));
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Start { region } => self.start(region),
+            Happening::Crash { region } => {
+                if !self.healed && self.regions[region].core.is_some() {
+                    self.crash(region, "crash");
+                }
+            }
+            Happening::Tick { region, life } => {
+                if self.alive(region, life) {
+                    self.schedule(self.now + TICK_MS, Happening::Tick { region, life });
+                    self.give(region, Event::Tick);
+                }
+            }
+            Happening::Connect { a, b } => self.connect(a, b),
+            Happening::Deliver { to, life, conn, message } => {
+                if self.alive(to, life) {
+                    self.give(to, Event::Received { conn, message });
+                }
+            }
+            Happening::HangUp { at, life, conn } => {
+                if self.alive(at, life) {
+                    self.give(at, Event::Disconnected { conn });
+                }
+            }
+            Happening::Durable { region, life, batch } => {
+                if self.alive(region, life) {
+                    self.store(region, &batch);
+                }
+            }
+            Happening::Emit { region } => self.emit(region),
+            Happening::Number { region, life } => {
+                if self.alive(region, life) {
+                    self.number(region);
+                    self.schedule(self.now + 20, Happening::Number { region, life });
+                }
+            }
+            Happening::Cut { from, to } => {
+                if !self.healed {
+                    if !self.cut.contains(&(to, from)) {
+                        self.saw("cut one way");
+                    }
+                    self.cut.insert((from, to));
+                }
+            }
+            Happening::Mend { from, to } => {
+                self.cut.remove(&(from, to));
+            }
+            Happening::Heal => {
+                self.healed = true;
+                self.cut.clear();
+                for region in 0..self.regions.len() {
+                    if self.regions[region].core.is_none() {
+                        self.start(region);
+                    }
+                }
+            }
+        }
+    }
+
+    fn alive(&self, region: usize, life: u64) -> bool {
+        self.regions[region].core.is_some() && self.regions[region].life == life
+    }
+
+    fn start(&mut self, region: usize) {
+        if self.regions[region].core.is_some() {
+            return;
+        }
+        let names: Vec<_> = self.regions.iter().map(|region| region.name.clone()).collect();
+        self.regions[region].start(Millis(self.now), &names);
+        let life = self.regions[region].life;
+        let logs = self.regions[region].disk.log_states();
+        self.give(region, Event::Leading { leading: true, logs });
+        self.schedule(self.now + 1, Happening::Tick { region, life });
+        self.schedule(self.now + 5, Happening::Number { region, life });
+        for other in 0..self.regions.len() {
+            if other != region {
+                self.schedule(self.now + 3, Happening::Connect { a: region, b: other });
+            }
+        }
+    }
+
+    fn crash(&mut self, region: usize, how: &'static str) {
+        self.saw(how);
+        self.regions[region].stop();
+        let restart = self.now + self.random.between(10, 3_000);
+        self.schedule(restart, Happening::Start { region });
+        let gone: Vec<_> =
+            self.connections.iter().filter(|(_, (a, b))| *a == region || *b == region).map(|(c, _)| *c).collect();
+        for conn in gone {
+            self.drop_connection(conn, Some(region));
+        }
+    }
+
+    /// The other end notices after a while, or at once.
+    fn drop_connection(&mut self, conn: ConnectionId, closed_by: Option<usize>) {
+        let Some((a, b)) = self.connections.remove(&conn) else { return };
+        for end in [a, b] {
+            if Some(end) != closed_by {
+                let life = self.regions[end].life;
+                let at = self.now + self.random.between(1, 1_500);
+                self.schedule(at, Happening::HangUp { at: end, life, conn });
+            }
+        }
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        let connected = self.connections.values().any(|ends| *ends == (a, b));
+        let reachable = !self.cut.contains(&(a, b)) && !self.cut.contains(&(b, a));
+        let both_alive = self.regions[a].core.is_some() && self.regions[b].core.is_some();
+        if self.regions[a].core.is_some() {
+            let again = self.now + self.random.between(200, 600);
+            self.schedule(again, Happening::Connect { a, b });
+        }
+        // As the real dialler does: no second connection to a peer that is connected.
+        let known = self.connections.values().any(|ends| *ends == (b, a)) && !self.random.chance(100);
+        if connected || known || !reachable || !both_alive {
+            return;
+        }
+        let conn = self.next_conn;
+        self.next_conn += 1;
+        self.connections.insert(conn, (a, b));
+        let (name_a, name_b) = (self.regions[a].name.clone(), self.regions[b].name.clone());
+        self.give(a, Event::Connected { conn, region: name_b, dialed: true });
+        self.give(b, Event::Connected { conn, region: name_a, dialed: false });
+    }
+
+    fn emit(&mut self, region: usize) {
+        self.emitted += 1;
+        let stream = FactStream::ALL[usize::try_from(self.random.between(0, 3)).expect("three")];
+        let length = if self.random.chance(20) { 200_000 } else { self.random.between(20, 300) };
+        let draft = Draft {
+            id: Uuid::from_u128(u128::from(self.emitted)),
+            kind: "simulated".to_owned(),
+            tenant: None,
+            home_epoch: None,
+            traceparent: None,
+            committed_at_ms: 0,
+            body: vec![7; usize::try_from(length).expect("small")],
+        };
+        self.regions[region].disk.outbox.push((stream, draft));
+    }
+
+    fn number(&mut self, region: usize) {
+        if !self.regions[region].may_number {
+            return;
+        }
+        let at_most = usize::try_from(self.random.between(1, 5)).expect("few");
+        if self.regions[region].disk.outbox.is_empty() {
+            return;
+        }
+        let origin = self.regions[region].origin();
+        let before: BTreeMap<LogId, usize> =
+            self.regions[region].disk.logs.iter().map(|(log, entries)| (log.clone(), entries.len())).collect();
+        let grown = self.regions[region].disk.number(&origin, at_most);
+        for (log, head) in &grown {
+            let known = before.get(log).copied().unwrap_or_default();
+            for (_, entry_head) in &self.regions[region].disk.logs[log][known..] {
+                if self.truth.insert((log.clone(), entry_head.seq), entry_head.hash).is_some() {
+                    self.fail(format!("{log} number {} was given twice", head.seq));
+                    return;
+                }
+            }
+        }
+        if !grown.is_empty() && !self.healed && self.random.chance(20) {
+            self.crash(region, "crash before report");
+            return;
+        }
+        for (log, head) in grown {
+            self.give(region, Event::Numbered { log, head });
+        }
+    }
+
+    fn store(&mut self, region: usize, batch: &VerifiedBatch) {
+        if !self.healed && self.random.chance(10) {
+            self.crash(region, "crash before durable");
+            return;
+        }
+        let log = batch.log.clone();
+        let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
+        if let Some(storing) = self.regions[region].storing.get_mut(&log) {
+            *storing = storing.saturating_sub(bytes);
+        }
+        let known = self.regions[region].disk.head(&log).seq;
+        let forgets = self.forgetful && self.random.chance(300);
+        let result = if forgets {
+            Ok(batch.checkpoint.head)
+        } else if !self.healed && self.random.chance(20) {
+            Err(self.regions[region].disk.head(&log))
+        } else {
+            self.regions[region].disk.store(batch)
+        };
+        let from = usize::try_from(known).expect("short");
+        let stored: Vec<_> =
+            self.regions[region].disk.logs.get(&log).map_or(Vec::new(), |entries| {
+                entries[from.min(entries.len())..].iter().map(|(_, head)| *head).collect()
+            });
+        for (index, head) in stored.into_iter().enumerate() {
+            if head.seq != known + index as u64 + 1 || self.truth.get(&(log.clone(), head.seq)) != Some(&head.hash) {
+                self.fail(format!("{} stored something else as {log} {}", self.regions[region].name, head.seq));
+                return;
+            }
+        }
+        if !self.healed && self.random.chance(10) {
+            self.crash(region, "crash before report");
+            return;
+        }
+        match result {
+            Ok(head) => self.give(region, Event::Stored { log, head }),
+            Err(head) => self.give(region, Event::StoreFailed { log, head }),
+        }
+    }
+
+    fn give(&mut self, region: usize, event: Event) {
+        let now = Millis(self.now);
+        let Some(core) = self.regions[region].core.as_mut() else { return };
+        let effects = core.handle(now, event);
+        (self.now, region, effects.len()).hash(&mut self.trace);
+        for effect in effects {
+            if self.regions[region].core.is_none() {
+                return;
+            }
+            self.carry_out(region, effect);
+            if !self.healed && self.random.chance(1) && self.random.chance(300) {
+                self.crash(region, "crash");
+            }
+        }
+    }
+
+    fn carry_out(&mut self, region: usize, effect: Effect) {
+        let life = self.regions[region].life;
+        match effect {
+            Effect::Send { conn, message } => {
+                self.saw(message.name());
+                self.send(region, conn, message);
+            }
+            Effect::Close { conn, reason } => {
+                self.saw("close");
+                reason.as_str().hash(&mut self.trace);
+                self.drop_connection(conn, Some(region));
+            }
+            Effect::Store { batch } => {
+                self.saw("store");
+                let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
+                let storing = self.regions[region].storing.entry(batch.log.clone()).or_default();
+                *storing += bytes;
+                if *storing > PULL_CREDIT_BYTES + MAX_BATCH_BYTES {
+                    self.fail(format!("{bytes} more bytes than granted wait to be stored"));
+                }
+                let at = self.now + self.random.between(1, 30);
+                self.schedule(at, Happening::Durable { region, life, batch });
+            }
+            Effect::Serve { conn, log, pull, from, upto, max_bytes, known_keys: _ } => {
+                self.saw("serve");
+                let found = self.regions[region].disk.read(&log, from, upto, max_bytes);
+                let mut served = Event::Served { conn, log: log.clone(), pull, next: from, bytes: 0 };
+                if let Some((entries, checkpoint)) = found {
+                    if log.origin.region != self.regions[region].name {
+                        self.saw("relayed");
+                    }
+                    let bytes = entries.iter().map(|entry| entry.len() as u64).sum();
+                    let next = checkpoint.head.seq + 1;
+                    let batch = Batch { log: log.clone(), pull, entries, checkpoint };
+                    self.saw("batch");
+                    self.send(region, conn, Message::Batch(batch));
+                    served = Event::Served { conn, log, pull, next, bytes };
+                }
+                self.give(region, served);
+            }
+            Effect::SaveAck { peer, log, state } => self.check_ack(&peer, &log, state.head),
+            Effect::SaveMember { .. } => {}
+            Effect::AllowNumbering => {
+                if self.regions[region].life > 1 {
+                    self.saw("late numbering");
+                }
+                self.regions[region].may_number = true;
+            }
+            Effect::BeginIncarnation { .. } => self.fail("a region that lost nothing was told that it had".to_owned()),
+            Effect::Alarm(alarm) => self.fail(format!("false alarm: {alarm:?}")),
+        }
+    }
+
+    fn send(&mut self, from: usize, conn: ConnectionId, message: Message) {
+        let Some((a, b)) = self.connections.get(&conn).copied() else { return };
+        let to = if a == from { b } else { a };
+        message.frame_type().hash(&mut self.trace);
+        if let Message::Batch(batch) = &message {
+            batch.checkpoint.head.hash.hash(&mut self.trace);
+        }
+        let life = self.regions[to].life;
+        // Hello opens a connection: without it there is none.
+        if matches!(message, Message::Hello(_)) {
+            self.schedule(self.now + 1, Happening::Deliver { to, life, conn, message });
+            return;
+        }
+        let faulty = !self.healed;
+        if self.cut.contains(&(from, to)) || (faulty && self.random.chance(30)) {
+            self.saw("lost");
+            return;
+        }
+        if faulty && self.random.chance(30) {
+            self.saw("doubled");
+            let at = self.now + self.random.between(2, 400);
+            self.schedule(at, Happening::Deliver { to, life, conn, message: message.clone() });
+        }
+        let at = self.now + self.random.between(2, 120);
+        self.schedule(at, Happening::Deliver { to, life, conn, message });
+    }
+
+    /// Law: what a peer acknowledged is on its disk.
+    fn check_ack(&mut self, peer: &shared::ids::RegionName, log: &LogId, head: Head) {
+        let Some(peer) = self.regions.iter().find(|region| region.name == *peer) else { return };
+        if peer.disk.head(log).seq < head.seq {
+            let text = format!("{} acknowledged {log} {} without having it", peer.name, head.seq);
+            self.fail(text);
+        }
+    }
+
+    /// Law: every fact committed anywhere is in its origin's log exactly once, and every log is the same everywhere.
+    fn check_nothing_lost_or_doubled(&mut self) {
+        if self.failure.is_some() {
+            return;
+        }
+        let entries: u64 = self.truth.len() as u64;
+        if entries != self.emitted {
+            self.fail(format!("{} facts were committed, {entries} numbered", self.emitted));
+            return;
+        }
+        for region in &self.regions {
+            let held: u64 = region.disk.logs.values().map(|log| log.len() as u64).sum();
+            if held != self.emitted {
+                let text = format!("{} has {held} of {} facts", region.name, self.emitted);
+                self.fail(text);
+                return;
+            }
+        }
+    }
+
+    fn converged(&self) -> bool {
+        self.regions
+            .iter()
+            .all(|region| region.disk.outbox.is_empty() && self.lengths(region) == self.lengths(&self.regions[0]))
+    }
+
+    fn lengths(&self, region: &Region) -> BTreeMap<String, usize> {
+        region
+            .disk
+            .logs
+            .iter()
+            .filter(|(_, log)| !log.is_empty())
+            .map(|(id, log)| (id.to_string(), log.len()))
+            .collect()
+    }
+
+    fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn fail(&mut self, text: String) {
+        if self.failure.is_none() {
+            self.failure = Some(format!("at {} ms: {text}", self.now));
+        }
+    }
+}
