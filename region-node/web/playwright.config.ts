@@ -3,14 +3,13 @@ import { defineConfig } from '@playwright/test';
 // Runs against a node that is already up: BASE_URL says where, CHROMIUM which browser.
 export default defineConfig({
   testDir: 'e2e',
-  timeout: 240_000,
-  expect: { timeout: 30_000 },
+  timeout: 300_000,
+  expect: { timeout: 60_000 },
   retries: 0,
   workers: 1,
   reporter: [['list']],
   use: {
     baseURL: process.env['BASE_URL'] ?? 'http://127.0.0.1:18000',
-    viewport: { width: 1280, height: 860 },
     trace: 'retain-on-failure',
     launchOptions: {
       executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',

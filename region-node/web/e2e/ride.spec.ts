@@ -34,7 +34,8 @@ if (city === undefined) throw new Error('no city');
 const faults: string[] = [];
 
 async function person(browser: Browser, name: string, at: City['driver']): Promise<{ context: BrowserContext; page: Page }> {
-  const context = await browser.newContext({ geolocation: at, permissions: ['geolocation'], locale: 'en-GB' });
+  // Maps are drawn in software here: small ones without animations leave the processor to the service.
+  const context = await browser.newContext({ geolocation: at, permissions: ['geolocation'], locale: 'en-GB', viewport: { width: 900, height: 640 }, reducedMotion: 'reduce' });
   const page = await context.newPage();
   page.on('pageerror', (error) => faults.push(`${name}: ${error.message}`));
   page.on('console', (message) => {

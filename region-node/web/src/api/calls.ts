@@ -3,8 +3,8 @@ import type { Client } from './client';
 import type {
   ConfigAnswer,
   DispatchCandidate,
-  DriverPosition,
   Estimate,
+  NearbyDriver,
   Offer,
   Page,
   Payment,
@@ -88,7 +88,7 @@ export const nearbyDrivers = (
   client: Client,
   query: { lat: number; lng: number; radius_m: number; limit?: number },
   signal?: AbortSignal,
-): Promise<{ items: DriverPosition[] }> => client.json({ method: 'GET', path: '/v1/drivers/nearby', query, signal });
+): Promise<Page<NearbyDriver>> => client.json({ method: 'GET', path: '/v1/drivers/nearby', query, signal });
 
 export const acceptRide = (client: Client, driver: string, rideId: string, idempotencyKey: string): Promise<Trip> =>
   client.json({ method: 'POST', path: `/v1/drivers/${enc(driver)}/accept`, body: { ride_id: rideId }, idempotencyKey });

@@ -75,14 +75,14 @@ export interface Ride {
   fare: Money;
   surge_multiplier?: number;
   pin?: string | null;
-  driver?: { name?: string | null; rating?: number | null; vehicle?: Vehicle } | null;
+  driver?: { name: string; rating?: number | null; vehicle: Vehicle } | null;
+  rider?: { name: string } | null;
   pickup_eta_s?: number | null;
   requested_at: string;
   scheduled_at?: string | null;
   cancelled_by?: string | null;
   cancel_reason?: string | null;
   cancellation_fee?: Money | null;
-  payment_id?: string | null;
   updated_at?: string;
 }
 
@@ -100,7 +100,7 @@ export type TripStatus = 'accepted' | 'arrived' | 'in_progress' | 'paused' | 'co
 
 export interface FareLine {
   code: string;
-  label?: string;
+  description: string;
   amount: Money;
 }
 
@@ -115,6 +115,8 @@ export interface Trip {
   rider_id: string;
   driver_id: string;
   status: TripStatus;
+  pickup: Place;
+  dropoff: Place;
   accepted_at: string;
   arrived_at?: string | null;
   started_at?: string | null;
@@ -122,6 +124,7 @@ export interface Trip {
   distance_m?: number | null;
   duration_s?: number | null;
   fare?: Fare | null;
+  payment_id?: string | null;
 }
 
 export type PaymentStatus =
@@ -145,10 +148,13 @@ export interface Payment {
   remote_durable_at?: string | null;
 }
 
-export interface DriverPosition extends Point {
+export interface NearbyDriver extends Point {
   heading?: number | null;
-  vehicle_class?: string;
-  recorded_at?: string;
+  vehicle_class: string;
+  distance_m: number;
+  recorded_at: string;
+  /** Shown to the back office alone. */
+  doing?: 'free' | 'offered' | 'on_trip';
 }
 
 export interface DriverLocation extends Point {

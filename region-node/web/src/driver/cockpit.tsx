@@ -2,7 +2,7 @@ import { useMemo, useState } from 'react';
 import { offers as loadOffers, ride as loadRide, rides as loadRides, setDriverStatus, trip as loadTrip } from '../api/calls';
 import { clientOf, type Session } from '../api/session';
 import { useSocket } from '../api/socket';
-import type { Offer, Place, Ride, Trip } from '../api/types';
+import type { Offer, Ride, Trip } from '../api/types';
 import { useAction, useLoad } from '../lib/hooks';
 import type { Point } from '../lib/geo';
 import { cityAt } from '../map/cities';
@@ -23,12 +23,6 @@ const SPEEDS = [
   { value: '600', label: 'Demo' },
 ] as const;
 
-interface Job {
-  trip: Trip;
-  pickup: Place;
-  dropoff: Place;
-}
-
 const onlineKey = (subject: string): string => `gocomet.driver.online.${subject}`;
 const isActive = (trip: Trip): boolean => trip.status !== 'completed' && trip.status !== 'cancelled';
 
@@ -42,16 +36,15 @@ export function Cockpit({ session }: { session: Session }) {
   const [online, setOnline] = useState(() => localStorage.getItem(onlineKey(session.subject)) === 'true');
   const [offer, setOffer] = useState<Offer | null>(null);
   const [withdrawn, setWithdrawn] = useState<string | null>(null);
-  const [job, setJob] = useState<Job | null>(null);
+  const [job, setJob] = useState<Trip | null>(null);
   const [autopilot, setAutopilot] = useState(false);
   const [speed, setSpeed] = useState<(typeof SPEEDS)[number]['value']>('100');
 
-  const takeTrip = (trip: Trip, ends: { pickup: Place; dropoff: Place }): void =>
-    setJob({ trip, pickup: ends.pickup, dropoff: ends.dropoff });
   const onRide = (ride: Ride): void => {
-    if (job === null || ride.id !== job.trip.ride_id || ride.trip_id == null || !isActive(job.trip)) return;
-    const moved = ride.status === 'cancelled' || ride.status !== (job.trip.status === 'paused' ? 'in_progress' : job.trip.status);
-    if (moved) void loadTrip(client, ride.trip_id).then((trip) => takeTrip(trip, ride), () => undefined);
+    if (job === null || ride.id !== job.ride_id || ride.trip_id == null || !isActive(job)) return;
+    if (ride.status === (job.status === 'paused' ? 'in_progress' : job.status)) return;
+    // If this fails, the next look at the ride tries again.
+    loadTrip(client, ride.trip_id).then(setJob, () => undefined);
   };
 
   const { live, socket } = useSocket(session, {
@@ -73,17 +66,16 @@ export function Cockpit({ session }: { session: Session }) {
     async (signal) => {
       const page = await loadRides(client, { limit: 5 }, signal);
       const ride = page.items.find((one) => ['accepted', 'arrived', 'in_progress'].includes(one.status));
-      if (ride?.trip_id == null) return null;
-      return { trip: await loadTrip(client, ride.trip_id, signal), ride };
+      return ride?.trip_id == null ? null : loadTrip(client, ride.trip_id, signal);
     },
     undefined,
     (found) => {
-      if (found !== null) setJob((known) => known ?? { trip: found.trip, pickup: found.ride.pickup, dropoff: found.ride.dropoff });
+      if (found !== null) setJob((known) => known ?? found);
     },
   );
 
   // The socket brings offers at once; asking now and then finds those made while it was down.
-  const waiting = online && (job === null || !isActive(job.trip));
+  const waiting = online && (job === null || !isActive(job));
   useLoad(
     waiting ? session.subject : null,
     (signal) => loadOffers(client, session.subject, signal),
@@ -94,13 +86,13 @@ export function Cockpit({ session }: { session: Session }) {
   );
 
   // The socket tells of a cancelled ride; this finds out without it.
-  const rideId = job !== null && isActive(job.trip) ? job.trip.ride_id : null;
-  useLoad(rideId, (signal) => loadRide(client, rideId ?? '', signal), live === 'live' ? 15_000 : 4000, onRide);
+  const rideId = job !== null && isActive(job) ? job.ride_id : null;
+  const current = useLoad(rideId, (signal) => loadRide(client, rideId ?? '', signal), live === 'live' ? 15_000 : 4000, onRide);
 
   const position = usePosition(session.subject);
   const { here, place } = position;
   useReporting(online, session.subject, here, socket);
-  const target: Point | null = job === null ? null : job.trip.status === 'accepted' ? job.pickup : job.trip.status === 'in_progress' ? job.dropoff : null;
+  const target: Point | null = job?.status === 'accepted' ? job.pickup : job?.status === 'in_progress' ? job.dropoff : null;
   useAutopilot(autopilot, here, target, Number(speed), place);
 
   const toggle = useAction(async () => {
@@ -112,7 +104,7 @@ export function Cockpit({ session }: { session: Session }) {
   });
 
   const markers: MapMarker[] = [];
-  const ends = job !== null && isActive(job.trip) ? job : offer;
+  const ends = job !== null && isActive(job) ? job : offer;
   if (ends !== null) {
     markers.push({ id: 'pickup', kind: 'pickup', lat: ends.pickup.lat, lng: ends.pickup.lng, label: 'Pick-up', showLabel: true });
     markers.push({ id: 'dropoff', kind: 'dropoff', lat: ends.dropoff.lat, lng: ends.dropoff.lng, label: 'Drop-off', showLabel: true });
@@ -148,7 +140,7 @@ export function Cockpit({ session }: { session: Session }) {
             offer={offer}
             driver={session.subject}
             onAccepted={(trip) => {
-              takeTrip(trip, offer);
+              setJob(trip);
               setOffer(null);
             }}
             onGone={() => setOffer(null)}
@@ -156,11 +148,10 @@ export function Cockpit({ session }: { session: Session }) {
         )}
         {job !== null && (
           <TripCard
-            trip={job.trip}
-            pickup={job.pickup}
-            dropoff={job.dropoff}
+            trip={job}
+            riderName={current.data?.rider?.name ?? null}
             here={here}
-            onTrip={(trip) => takeTrip(trip, job)}
+            onTrip={setJob}
             onDone={() => {
               setJob(null);
               setAutopilot(false);
@@ -206,7 +197,7 @@ export function Cockpit({ session }: { session: Session }) {
           markers={markers}
           lines={here !== null && target !== null ? [{ from: here, to: target }] : []}
           fit={fit}
-          fitKey={ends === null ? '' : 'trip' in ends ? `${ends.trip.id}${ends.trip.status}` : ends.offer_id}
+          fitKey={ends === null ? '' : 'offer_id' in ends ? ends.offer_id : `${ends.id}${ends.status}`}
           message={here === null ? 'Tap where you are' : undefined}
           onPick={here === null ? place : undefined}
           onMarkerMove={(id, point) => {

@@ -2,7 +2,7 @@ import { useState } from 'react';
 import { cancelRide, stepTrip, trip as loadTrip, type TripStep } from '../api/calls';
 import { ApiError } from '../api/problem';
 import { clientOf } from '../api/session';
-import type { Place, Trip } from '../api/types';
+import type { Trip } from '../api/types';
 import { useAction, useAttemptKey } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { distanceM, type Point } from '../lib/geo';
@@ -16,15 +16,15 @@ import { nextSteps, STEP_WORDS, TRIP_HEADLINE } from './trip-steps';
 
 interface TripCardProps {
   trip: Trip;
-  pickup: Place;
-  dropoff: Place;
+  /** The rider's first name, once known. */
+  riderName: string | null;
   here: Point | null;
   onTrip: (trip: Trip) => void;
   onDone: () => void;
 }
 
 /** The trip under way, step by step, and what it earned. */
-export function TripCard({ trip, pickup, dropoff, here, onTrip, onDone }: TripCardProps) {
+export function TripCard({ trip, riderName, here, onTrip, onDone }: TripCardProps) {
   const client = clientOf('driver');
   const [pin, setPin] = useState('');
   const attempt = useAttemptKey();
@@ -46,6 +46,7 @@ export function TripCard({ trip, pickup, dropoff, here, onTrip, onDone }: TripCa
     onTrip(await loadTrip(client, trip.id));
   });
 
+  const { pickup, dropoff } = trip;
   const goal = trip.status === 'accepted' ? pickup : trip.status === 'in_progress' ? dropoff : null;
   const steps = nextSteps(trip.status);
   const over = trip.status === 'completed' || trip.status === 'cancelled';
@@ -66,6 +67,12 @@ export function TripCard({ trip, pickup, dropoff, here, onTrip, onDone }: TripCa
         )}
         {!over && (
           <dl className="facts">
+            {riderName !== null && (
+              <>
+                <dt>Rider</dt>
+                <dd>{riderName}</dd>
+              </>
+            )}
             <dt>Pick-up</dt>
             <dd>{pickup.address ?? `${pickup.lat.toFixed(4)}, ${pickup.lng.toFixed(4)}`}</dd>
             <dt>Drop-off</dt>

@@ -7,7 +7,7 @@ import { useTheme } from '../lib/theme';
 import { Icon } from '../ui/icon';
 import { cityAt, type City } from './cities';
 import { markerElement, updateElement } from './marker';
-import { buildStyle, CAR_IMAGE, carImage, NOTHING } from './style';
+import { buildStyle, BUSY_CAR_IMAGE, CAR_IMAGE, carImage, NOTHING } from './style';
 import type { MapCar, MapLine, MapMarker, MapProps } from './types';
 import '../styles/map.css';
 
@@ -20,7 +20,7 @@ function carFeatures(cars: readonly MapCar[]): FeatureCollection {
     type: 'FeatureCollection',
     features: cars.map((car) => ({
       type: 'Feature',
-      properties: { heading: car.heading ?? 0 },
+      properties: { heading: car.heading ?? 0, image: car.busy === true ? BUSY_CAR_IMAGE : CAR_IMAGE },
       geometry: { type: 'Point', coordinates: [car.lng, car.lat] },
     })),
   };
@@ -161,7 +161,8 @@ export default function MapView(props: MapProps) {
       if (stale) return;
       map.setStyle(buildStyle(city, traces, lineFeatures(latest.current.lines), carFeatures(latest.current.cars)), { diff: false });
       map.once('styledata', () => {
-        if (!map.hasImage(CAR_IMAGE)) map.addImage(CAR_IMAGE, carImage(), { pixelRatio: 2 });
+        if (!map.hasImage(CAR_IMAGE)) map.addImage(CAR_IMAGE, carImage('--accent', '#17191d'), { pixelRatio: 2 });
+        if (!map.hasImage(BUSY_CAR_IMAGE)) map.addImage(BUSY_CAR_IMAGE, carImage('--map-line', '#ffffff'), { pixelRatio: 2 });
       });
     });
     return () => {

@@ -4,8 +4,9 @@ import type { City } from './cities';
 
 export const NOTHING: FeatureCollection = { type: 'FeatureCollection', features: [] };
 
-/** The images of cars on the map, drawn by `carImage`. */
+/** The images of cars on the map, drawn by `carImage`: free ones, and those with a ride or an offer. */
 export const CAR_IMAGE = 'car';
+export const BUSY_CAR_IMAGE = 'busy-car';
 
 const FONT = ['sans-serif'];
 
@@ -66,7 +67,7 @@ export function buildStyle(city: City | null, traces: FeatureCollection, lines: 
       type: 'circle',
       source: 'cars',
       maxzoom: 12,
-      paint: { 'circle-radius': 3.5, 'circle-color': token('--accent'), 'circle-stroke-color': '#17191d', 'circle-stroke-width': 1 },
+      paint: { 'circle-radius': 3.5, 'circle-color': ['case', ['==', ['get', 'image'], BUSY_CAR_IMAGE], token('--map-line'), token('--accent')], 'circle-stroke-color': '#17191d', 'circle-stroke-width': 1 },
     },
     {
       id: 'cars',
@@ -74,7 +75,7 @@ export function buildStyle(city: City | null, traces: FeatureCollection, lines: 
       source: 'cars',
       minzoom: 12,
       layout: {
-        'icon-image': CAR_IMAGE,
+        'icon-image': ['get', 'image'],
         'icon-rotate': ['get', 'heading'],
         'icon-rotation-alignment': 'map',
         'icon-allow-overlap': true,
@@ -170,15 +171,15 @@ function zoomed(fromZoom: number, from: number, toZoom: number, to: number): Exp
 }
 
 /** A car seen from above, heading north. */
-export function carImage(): ImageData {
+export function carImage(body: string, edge: string): ImageData {
   const size = 48;
   const canvas = document.createElement('canvas');
   canvas.width = size;
   canvas.height = size;
   const pen = canvas.getContext('2d');
   if (pen === null) return new ImageData(size, size);
-  pen.fillStyle = token('--accent');
-  pen.strokeStyle = '#17191d';
+  pen.fillStyle = token(body);
+  pen.strokeStyle = edge;
   pen.lineWidth = 3;
   pen.beginPath();
   pen.roundRect(14, 5, 20, 38, 8);

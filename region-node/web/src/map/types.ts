@@ -12,6 +12,8 @@ export interface MapMarker extends Point {
 
 export interface MapCar extends Point {
   heading?: number | null | undefined;
+  /** A car with somebody to drive looks different from one that waits. */
+  busy?: boolean;
 }
 
 export interface MapLine {

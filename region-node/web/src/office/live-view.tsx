@@ -30,7 +30,8 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
   const drivers = useLoad(JSON.stringify(around), (signal) => nearbyDrivers(client, around, signal), 1000);
   const [lastDrivers, setLastDrivers] = useState(drivers.data);
   if (drivers.data !== null && drivers.data !== lastDrivers) setLastDrivers(drivers.data);
-  const cars = useMemo(() => lastDrivers?.items ?? [], [lastDrivers]);
+  const cars = useMemo(() => (lastDrivers?.items ?? []).map((car) => ({ ...car, busy: car.doing !== undefined && car.doing !== 'free' })), [lastDrivers]);
+  const busy = cars.filter((car) => car.busy).length;
 
   const rides = useLoad(
     `open ${tenant}`,
@@ -66,7 +67,7 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
             <strong className="number" data-testid="drivers-shown">
               {lastDrivers === null ? '–' : cars.length}
             </strong>
-            <span className="small muted">drivers in view</span>
+            <span className="small muted">drivers in view, {busy} busy</span>
           </p>
           <p className="tile">
             <strong className="number">{rides.data === null ? '–' : open.length}</strong>

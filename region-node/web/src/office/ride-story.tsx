@@ -29,7 +29,7 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
   const candidates = useLoad(id, (signal) => rideDispatch(client, id, signal), 3000);
   const tripId = ride.data?.trip_id ?? null;
   const trip = useLoad(tripId, (signal) => loadTrip(client, tripId ?? '', signal), 3000);
-  const paymentId = ride.data?.payment_id ?? null;
+  const paymentId = trip.data?.payment_id ?? null;
   const payment = useLoad(paymentId, (signal) => loadPayment(client, paymentId ?? '', signal), 3000);
 
   return (

@@ -93,16 +93,16 @@ export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRid
         {ride.driver != null && !isOver(ride.status) && (
           <div className="card driver-card">
             <div className="avatar" aria-hidden="true">
-              {(ride.driver.name ?? 'D').slice(0, 1).toUpperCase()}
+              {ride.driver.name.slice(0, 1).toUpperCase()}
             </div>
             <div className="grow">
               <p>
-                <strong>{ride.driver.name ?? 'Your driver'}</strong>
+                <strong>{ride.driver.name}</strong>
                 {ride.driver.rating != null && <span className="muted small"> ★ {ride.driver.rating.toFixed(1)}</span>}
               </p>
-              {ride.driver.vehicle !== undefined && <p className="small muted">{ride.driver.vehicle.model}</p>}
+              <p className="small muted">{ride.driver.vehicle.model}</p>
             </div>
-            {ride.driver.vehicle !== undefined && <span className="plate">{ride.driver.vehicle.plate}</span>}
+            <span className="plate">{ride.driver.vehicle.plate}</span>
           </div>
         )}
         <dl className="facts card">

@@ -1,5 +1,5 @@
 import type { Dispatch } from 'react';
-import { pay, receiptFile, trip as loadTrip } from '../api/calls';
+import { pay, payment as loadPayment, receiptFile, trip as loadTrip } from '../api/calls';
 import { ApiError } from '../api/problem';
 import { clientOf } from '../api/session';
 import type { Payment, Ride } from '../api/types';
@@ -7,7 +7,7 @@ import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { saveFile } from '../lib/save-file';
 import { formatDistance, formatDuration } from '../lib/time';
 import { formatMoney } from '../lib/money';
-import { Badge, Button, Notice, Skeleton } from '../ui/controls';
+import { Button, Notice, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { FareLines } from '../ui/fare-lines';
 import { Rating } from '../ui/rating';
@@ -25,18 +25,31 @@ interface AfterRideProps {
 export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
   const client = clientOf('rider');
   const trip = useLoad(tripId, (signal) => loadTrip(client, tripId, signal));
+  // Begun elsewhere or before a reload: the trip knows its payment. Until it is decided, we keep asking.
+  const paymentId = payment?.id ?? trip.data?.payment_id ?? null;
+  const open = payment === null || payment.status === 'pending' || payment.status === 'authorized' || payment.status === 'unknown';
+  useLoad(
+    open ? paymentId : null,
+    (signal) => loadPayment(client, paymentId ?? '', signal),
+    3000,
+    (news) => tell({ type: 'payment', payment: news }),
+  );
   const attempt = useAttemptKey();
   const charge = useAction(async () => {
     const tries = payment?.status === 'failed' ? payment.id : null;
-    const made = await pay(client, tripId, ride.payment_method, attempt.keyFor([tripId, tries]));
-    attempt.done();
-    tell({ type: 'payment', payment: made });
+    try {
+      const made = await pay(client, tripId, ride.payment_method, attempt.keyFor([tripId, tries]));
+      attempt.done();
+      tell({ type: 'payment', payment: made });
+    } catch (error) {
+      if (!(error instanceof ApiError && error.code === 'already_paid')) throw error;
+      trip.reload();
+    }
   });
   const download = useAction(async (type: 'application/pdf' | 'text/html') => {
     const file = await receiptFile(client, tripId, type);
     saveFile(await file.blob(), type === 'application/pdf' ? `receipt-${tripId}.pdf` : `receipt-${tripId}.html`);
   });
-  const alreadyPaid = charge.error instanceof ApiError && charge.error.code === 'already_paid';
   const fare = trip.data?.fare;
   const paid = payment !== null && payment.status !== 'failed';
 
@@ -47,7 +60,6 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
           <h2 id="fare">{payment?.status === 'settled' ? 'Receipt' : 'Your fare'}</h2>
           <span role="status" data-testid="payment-status">
             {payment !== null && <PaymentBadge status={payment.status} />}
-            {payment === null && alreadyPaid && <Badge tone="good">Paid</Badge>}
           </span>
         </div>
         {trip.loading && <Skeleton />}
@@ -65,8 +77,8 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
           <Notice tone="bad">The payment was declined{payment.failure_code != null && ` (${payment.failure_code.replaceAll('_', ' ')})`}. You can try again.</Notice>
         )}
         {payment?.remote_durable_at != null && <p className="small muted">Your payment is safe in a second region.</p>}
-        {!alreadyPaid && <ErrorNote error={charge.error} />}
-        {!paid && !alreadyPaid && fare != null && (
+        <ErrorNote error={charge.error} />
+        {!paid && (payment !== null || paymentId === null) && fare != null && (
           <Button kind="primary" wide busy={charge.busy} onClick={() => void charge.run()}>
             Pay {formatMoney(fare.total)}
           </Button>

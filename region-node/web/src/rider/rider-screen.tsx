@@ -1,5 +1,5 @@
-import { useCallback, useEffect, useReducer, useState } from 'react';
-import { payment as loadPayment, ride as loadRide, rides as loadRides } from '../api/calls';
+import { useCallback, useReducer, useState } from 'react';
+import { ride as loadRide, rides as loadRides } from '../api/calls';
 import { clientOf, useSession, type Session } from '../api/session';
 import { useSocket } from '../api/socket';
 import { useLoad } from '../lib/hooks';
@@ -31,13 +31,10 @@ export default function RiderScreen() {
   );
 }
 
-// Which payment belongs to a trip is remembered in this tab, so that a reload after paying shows it again.
-const paymentKey = (trip: string): string => `gocomet.payment.${trip}`;
-
 function SignedIn({ session }: { session: Session }) {
   const client = clientOf('rider');
   const [followed, tell] = useReducer(follow, NOT_FOLLOWING);
-  const { ride, payment } = followed;
+  const { ride } = followed;
 
   const { live } = useSocket(session, {
     'ride:update': (news) => tell({ type: 'ride', ride: news }),
@@ -57,19 +54,6 @@ function SignedIn({ session }: { session: Session }) {
     (signal) => loadRide(client, openId ?? '', signal),
     live === 'live' ? 15_000 : 3000,
     (news) => tell({ type: 'ride', ride: news }),
-  );
-
-  useEffect(() => {
-    if (payment?.trip_id != null) sessionStorage.setItem(paymentKey(payment.trip_id), payment.id);
-  }, [payment]);
-  const tripId = ride?.trip_id ?? null;
-  const paymentId = payment?.id ?? (tripId === null ? null : sessionStorage.getItem(paymentKey(tripId)));
-  const paying = payment === null || payment.status === 'pending' || payment.status === 'authorized' || payment.status === 'unknown';
-  useLoad(
-    paymentId !== null && paying ? paymentId : null,
-    (signal) => loadPayment(client, paymentId ?? '', signal),
-    3000,
-    (news) => tell({ type: 'payment', payment: news }),
   );
 
   const reload = history.reload;

@@ -12,7 +12,10 @@ export function FareLines({ fare }: { fare: Fare }) {
     <ul className="lines number">
       {fare.lines.map((line, index) => (
         <li key={`${line.code} ${index}`}>
-          <span>{line.label ?? words(line.code)}</span>
+          <span>
+            {words(line.code)}
+            <span className="line-note small muted">{line.description}</span>
+          </span>
           <span>{formatMoney(line.amount)}</span>
         </li>
       ))}
