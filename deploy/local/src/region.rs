@@ -173,6 +173,8 @@ impl Setup {
             ("HTTP__PUBLIC_URL", self.edge_url(region, edge)),
             ("EDGE__UPSTREAM", self.http_url(region, 1)),
             ("EDGE__PEERS", peers),
+            ("OPERATOR__CLIENT_ID", self.operator.client_id.clone()),
+            ("OPERATOR__CLIENT_SECRET", self.operator.client_secret.clone()),
         ];
         settings.extend(common_settings());
         with_prefix("REGION_NODE_", settings, &self.node_env)
