@@ -1,6 +1,6 @@
 """Metrics by name: rules, dashboards and the list in deploy/dashboards/README.md agree.
 
-metrics.py                    checks the files
+metrics.py                    checks the files, and the names in the programs' sources
 metrics.py expressions        prints the dashboards' queries as recording rules, for promtool to parse
 metrics.py live URL...        checks what running programs expose against the list
 """
@@ -76,6 +76,15 @@ def check_files() -> None:
             used_in(f"{file}: variable {variable['name']}", variable["query"]["query"])
 
 
+def check_sources() -> None:
+    for program in ("region-node", "global-sync"):
+        for path in (ROOT / program / "src").rglob("*.rs"):
+            for macro, name in re.findall(r'\b(counter|gauge|histogram)!\(\s*"([a-z_0-9]+)"', path.read_text()):
+                place = path.relative_to(ROOT)
+                found.unless(name in listed, f"{place}: {name} is not in {FOLDER}/README.md")
+                found.unless(listed.get(name, (macro,))[0] == macro, f"{place}: {name} is listed as a {listed.get(name, ('',))[0]}")
+
+
 def print_expressions() -> None:
     queries = [target["expr"] for dashboard in dashboards.values() for panel in panels(dashboard) for target in panel["targets"]]
     plain = [query.replace("$__rate_interval", "1m").replace("$region", ".*").replace("$tenant", ".*") for query in queries]
@@ -108,6 +117,7 @@ match sys.argv[1:]:
         check_live(addresses)
     case []:
         check_files()
+        check_sources()
     case _:
         sys.exit(__doc__)
 found.exit()

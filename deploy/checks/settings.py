@@ -13,7 +13,7 @@ def known(prefix: str, text: str) -> set[str]:
     """Keys of the file, those that stand there as a comment because they have no default included."""
     names, section = set(), ""
     for line in text.splitlines():
-        if header := re.match(r"\[([a-z_.]+)\]", line):
+        if header := re.match(r"(?:# )?\[([a-z_.]+)\]", line):
             section = header[1].replace(".", "__").upper() + "__"
         elif key := re.match(r"(?:# )?([a-z][a-z0-9_]*) = ", line):
             names.add(prefix + section + key[1].upper())

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
-from report import ROOT, Findings, load_yaml
+from report import ROOT, Findings, dockerfile_stages, load_yaml
 
 programs, secrets, certificates, *overlays = map(Path, sys.argv[1:])
 NO_DATABASE = "postgres://nobody@127.0.0.1:1/none"
@@ -57,11 +57,12 @@ def problem(place: str, program: str, settings: dict[str, str], *arguments: str)
 
 def starts() -> list[tuple]:
     result = []
+    image = {name: dict(re.findall(r"(\w+)=(\S+)", " ".join(rest for word, rest in stage if word == "ENV"))) for name, stage in dockerfile_stages().items()}
     for name, service in load_yaml("deploy/compose/compose.yaml")["services"].items():
         for program in ("region-node", "global-sync"):
             if name.endswith(f"-{program}"):
                 region = name.removesuffix(f"-{program}")
-                result.append((f"compose: {name}", program, env_file(secrets / region / f"{program}.env") | service["environment"]))
+                result.append((f"compose: {name}", program, image[program] | env_file(secrets / region / f"{program}.env") | service["environment"]))
     for file, program, *arguments in (("region-node", "region-node"), ("edge", "region-node"), ("migrate", "region-node", "migrate"), ("global-sync", "global-sync")):
         settings = env_file(ROOT / f"deploy/systemd/examples/{file}.env")
         if program == "global-sync":
@@ -74,10 +75,10 @@ def starts() -> list[tuple]:
         for item in (item for item in objects if item["kind"] in ("Deployment", "StatefulSet")):
             pod = item["spec"]["template"]["spec"]
             for container in pod["containers"] + pod.get("initContainers", []):
-                settings: dict[str, str] = {}
+                program = container["image"].split("/")[1].split(":")[0]
+                settings = dict(image[program])
                 for source in container["envFrom"]:
                     settings |= maps[source["configMapRef"]["name"]] if "configMapRef" in source else SECRETS[source["secretRef"]["name"]]
-                program = container["image"].split("/")[1].split(":")[0]
                 result.append((f"kubernetes: {overlay.stem} {container['name']}", program, settings, *container.get("args", [])))
     return result
 

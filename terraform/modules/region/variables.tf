@@ -127,7 +127,7 @@ variable "endpoints" {
   }
   validation {
     condition     = var.endpoints.quic == null ? true : can(regex("^[A-Za-z0-9.:\\[\\]-]+:[0-9]{1,5}$", var.endpoints.quic))
-    error_message = "endpoints.quic is host:port, for example sync.sa-east.example.org:7400."
+    error_message = "endpoints.quic is host:port, for example sync.sa-east.example.org:7000."
   }
 }
 

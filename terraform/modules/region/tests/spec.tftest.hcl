@@ -20,8 +20,8 @@ run "addresses_become_settings" {
   command = plan
   variables {
     name      = "sa-east"
-    endpoints = { base_url = "https://sa-east.example.org", quic = "sync.sa-east.example.org:7400" }
-    peers     = { us-east = "sync.us-east.example.org:7400", eu-west = "203.0.113.7:7400" }
+    endpoints = { base_url = "https://sa-east.example.org", quic = "sync.sa-east.example.org:7000" }
+    peers     = { us-east = "sync.us-east.example.org:7000", eu-west = "203.0.113.7:7000" }
     network   = { cidr = "10.40.0.0/16", peer_cidrs = ["203.0.113.0/24", "2001:db8::/32"] }
     images    = { region_node = "registry.example.org:5000/gocomet/region-node:0.1.0" }
     labels    = { team = "mobility" }
@@ -31,7 +31,7 @@ run "addresses_become_settings" {
     error_message = "clients are told the public address"
   }
   assert {
-    condition     = output.settings.global_sync["GLOBAL_SYNC_PEERS"] == "eu-west=203.0.113.7:7400,us-east=sync.us-east.example.org:7400"
+    condition     = output.settings.global_sync["GLOBAL_SYNC_PEERS"] == "eu-west=203.0.113.7:7000,us-east=sync.us-east.example.org:7000"
     error_message = "peers are listed by name"
   }
   assert {
@@ -52,7 +52,7 @@ run "a_region_is_not_its_own_peer" {
   command = plan
   variables {
     name  = "sa-east"
-    peers = { sa-east = "127.0.0.1:7400" }
+    peers = { sa-east = "127.0.0.1:7000" }
   }
   expect_failures = [output.spec]
 }
