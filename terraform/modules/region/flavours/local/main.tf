@@ -57,7 +57,7 @@ resource "terraform_data" "region" {
 locals {
   # The id is unknown until the region is there, so the file is read after `region add`, not while planning it.
   read_from = terraform_data.region.id == "" ? "" : local.cluster_file
-  cluster   = fileexists(local.read_from) ? jsondecode(file(local.read_from)) : { regions = [] }
+  cluster   = jsondecode(fileexists(local.read_from) ? file(local.read_from) : "{\"regions\": []}")
   found     = one([for region in local.cluster.regions : region if region.name == var.spec.name])
 }
 
