@@ -36,6 +36,7 @@ async fn run(cli: &Cli) -> anyhow::Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let config = Config::load(cli.config.as_deref())?;
     let telemetry = shared::telemetry::start("global-sync", config.region.name.as_str(), &config.telemetry)?;
+    metrics::gauge!("global_sync_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let shutdown = CancellationToken::new();
     let signals = TaskTracker::new();
     let mut terminate = signal(SignalKind::terminate())?;

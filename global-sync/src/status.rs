@@ -146,9 +146,16 @@ impl Board {
             let name = peer.region.to_string();
             metrics::gauge!("global_sync_peer_connected", "peer" => name.clone())
                 .set(f64::from(u8::from(peer.connected)));
+            if let Some(rtt_ms) = peer.rtt_ms {
+                metrics::gauge!("global_sync_peer_rtt_seconds", "peer" => name.clone()).set(rtt_ms / 1e3);
+            }
             metrics::gauge!("global_sync_peer_lag_entries", "peer" => name.clone()).set(peer.lag_entries as f64);
             metrics::gauge!("global_sync_peer_lag_seconds", "peer" => name).set(peer.lag_ms as f64 / 1e3);
         }
+        let backlog = self.store.backlog().await?;
+        metrics::gauge!("global_sync_outbox_pending").set(backlog.pending as f64);
+        metrics::gauge!("global_sync_outbox_oldest_seconds").set(backlog.oldest_s);
+        metrics::gauge!("global_sync_rejected").set(backlog.rejected as f64);
         for (state, count) in self.store.quarantine_counts().await? {
             metrics::gauge!("global_sync_quarantined", "state" => state).set(count as f64);
         }

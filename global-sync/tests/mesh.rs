@@ -64,6 +64,31 @@ async fn facts_reach_a_region_that_cannot_hear_their_origin_and_new_regions_need
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_standby_takes_over_and_lost_database_connections_heal(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.add_standby("us-east", "us-standby").await;
+    cluster.start_all().await;
+    cluster.settle("us-east", 1).await;
+    cluster.converged(1).await;
+    let leaders =
+        async |cluster: &Cluster| (cluster.status("us-east").await.leader, cluster.status("us-standby").await.leader);
+    let (first, second) = leaders(&cluster).await;
+    assert!(first != second, "exactly one of two leads");
+    let leader = if first { "us-east" } else { "us-standby" };
+    cluster.stop(leader).await;
+    for n in 10..20 {
+        cluster.settle("us-east", n).await;
+        cluster.settle("eu-west", n + 100).await;
+    }
+    cluster.converged(21).await;
+
+    cluster.cut_database_connections("eu-west").await;
+    cluster.settle("eu-west", 500).await;
+    cluster.converged(22).await;
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn strangers_and_impostors_get_nothing(pool: PgPool) {
     let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
     // eu-west's certificates are of another authority; it is refused whoever calls whom.

@@ -259,7 +259,14 @@ impl Driver {
                     self.tell_links();
                 }
             }
-            Effect::Store { batch } => {
+            Effect::Store { batch, direct } => {
+                metrics::counter!(
+                    "global_sync_stored_total",
+                    "origin" => batch.log.origin.region.to_string(),
+                    "stream" => batch.log.stream.as_str(),
+                    "via" => if direct { "direct" } else { "relay" }
+                )
+                .increment(batch.entries.len() as u64);
                 // The writer outlives the driver; if not, the node is stopping and the batch comes again.
                 let _ = self.writers[&batch.log.stream].send(batch);
             }

@@ -95,6 +95,9 @@ pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sende
             if leader.reports.send(Report::Leading(next.is_some())).is_err() {
                 break;
             }
+            if let Some(fence) = next {
+                metrics::gauge!("global_sync_lease_epoch").set(fence.epoch() as f64);
+            }
             fence.send_replace(next);
         }
         tokio::select! {
@@ -136,9 +139,6 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
             Ok(numbered) => {
                 for (log, head) in numbered.heads {
                     let _ = leader.reports.send(Report::Core(Box::new(Event::Numbered { log, head })));
-                }
-                if numbered.entries > 0 {
-                    metrics::counter!("global_sync_numbered_total").increment(numbered.entries as u64);
                 }
                 if numbered.more { Duration::ZERO } else { numbering.every }
             }
@@ -244,9 +244,12 @@ async fn apply_all(leader: &Leader, fence: &Fence, stream: FactStream) -> Result
         if leader.stop.is_cancelled() {
             return Ok(false);
         }
+        let begun = Instant::now();
         match leader.store.apply(fence, &log).await? {
             Some(done) => {
                 progress = true;
+                metrics::histogram!("global_sync_apply_batch_duration_seconds", "stream" => stream.as_str())
+                    .record(begun.elapsed().as_secs_f64());
                 metrics::counter!("global_sync_applied_total", "stream" => stream.as_str())
                     .increment(done.entries as u64);
                 let _ = leader.reports.send(Report::Core(Box::new(Event::Applied { log, applied: done.applied })));

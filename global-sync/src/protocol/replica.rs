@@ -150,6 +150,8 @@ pub enum Effect {
     Store {
         /// What to store.
         batch: Box<VerifiedBatch>,
+        /// Whether its origin sent it itself.
+        direct: bool,
     },
     /// Read entries of a log and send them, then report [`Event::Served`].
     Serve {

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use shared::ids::RegionName;
+use sqlx::PgConnection;
 
 use super::{Store, StoreError, from_sql, region_name, to_sql};
-use crate::protocol::{LogId, LogState, Origin};
+use crate::protocol::{Envelope, LogId, LogState, Origin};
 
 /// A peer's word about one log.
 pub type AckRow = ((RegionName, LogId), LogState);
@@ -19,7 +20,30 @@ pub struct Lag {
     pub ms: u64,
 }
 
+/// What waits to be numbered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backlog {
+    /// Facts committed and not numbered.
+    pub pending: i64,
+    /// Age of the oldest.
+    pub oldest_s: f64,
+    /// Facts that may not leave.
+    pub rejected: i64,
+}
+
 impl Store {
+    /// What waits to be numbered, and what never will be.
+    pub async fn backlog(&self) -> Result<Backlog, StoreError> {
+        let backlog = sqlx::query_as!(
+            Backlog,
+            r#"SELECT count(*) AS "pending!",
+                      COALESCE(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS "oldest_s!",
+                      (SELECT count(*) FROM repl_rejected) AS "rejected!"
+               FROM repl_outbox"#
+        );
+        Ok(backlog.fetch_one(&self.pool).await?)
+    }
+
     /// Remembers what peers have, and marks the settlements of `own` that another region has now.
     pub async fn save_acks(
         &self,
@@ -61,6 +85,9 @@ impl Store {
                 )
                 .execute(&mut *tx)
                 .await?;
+                if marked.rows_affected() > 0 {
+                    measure_newest(&mut tx, log, state).await?;
+                }
                 durable += marked.rows_affected();
             }
         }
@@ -97,4 +124,25 @@ impl Store {
         }
         Ok(lags)
     }
+}
+
+/// How long the newest settlement a peer has just acknowledged took, from its commit, by this region's clock.
+async fn measure_newest(connection: &mut PgConnection, log: &LogId, state: &LogState) -> Result<(), StoreError> {
+    let row = sqlx::query!(
+        r#"SELECT envelope, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS "now_ms!" FROM repl_log
+           WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4"#,
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation),
+        log.stream.as_str(),
+        to_sql(state.head.seq)
+    )
+    .fetch_optional(connection)
+    .await?;
+    if let Some(row) = row
+        && let Ok(envelope) = Envelope::read(&row.envelope)
+    {
+        let took_ms = row.now_ms.saturating_sub(envelope.committed_at_ms).max(0);
+        metrics::histogram!("global_sync_commit_to_remote_seconds").record(took_ms as f64 / 1e3);
+    }
+    Ok(())
 }

@@ -115,10 +115,13 @@ impl Store {
 
     /// Entries set aside, by state.
     pub async fn quarantine_counts(&self) -> Result<Vec<(String, i64)>, StoreError> {
-        let rows =
-            sqlx::query!(r#"SELECT state, count(*) AS "count!" FROM repl_quarantine GROUP BY state ORDER BY state"#)
-                .fetch_all(&self.pool)
-                .await?;
+        let rows = sqlx::query!(
+            r#"SELECT s.state AS "state!", count(q.state) AS "count!"
+               FROM UNNEST(ARRAY['held', 'parked', 'failed', 'conflict', 'stale']) AS s (state)
+               LEFT JOIN repl_quarantine q USING (state) GROUP BY s.state ORDER BY s.state"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
         Ok(rows.into_iter().map(|row| (row.state, row.count)).collect())
     }
 

@@ -94,13 +94,18 @@ impl Store {
                 }
             }
         }
+        let mut counts = Vec::new();
         for (stream, drafts) in streams {
             let log = LogId { origin: origin.clone(), stream };
             numbered.entries += drafts.len();
+            counts.push((stream, drafts.len()));
             let head = append(&mut tx, cluster_id, &log, drafts, signer).await?;
             numbered.heads.push((log, head));
         }
         tx.commit().await?;
+        for (stream, count) in counts {
+            metrics::counter!("global_sync_sequenced_total", "stream" => stream.as_str()).increment(count as u64);
+        }
         Ok(numbered)
     }
 }

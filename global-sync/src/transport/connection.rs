@@ -112,17 +112,17 @@ async fn run_open(
         return;
     }
     let tasks = TaskTracker::new();
-    tasks.spawn(write_control(connection.clone(), send, control_queue));
+    tasks.spawn(write_control(region.clone(), connection.clone(), send, control_queue));
     for (priority, queue) in data_queues.into_iter().enumerate() {
         let priority = 3 - i32::try_from(priority).expect("three streams");
-        tasks.spawn(write_data(connection.clone(), priority, queue));
+        tasks.spawn(write_data(region.clone(), connection.clone(), priority, queue));
     }
-    tasks.spawn(read(conn, connection.clone(), receive, events.clone()));
+    tasks.spawn(read(conn, region.clone(), connection.clone(), receive, events.clone()));
     let accepting = {
-        let (connection, events, tasks) = (connection.clone(), events.clone(), tasks.clone());
+        let (region, connection, events, tasks) = (region.clone(), connection.clone(), events.clone(), tasks.clone());
         async move {
             while let Ok(stream) = connection.accept_uni().await {
-                tasks.spawn(read(conn, connection.clone(), stream, events.clone()));
+                tasks.spawn(read(conn, region.clone(), connection.clone(), stream, events.clone()));
             }
         }
     };
@@ -142,7 +142,12 @@ async fn run_open(
     tasks.wait().await;
 }
 
-async fn write_control(connection: Connection, mut stream: SendStream, mut queue: mpsc::Receiver<Message>) {
+async fn write_control(
+    peer: RegionName,
+    connection: Connection,
+    mut stream: SendStream,
+    mut queue: mpsc::Receiver<Message>,
+) {
     // Above every data stream.
     let _ = stream.set_priority(10);
     loop {
@@ -150,7 +155,7 @@ async fn write_control(connection: Connection, mut stream: SendStream, mut queue
             message = queue.recv() => {
                 let Some(message) = message else { break };
                 match frame::write(&mut stream, &message).await {
-                    Ok(bytes) => count(&message, bytes, "out"),
+                    Ok(bytes) => sent(&peer, bytes),
                     Err(_) => break,
                 }
             }
@@ -159,7 +164,7 @@ async fn write_control(connection: Connection, mut stream: SendStream, mut queue
     }
 }
 
-async fn write_data(connection: Connection, priority: i32, mut queue: mpsc::Receiver<Message>) {
+async fn write_data(peer: RegionName, connection: Connection, priority: i32, mut queue: mpsc::Receiver<Message>) {
     let mut stream: Option<SendStream> = None;
     loop {
         let message = tokio::select! {
@@ -181,17 +186,23 @@ async fn write_data(connection: Connection, priority: i32, mut queue: mpsc::Rece
         }
         let Some(open) = &mut stream else { break };
         match frame::write(open, &message).await {
-            Ok(bytes) => count(&message, bytes, "out"),
+            Ok(bytes) => sent(&peer, bytes),
             Err(_) => break,
         }
     }
 }
 
-async fn read(conn: ConnectionId, connection: Connection, mut stream: RecvStream, events: mpsc::Sender<MeshEvent>) {
+async fn read(
+    conn: ConnectionId,
+    peer: RegionName,
+    connection: Connection,
+    mut stream: RecvStream,
+    events: mpsc::Sender<MeshEvent>,
+) {
     loop {
         match frame::read(&mut stream).await {
             Ok(Some((message, bytes))) => {
-                count(&message, bytes, "in");
+                received(&peer, bytes);
                 if events.send(MeshEvent::Received { conn, message }).await.is_err() {
                     break;
                 }
@@ -200,7 +211,7 @@ async fn read(conn: ConnectionId, connection: Connection, mut stream: RecvStream
             Err(error) => {
                 if error.is_violation() {
                     metrics::counter!("global_sync_bad_frames_total").increment(1);
-                    tracing::warn!(peer = %connection.remote_address(), "connection refused: {error}");
+                    tracing::warn!(%peer, "{peer} broke the rules of the wire: {error}");
                     connection.close(VarInt::from_u32(2), b"bad frame");
                 }
                 break;
@@ -209,7 +220,10 @@ async fn read(conn: ConnectionId, connection: Connection, mut stream: RecvStream
     }
 }
 
-fn count(message: &Message, bytes: usize, direction: &'static str) {
-    metrics::counter!("global_sync_frame_bytes_total", "message" => message.name(), "direction" => direction)
-        .increment(bytes as u64);
+fn sent(peer: &RegionName, bytes: usize) {
+    metrics::counter!("global_sync_sent_bytes_total", "peer" => peer.to_string()).increment(bytes as u64);
+}
+
+fn received(peer: &RegionName, bytes: usize) {
+    metrics::counter!("global_sync_received_bytes_total", "peer" => peer.to_string()).increment(bytes as u64);
 }

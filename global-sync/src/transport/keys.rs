@@ -12,7 +12,7 @@ use rustls::{
 use shared::ids::RegionName;
 use x509_parser::{oid_registry::OID_SIG_ED25519, prelude::FromDer};
 
-use super::tls::{TlsError, load_certificates, uri, uri_name};
+use super::tls::{TlsError, load_certificates, show_end, uri, uri_name};
 use crate::{
     protocol::{Checkpoint, KeyId, Trust, TrustError, hash_of},
     store::Signer,
@@ -36,6 +36,7 @@ impl SigningKey {
     ) -> Result<Self, TlsError> {
         let file = |path: &Path, error: String| TlsError::File(path.display().to_string(), error);
         let certificate = load_certificates(cert)?.swap_remove(0);
+        show_end("signing", std::slice::from_ref(&certificate));
         let pem = PrivateKeyDer::from_pem_file(key).map_err(|error| file(key, error.to_string()))?;
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(pem.secret_der())
             .map_err(|error| file(key, format!("no Ed25519 key in PKCS#8: {error}")))?;

@@ -73,6 +73,8 @@ impl Credentials {
         if found.as_deref() != Some(expected.as_str()) {
             return Err(TlsError::OtherRegion { file: cert.display().to_string(), found, expected });
         }
+        show_end("node", &chain);
+        show_end("ca", &load_certificates(ca)?);
         Ok(Self { roots, chain, key, provider: Arc::new(ring::default_provider()) })
     }
 
@@ -156,6 +158,17 @@ fn load_roots(file: &Path) -> Result<RootCertStore, TlsError> {
         roots.add(certificate).map_err(|error| TlsError::File(file.display().to_string(), error.to_string()))?;
     }
     Ok(roots)
+}
+
+/// Shows when the first of these certificates to end does.
+pub(super) fn show_end(which: &'static str, certificates: &[CertificateDer<'_>]) {
+    let ends = certificates.iter().filter_map(|certificate| {
+        let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
+        Some(parsed.validity().not_after.timestamp())
+    });
+    if let Some(end) = ends.min() {
+        metrics::gauge!("global_sync_certificate_not_after_seconds", "certificate" => which).set(end as f64);
+    }
 }
 
 /// The name a region's certificates carry.

@@ -123,6 +123,27 @@ impl Cluster {
         cluster
     }
 
+    /// A second instance of a region: its database and certificates, its own ports.
+    pub(crate) async fn add_standby(&mut self, region: &str, name: &str) {
+        let config = Config {
+            quic: QuicConfig { listen: free_udp_address(), max_age: Duration::from_secs(3600) },
+            ..self.regions[region].config.clone()
+        };
+        let pool = self.regions[region].pool.clone();
+        self.regions.insert(name.to_owned(), Region { config, pool, running: None });
+    }
+
+    /// Ends every connection replication has to a region's database, as a restart of Postgres would.
+    pub(crate) async fn cut_database_connections(&self, name: &str) {
+        use secrecy::ExposeSecret as _;
+        let url = &self.regions[name].config.database.url;
+        let mut connection = PgConnection::connect(url.expose_secret()).await.unwrap();
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()";
+        connection.execute(cut).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
     pub(crate) fn knows(&mut self, region: &str, peers: &[&str]) {
         self.regions.get_mut(region).unwrap().config.peers.retain(|name, _| peers.contains(&name.as_str()));
     }
@@ -202,8 +223,8 @@ impl Cluster {
         let agree = tokio::time::timeout(Duration::from_secs(30), async {
             loop {
                 let mut found = Vec::new();
-                for name in self.regions() {
-                    let status = self.status(&name).await;
+                for name in self.regions().iter().filter(|name| self.regions[*name].running.is_some()) {
+                    let status = self.status(name).await;
                     found.push((format!("{:?}", status.version_vector), status.digest));
                 }
                 seen = found;

@@ -425,7 +425,7 @@ impl World {
                 reason.as_str().hash(&mut self.trace);
                 self.drop_connection(conn, Some(region));
             }
-            Effect::Store { batch } => {
+            Effect::Store { batch, direct: _ } => {
                 self.saw("store");
                 let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
                 let storing = self.regions[region].storing.entry(batch.log.clone()).or_default();

@@ -138,7 +138,8 @@ impl<T: Trust> Replica<T> {
                 let (_, _, head) = verified.entries.last().expect("a verified batch has entries");
                 incoming.pending = *head;
                 incoming.storing.push((head.seq, bytes));
-                effects.push(Effect::Store { batch: Box::new(verified) });
+                let direct = from == log.origin.region;
+                effects.push(Effect::Store { batch: Box::new(verified), direct });
             }
             // Lost or repeated on the way. A repeat costs its credit; what was lost is asked for again when it stalls.
             Err(BatchError::Gap { .. } | BatchError::Nothing) => {}
