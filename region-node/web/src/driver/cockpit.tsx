@@ -119,8 +119,10 @@ export function Cockpit({ session }: { session: Session }) {
       <section className="split-panel stack" aria-label="Driving">
         <div className="online-card card">
           <div>
-            <h1 className="plain-heading" role="status" data-testid="driver-status">
-              {online ? 'You are online' : 'You are offline'}
+            <h1 className="plain-heading">
+              <span role="status" data-testid="driver-status">
+                {online ? 'You are online' : 'You are offline'}
+              </span>
             </h1>
             <p className="small muted">{online ? (live === 'live' ? 'Offers arrive live.' : 'Reconnecting; still asking for offers.') : 'Go online to get rides.'}</p>
           </div>

@@ -52,8 +52,8 @@ export function OfferCard({ offer, driver, onAccepted, onGone }: OfferCardProps)
   return (
     <section className="card stack offer" aria-labelledby="offer" data-testid="offer">
       <div className="row-between">
-        <h2 id="offer" ref={heading} tabIndex={-1} role="status">
-          {over ? 'The offer has run out' : 'New ride'}
+        <h2 id="offer" ref={heading} tabIndex={-1}>
+          <span role="status">{over ? 'The offer has run out' : 'New ride'}</span>
         </h2>
         <span className="number" aria-hidden="true">
           {left} s

@@ -55,8 +55,10 @@ export function TripCard({ trip, riderName, here, onTrip, onDone }: TripCardProp
     <>
       <section className="card stack" aria-labelledby="trip">
         <div className="row-between">
-          <h2 id="trip" role="status" data-testid="trip-headline">
-            {TRIP_HEADLINE[trip.status]}
+          <h2 id="trip">
+            <span role="status" data-testid="trip-headline">
+              {TRIP_HEADLINE[trip.status]}
+            </span>
           </h2>
           <RideBadge status={trip.status} />
         </div>

@@ -208,7 +208,7 @@ export default function MapView(props: MapProps) {
     if (map === null || first === undefined) return;
     const bounds = new LngLatBounds(new LngLat(first.lng, first.lat), new LngLat(first.lng, first.lat));
     for (const point of points) bounds.extend([point.lng, point.lat]);
-    map.fitBounds(bounds, { padding: 72, maxZoom: 15.5, duration: 500 });
+    map.fitBounds(bounds, { padding: { top: 72, bottom: 64, left: 72, right: 88 }, maxZoom: 15.5, duration: 500 });
   }, [map, fitOn]);
 
   return (

@@ -1,8 +1,8 @@
 import type { PeerStatus, RegionView } from '../api/types';
 
-const WIDTH = 520;
-const HEIGHT = 340;
 const RADIUS = 118;
+/** Room around the outermost regions for their circles and names. */
+const MARGIN = { x: 64, top: 42, bottom: 64 };
 
 interface Spot {
   x: number;
@@ -12,7 +12,7 @@ interface Spot {
 function place(index: number, count: number): Spot {
   const angle = (index / count) * 2 * Math.PI - Math.PI / 2;
   const radius = count === 1 ? 0 : RADIUS;
-  return { x: WIDTH / 2 + Math.cos(angle) * radius * 1.45, y: HEIGHT / 2 + Math.sin(angle) * radius };
+  return { x: Math.cos(angle) * radius * 1.35, y: Math.sin(angle) * radius };
 }
 
 function linkOf(a: RegionView, b: RegionView): PeerStatus[] {
@@ -25,8 +25,12 @@ function linkOf(a: RegionView, b: RegionView): PeerStatus[] {
 export function MeshDrawing({ regions }: { regions: readonly RegionView[] }) {
   const spots = regions.map((_, index) => place(index, regions.length));
   const pairs = regions.flatMap((a, i) => regions.slice(i + 1).map((b, j) => ({ a, b, i, k: i + 1 + j })));
+  const left = Math.min(...spots.map(({ x }) => x)) - MARGIN.x;
+  const right = Math.max(...spots.map(({ x }) => x)) + MARGIN.x;
+  const top = Math.min(...spots.map(({ y }) => y)) - MARGIN.top;
+  const bottom = Math.max(...spots.map(({ y }) => y)) + MARGIN.bottom;
   return (
-    <svg className="mesh" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={`${regions.length} regions and the links between them`}>
+    <svg className="mesh" viewBox={`${left} ${top} ${right - left} ${bottom - top}`} role="img" aria-label={`${regions.length} regions and the links between them`}>
       {pairs.map(({ a, b, i, k }) => {
         const from = spots[i];
         const to = spots[k];

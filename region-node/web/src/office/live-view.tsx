@@ -61,7 +61,10 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
       <div className="live-map">
         <Map label="Live map of drivers and rides" centre={view.centre} zoom={view.zoom} cars={cars} lines={lines} markers={markers} onViewport={onViewport} />
       </div>
-      <section className="live-side stack" aria-label="Rides under way">
+      <section className="live-side stack" aria-labelledby="live">
+        <h1 id="live" className="visually-hidden">
+          Live map
+        </h1>
         <div className="tiles">
           <p className="tile">
             <strong className="number" data-testid="drivers-shown">

@@ -67,8 +67,8 @@ export function RidesView({ client, selected, onOpen }: { client: Client; select
               {pages.items.map((ride) => (
                 <tr key={ride.id} className={ride.id === selected ? 'selected' : ''}>
                   <td>
-                    <button type="button" className="link-button mono" aria-label={`Story of ride ${ride.id}`} onClick={() => onOpen(ride.id)}>
-                      …{ride.id.slice(-8)}
+                    <button type="button" className="link-button mono" onClick={() => onOpen(ride.id)}>
+                      <span className="visually-hidden">Story of ride </span>…{ride.id.slice(-8)}
                     </button>
                   </td>
                   <td>

@@ -66,8 +66,10 @@ export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRid
       <section className="split-panel stack" aria-label="Your ride">
         <div className="stack-s">
           <div className="row-between">
-            <h1 ref={heading} tabIndex={-1} role="status" data-testid="ride-headline">
-              {HEADLINE[ride.status]}
+            <h1 ref={heading} tabIndex={-1}>
+              <span role="status" data-testid="ride-headline">
+                {HEADLINE[ride.status]}
+              </span>
             </h1>
             {live !== 'live' && !isOver(ride.status) && <Badge tone="warn">Reconnecting…</Badge>}
           </div>
