@@ -3,21 +3,26 @@
 use axum::{Json, extract::State};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{geo::Point, ids::RiderId, money::Money};
-use time::{Duration, OffsetDateTime};
+use shared::{
+    geo::Point,
+    ids::{RiderId, TenantId},
+    money::Money,
+};
+use time::OffsetDateTime;
 
 use super::{Place, RideError, store};
 use crate::{
     app::App,
     db::TenantTx,
+    drivers::{Duty, Found, Standing},
     http::{Command, Problem, ProblemBody},
     identity::Caller,
     pricing::{self, Quote, Surge, quote::SIGNING_PURPOSE},
     tenants::PublishedConfig,
 };
 
-/// A driver not heard of for so long is gone.
-const POSITION_LIFE: Duration = Duration::seconds(60);
+/// Where there are more free drivers than this, no surge can be told from none.
+const MOST_COUNTED: usize = 1_000;
 
 /// A ride to price.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -61,20 +66,19 @@ pub(super) async fn estimate_ride(
     let EstimateRequest { pickup, dropoff, vehicle_class } = &command.body;
     let published = app.tenants.config(caller.tenant()).await?;
     let wish = Wish { rider, pickup: pickup.point(), dropoff: dropoff.point(), vehicle_class };
-    let mut tx = app.db.read(caller.tenant()).await?;
     let surge = match is_surging(&published) {
-        true => surge_near(&app, &mut tx, &published, wish).await?,
+        true => surge_near(&app, &mut app.db.read(caller.tenant()).await?, &published, wish).await?,
         false => Surge::NONE,
     };
     let quote = quote(&app, &published, wish, surge)?;
-    let nearest = free_drivers(&app, &mut tx, &published, wish).await?.into_iter().min_by(f64::total_cmp);
+    let nearest = free_drivers(&app, caller.tenant(), &published, wish, 1).into_iter().next();
     Ok(Json(Estimate {
         quote_id: quote.token(caller.tenant(), |bytes| app.sealer.sign(SIGNING_PURPOSE, bytes)),
         fare: quote.fare().total,
         surge_multiplier: quote.surge,
         distance_m: quote.distance_m,
         duration_s: quote.duration_s,
-        pickup_eta_s: nearest.map(pricing::travel::seconds_along),
+        pickup_eta_s: nearest.map(|driver| pricing::travel::seconds_along(driver.distance_m)),
         expires_at: quote.expires_at,
     }))
 }
@@ -131,18 +135,14 @@ pub(super) async fn surge_near(
 ) -> sqlx::Result<Surge> {
     let radius_m = f64::from(published.config.dispatch.radius_m);
     let waiting = store::waiting_near(tx, wish.pickup, radius_m, app.clock.now()).await?;
-    let free = free_drivers(app, tx, published, wish).await?.len();
+    let free = free_drivers(app, tx.tenant(), published, wish, MOST_COUNTED).len();
     Ok(pricing::surge(&published.config, waiting, u32::try_from(free).unwrap_or(u32::MAX)))
 }
 
-/// How far each driver is who could be asked, metres.
-async fn free_drivers(
-    app: &App,
-    tx: &mut TenantTx,
-    published: &PublishedConfig,
-    wish: Wish<'_>,
-) -> sqlx::Result<Vec<f64>> {
-    let radius_m = f64::from(published.config.dispatch.radius_m);
-    let seen_since = app.clock.now() - POSITION_LIFE;
-    store::free_drivers_near(tx, wish.pickup, radius_m, wish.vehicle_class, seen_since).await
+/// The nearest drivers who could be asked, at most `limit`.
+fn free_drivers(app: &App, tenant: &TenantId, published: &PublishedConfig, wish: Wish<'_>, limit: usize) -> Vec<Found> {
+    let (now, radius_m) = (app.clock.now(), f64::from(published.config.dispatch.radius_m));
+    let could_come =
+        |standing: &Standing| standing.duty.at(now) == Duty::Free && *standing.vehicle_class == *wish.vehicle_class;
+    app.drivers.live.fleet(tenant).search(wish.pickup, radius_m, limit, now, could_come)
 }

@@ -337,28 +337,6 @@ pub(super) async fn waiting_near(
     Ok(u32::try_from(waiting).unwrap_or(u32::MAX))
 }
 
-/// Drivers of a vehicle class who are free within `radius_m` of a place, as last written: how far each is, metres.
-pub(super) async fn free_drivers_near(
-    tx: &mut TenantTx,
-    place: Point,
-    radius_m: f64,
-    vehicle_class: &str,
-    seen_since: OffsetDateTime,
-) -> sqlx::Result<Vec<f64>> {
-    let rows = sqlx::query!(
-        r#"SELECT d.lat AS "lat!", d.lng AS "lng!" FROM drivers d
-           WHERE d.status = 'online' AND d.vehicle_class = $1 AND d.located_at >= $2
-             AND NOT EXISTS (SELECT FROM trips t WHERE t.driver_id = d.id
-                             AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused'))"#,
-        vehicle_class,
-        seen_since
-    )
-    .fetch_all(tx.conn())
-    .await?;
-    let distances = rows.into_iter().map(|row| place.distance_m(Point::new(row.lat, row.lng)));
-    Ok(distances.filter(|distance_m| *distance_m <= radius_m).collect())
-}
-
 impl RideRow {
     fn into_ride(self, tx: &TenantTx) -> sqlx::Result<Ride> {
         let unreadable = |error: String| sqlx::Error::Decode(error.into());

@@ -183,6 +183,34 @@ async fn a_stale_forged_or_foreign_quote_is_refused(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_estimate_knows_how_near_the_next_driver_is(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    assert_eq!(rider.post("/v1/rides/estimate", wish()).await.ok(200)["pickup_eta_s"], Value::Null);
+    let own = format!("/v1/drivers/{}", driver.id);
+    driver.post(&format!("{own}/status"), json!({"status": "online"})).await.ok(200);
+    driver.post(&format!("{own}/location"), json!({"lat": 40.767, "lng": -73.9855})).await.ok(202);
+    let eta_s = rider.post("/v1/rides/estimate", wish()).await.ok(200)["pickup_eta_s"].as_i64().unwrap();
+    assert!((180..195).contains(&eta_s), "{eta_s}");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn prices_surge_where_rides_wait_and_nobody_is_free(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"surge": {"enabled": true, "cap": 1.4}})).await;
+    let (first, second) = (region.rider().await, region.rider().await);
+    let calm = first.post("/v1/rides/estimate", wish()).await.ok(200);
+    request(&first).await;
+    let busy = second.post("/v1/rides/estimate", wish()).await.ok(200);
+    assert_eq!((&calm["surge_multiplier"], &busy["surge_multiplier"]), (&json!(1.0), &json!(1.25)));
+    let more = busy["fare"]["amount"].as_i64().unwrap() - calm["fare"]["amount"].as_i64().unwrap();
+    assert!(more > 0);
+    let ride = second.post("/v1/rides", wish_with(json!({"quote_id": busy["quote_id"]}))).await.ok(201);
+    assert_eq!((&ride["fare"], &ride["surge_multiplier"]), (&busy["fare"], &json!(1.25)));
+    let capped = region.rider().await.post("/v1/rides/estimate", wish()).await.ok(200);
+    assert_eq!(capped["surge_multiplier"], 1.4);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn each_wrong_field_is_named(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let rider = region.rider().await;

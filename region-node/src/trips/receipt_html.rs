@@ -93,6 +93,11 @@ mod tests {
     use crate::trips::receipt::tests::example;
 
     #[test]
+    fn the_page_stays_as_it_is() {
+        insta::assert_snapshot!(render(&example()));
+    }
+
+    #[test]
     fn a_receipt_shows_every_line_and_the_total() {
         let receipt = example();
         let page = render(&receipt);

@@ -14,6 +14,8 @@ use crate::{
 const PAGE: (f32, f32) = (595.0, 842.0);
 const LEFT: f32 = 64.0;
 const RIGHT: f32 = PAGE.0 - LEFT;
+/// For a text with an amount to its right.
+const ROOM: f32 = RIGHT - LEFT - 120.0;
 const INK: [f32; 3] = [0.067, 0.094, 0.153];
 const GREY: [f32; 3] = [0.42, 0.447, 0.502];
 const RULE: [f32; 3] = [0.898, 0.906, 0.922];
@@ -37,10 +39,10 @@ pub(super) fn render(receipt: &Receipt) -> Vec<u8> {
 
 fn draw(receipt: &Receipt) -> Vec<u8> {
     let mut sheet = Sheet { content: Content::new(), y: PAGE.1 - 84.0 };
-    sheet.text(LEFT, Font::Bold, 20.0, INK, &receipt.company);
+    sheet.text(LEFT, Font::Bold, 20.0, INK, &fitting(Font::Bold, 20.0, ROOM, &receipt.company));
     sheet.text_to(RIGHT, Font::Regular, 12.0, GREY, "Receipt");
     sheet.rule(INK, 1.5);
-    sheet.down(40.0);
+    sheet.down(52.0);
     sheet.text(LEFT, Font::Bold, 30.0, INK, &receipt.total.to_string());
     sheet.down(20.0);
     sheet.text(LEFT, Font::Regular, 10.5, GREY, &written(receipt.ended_at));
@@ -62,7 +64,7 @@ fn draw(receipt: &Receipt) -> Vec<u8> {
     sheet.down(14.0);
 
     for line in &receipt.lines {
-        sheet.text(LEFT, Font::Regular, 10.5, INK, &line.description);
+        sheet.text(LEFT, Font::Regular, 10.5, INK, &fitting(Font::Regular, 10.5, ROOM, &line.description));
         sheet.text_to(RIGHT, Font::Regular, 10.5, INK, &line.amount.to_string());
         sheet.rule(RULE, 0.75);
         sheet.down(24.0);
@@ -95,7 +97,7 @@ impl Sheet {
 
     fn text(&mut self, x: f32, font: Font, size: f32, color: [f32; 3], text: &str) {
         let [r, g, b] = color;
-        let bytes = win_ansi(&fitting(font, size, RIGHT - x, text));
+        let bytes = win_ansi(text);
         self.content.set_fill_rgb(r, g, b).begin_text().set_font(font.name(), size);
         self.content.next_line(x, self.y).show(Str(&bytes)).end_text();
     }
@@ -110,7 +112,8 @@ impl Sheet {
             return;
         }
         self.text(LEFT, Font::Regular, 10.5, GREY, name);
-        self.text(LEFT + 90.0, Font::Regular, 10.5, INK, value);
+        let room = RIGHT - LEFT - 90.0;
+        self.text(LEFT + 90.0, Font::Regular, 10.5, INK, &fitting(Font::Regular, 10.5, room, value));
         self.down(18.0);
     }
 
@@ -237,6 +240,11 @@ mod tests {
         // The writer puts what is not ASCII in hexadecimal.
         let hex = hex::encode_upper(win_ansi("Cabs & Söhne"));
         assert!(contains(&pdf, &hex));
+    }
+
+    #[test]
+    fn the_page_stays_as_it_is() {
+        insta::assert_snapshot!(String::from_utf8_lossy(&draw(&example())));
     }
 
     #[test]
