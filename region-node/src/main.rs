@@ -1,6 +1,6 @@
 //! `region-node`: a region's API, dispatch and payments, or an edge.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -50,8 +50,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     if let Some(Command::Openapi) = cli.command {
-        println!("{}", router::openapi().to_pretty_json().context("the document could not be written")?);
-        return Ok(());
+        let document = router::openapi().to_pretty_json().context("the document could not be made")?;
+        return writeln!(std::io::stdout(), "{document}").context("the document could not be written");
     }
     rustls::crypto::ring::default_provider()
         .install_default()
