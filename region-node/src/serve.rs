@@ -84,7 +84,8 @@ pub async fn listen(service: Router, address: SocketAddr, stop: CancellationToke
     }
 }
 
-async fn announce(app: &App) -> anyhow::Result<()> {
+/// Tells the other regions where this one is and which keys it signs with.
+pub(crate) async fn announce(app: &App) -> anyhow::Result<()> {
     let entry = RegionEntry {
         base_url: app.config.http.public_url.as_str().trim_end_matches('/').to_owned(),
         quic_addr: app.config.sync.quic_addr.as_ref().map(ToString::to_string).unwrap_or_default(),

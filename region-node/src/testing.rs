@@ -125,7 +125,9 @@ impl TestRegion {
             clock: Clock::system(),
             events,
         };
-        App::assemble(config, parts).await.unwrap()
+        let app = App::assemble(config, parts).await.unwrap();
+        crate::serve::announce(&app).await.unwrap();
+        app
     }
 
     /// Makes another tenant; its back office's client id and secret.
@@ -183,6 +185,11 @@ impl TestUser {
     /// `GET path`.
     pub async fn get(&self, path: &str) -> TestAnswer {
         self.call(Method::GET, path, None, &[]).await
+    }
+
+    /// `GET path` without naming a tenant.
+    pub async fn get_without_tenant(&self, path: &str) -> TestAnswer {
+        send(&self.router, Request::get(path).body(Body::empty()).unwrap()).await
     }
 
     /// `POST path`.
