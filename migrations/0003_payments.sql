@@ -4,9 +4,9 @@
 CREATE TABLE payments (
     id               uuid PRIMARY KEY,
     tenant_id        text NOT NULL,
-    -- What is paid for; a ride cancelled before it became a trip has a fee and no trip.
+    -- What is paid for. A cancellation costs only after a driver accepted, so a fee has its (cancelled) trip too.
     ride_id          uuid NOT NULL REFERENCES rides (id),
-    trip_id          uuid REFERENCES trips (id),
+    trip_id          uuid NOT NULL REFERENCES trips (id),
     rider_id         uuid NOT NULL REFERENCES riders (id),
     driver_id        uuid REFERENCES drivers (id),
     kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN ('fare', 'cancellation_fee')),
@@ -16,46 +16,64 @@ CREATE TABLE payments (
     amount           bigint NOT NULL CHECK (amount >= 0),
     refunded_amount  bigint NOT NULL DEFAULT 0 CHECK (refunded_amount BETWEEN 0 AND amount),
     currency         text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    -- How the amount is divided, fixed when the payment begins; the rest is the driver's.
+    tax_amount       bigint NOT NULL CHECK (tax_amount >= 0),
+    commission_amount bigint NOT NULL CHECK (commission_amount >= 0),
     provider         text NOT NULL,
     provider_ref     text,
     failure_code     text,
-    -- Asked of the PSP so many times; the reconciler asks again at next_attempt_at.
-    attempts         int NOT NULL DEFAULT 0,
+    -- Begun so many times. Any node goes on with it at next_attempt_at; until then somebody holds it or waits. Null while
+    -- it is not ended: given up after too many attempts, an operator must look.
+    attempts         int NOT NULL,
     next_attempt_at  timestamptz,
+    -- Who asked, and under which idempotency key: the same request again goes on with this payment.
+    requested_by     text,
+    idempotency_key  text,
+    request_hash     bytea,
     created_at       timestamptz NOT NULL,
     settled_at       timestamptz,
-    remote_durable_at timestamptz,
-    updated_at       timestamptz NOT NULL
+    updated_at       timestamptz NOT NULL,
+    CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount)
 );
 -- A trip is charged once: a second payment may not even be begun unless the first one failed for good.
 CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed';
 CREATE UNIQUE INDEX one_settled_payment_per_trip ON payments (tenant_id, trip_id)
     WHERE status IN ('settled', 'refunded', 'partially_refunded');
 CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
-CREATE INDEX payments_by_provider_ref ON payments (provider, provider_ref);
+CREATE INDEX payments_of_trip ON payments (tenant_id, trip_id, id DESC);
+CREATE INDEX payments_by_key ON payments (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('payments');
 
 CREATE TABLE refunds (
     id               uuid PRIMARY KEY,
     tenant_id        text NOT NULL,
     payment_id       uuid NOT NULL REFERENCES payments (id),
-    status           text NOT NULL CHECK (status IN ('pending', 'settled', 'failed', 'unknown')),
+    status           text NOT NULL CHECK (status IN ('pending', 'authorized', 'settled', 'failed', 'unknown')),
     amount           bigint NOT NULL CHECK (amount > 0),
     currency         text NOT NULL,
+    -- What of it the tax office and the tenant give back; the rest the driver does.
+    tax_amount       bigint NOT NULL CHECK (tax_amount >= 0),
+    commission_amount bigint NOT NULL CHECK (commission_amount >= 0),
     reason           text NOT NULL,
     provider_ref     text,
     failure_code     text,
-    attempts         int NOT NULL DEFAULT 0,
+    attempts         int NOT NULL,
     next_attempt_at  timestamptz,
+    requested_by     text,
+    idempotency_key  text,
+    request_hash     bytea,
     created_at       timestamptz NOT NULL,
     settled_at       timestamptz,
-    updated_at       timestamptz NOT NULL
+    updated_at       timestamptz NOT NULL,
+    CONSTRAINT refund_is_divided CHECK (tax_amount + commission_amount <= amount)
 );
-CREATE INDEX refunds_of_payment ON refunds (payment_id);
-CREATE INDEX refunds_to_resume ON refunds (next_attempt_at) WHERE status IN ('pending', 'unknown');
+CREATE INDEX refunds_of_payment ON refunds (payment_id, id);
+CREATE INDEX refunds_to_resume ON refunds (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
+CREATE INDEX refunds_by_key ON refunds (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('refunds');
 
--- The zero-sum ledger: an entry is a balanced set of postings in one currency, never changed, never deleted.
+-- The zero-sum ledger: an entry is a balanced set of postings in one currency, never changed, never deleted, never added
+-- to. Its id is the id of the fact other regions learn.
 CREATE TABLE ledger_entries (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
@@ -63,7 +81,9 @@ CREATE TABLE ledger_entries (
     payment_id     uuid NOT NULL REFERENCES payments (id),
     refund_id      uuid REFERENCES refunds (id),
     currency       text NOT NULL,
-    posted_at      timestamptz NOT NULL
+    posted_at      timestamptz NOT NULL,
+    -- Its postings are made by the transaction that made it.
+    made_by        xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id) WHERE refund_id IS NULL;
 CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;
@@ -73,7 +93,8 @@ CREATE TABLE ledger_postings (
     entry_id       uuid NOT NULL REFERENCES ledger_entries (id),
     line           smallint NOT NULL,
     tenant_id      text NOT NULL,
-    -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'cash:<driver id>', 'tenant:revenue', 'tenant:tax'
+    -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'tenant:revenue', 'tenant:tax', 'tenant:cash'.
+    -- A positive amount is owed to the account's holder, a negative one is held by it.
     account        text NOT NULL,
     amount         bigint NOT NULL,
     PRIMARY KEY (entry_id, line)
@@ -95,6 +116,17 @@ BEGIN
 END $$;
 CREATE CONSTRAINT TRIGGER ledger_entry_balances AFTER INSERT ON ledger_postings
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ledger_entry_is_balanced();
+
+CREATE FUNCTION ledger_entry_is_closed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM ledger_entries WHERE id = NEW.entry_id AND made_by = pg_current_xact_id()) THEN
+        RAISE EXCEPTION 'ledger entry % is not of this transaction', NEW.entry_id
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_entry_is_closed';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER ledger_entry_is_closed BEFORE INSERT ON ledger_postings
+    FOR EACH ROW EXECUTE FUNCTION ledger_entry_is_closed();
 
 CREATE FUNCTION ledger_is_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -121,10 +153,13 @@ CREATE TABLE sandbox_psp_operations (
     tenant_id       text NOT NULL,
     provider_ref    text NOT NULL UNIQUE,
     kind            text NOT NULL CHECK (kind IN ('charge', 'refund')),
+    -- The charge a refund gives back.
     charge_ref      text,
+    token           text NOT NULL,
     amount          bigint NOT NULL,
     currency        text NOT NULL,
-    outcome         text NOT NULL CHECK (outcome IN ('succeeded', 'declined')),
+    -- 'error': answered with a server error before anything was done.
+    outcome         text NOT NULL CHECK (outcome IN ('succeeded', 'declined', 'error')),
     decline_code    text,
     created_at      timestamptz NOT NULL
 );

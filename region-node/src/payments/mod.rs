@@ -1,10 +1,52 @@
 //! Money, charged once and settled once.
+//!
+//! A payment is a recoverable sequence, and a refund is the same one the other way round: the intent is recorded, the PSP
+//! asked (outside of any transaction, with an idempotency key made of the payment's id), its answer recorded, and then
+//! settlement, ledger entry and the fact other regions learn commit together. [`machine`] says how one step follows another,
+//! [`steps`] are the steps, [`resume`] goes on with what a crash or a silent PSP left half done, on any node. What the PSP
+//! did not answer is `unknown`, and only asking the PSP resolves it.
+//!
+//! [`ledger`] says who gets what; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index
+//! `one_live_payment_per_trip` decides who charges a trip when several try.
 
-use utoipa_axum::router::OpenApiRouter;
+mod error;
+mod fee;
+mod get;
+mod ledger;
+mod machine;
+mod pay;
+mod payment;
+mod psp;
+mod record;
+mod refund;
+mod resume;
+mod settlements;
+mod steps;
+mod store;
+mod webhook;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use error::PaymentError;
+pub use fee::charge_cancellation_fee;
+pub use payment::{PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus};
+pub use psp::{PspConfig, PspRegistry};
+pub use resume::{resume_payments, run_due};
+
+use ledger::{Account, Entry, EntryKind, Parties, Posting, Split};
+use machine::{Answer, NoAnswer, Sequence, Step};
 
 use crate::app::App;
 
 /// This feature's endpoints.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(pay::pay))
+        .routes(routes!(get::get_payment))
+        .routes(routes!(refund::refund_payment, get::list_refunds))
+        .routes(routes!(webhook::receive_webhook))
+        .routes(routes!(settlements::list_settlements))
 }
+
+#[cfg(test)]
+mod tests;

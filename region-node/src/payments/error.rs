@@ -1,0 +1,63 @@
+//! Why money is not moved.
+
+use shared::{
+    ids::{PaymentId, TripId},
+    money::{Currency, Money},
+    problem::Code,
+};
+
+use super::PaymentStatus;
+use crate::http::Problem;
+
+/// Why a payment or refund is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PaymentError {
+    #[error("no payment {0}")]
+    NotFound(PaymentId),
+    #[error("no trip {0}")]
+    NoSuchTrip(TripId),
+    #[error("trip {trip} is {status}; only a completed trip can be paid")]
+    TripNotCompleted { trip: TripId, status: String },
+    #[error("trip {0} is paid, or a payment of it is under way")]
+    AlreadyPaid(TripId),
+    #[error("this tenant has switched payments off")]
+    PaymentsOff,
+    #[error("{0}")]
+    UnusableToken(String),
+    #[error("a payment that is {0} cannot be refunded")]
+    NotRefundable(PaymentStatus),
+    #[error("{asked} is more than the {left} left of the payment")]
+    AmountExceedsPayment { asked: Money, left: Money },
+    #[error("the payment is in {0}")]
+    WrongCurrency(Currency),
+    #[error("the first request with this Idempotency-Key has not finished")]
+    InProgress,
+    #[error("this Idempotency-Key was used for another request; take a new one")]
+    KeyReused,
+    #[error("no payment service '{0}'")]
+    NoSuchProvider(String),
+    #[error("the webhook's signature is missing, wrong or too old")]
+    InvalidSignature,
+    #[error("the webhook is not an event: {0}")]
+    MalformedEvent(String),
+}
+
+impl From<PaymentError> for Problem {
+    fn from(error: PaymentError) -> Self {
+        let detail = error.to_string();
+        let code = match error {
+            PaymentError::NotFound(_) | PaymentError::NoSuchTrip(_) | PaymentError::NoSuchProvider(_) => Code::NotFound,
+            PaymentError::TripNotCompleted { .. } | PaymentError::NotRefundable(_) => Code::InvalidTransition,
+            PaymentError::AlreadyPaid(_) => Code::AlreadyPaid,
+            PaymentError::PaymentsOff => Code::FeatureDisabled,
+            PaymentError::UnusableToken(_) => return Self::field("method.token", detail),
+            PaymentError::AmountExceedsPayment { .. } => Code::AmountExceedsPayment,
+            PaymentError::WrongCurrency(_) => return Self::field("amount.currency", detail),
+            PaymentError::InProgress => return Self::new(Code::IdempotencyInProgress, detail).retry_after(1),
+            PaymentError::KeyReused => Code::IdempotencyKeyReused,
+            PaymentError::InvalidSignature => Code::InvalidSignature,
+            PaymentError::MalformedEvent(_) => Code::MalformedJson,
+        };
+        Self::new(code, detail)
+    }
+}

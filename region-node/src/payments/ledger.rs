@@ -1,0 +1,282 @@
+//! The zero-sum ledger's rules: which accounts a movement of money touches and by how much.
+//!
+//! | account         | positive                        | negative                                  |
+//! |-----------------|---------------------------------|-------------------------------------------|
+//! | `driver:<id>`   | earned, to be paid out          | owed by the driver (cash trips)           |
+//! | `tenant:revenue`| the tenant's commission         |                                           |
+//! | `tenant:tax`    | to be passed on                 |                                           |
+//! | `tenant:cash`   | paid back out of the till       | taken without a driver                    |
+//! | `psp:<name>`    |                                 | taken from riders, not yet paid out to us |
+//!
+//! A positive amount is owed to the account's holder, a negative one is held by it, so an entry sums to zero. With cash the
+//! driver holds the whole fare: it stands against his share on his own account, which leaves him owing commission and tax.
+
+use std::fmt;
+
+use shared::{
+    ids::{DriverId, FactId, PaymentId, RefundId},
+    money::Currency,
+};
+use time::OffsetDateTime;
+
+/// Who shares an amount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The tax office's.
+    pub tax: i64,
+    /// The tenant's.
+    pub commission: i64,
+    /// The driver's.
+    pub driver: i64,
+}
+
+/// Where money is booked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Account {
+    /// What a PSP has taken for us.
+    Psp(String),
+    /// A driver's balance.
+    Driver(DriverId),
+    /// The tenant's earnings.
+    Revenue,
+    /// The tax the tenant passes on.
+    Tax,
+    /// The tenant's till.
+    Cash,
+}
+
+/// One line of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Posting {
+    /// Where.
+    pub account: Account,
+    /// Minor units of the entry's currency.
+    pub amount: i64,
+}
+
+/// A balanced set of postings; its id is the id of the fact other regions learn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub id: FactId,
+    pub kind: EntryKind,
+    pub payment_id: PaymentId,
+    pub refund_id: Option<RefundId>,
+    pub currency: Currency,
+    pub postings: Vec<Posting>,
+    pub posted_at: OffsetDateTime,
+}
+
+/// Why money moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    Settlement,
+    Refund,
+    CancellationFee,
+}
+
+/// Who takes part in a payment besides the tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parties {
+    /// The PSP that takes the money; none for cash.
+    pub psp: Option<String>,
+    /// Whose trip it was.
+    pub driver: Option<DriverId>,
+}
+
+impl Split {
+    /// Divides a fare: its tax first, then the tenant's `commission_percent` of the rest, rounded half up.
+    pub fn of_fare(total: i64, tax: i64, commission_percent: u8) -> Self {
+        let tax = tax.clamp(0, total);
+        let net = i128::from(total) - i128::from(tax);
+        let commission = (net * i128::from(commission_percent.min(100)) + 50) / 100;
+        let commission = i64::try_from(commission).expect("a share of an i64 is an i64");
+        Self { tax, commission, driver: total - tax - commission }
+    }
+
+    /// A cancellation fee is for the driver's time; where there is no driver it is the tenant's.
+    pub fn of_cancellation_fee(fee: i64, driver: Option<DriverId>) -> Self {
+        match driver {
+            Some(_) => Self { tax: 0, commission: 0, driver: fee },
+            None => Self { tax: 0, commission: fee, driver: 0 },
+        }
+    }
+
+    /// The whole.
+    pub fn total(self) -> i64 {
+        self.tax + self.commission + self.driver
+    }
+
+    /// What is left once `given` is gone.
+    pub fn minus(self, given: Self) -> Self {
+        Self {
+            tax: self.tax - given.tax,
+            commission: self.commission - given.commission,
+            driver: self.driver - given.driver,
+        }
+    }
+
+    /// Takes `amount` out of what is left here, from each by its share of it, to the unit: nobody gives more than they have,
+    /// and who takes everything takes each share whole. None if `amount` is more than there is.
+    pub fn part(self, amount: i64) -> Option<Self> {
+        let total = self.total();
+        if !(0..=total).contains(&amount) {
+            return None;
+        }
+        if total == 0 {
+            return Some(self);
+        }
+        let shares = [self.tax, self.commission, self.driver];
+        let exact = shares.map(|share| i128::from(share) * i128::from(amount));
+        let mut parts = exact.map(|product| i64::try_from(product / i128::from(total)).expect("at most the share"));
+        let mut by_remainder = [2, 1, 0];
+        by_remainder.sort_by_key(|&i| std::cmp::Reverse(exact[i] % i128::from(total)));
+        let missing = usize::try_from(amount - parts.iter().sum::<i64>()).expect("rounding down misses 0 to 2 units");
+        for &i in by_remainder.iter().take(missing) {
+            parts[i] += 1;
+        }
+        let [tax, commission, driver] = parts;
+        Some(Self { tax, commission, driver })
+    }
+}
+
+/// What a settled payment posts.
+pub fn settlement(split: Split, parties: &Parties) -> Vec<Posting> {
+    let holder = match (&parties.psp, parties.driver) {
+        (Some(psp), _) => Account::Psp(psp.clone()),
+        (None, Some(driver)) => Account::Driver(driver),
+        (None, None) => Account::Cash,
+    };
+    postings(holder, split, parties, 1)
+}
+
+/// What a settled refund posts: each gives their part back; the PSP, or the tenant's till, has paid it out.
+pub fn refund(split: Split, parties: &Parties) -> Vec<Posting> {
+    let payer = parties.psp.clone().map_or(Account::Cash, Account::Psp);
+    postings(payer, split, parties, -1)
+}
+
+fn postings(holder: Account, split: Split, parties: &Parties, sign: i64) -> Vec<Posting> {
+    let driver = parties.driver.map_or(Account::Revenue, Account::Driver);
+    let lines = [
+        (holder, -split.total()),
+        (driver, split.driver),
+        (Account::Revenue, split.commission),
+        (Account::Tax, split.tax),
+    ];
+    let lines = lines.into_iter().filter(|(_, amount)| *amount != 0);
+    lines.map(|(account, amount)| Posting { account, amount: sign * amount }).collect()
+}
+
+impl EntryKind {
+    /// Its name in SQL.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Settlement => "settlement",
+            Self::Refund => "refund",
+            Self::CancellationFee => "cancellation_fee",
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Psp(name) => write!(f, "psp:{name}"),
+            Self::Driver(id) => write!(f, "driver:{id}"),
+            Self::Revenue => f.write_str("tenant:revenue"),
+            Self::Tax => f.write_str("tenant:tax"),
+            Self::Cash => f.write_str("tenant:cash"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_split() -> impl Strategy<Value = Split> {
+        (0..10_000_000_000_i64, 0..=100_u8, 0..=100_i64).prop_map(|(total, commission_percent, tax_percent)| {
+            Split::of_fare(total, total / 100 * tax_percent, commission_percent)
+        })
+    }
+
+    fn any_parties() -> impl Strategy<Value = Parties> {
+        (any::<bool>(), any::<bool>()).prop_map(|(psp, driver)| Parties {
+            psp: psp.then(|| "sandbox".to_owned()),
+            driver: driver.then(DriverId::new),
+        })
+    }
+
+    fn sum(postings: &[Posting]) -> i64 {
+        postings.iter().map(|posting| posting.amount).sum()
+    }
+
+    fn on(postings: &[Posting], account: &Account) -> i64 {
+        postings.iter().filter(|posting| posting.account == *account).map(|posting| posting.amount).sum()
+    }
+
+    #[test]
+    fn a_card_trip_pays_driver_tenant_and_tax_out_of_what_the_psp_took() {
+        let driver = DriverId::new();
+        let parties = Parties { psp: Some("sandbox".into()), driver: Some(driver) };
+        let postings = settlement(Split::of_fare(1_100, 100, 20), &parties);
+        assert_eq!(on(&postings, &Account::Psp("sandbox".into())), -1_100);
+        assert_eq!(on(&postings, &Account::Driver(driver)), 800);
+        assert_eq!(on(&postings, &Account::Revenue), 200);
+        assert_eq!(on(&postings, &Account::Tax), 100);
+    }
+
+    #[test]
+    fn a_cash_trip_leaves_the_driver_owing_commission_and_tax() {
+        let driver = DriverId::new();
+        let parties = Parties { psp: None, driver: Some(driver) };
+        let postings = settlement(Split::of_fare(1_100, 100, 20), &parties);
+        assert_eq!(on(&postings, &Account::Driver(driver)), -300);
+        assert_eq!(on(&postings, &Account::Revenue) + on(&postings, &Account::Tax), 300);
+    }
+
+    #[test]
+    fn commission_rounds_half_up() {
+        assert_eq!(Split::of_fare(5, 0, 10), Split { tax: 0, commission: 1, driver: 4 });
+        assert_eq!(Split::of_fare(4, 0, 10), Split { tax: 0, commission: 0, driver: 4 });
+    }
+
+    proptest! {
+        #[test]
+        fn every_entry_sums_to_zero_and_moves_its_amount(split in any_split(), parties in any_parties()) {
+            prop_assert!(split.tax >= 0 && split.commission >= 0 && split.driver >= 0);
+            let settled = settlement(split, &parties);
+            prop_assert_eq!(sum(&settled), 0);
+            let refunded = refund(split, &parties);
+            prop_assert_eq!(sum(&refunded), 0);
+            if parties.psp.is_some() {
+                prop_assert_eq!(sum(&[settled, refunded].concat()), 0);
+                prop_assert!(parties.driver.is_none_or(|driver| {
+                    let account = Account::Driver(driver);
+                    on(&settlement(split, &parties), &account) == -on(&refund(split, &parties), &account)
+                }));
+            }
+        }
+
+        #[test]
+        fn refunds_stay_within_the_total_and_end_with_nobody_holding_anything(
+            split in any_split(), parts in prop::collection::vec(0.0..1.0_f64, 0..12),
+        ) {
+            let mut left = split;
+            for part in parts {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "any part will do")]
+                let amount = (left.total() as f64 * part) as i64;
+                let given = left.part(amount).unwrap();
+                prop_assert_eq!(given.total(), amount);
+                prop_assert!(given.tax >= 0 && given.commission >= 0 && given.driver >= 0);
+                left = left.minus(given);
+                prop_assert!(left.tax >= 0 && left.commission >= 0 && left.driver >= 0);
+            }
+            prop_assert_eq!(left.part(left.total() + 1), None);
+            prop_assert_eq!(left.part(-1), None);
+            prop_assert_eq!(left.part(left.total()), Some(left));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The sequence every movement of money goes through, a payment's as a refund's. Pure: no clock, no database, no PSP.
+//!
+//! ```text
+//!   pending ──approved──► authorized ──settle──► settled
+//!      │ ▲                    ▲
+//!      │ └── asked again ──┐  │ approved
+//!      ├──no answer──► unknown┤
+//!      │                      │ declined
+//!      └──declined────────────┴──────► failed
+//! ```
+//!
+//! A step that is not the last carries the time at which any node may go on with it: whoever works on it holds it until
+//! then, and after a crash another takes over. Only the PSP's answer ends `pending` and `unknown`; no answer never does.
+
+use time::{Duration, OffsetDateTime};
+
+/// How far a movement of money is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Intended; the PSP may or may not have been asked.
+    Pending,
+    /// Asked, and not answered.
+    Unknown,
+    /// Agreed to; the ledger is next.
+    Authorized,
+    /// In the ledger.
+    Settled,
+    /// Refused.
+    Failed,
+}
+
+/// What a PSP says to an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The money moves; the PSP calls it so.
+    Approved {
+        /// The PSP's own name for the operation.
+        provider_ref: String,
+    },
+    /// It does not, and will not.
+    Declined {
+        /// Why, in the PSP's words.
+        code: String,
+    },
+}
+
+/// The PSP may or may not have done what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the PSP gave no answer: {0}")]
+pub struct NoAnswer(pub String);
+
+/// Where a movement of money stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// How far it is.
+    pub step: Step,
+    /// Somebody has begun to work on it so many times.
+    pub attempts: i32,
+    /// When any node may go on with it. None: it has ended, or was given up and waits for an operator.
+    pub next_attempt_at: Option<OffsetDateTime>,
+    /// The PSP's name for it.
+    pub provider_ref: Option<String>,
+    /// Why the PSP refused.
+    pub failure_code: Option<String>,
+}
+
+/// After so many attempts without an answer, some two hours, an operator has to look.
+pub const MAX_ATTEMPTS: i32 = 20;
+/// Who settles has this long before another node tries.
+const SETTLE_WITHIN: Duration = Duration::seconds(5);
+const FIRST_RETRY: Duration = Duration::seconds(1);
+const LONGEST_RETRY: Duration = Duration::minutes(10);
+
+impl Sequence {
+    /// Begun by somebody who holds it until `held_until`.
+    pub fn begun(held_until: OffsetDateTime) -> Self {
+        Self {
+            step: Step::Pending,
+            attempts: 1,
+            next_attempt_at: Some(held_until),
+            provider_ref: None,
+            failure_code: None,
+        }
+    }
+
+    /// Left for any node to begin at `due`.
+    pub fn left_for(due: OffsetDateTime) -> Self {
+        Self { attempts: 0, ..Self::begun(due) }
+    }
+
+    /// Needs no PSP: cash, or nothing to pay.
+    pub fn without_psp() -> Self {
+        Self { step: Step::Authorized, attempts: 1, next_attempt_at: None, provider_ref: None, failure_code: None }
+    }
+
+    /// Cannot even be tried.
+    pub fn refused(code: &str) -> Self {
+        Self { step: Step::Failed, failure_code: Some(code.to_owned()), ..Self::without_psp() }
+    }
+
+    /// Whether only the PSP knows how this ends.
+    pub fn awaits_answer(&self) -> bool {
+        matches!(self.step, Step::Pending | Step::Unknown)
+    }
+
+    /// Whether somebody may still be working on it.
+    pub fn is_held(&self, now: OffsetDateTime) -> bool {
+        self.step == Step::Pending && self.next_attempt_at.is_some_and(|at| at > now)
+    }
+
+    /// Taken over by somebody who holds it until `held_until`.
+    pub fn taken(self, held_until: OffsetDateTime) -> Self {
+        Self { attempts: self.attempts.saturating_add(1), next_attempt_at: Some(held_until), ..self }
+    }
+
+    /// Put off without having tried.
+    pub fn put_off(self, until: OffsetDateTime) -> Self {
+        Self { attempts: self.attempts.saturating_sub(1), next_attempt_at: Some(until), ..self }
+    }
+
+    /// What the PSP said, or that it said nothing. An answer that comes after another one changes nothing. `jitter`, 0 to 1,
+    /// spreads the attempts of many movements that lost the PSP together.
+    pub fn answered(self, answer: &Result<Answer, NoAnswer>, now: OffsetDateTime, jitter: f64) -> Self {
+        if !self.awaits_answer() {
+            return self;
+        }
+        match answer {
+            Ok(Answer::Approved { provider_ref }) => Self {
+                step: Step::Authorized,
+                next_attempt_at: Some(now + SETTLE_WITHIN),
+                provider_ref: Some(provider_ref.clone()),
+                ..self
+            },
+            Ok(Answer::Declined { code }) => {
+                Self { step: Step::Failed, next_attempt_at: None, failure_code: Some(code.clone()), ..self }
+            }
+            Err(NoAnswer(_)) => {
+                let given_up = self.attempts >= MAX_ATTEMPTS;
+                let next_attempt_at = (!given_up).then(|| now + retry_after(self.attempts, jitter));
+                Self { step: Step::Unknown, next_attempt_at, ..self }
+            }
+        }
+    }
+
+    /// The ledger has it. None unless the PSP has agreed and the ledger does not have it yet.
+    pub fn settled(self) -> Option<Self> {
+        (self.step == Step::Authorized).then_some(Self { step: Step::Settled, next_attempt_at: None, ..self })
+    }
+}
+
+/// Doubles with each attempt up to a limit; the later half of the wait is left to chance.
+fn retry_after(attempts: i32, jitter: f64) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(20);
+    let wait = (FIRST_RETRY * 2_u32.pow(doublings)).min(LONGEST_RETRY);
+    wait / 2 + (wait / 2) * jitter.clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+
+    fn any_answer() -> impl Strategy<Value = Result<Answer, NoAnswer>> {
+        prop_oneof![
+            Just(Ok(Answer::Approved { provider_ref: "ch_1".into() })),
+            Just(Ok(Answer::Declined { code: "card_declined".into() })),
+            Just(Err(NoAnswer("time-out".into()))),
+        ]
+    }
+
+    #[test]
+    fn no_answer_is_unknown_and_is_asked_again_ever_later_until_given_up() {
+        let (mut sequence, mut waits) = (Sequence::begun(NOW), Vec::new());
+        loop {
+            sequence = sequence.answered(&Err(NoAnswer("time-out".into())), NOW, 0.5);
+            assert_eq!(sequence.step, Step::Unknown);
+            let Some(at) = sequence.next_attempt_at else { break };
+            waits.push(at - NOW);
+            sequence = sequence.taken(NOW);
+        }
+        assert_eq!(sequence.attempts, MAX_ATTEMPTS);
+        assert!(waits.is_sorted());
+        assert!(waits.iter().sum::<Duration>() > Duration::hours(1), "outlives an outage of an hour: {waits:?}");
+    }
+
+    #[test]
+    fn what_is_begun_is_held_until_its_time_and_then_anybody_s() {
+        let sequence = Sequence::begun(NOW + Duration::seconds(30));
+        assert!(sequence.is_held(NOW));
+        assert!(!sequence.is_held(NOW + Duration::seconds(30)));
+        assert!(!Sequence::left_for(NOW).is_held(NOW));
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_psp_s_first_answer_decides(answers in prop::collection::vec(any_answer(), 1..8), jitter in 0.0..1.0_f64) {
+            let end = answers.iter().fold(Sequence::begun(NOW), |sequence, answer| sequence.answered(answer, NOW, jitter));
+            let first = answers.iter().find_map(|answer| answer.as_ref().ok());
+            prop_assert_eq!(end.step, match first {
+                Some(Answer::Approved { .. }) => Step::Authorized,
+                Some(Answer::Declined { .. }) => Step::Failed,
+                None => Step::Unknown,
+            });
+            prop_assert_eq!(end.clone().settled().is_some(), end.step == Step::Authorized);
+            prop_assert_eq!(end.settled().and_then(Sequence::settled), None, "nothing settles twice");
+        }
+    }
+}

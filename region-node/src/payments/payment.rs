@@ -1,0 +1,133 @@
+//! A payment and a refund, as clients see them.
+
+use serde::{Deserialize, Serialize};
+use shared::{
+    ids::{PaymentId, RefundId, RideId, TripId},
+    money::Money,
+};
+use time::OffsetDateTime;
+
+use crate::rides::MethodType;
+
+/// An enum whose names in SQL, JSON and metrics are the same.
+macro_rules! named {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)* }
+
+        impl $name {
+            /// Its name in SQL, JSON and metrics.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// The one of that name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($text => Some(Self::$variant),)* _ => None }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+named! {
+    /// How far a payment is.
+    PaymentStatus {
+        /// The intent is recorded; the PSP may or may not have been asked.
+        Pending = "pending",
+        /// The PSP has agreed; the ledger is next.
+        Authorized = "authorized",
+        /// The money is in the ledger.
+        Settled = "settled",
+        /// The PSP has refused; the trip may be paid anew.
+        Failed = "failed",
+        /// The PSP did not answer; only asking it resolves this.
+        Unknown = "unknown",
+        /// All of it went back.
+        Refunded = "refunded",
+        /// A part of it went back.
+        PartiallyRefunded = "partially_refunded",
+    }
+}
+
+named! {
+    /// How far a refund is.
+    RefundStatus {
+        /// The intent is recorded; the PSP may or may not have been asked.
+        Pending = "pending",
+        /// The PSP has agreed; the ledger is next.
+        Authorized = "authorized",
+        /// The money is back.
+        Settled = "settled",
+        /// The PSP has refused.
+        Failed = "failed",
+        /// The PSP did not answer; only asking it resolves this.
+        Unknown = "unknown",
+    }
+}
+
+named! {
+    /// What is paid for.
+    PaymentKind {
+        /// A trip.
+        Fare = "fare",
+        /// A ride given up too late.
+        CancellationFee = "cancellation_fee",
+    }
+}
+
+/// Money asked of a rider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Payment {
+    pub id: PaymentId,
+    pub trip_id: TripId,
+    pub ride_id: RideId,
+    pub kind: PaymentKind,
+    pub status: PaymentStatus,
+    pub method: PaidBy,
+    pub amount: Money,
+    /// What of it went back.
+    pub refunded: Money,
+    /// The payment service; `cash` where none is involved.
+    pub provider: String,
+    /// The PSP's reason for refusing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_code: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<OffsetDateTime>,
+    /// When another region had stored the settlement; until then it is safe in this region alone.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub remote_durable_at: Option<OffsetDateTime>,
+}
+
+/// How a payment was made; its token stays between us and the PSP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct PaidBy {
+    #[serde(rename = "type")]
+    pub kind: MethodType,
+}
+
+/// Money given back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Refund {
+    pub id: RefundId,
+    pub payment_id: PaymentId,
+    pub status: RefundStatus,
+    pub amount: Money,
+    pub reason: String,
+    /// The PSP's reason for refusing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure_code: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<OffsetDateTime>,
+}

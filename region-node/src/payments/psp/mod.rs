@@ -1,0 +1,189 @@
+//! The port to payment service providers. What stands here is what the platform asks of any of them; an adapter knows one.
+//!
+//! Every order carries an idempotency key derived from the payment or refund it is for, and a PSP does what a key stands for
+//! at most once. That is what makes asking again safe, and it is how the outcome of an unanswered order is found.
+
+mod sandbox;
+mod signature;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use axum::http::HeaderMap;
+use futures::future::BoxFuture;
+use secrecy::SecretString;
+use serde::Deserialize;
+use shared::{
+    ids::{PaymentId, RefundId, TenantId},
+    money::Money,
+};
+use time::OffsetDateTime;
+
+pub use sandbox::Sandbox;
+#[cfg(test)]
+pub(super) use signature::sign;
+
+use super::{Answer, NoAnswer, PaymentError};
+use crate::db::Db;
+
+/// How payment services are reached.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PspConfig {
+    /// A call that takes longer has no answer.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// How often a node looks for payments and refunds that somebody must go on with.
+    #[serde(with = "humantime_serde")]
+    pub resume_every: Duration,
+    pub sandbox: SandboxConfig,
+}
+
+/// The built-in PSP that moves no money.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// Signs its webhooks; without one they are all refused.
+    #[serde(default)]
+    pub webhook_secret: Option<SecretString>,
+    /// How long it thinks before it answers.
+    #[serde(with = "humantime_serde")]
+    pub latency: Duration,
+}
+
+/// Takes money from a rider.
+#[derive(Clone, Debug)]
+pub struct ChargeOrder {
+    pub tenant: TenantId,
+    pub key: OperationKey,
+    /// The PSP's name for the rider's means of payment.
+    pub token: String,
+    pub amount: Money,
+}
+
+/// Gives some of a charge back.
+#[derive(Clone, Debug)]
+pub struct RefundOrder {
+    pub tenant: TenantId,
+    pub key: OperationKey,
+    /// The PSP's name for the charge.
+    pub charge_ref: String,
+    pub amount: Money,
+}
+
+/// What a PSP knows an operation of ours by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKey {
+    Payment(PaymentId),
+    Refund(RefundId),
+}
+
+/// What a PSP tells us unasked: something happened to an operation. It is a hint to ask, never an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookEvent {
+    /// The PSP's name for the event; it may send it again.
+    pub id: String,
+    /// What it is about, if it is one of our operations.
+    pub about: Option<OperationKey>,
+}
+
+/// One payment service.
+pub trait Psp: Send + Sync + 'static {
+    /// The token to charge: the one given if the PSP can know it, else the rider's usual one.
+    fn token(&self, given: Option<&str>) -> Result<String, PaymentError>;
+
+    /// Takes money, once per key.
+    fn charge<'a>(&'a self, order: &'a ChargeOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>>;
+
+    /// Gives money back, once per key.
+    fn refund<'a>(&'a self, order: &'a RefundOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>>;
+
+    /// What became of an operation; none if the PSP has not done it.
+    fn find<'a>(&'a self, tenant: &'a TenantId, key: OperationKey) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>>;
+
+    /// Reads a webhook, if it is really the PSP's and recent.
+    fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError>;
+}
+
+/// The payment services this node can reach, each call bounded in time.
+pub struct PspRegistry {
+    providers: BTreeMap<&'static str, Arc<dyn Psp>>,
+    timeout: Duration,
+}
+
+impl PspRegistry {
+    /// All providers there are.
+    pub fn new(config: &PspConfig, db: Db, clock: shared::clock::Clock) -> Self {
+        let sandbox: Arc<dyn Psp> = Arc::new(Sandbox::new(&config.sandbox, db, clock));
+        Self { providers: BTreeMap::from([(Sandbox::NAME, sandbox)]), timeout: config.timeout }
+    }
+
+    /// The provider of that name.
+    pub fn get(&self, name: &str) -> Result<&dyn Psp, PaymentError> {
+        let provider = self.providers.get(name).ok_or_else(|| PaymentError::NoSuchProvider(name.to_owned()))?;
+        Ok(provider.as_ref())
+    }
+
+    /// Takes money; see [`Psp::charge`].
+    pub async fn charge(&self, provider: &str, order: &ChargeOrder) -> Result<Answer, NoAnswer> {
+        self.bounded(self.reachable(provider)?.charge(order)).await
+    }
+
+    /// Gives money back; see [`Psp::refund`].
+    pub async fn refund(&self, provider: &str, order: &RefundOrder) -> Result<Answer, NoAnswer> {
+        self.bounded(self.reachable(provider)?.refund(order)).await
+    }
+
+    /// What became of an operation; see [`Psp::find`].
+    pub async fn find(&self, provider: &str, tenant: &TenantId, key: OperationKey) -> Result<Option<Answer>, NoAnswer> {
+        self.bounded(self.reachable(provider)?.find(tenant, key)).await
+    }
+
+    /// How long somebody who asks holds the payment: the call itself, and as long again for all around it.
+    pub fn hold(&self) -> Duration {
+        self.timeout * 2
+    }
+
+    fn reachable(&self, provider: &str) -> Result<&dyn Psp, NoAnswer> {
+        self.get(provider).map_err(|error| NoAnswer(error.to_string()))
+    }
+
+    async fn bounded<T>(&self, call: BoxFuture<'_, Result<T, NoAnswer>>) -> Result<T, NoAnswer> {
+        let out_of_time = |_| Err(NoAnswer(format!("not within {:?}", self.timeout)));
+        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(out_of_time)
+    }
+}
+
+impl std::fmt::Display for OperationKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Payment(id) => write!(f, "payment-{id}"),
+            Self::Refund(id) => write!(f, "refund-{id}"),
+        }
+    }
+}
+
+impl OperationKey {
+    /// Reads a key of ours back.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once('-')? {
+            ("payment", id) => id.parse().ok().map(Self::Payment),
+            ("refund", id) => id.parse().ok().map(Self::Refund),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_its_operation() {
+        for key in [OperationKey::Payment(PaymentId::new()), OperationKey::Refund(RefundId::new())] {
+            assert_eq!(OperationKey::parse(&key.to_string()), Some(key));
+        }
+        for foreign in ["", "payment", "payment-", "order-0192", "refund-x"] {
+            assert_eq!(OperationKey::parse(foreign), None, "{foreign}");
+        }
+    }
+}

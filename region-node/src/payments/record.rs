@@ -1,0 +1,153 @@
+//! A payment and a refund, as this region keeps them: what clients see and what it takes to go on with them.
+
+use shared::{
+    ids::{DriverId, PaymentId, RefundId, RideId, RiderId, TripId},
+    money::Money,
+};
+use time::OffsetDateTime;
+
+use super::{
+    PaidBy, Parties, Payment, PaymentError, PaymentKind, PaymentStatus, Refund, RefundStatus, Sequence, Split, Step,
+};
+use crate::rides::{MethodType, PaymentMethod};
+
+/// The provider of payments no PSP takes part in.
+pub(super) const NO_PSP: &str = "cash";
+
+/// Who asked for something under an idempotency key, and what exactly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AskedBy {
+    pub(super) caller: String,
+    pub(super) key: String,
+    pub(super) request_hash: Vec<u8>,
+}
+
+/// A payment's row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PaymentRecord {
+    pub(super) id: PaymentId,
+    pub(super) ride_id: RideId,
+    pub(super) trip_id: TripId,
+    pub(super) rider_id: RiderId,
+    pub(super) driver_id: Option<DriverId>,
+    pub(super) kind: PaymentKind,
+    pub(super) method: PaymentMethod,
+    pub(super) amount: Money,
+    pub(super) refunded_amount: i64,
+    pub(super) split: Split,
+    pub(super) provider: String,
+    pub(super) sequence: Sequence,
+    pub(super) asked_by: Option<AskedBy>,
+    pub(super) created_at: OffsetDateTime,
+    pub(super) settled_at: Option<OffsetDateTime>,
+    pub(super) remote_durable_at: Option<OffsetDateTime>,
+}
+
+/// A refund's row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RefundRecord {
+    pub(super) id: RefundId,
+    pub(super) payment_id: PaymentId,
+    pub(super) amount: Money,
+    pub(super) split: Split,
+    pub(super) reason: String,
+    pub(super) sequence: Sequence,
+    pub(super) asked_by: Option<AskedBy>,
+    pub(super) created_at: OffsetDateTime,
+    pub(super) settled_at: Option<OffsetDateTime>,
+}
+
+impl PaymentRecord {
+    /// Its status: how far its sequence is, and once it is settled, what of it went back.
+    pub(super) fn status(&self) -> PaymentStatus {
+        match self.sequence.step {
+            Step::Pending => PaymentStatus::Pending,
+            Step::Unknown => PaymentStatus::Unknown,
+            Step::Authorized => PaymentStatus::Authorized,
+            Step::Failed => PaymentStatus::Failed,
+            Step::Settled if self.refunded_amount == 0 => PaymentStatus::Settled,
+            Step::Settled if self.refunded_amount < self.amount.amount => PaymentStatus::PartiallyRefunded,
+            Step::Settled => PaymentStatus::Refunded,
+        }
+    }
+
+    /// Whether a PSP takes the money.
+    pub(super) fn needs_psp(&self) -> bool {
+        self.provider != NO_PSP
+    }
+
+    /// Who takes part in it.
+    pub(super) fn parties(&self) -> Parties {
+        Parties { psp: self.needs_psp().then(|| self.provider.clone()), driver: self.driver_id }
+    }
+
+    /// What can still be given back, after the refunds that were begun so far; refused unless the money was taken.
+    pub(super) fn refundable(&self, begun: Split) -> Result<Split, PaymentError> {
+        match self.sequence.step {
+            Step::Settled => Ok(self.split.minus(begun)),
+            Step::Pending | Step::Unknown | Step::Authorized | Step::Failed => {
+                Err(PaymentError::NotRefundable(self.status()))
+            }
+        }
+    }
+
+    /// As clients see it.
+    pub(super) fn view(&self) -> Payment {
+        Payment {
+            id: self.id,
+            trip_id: self.trip_id,
+            ride_id: self.ride_id,
+            kind: self.kind,
+            status: self.status(),
+            method: PaidBy { kind: self.method.kind },
+            amount: self.amount,
+            refunded: Money::new(self.refunded_amount, self.amount.currency),
+            provider: self.provider.clone(),
+            failure_code: self.sequence.failure_code.clone(),
+            created_at: self.created_at,
+            settled_at: self.settled_at,
+            remote_durable_at: self.remote_durable_at,
+        }
+    }
+}
+
+impl RefundRecord {
+    pub(super) fn status(&self) -> RefundStatus {
+        match self.sequence.step {
+            Step::Pending => RefundStatus::Pending,
+            Step::Unknown => RefundStatus::Unknown,
+            Step::Authorized => RefundStatus::Authorized,
+            Step::Settled => RefundStatus::Settled,
+            Step::Failed => RefundStatus::Failed,
+        }
+    }
+
+    /// As clients see it.
+    pub(super) fn view(&self) -> Refund {
+        Refund {
+            id: self.id,
+            payment_id: self.payment_id,
+            status: self.status(),
+            amount: self.amount,
+            reason: self.reason.clone(),
+            failure_code: self.sequence.failure_code.clone(),
+            created_at: self.created_at,
+            settled_at: self.settled_at,
+        }
+    }
+}
+
+impl AskedBy {
+    /// Whether a request with `request_hash` is the one that was made under this key.
+    pub(super) fn check(&self, request_hash: &[u8]) -> Result<(), PaymentError> {
+        if self.request_hash == request_hash { Ok(()) } else { Err(PaymentError::KeyReused) }
+    }
+}
+
+/// Whether a PSP can be asked for money by this method.
+pub(super) fn is_chargeable(method: &PaymentMethod) -> bool {
+    match method.kind {
+        MethodType::Card | MethodType::Wallet => true,
+        MethodType::Cash => false,
+    }
+}

@@ -1,0 +1,156 @@
+//! Giving a payment back, whole or in parts.
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use garde::Validate;
+use serde::Deserialize;
+use shared::{
+    claims::Role,
+    ids::{PaymentId, RefundId},
+    money::{Currency, Money},
+};
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    PaymentError, Refund, Sequence, Step,
+    record::{AskedBy, PaymentRecord, RefundRecord},
+    steps, store,
+};
+use crate::{
+    app::App,
+    db::TenantTx,
+    http::{Command, CommandTx, KEPT_FOR, Path, Problem, ProblemBody, Stop},
+    identity::Caller,
+};
+
+/// How much to give back, and why.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct RefundRequest {
+    /// All that is left of the payment, if not said.
+    #[garde(skip)]
+    #[serde(default)]
+    amount: Option<RefundAmount>,
+    /// For the books and the rider.
+    #[garde(length(chars, min = 1, max = 200))]
+    reason: String,
+}
+
+/// An amount in the payment's currency, with or without saying so.
+#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+enum RefundAmount {
+    /// Minor units of the payment's currency.
+    Minor(i64),
+    Money {
+        amount: i64,
+        #[schema(value_type = String)]
+        currency: Currency,
+    },
+}
+
+/// Gives a settled payment back, whole or a part of it; several parts up to its total.
+#[utoipa::path(post, path = "/v1/payments/{id}/refunds", tag = "payments", security(("bearer" = [])),
+    request_body = RefundRequest,
+    params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = PaymentId, Path)),
+    responses((status = 201, body = Refund), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
+#[tracing::instrument(name = "payments.refund", skip_all, fields(payment.id = %id))]
+pub(super) async fn refund_payment(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<PaymentId>,
+    command: Command<RefundRequest>,
+) -> Result<Response, Stop> {
+    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    let (tenant, now) = (caller.tenant(), app.clock.now());
+    let mut tx = command.begin(&app, &caller).await?;
+    let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
+    let (begun, is_new) = match begun_before(&mut tx, &command, &caller, now).await? {
+        Some(refund) => (refund, false),
+        None => (intend(&app, &mut tx, &payment, &command, &caller).await?, true),
+    };
+    let refund = match begun.sequence.step {
+        Step::Pending if is_new => {
+            tx.commit().await?;
+            let answer = steps::ask_for_refund(&app, tenant, &payment, &begun).await;
+            steps::record_refund(&app, tenant, begun.id, &answer).await?
+        }
+        Step::Pending => {
+            let hold = Duration::try_from(app.psp.hold()).unwrap_or(Duration::MINUTE);
+            let begun = RefundRecord { sequence: begun.sequence.taken(now + hold), ..begun };
+            store::save_refund(&mut tx, &begun, now).await?;
+            tx.commit().await?;
+            let answer = steps::find_or_refund(&app, tenant, &payment, &begun).await;
+            steps::record_refund(&app, tenant, begun.id, &answer).await?
+        }
+        Step::Unknown | Step::Authorized | Step::Settled | Step::Failed => {
+            let refund = steps::settle_refund(&mut tx, &begun, now).await?;
+            return tx.finish(StatusCode::CREATED, &refund.view()).await;
+        }
+    };
+    let mut tx = command.resume(&app, &caller).await?;
+    let refund = steps::settle_refund(&mut tx, &refund, app.clock.now()).await?;
+    tracing::info!(refund.id = %refund.id, "refund {} is {}", refund.id, refund.status());
+    tx.finish(StatusCode::CREATED, &refund.view()).await
+}
+
+/// The refund this very request began before a crash, or begins right now on another connection.
+async fn begun_before(
+    tx: &mut CommandTx,
+    command: &Command<RefundRequest>,
+    caller: &Caller,
+    now: OffsetDateTime,
+) -> Result<Option<RefundRecord>, Stop> {
+    let Some(key) = &command.key else { return Ok(None) };
+    let begun = store::refund_asked_under_key(tx, &caller.key_owner(), &key.key, now - KEPT_FOR).await?;
+    if let Some(begun) = &begun {
+        if let Some(asked_by) = &begun.asked_by {
+            asked_by.check(&key.request_hash)?;
+        }
+        if begun.sequence.is_held(now) {
+            return Err(PaymentError::InProgress.into());
+        }
+    }
+    Ok(begun)
+}
+
+/// Records the intent to give back a part of a locked payment; refunds under way count, so that together they stay within
+/// the total.
+async fn intend(
+    app: &App,
+    tx: &mut TenantTx,
+    payment: &PaymentRecord,
+    command: &Command<RefundRequest>,
+    caller: &Caller,
+) -> Result<RefundRecord, Stop> {
+    let now = app.clock.now();
+    let left = payment.refundable(store::begun_split(tx, payment.id).await?)?;
+    let currency = payment.amount.currency;
+    let amount = match command.body.amount {
+        None => left.total(),
+        Some(RefundAmount::Minor(amount)) => amount,
+        Some(RefundAmount::Money { amount, currency: said }) if said == currency => amount,
+        Some(RefundAmount::Money { .. }) => return Err(PaymentError::WrongCurrency(currency).into()),
+    };
+    if command.body.amount.is_some() && amount < 1 {
+        return Err(Problem::field("amount", "must be at least 1 minor unit").into());
+    }
+    let exceeds = || PaymentError::AmountExceedsPayment {
+        asked: Money::new(amount, currency),
+        left: Money::new(left.total(), currency),
+    };
+    let split = left.part(amount).filter(|_| amount > 0).ok_or_else(exceeds)?;
+    let hold = Duration::try_from(app.psp.hold()).unwrap_or(Duration::MINUTE);
+    let refund = RefundRecord {
+        id: RefundId::new(),
+        payment_id: payment.id,
+        amount: Money::new(amount, currency),
+        split,
+        reason: command.body.reason.clone(),
+        sequence: if payment.needs_psp() { Sequence::begun(now + hold) } else { Sequence::without_psp() },
+        asked_by: AskedBy::of(command, caller),
+        created_at: now,
+        settled_at: None,
+    };
+    store::insert_refund(tx, &refund).await?;
+    Ok(refund)
+}

@@ -1,0 +1,119 @@
+use shared::{
+    fact::{Fact, LedgerEntry},
+    ids::{FactId, PaymentId, TenantId},
+};
+use time::OffsetDateTime;
+
+use super::note_if_given_up;
+use crate::{
+    app::App,
+    db::TenantTx,
+    http::Problem,
+    outbox,
+    payments::{
+        Answer, Entry, EntryKind, NoAnswer, PaymentError, PaymentKind, ledger,
+        psp::{ChargeOrder, OperationKey},
+        record::PaymentRecord,
+        store,
+    },
+    realtime::Event,
+};
+
+/// Asks the PSP for the money. To be called outside of transactions.
+pub(in crate::payments) async fn ask_for_charge(
+    app: &App,
+    tenant: &TenantId,
+    payment: &PaymentRecord,
+) -> Result<Answer, NoAnswer> {
+    let order = ChargeOrder {
+        tenant: tenant.clone(),
+        key: OperationKey::Payment(payment.id),
+        token: payment.method.token.clone().unwrap_or_default(),
+        amount: payment.amount,
+    };
+    app.psp.charge(&payment.provider, &order).await
+}
+
+/// Asks the PSP what became of the charge, and only if it never saw it, for the money; unless `may_charge` is off, in which
+/// case there is no answer to record.
+pub(in crate::payments) async fn find_or_charge(
+    app: &App,
+    tenant: &TenantId,
+    payment: &PaymentRecord,
+    may_charge: bool,
+) -> Option<Result<Answer, NoAnswer>> {
+    match app.psp.find(&payment.provider, tenant, OperationKey::Payment(payment.id)).await {
+        Ok(Some(answer)) => Some(Ok(answer)),
+        Ok(None) if may_charge => Some(ask_for_charge(app, tenant, payment).await),
+        Ok(None) => None,
+        Err(no_answer) => Some(Err(no_answer)),
+    }
+}
+
+/// Records what the PSP said, or that it said nothing.
+pub(in crate::payments) async fn record_charge(
+    app: &App,
+    tenant: &TenantId,
+    id: PaymentId,
+    answer: &Result<Answer, NoAnswer>,
+) -> Result<PaymentRecord, Problem> {
+    let now = app.clock.now();
+    let mut tx = app.db.begin(tenant).await?;
+    let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
+    let was = payment.status();
+    payment.sequence = payment.sequence.answered(answer, now, rand::random());
+    store::save_payment(&mut tx, &payment, now).await?;
+    if payment.status() != was {
+        tell(&mut tx, &payment);
+    }
+    tx.commit().await?;
+    if let Err(reason) = answer {
+        tracing::warn!(payment.id = %id, %reason, "payment {id} is {}", payment.status());
+    }
+    note_if_given_up("payment", &id, &payment.sequence);
+    Ok(payment)
+}
+
+/// Books a locked payment the PSP has agreed to: settlement, ledger entry and fact in the transaction at hand. One that is
+/// not at this step, because another node was faster, stays as it is.
+pub(in crate::payments) async fn settle_payment(
+    tx: &mut TenantTx,
+    payment: PaymentRecord,
+    now: OffsetDateTime,
+) -> sqlx::Result<PaymentRecord> {
+    let Some(sequence) = payment.sequence.clone().settled() else { return Ok(payment) };
+    let payment = PaymentRecord { sequence, settled_at: Some(now), ..payment };
+    store::save_payment(tx, &payment, now).await?;
+    let entry = Entry {
+        id: FactId::new(),
+        kind: match payment.kind {
+            PaymentKind::Fare => EntryKind::Settlement,
+            PaymentKind::CancellationFee => EntryKind::CancellationFee,
+        },
+        payment_id: payment.id,
+        refund_id: None,
+        currency: payment.amount.currency,
+        postings: ledger::settlement(payment.split, &payment.parties()),
+        posted_at: now,
+    };
+    store::post(tx, &entry).await?;
+    let fact = Fact::Settlement(LedgerEntry {
+        fact_id: entry.id.0,
+        payment_id: payment.id.0,
+        trip_id: payment.trip_id.0,
+        tenant: tx.tenant().to_string(),
+        amount: payment.amount.amount,
+        currency: payment.amount.currency.to_string(),
+        settled_at: now,
+    });
+    outbox::append(tx, &fact).await?;
+    tell(tx, &payment);
+    metrics::counter!("payments_settled_total", "kind" => payment.kind.as_str()).increment(1);
+    Ok(payment)
+}
+
+/// Tells the rider of a payment's new status.
+pub(in crate::payments) fn tell(tx: &mut TenantTx, payment: &PaymentRecord) {
+    let (tenant, rider_id) = (tx.tenant().clone(), payment.rider_id);
+    tx.tell(Event::PaymentChanged { tenant, rider_id, payment: payment.view() });
+}

@@ -1,0 +1,112 @@
+use shared::{
+    fact::{Fact, LedgerEntry},
+    ids::{FactId, RefundId, TenantId},
+};
+use time::OffsetDateTime;
+
+use super::{charge::tell, note_if_given_up};
+use crate::{
+    app::App,
+    db::TenantTx,
+    http::Problem,
+    outbox,
+    payments::{
+        Answer, Entry, EntryKind, NoAnswer, PaymentError, ledger,
+        psp::{OperationKey, RefundOrder},
+        record::{PaymentRecord, RefundRecord},
+        store,
+    },
+};
+
+/// Asks the PSP to give money back. To be called outside of transactions.
+pub(in crate::payments) async fn ask_for_refund(
+    app: &App,
+    tenant: &TenantId,
+    payment: &PaymentRecord,
+    refund: &RefundRecord,
+) -> Result<Answer, NoAnswer> {
+    let order = RefundOrder {
+        tenant: tenant.clone(),
+        key: OperationKey::Refund(refund.id),
+        charge_ref: payment.sequence.provider_ref.clone().unwrap_or_default(),
+        amount: refund.amount,
+    };
+    app.psp.refund(&payment.provider, &order).await
+}
+
+/// Asks the PSP what became of the refund, and only if it never saw it, to make it.
+pub(in crate::payments) async fn find_or_refund(
+    app: &App,
+    tenant: &TenantId,
+    payment: &PaymentRecord,
+    refund: &RefundRecord,
+) -> Result<Answer, NoAnswer> {
+    match app.psp.find(&payment.provider, tenant, OperationKey::Refund(refund.id)).await? {
+        Some(answer) => Ok(answer),
+        None => ask_for_refund(app, tenant, payment, refund).await,
+    }
+}
+
+/// Records what the PSP said, or that it said nothing.
+pub(in crate::payments) async fn record_refund(
+    app: &App,
+    tenant: &TenantId,
+    id: RefundId,
+    answer: &Result<Answer, NoAnswer>,
+) -> Result<RefundRecord, Problem> {
+    let now = app.clock.now();
+    let mut tx = app.db.begin(tenant).await?;
+    let mut refund = store::lock_refund(&mut tx, id).await?.ok_or_else(|| Problem::not_found(format!("no refund {id}")))?;
+    refund.sequence = refund.sequence.answered(answer, now, rand::random());
+    store::save_refund(&mut tx, &refund, now).await?;
+    tx.commit().await?;
+    if let Err(reason) = answer {
+        tracing::warn!(refund.id = %id, %reason, "refund {id} is {}", refund.status());
+    }
+    note_if_given_up("refund", &id, &refund.sequence);
+    Ok(refund)
+}
+
+/// Books a refund the PSP has agreed to: refund, payment, ledger entry and fact in the transaction at hand. One that is not
+/// at this step, because another node was faster, stays as it is.
+pub(in crate::payments) async fn settle_refund(
+    tx: &mut TenantTx,
+    refund: &RefundRecord,
+    now: OffsetDateTime,
+) -> Result<RefundRecord, Problem> {
+    // The payment first, as everywhere, so that two refunds of one payment never wait for each other.
+    let (payment_id, refund_id) = (refund.payment_id, refund.id);
+    let payment = store::lock_payment(tx, payment_id).await?.ok_or(PaymentError::NotFound(payment_id))?;
+    let refund = store::lock_refund(tx, refund_id)
+        .await?
+        .ok_or_else(|| Problem::not_found(format!("no refund {refund_id}")))?;
+    let Some(sequence) = refund.sequence.clone().settled() else { return Ok(refund) };
+    let refund = RefundRecord { sequence, settled_at: Some(now), ..refund };
+    store::save_refund(tx, &refund, now).await?;
+    let refunded_amount = payment.refunded_amount + refund.amount.amount;
+    let payment = PaymentRecord { refunded_amount, ..payment };
+    store::save_payment(tx, &payment, now).await?;
+    let entry = Entry {
+        id: FactId::new(),
+        kind: EntryKind::Refund,
+        payment_id,
+        refund_id: Some(refund_id),
+        currency: refund.amount.currency,
+        postings: ledger::refund(refund.split, &payment.parties()),
+        posted_at: now,
+    };
+    store::post(tx, &entry).await?;
+    let fact = Fact::Refund(LedgerEntry {
+        fact_id: entry.id.0,
+        payment_id: payment_id.0,
+        trip_id: payment.trip_id.0,
+        tenant: tx.tenant().to_string(),
+        amount: refund.amount.amount,
+        currency: refund.amount.currency.to_string(),
+        settled_at: now,
+    });
+    outbox::append(tx, &fact).await?;
+    tell(tx, &payment);
+    metrics::counter!("payments_refunded_total").increment(1);
+    Ok(refund)
+}

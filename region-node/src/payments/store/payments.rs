@@ -1,0 +1,211 @@
+use shared::ids::{PaymentId, TenantId};
+use sqlx::types::Json;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::{asked_by, money, unreadable};
+use crate::{
+    db::{SystemTx, TenantTx},
+    payments::{PaymentKind, PaymentStatus, Sequence, Split, Step, record::PaymentRecord},
+    rides::PaymentMethod,
+};
+
+struct Row {
+    id: Uuid,
+    ride_id: Uuid,
+    trip_id: Uuid,
+    rider_id: Uuid,
+    driver_id: Option<Uuid>,
+    kind: String,
+    status: String,
+    method: Json<PaymentMethod>,
+    amount: i64,
+    refunded_amount: i64,
+    currency: String,
+    tax_amount: i64,
+    commission_amount: i64,
+    provider: String,
+    provider_ref: Option<String>,
+    failure_code: Option<String>,
+    attempts: i32,
+    next_attempt_at: Option<OffsetDateTime>,
+    requested_by: Option<String>,
+    idempotency_key: Option<String>,
+    request_hash: Option<Vec<u8>>,
+    created_at: OffsetDateTime,
+    settled_at: Option<OffsetDateTime>,
+    remote_durable_at: Option<OffsetDateTime>,
+}
+
+impl TryFrom<Row> for PaymentRecord {
+    type Error = sqlx::Error;
+
+    fn try_from(row: Row) -> sqlx::Result<Self> {
+        let status = PaymentStatus::from_name(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
+        let (tax, commission) = (row.tax_amount, row.commission_amount);
+        Ok(Self {
+            id: row.id.into(),
+            ride_id: row.ride_id.into(),
+            trip_id: row.trip_id.into(),
+            rider_id: row.rider_id.into(),
+            driver_id: row.driver_id.map(Into::into),
+            kind: PaymentKind::from_name(&row.kind).ok_or_else(|| unreadable("kind", &row.kind))?,
+            method: row.method.0,
+            amount: money(row.amount, &row.currency)?,
+            refunded_amount: row.refunded_amount,
+            split: Split { tax, commission, driver: row.amount - tax - commission },
+            provider: row.provider,
+            sequence: Sequence {
+                step: match status {
+                    PaymentStatus::Pending => Step::Pending,
+                    PaymentStatus::Unknown => Step::Unknown,
+                    PaymentStatus::Authorized => Step::Authorized,
+                    PaymentStatus::Failed => Step::Failed,
+                    PaymentStatus::Settled | PaymentStatus::PartiallyRefunded | PaymentStatus::Refunded => Step::Settled,
+                },
+                attempts: row.attempts,
+                next_attempt_at: row.next_attempt_at,
+                provider_ref: row.provider_ref,
+                failure_code: row.failure_code,
+            },
+            asked_by: asked_by(row.requested_by, row.idempotency_key, row.request_hash),
+            created_at: row.created_at,
+            settled_at: row.settled_at,
+            remote_durable_at: row.remote_durable_at,
+        })
+    }
+}
+
+/// Selects at most one payment; `$tail` is what follows FROM.
+macro_rules! select {
+    ($tx:expr, $tail:tt $(, $argument:expr)*) => {{
+        let sql = sqlx::query_as!(
+            Row,
+            r#"SELECT p.id, p.ride_id, p.trip_id, p.rider_id, p.driver_id, p.kind, p.status,
+                   p.method AS "method: Json<PaymentMethod>", p.amount, p.refunded_amount, p.currency, p.tax_amount,
+                   p.commission_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at,
+                   p.requested_by, p.idempotency_key, p.request_hash, p.created_at, p.settled_at,
+                   (SELECT f.remote_durable_at FROM ledger_facts f
+                    WHERE f.tenant_id = p.tenant_id AND f.payment_id = p.id AND f.kind = 'settlement')
+                   AS remote_durable_at
+               FROM payments p "# + $tail
+            $(, $argument)*
+        );
+        sql.fetch_optional($tx.conn()).await?.map(PaymentRecord::try_from).transpose()
+    }};
+}
+
+/// Loads a payment.
+pub(in crate::payments) async fn load(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Option<PaymentRecord>> {
+    select!(tx, "WHERE p.id = $1", id.0)
+}
+
+/// Loads a payment and holds its row until the transaction ends.
+pub(in crate::payments) async fn lock(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Option<PaymentRecord>> {
+    select!(tx, "WHERE p.id = $1 FOR UPDATE OF p", id.0)
+}
+
+/// The payment `caller` began under `key` after `since`, locked.
+pub(in crate::payments) async fn asked_under_key(
+    tx: &mut TenantTx,
+    caller: &str,
+    key: &str,
+    since: OffsetDateTime,
+) -> sqlx::Result<Option<PaymentRecord>> {
+    select!(
+        tx,
+        "WHERE p.requested_by = $1 AND p.idempotency_key = $2 AND p.created_at > $3
+         ORDER BY p.id DESC LIMIT 1 FOR UPDATE OF p",
+        caller,
+        key,
+        since
+    )
+}
+
+/// Records the intent to charge. `one_live_payment_per_trip` refuses a second one for a trip.
+pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentRecord) -> sqlx::Result<()> {
+    let tenant = tx.tenant().clone();
+    let asked_by = payment.asked_by.as_ref();
+    let sql = sqlx::query!(
+        "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency,
+             tax_amount, commission_amount, provider, provider_ref, failure_code, attempts, next_attempt_at, requested_by,
+             idempotency_key, request_hash, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22)",
+        payment.id.0,
+        tenant.as_str(),
+        payment.ride_id.0,
+        payment.trip_id.0,
+        payment.rider_id.0,
+        payment.driver_id.map(|id| id.0),
+        payment.kind.as_str(),
+        payment.status().as_str(),
+        Json(&payment.method) as _,
+        payment.amount.amount,
+        payment.amount.currency.code(),
+        payment.split.tax,
+        payment.split.commission,
+        payment.provider,
+        payment.sequence.provider_ref,
+        payment.sequence.failure_code,
+        payment.sequence.attempts,
+        payment.sequence.next_attempt_at,
+        asked_by.map(|asked| asked.caller.as_str()),
+        asked_by.map(|asked| asked.key.as_str()),
+        asked_by.map(|asked| asked.request_hash.as_slice()),
+        payment.created_at,
+    );
+    sql.execute(tx.conn()).await.map(|_| ())
+}
+
+/// Saves how far a locked payment is.
+pub(in crate::payments) async fn save(
+    tx: &mut TenantTx,
+    payment: &PaymentRecord,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let sql = sqlx::query!(
+        "UPDATE payments SET status = $2, refunded_amount = $3, provider_ref = $4, failure_code = $5, attempts = $6,
+             next_attempt_at = $7, settled_at = $8, updated_at = $9
+         WHERE id = $1",
+        payment.id.0,
+        payment.status().as_str(),
+        payment.refunded_amount,
+        payment.sequence.provider_ref,
+        payment.sequence.failure_code,
+        payment.sequence.attempts,
+        payment.sequence.next_attempt_at,
+        payment.settled_at,
+        now,
+    );
+    sql.execute(tx.conn()).await.map(|_| ())
+}
+
+/// Takes payments somebody must go on with, of tenants at home in `region`; each is held for `hold`, so that no two nodes
+/// take the same one.
+pub(in crate::payments) async fn claim_due(
+    tx: &mut SystemTx,
+    region: &str,
+    now: OffsetDateTime,
+    hold: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<(TenantId, PaymentId)>> {
+    let sql = sqlx::query!(
+        "UPDATE payments SET attempts = attempts + 1, next_attempt_at = $3
+         WHERE id IN (SELECT p.id FROM payments p JOIN tenant_homes h ON h.tenant_id = p.tenant_id
+                      WHERE p.status IN ('pending', 'authorized', 'unknown') AND p.next_attempt_at <= $2
+                        AND h.region = $1 AND h.state = 'active'
+                      ORDER BY p.next_attempt_at LIMIT $4 FOR UPDATE OF p SKIP LOCKED)
+         RETURNING tenant_id, id",
+        region,
+        now,
+        now + hold,
+        limit
+    );
+    let rows = sql.fetch_all(tx.conn()).await?;
+    rows.into_iter()
+        .map(|row| {
+            let tenant = row.tenant_id.parse().map_err(|_| unreadable("tenant_id", &row.tenant_id))?;
+            Ok((tenant, row.id.into()))
+        })
+        .collect()
+}

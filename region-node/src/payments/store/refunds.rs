@@ -1,0 +1,197 @@
+use shared::ids::{PaymentId, RefundId, TenantId};
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use super::{asked_by, money, unreadable};
+use crate::{
+    db::{SystemTx, TenantTx},
+    payments::{RefundStatus, Sequence, Split, Step, record::RefundRecord},
+};
+
+struct Row {
+    id: Uuid,
+    payment_id: Uuid,
+    status: String,
+    amount: i64,
+    currency: String,
+    tax_amount: i64,
+    commission_amount: i64,
+    reason: String,
+    provider_ref: Option<String>,
+    failure_code: Option<String>,
+    attempts: i32,
+    next_attempt_at: Option<OffsetDateTime>,
+    requested_by: Option<String>,
+    idempotency_key: Option<String>,
+    request_hash: Option<Vec<u8>>,
+    created_at: OffsetDateTime,
+    settled_at: Option<OffsetDateTime>,
+}
+
+impl TryFrom<Row> for RefundRecord {
+    type Error = sqlx::Error;
+
+    fn try_from(row: Row) -> sqlx::Result<Self> {
+        let status = RefundStatus::from_name(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
+        let (tax, commission) = (row.tax_amount, row.commission_amount);
+        Ok(Self {
+            id: row.id.into(),
+            payment_id: row.payment_id.into(),
+            amount: money(row.amount, &row.currency)?,
+            split: Split { tax, commission, driver: row.amount - tax - commission },
+            reason: row.reason,
+            sequence: Sequence {
+                step: match status {
+                    RefundStatus::Pending => Step::Pending,
+                    RefundStatus::Unknown => Step::Unknown,
+                    RefundStatus::Authorized => Step::Authorized,
+                    RefundStatus::Settled => Step::Settled,
+                    RefundStatus::Failed => Step::Failed,
+                },
+                attempts: row.attempts,
+                next_attempt_at: row.next_attempt_at,
+                provider_ref: row.provider_ref,
+                failure_code: row.failure_code,
+            },
+            asked_by: asked_by(row.requested_by, row.idempotency_key, row.request_hash),
+            created_at: row.created_at,
+            settled_at: row.settled_at,
+        })
+    }
+}
+
+/// Selects refunds; `$tail` is what follows FROM.
+macro_rules! select {
+    ($tx:expr, $tail:tt $(, $argument:expr)*) => {{
+        let sql = sqlx::query_as!(
+            Row,
+            "SELECT id, payment_id, status, amount, currency, tax_amount, commission_amount, reason, provider_ref,
+                 failure_code, attempts, next_attempt_at, requested_by, idempotency_key, request_hash, created_at, settled_at
+             FROM refunds " + $tail
+            $(, $argument)*
+        );
+        sql.fetch_all($tx.conn()).await?.into_iter().map(RefundRecord::try_from).collect::<sqlx::Result<Vec<_>>>()
+    }};
+}
+
+/// Loads a refund.
+pub(in crate::payments) async fn load(tx: &mut TenantTx, id: RefundId) -> sqlx::Result<Option<RefundRecord>> {
+    Ok(select!(tx, "WHERE id = $1", id.0)?.pop())
+}
+
+/// Loads a refund and holds its row until the transaction ends. Whoever locks its payment too does that first.
+pub(in crate::payments) async fn lock(tx: &mut TenantTx, id: RefundId) -> sqlx::Result<Option<RefundRecord>> {
+    Ok(select!(tx, "WHERE id = $1 FOR UPDATE", id.0)?.pop())
+}
+
+/// A payment's refunds, oldest first.
+pub(in crate::payments) async fn of_payment(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Vec<RefundRecord>> {
+    select!(tx, "WHERE payment_id = $1 ORDER BY id", id.0)
+}
+
+/// The refund `caller` began under `key` after `since`, locked.
+pub(in crate::payments) async fn asked_under_key(
+    tx: &mut TenantTx,
+    caller: &str,
+    key: &str,
+    since: OffsetDateTime,
+) -> sqlx::Result<Option<RefundRecord>> {
+    let found = select!(
+        tx,
+        "WHERE requested_by = $1 AND idempotency_key = $2 AND created_at > $3 ORDER BY id DESC LIMIT 1 FOR UPDATE",
+        caller,
+        key,
+        since
+    );
+    Ok(found?.pop())
+}
+
+/// What the refunds of a payment that have not failed take from whom, settled or not.
+pub(in crate::payments) async fn begun_split(tx: &mut TenantTx, payment: PaymentId) -> sqlx::Result<Split> {
+    let sql = sqlx::query!(
+        r#"SELECT coalesce(sum(amount), 0)::bigint AS "amount!", coalesce(sum(tax_amount), 0)::bigint AS "tax!",
+                  coalesce(sum(commission_amount), 0)::bigint AS "commission!"
+           FROM refunds WHERE payment_id = $1 AND status <> 'failed'"#,
+        payment.0
+    );
+    let sums = sql.fetch_one(tx.conn()).await?;
+    Ok(Split { tax: sums.tax, commission: sums.commission, driver: sums.amount - sums.tax - sums.commission })
+}
+
+/// Records the intent to give money back.
+pub(in crate::payments) async fn insert(tx: &mut TenantTx, refund: &RefundRecord) -> sqlx::Result<()> {
+    let tenant = tx.tenant().clone();
+    let asked_by = refund.asked_by.as_ref();
+    let sql = sqlx::query!(
+        "INSERT INTO refunds (id, tenant_id, payment_id, status, amount, currency, tax_amount, commission_amount, reason,
+             attempts, next_attempt_at, requested_by, idempotency_key, request_hash, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)",
+        refund.id.0,
+        tenant.as_str(),
+        refund.payment_id.0,
+        refund.status().as_str(),
+        refund.amount.amount,
+        refund.amount.currency.code(),
+        refund.split.tax,
+        refund.split.commission,
+        refund.reason,
+        refund.sequence.attempts,
+        refund.sequence.next_attempt_at,
+        asked_by.map(|asked| asked.caller.as_str()),
+        asked_by.map(|asked| asked.key.as_str()),
+        asked_by.map(|asked| asked.request_hash.as_slice()),
+        refund.created_at,
+    );
+    sql.execute(tx.conn()).await.map(|_| ())
+}
+
+/// Saves how far a locked refund is.
+pub(in crate::payments) async fn save(
+    tx: &mut TenantTx,
+    refund: &RefundRecord,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let sql = sqlx::query!(
+        "UPDATE refunds SET status = $2, provider_ref = $3, failure_code = $4, attempts = $5, next_attempt_at = $6,
+             settled_at = $7, updated_at = $8
+         WHERE id = $1",
+        refund.id.0,
+        refund.status().as_str(),
+        refund.sequence.provider_ref,
+        refund.sequence.failure_code,
+        refund.sequence.attempts,
+        refund.sequence.next_attempt_at,
+        refund.settled_at,
+        now,
+    );
+    sql.execute(tx.conn()).await.map(|_| ())
+}
+
+/// Takes refunds somebody must go on with; see the payments' own.
+pub(in crate::payments) async fn claim_due(
+    tx: &mut SystemTx,
+    region: &str,
+    now: OffsetDateTime,
+    hold: Duration,
+    limit: i64,
+) -> sqlx::Result<Vec<(TenantId, RefundId)>> {
+    let sql = sqlx::query!(
+        "UPDATE refunds SET attempts = attempts + 1, next_attempt_at = $3
+         WHERE id IN (SELECT r.id FROM refunds r JOIN tenant_homes h ON h.tenant_id = r.tenant_id
+                      WHERE r.status IN ('pending', 'authorized', 'unknown') AND r.next_attempt_at <= $2
+                        AND h.region = $1 AND h.state = 'active'
+                      ORDER BY r.next_attempt_at LIMIT $4 FOR UPDATE OF r SKIP LOCKED)
+         RETURNING tenant_id, id",
+        region,
+        now,
+        now + hold,
+        limit
+    );
+    let rows = sql.fetch_all(tx.conn()).await?;
+    rows.into_iter()
+        .map(|row| {
+            let tenant = row.tenant_id.parse().map_err(|_| unreadable("tenant_id", &row.tenant_id))?;
+            Ok((tenant, row.id.into()))
+        })
+        .collect()
+}

@@ -1,0 +1,52 @@
+//! What a PSP tells us unasked.
+//!
+//! A webhook may be late, doubled, or overtake the answer it is about, so it decides nothing: it makes the payment or refund
+//! it names due, and the PSP is asked what is true.
+
+use axum::{Json, body::Body, extract::State, http::HeaderMap};
+use serde::Serialize;
+
+use super::{PaymentError, psp::OperationKey, store};
+use crate::{
+    app::App,
+    http::{Path, Problem, ProblemBody, read_body},
+    tenants::TenantHeader,
+};
+
+/// The webhook has been taken, now or before.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Received {
+    received: bool,
+}
+
+/// Takes a PSP's webhook. The sandbox signs with `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over
+/// `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`. Signatures
+/// older than five minutes are refused; a replay does nothing.
+#[utoipa::path(post, path = "/v1/psp/webhooks/{provider}", tag = "payments",
+    request_body(content = Object, content_type = "application/json"),
+    params(("X-Tenant-Id" = String, Header), ("Sandbox-Signature" = String, Header), ("provider" = String, Path)),
+    responses((status = 200, body = Received), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
+              (status = 404, body = ProblemBody)))]
+#[tracing::instrument(name = "payments.webhook", skip_all, fields(provider = %provider))]
+pub(super) async fn receive_webhook(
+    State(app): State<App>,
+    TenantHeader(tenant): TenantHeader,
+    Path(provider): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Received>, Problem> {
+    let psp = app.psp.get(&provider).map_err(|_| PaymentError::NoSuchProvider(provider.escape_default().to_string()))?;
+    let body = read_body(body, app.config.http.body_limit_bytes).await?;
+    let now = app.clock.now();
+    let event = psp.webhook(&headers, &body, now)?;
+    let mut tx = app.db.begin(&tenant).await?;
+    if store::first_sight(&mut tx, &provider, &event.id, now).await? {
+        match event.about {
+            Some(OperationKey::Payment(id)) => store::make_payment_due(&mut tx, &provider, id, now).await?,
+            Some(OperationKey::Refund(id)) => store::make_refund_due(&mut tx, &provider, id, now).await?,
+            None => tracing::info!(event.id = event.id, "a webhook about nothing of ours"),
+        }
+    }
+    tx.commit().await?;
+    Ok(Json(Received { received: true }))
+}
