@@ -136,6 +136,10 @@ CREATE TRIGGER ledger_is_immutable BEFORE UPDATE OR DELETE ON ledger_entries
     FOR EACH ROW EXECUTE FUNCTION ledger_is_immutable();
 CREATE TRIGGER ledger_is_immutable BEFORE UPDATE OR DELETE ON ledger_postings
     FOR EACH ROW EXECUTE FUNCTION ledger_is_immutable();
+CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON ledger_entries
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger_is_immutable();
+CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON ledger_postings
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger_is_immutable();
 
 -- A webhook is worked once; a replay finds its event here.
 CREATE TABLE psp_webhook_events (

@@ -17,6 +17,7 @@ use crate::{
     db::Db,
     drivers::Drivers,
     identity::{self, Sealer, Tokens},
+    payments::PspRegistry,
     realtime::EventSender,
     tenants::Tenants,
 };
@@ -39,6 +40,8 @@ pub struct AppInner {
     pub events: EventSender,
     /// Where every driver of the region is.
     pub drivers: Drivers,
+    /// Moves the money.
+    pub psp: PspRegistry,
     /// Calls other programs: other regions, global-sync.
     pub http: reqwest::Client,
     /// Background work runs on this, so that shutdown waits for it.
@@ -76,8 +79,10 @@ impl App {
         let (ttl, cluster) = (config.tokens.access_ttl, config.region.cluster_id.clone());
         let tokens = Tokens::new(&cluster, region.clone(), ttl, clock.clone(), Some(signing));
         let tenants = Tenants::load(app_pool.clone()).await.context("the directory could not be read")?;
+        let db = Db::new(app_pool, system_pool, region.clone(), events.clone());
         let app = Self(Arc::new(AppInner {
-            db: Db::new(app_pool, system_pool, region.clone(), events.clone()),
+            psp: PspRegistry::new(&config.psp, db.clone(), clock.clone()),
+            db,
             http: http_client(config.edge.connect_timeout)?,
             drivers: Drivers::new(&config.drivers, &config.region.cluster_id),
             config,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use shared::{config::ConfigError, ids::RegionName, telemetry::TelemetryConfig};
 use url::Url;
 
-use crate::{drivers::DriversConfig, rides::RideConfig};
+use crate::{drivers::DriversConfig, payments::PspConfig, rides::RideConfig};
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 
@@ -32,6 +32,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub rides: RideConfig,
     pub drivers: DriversConfig,
+    pub psp: PspConfig,
     pub telemetry: TelemetryConfig,
 }
 

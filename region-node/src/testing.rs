@@ -26,6 +26,9 @@ use crate::{
 /// Sign-in of the test operator.
 const OPERATOR: (&str, &str) = ("operator", "operator-secret-of-tests");
 
+/// What the sandbox PSP signs its webhooks with.
+pub const WEBHOOK_SECRET: &str = "webhook-secret-of-tests";
+
 /// A region and one tenant at home in it.
 pub struct TestRegion {
     pub app: App,
@@ -258,6 +261,7 @@ fn test_config(redis_url: &str) -> Config {
         redis = {{ url = "{redis_url}" }}
         operator = {{ client_id = "{}", client_secret = "{}" }}
         secrets = {{ master_key = "{}" }}
+        psp = {{ timeout = "2s", sandbox = {{ webhook_secret = "{WEBHOOK_SECRET}" }} }}
         "#,
         OPERATOR.0,
         OPERATOR.1,

@@ -29,7 +29,7 @@ static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 static IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// How long an answer is kept.
-const KEPT_FOR: Duration = Duration::hours(24);
+pub(crate) const KEPT_FOR: Duration = Duration::hours(24);
 
 /// The body of a command that needs none.
 #[derive(Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
@@ -113,6 +113,23 @@ impl<T> Command<T> {
     /// first copy still runs.
     pub async fn begin(&self, app: &App, caller: &Caller) -> Result<CommandTx, Stop> {
         let tx = app.db.begin(caller.tenant()).await?;
+        CommandTx::claim(tx, self.key.as_ref(), caller.key_owner(), app.clock.now()).await
+    }
+
+    /// Begins the last transaction of a command whose first has committed and stored no answer yet. Waits where
+    /// [`Self::begin`] would say that the first copy still runs: this is the first copy.
+    pub async fn resume(&self, app: &App, caller: &Caller) -> Result<CommandTx, Stop> {
+        let mut tx = app.db.begin(caller.tenant()).await?;
+        if let Some(key) = &self.key {
+            sqlx::query!(
+                r#"SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(E'\x1f', 'idempotency', $1::text, $2::text, $3::text), 0)) AS "locked!: ()""#,
+                caller.tenant().as_str(),
+                caller.key_owner(),
+                key.key
+            )
+            .fetch_one(tx.conn())
+            .await?;
+        }
         CommandTx::claim(tx, self.key.as_ref(), caller.key_owner(), app.clock.now()).await
     }
 

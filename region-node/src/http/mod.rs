@@ -10,7 +10,7 @@ pub mod router;
 mod tests;
 
 pub use command::{Command, CommandTx, Empty, IdempotencyKey, Stop, forget_old_answers};
-pub(crate) use command::{read_body, read_json};
+pub(crate) use command::{KEPT_FOR, read_body, read_json};
 pub use extract::{Path, Query};
 pub use limits::Limits;
 pub use page::{Page, PageQuery};

@@ -33,7 +33,7 @@ pub use payment::{PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundSta
 pub use psp::{PspConfig, PspRegistry};
 pub use resume::{resume_payments, run_due};
 
-use ledger::{Account, Entry, EntryKind, Parties, Posting, Split};
+use ledger::{Entry, EntryKind, Parties, Split};
 use machine::{Answer, NoAnswer, Sequence, Step};
 
 use crate::app::App;

@@ -7,7 +7,7 @@ use shared::{
     claims::Role,
     ids::{PaymentId, TripId},
 };
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::{
     Payment, PaymentError, PaymentKind, Sequence, Split, Step,
@@ -63,8 +63,7 @@ pub(super) async fn pay(
             steps::record_charge(&app, caller.tenant(), begun.id, &answer).await?
         }
         Step::Pending => {
-            let hold = Duration::try_from(app.psp.hold()).unwrap_or(Duration::MINUTE);
-            let begun = PaymentRecord { sequence: begun.sequence.taken(now + hold), ..begun };
+            let begun = PaymentRecord { sequence: begun.sequence.taken(now + app.psp.hold()), ..begun };
             store::save_payment(&mut tx, &begun, now).await?;
             tx.commit().await?;
             let answer = steps::find_or_charge(&app, caller.tenant(), &begun, true).await;
@@ -140,7 +139,6 @@ async fn intend(
         };
         method.token = Some(app.psp.get(provider)?.token(given.as_deref())?);
     }
-    let hold = Duration::try_from(app.psp.hold()).unwrap_or(Duration::MINUTE);
     let payment = PaymentRecord {
         id: PaymentId::new(),
         ride_id: trip.ride_id,
@@ -153,7 +151,7 @@ async fn intend(
         refunded_amount: 0,
         split: Split::of_fare(fare.total.amount, tax, config.config.commission_percent),
         provider: provider.to_owned(),
-        sequence: if needs_psp { Sequence::begun(now + hold) } else { Sequence::without_psp() },
+        sequence: if needs_psp { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
         asked_by: AskedBy::of(command, caller),
         created_at: now,
         settled_at: None,

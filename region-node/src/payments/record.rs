@@ -9,7 +9,11 @@ use time::OffsetDateTime;
 use super::{
     PaidBy, Parties, Payment, PaymentError, PaymentKind, PaymentStatus, Refund, RefundStatus, Sequence, Split, Step,
 };
-use crate::rides::{MethodType, PaymentMethod};
+use crate::{
+    http::Command,
+    identity::Caller,
+    rides::{MethodType, PaymentMethod},
+};
 
 /// The provider of payments no PSP takes part in.
 pub(super) const NO_PSP: &str = "cash";
@@ -138,6 +142,12 @@ impl RefundRecord {
 }
 
 impl AskedBy {
+    /// Who makes `command`, if it can be repeated.
+    pub(super) fn of<T>(command: &Command<T>, caller: &Caller) -> Option<Self> {
+        let key = command.key.as_ref()?;
+        Some(Self { caller: caller.key_owner(), key: key.key.clone(), request_hash: key.request_hash.to_vec() })
+    }
+
     /// Whether a request with `request_hash` is the one that was made under this key.
     pub(super) fn check(&self, request_hash: &[u8]) -> Result<(), PaymentError> {
         if self.request_hash == request_hash { Ok(()) } else { Err(PaymentError::KeyReused) }

@@ -8,7 +8,7 @@ use shared::{
     ids::{PaymentId, RefundId},
     money::{Currency, Money},
 };
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use super::{
     PaymentError, Refund, Sequence, Step,
@@ -75,8 +75,7 @@ pub(super) async fn refund_payment(
             steps::record_refund(&app, tenant, begun.id, &answer).await?
         }
         Step::Pending => {
-            let hold = Duration::try_from(app.psp.hold()).unwrap_or(Duration::MINUTE);
-            let begun = RefundRecord { sequence: begun.sequence.taken(now + hold), ..begun };
+            let begun = RefundRecord { sequence: begun.sequence.taken(now + app.psp.hold()), ..begun };
             store::save_refund(&mut tx, &begun, now).await?;
             tx.commit().await?;
             let answer = steps::find_or_refund(&app, tenant, &payment, &begun).await;
@@ -139,14 +138,13 @@ async fn intend(
         left: Money::new(left.total(), currency),
     };
     let split = left.part(amount).filter(|_| amount > 0).ok_or_else(exceeds)?;
-    let hold = Duration::try_from(app.psp.hold()).unwrap_or(Duration::MINUTE);
     let refund = RefundRecord {
         id: RefundId::new(),
         payment_id: payment.id,
         amount: Money::new(amount, currency),
         split,
         reason: command.body.reason.clone(),
-        sequence: if payment.needs_psp() { Sequence::begun(now + hold) } else { Sequence::without_psp() },
+        sequence: if payment.needs_psp() { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
         asked_by: AskedBy::of(command, caller),
         created_at: now,
         settled_at: None,

@@ -32,11 +32,10 @@ pub async fn resume_payments(app: App) {
 /// Goes on with what is due; says how much that was.
 pub async fn run_due(app: &App) -> Result<u64, Problem> {
     let now = app.clock.now();
-    let hold = Duration::try_from(app.psp.hold()).unwrap_or(Duration::MINUTE);
     let region = app.region.as_str();
     let mut tx = app.db.system().await?;
-    let payments = store::claim_due_payments(&mut tx, region, now, hold, BATCH).await?;
-    let refunds = store::claim_due_refunds(&mut tx, region, now, hold, BATCH).await?;
+    let payments = store::claim_due_payments(&mut tx, region, now, app.psp.hold(), BATCH).await?;
+    let refunds = store::claim_due_refunds(&mut tx, region, now, app.psp.hold(), BATCH).await?;
     tx.commit().await?;
     let due = (payments.len() + refunds.len()) as u64;
     let payments = stream::iter(payments).map(|(tenant, id)| Due::Payment(tenant, id));

@@ -4,7 +4,7 @@ use shared::ids::{DriverId, OfferId, RideId, RiderId, TenantId};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use crate::{drivers::Position, rides::Ride};
+use crate::{drivers::Position, payments::Payment, rides::Ride};
 
 /// Something others want to hear of.
 #[derive(Clone, Debug)]
@@ -15,6 +15,15 @@ pub enum Event {
         tenant: TenantId,
         /// Which.
         ride_id: RideId,
+    },
+    /// A payment has another status.
+    PaymentChanged {
+        /// Whose.
+        tenant: TenantId,
+        /// Who pays.
+        rider_id: RiderId,
+        /// As it is now.
+        payment: Box<Payment>,
     },
     /// A ride is new or changed; each party is shown what is theirs of it (`Ride::seen_by`).
     RideChanged(Box<Ride>),

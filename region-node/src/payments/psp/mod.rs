@@ -139,8 +139,8 @@ impl PspRegistry {
     }
 
     /// How long somebody who asks holds the payment: the call itself, and as long again for all around it.
-    pub fn hold(&self) -> Duration {
-        self.timeout * 2
+    pub fn hold(&self) -> time::Duration {
+        time::Duration::try_from(self.timeout * 2).unwrap_or(time::Duration::MINUTE)
     }
 
     fn reachable(&self, provider: &str) -> Result<&dyn Psp, NoAnswer> {

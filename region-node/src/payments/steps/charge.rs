@@ -115,5 +115,5 @@ pub(in crate::payments) async fn settle_payment(
 /// Tells the rider of a payment's new status.
 pub(in crate::payments) fn tell(tx: &mut TenantTx, payment: &PaymentRecord) {
     let (tenant, rider_id) = (tx.tenant().clone(), payment.rider_id);
-    tx.tell(Event::PaymentChanged { tenant, rider_id, payment: payment.view() });
+    tx.tell(Event::PaymentChanged { tenant, rider_id, payment: Box::new(payment.view()) });
 }

@@ -1,0 +1,237 @@
+//! Payments over the API, and what is left of them after a crash at any step.
+
+mod books;
+mod fee;
+mod pay;
+mod recover;
+mod refund;
+mod settlements;
+mod webhook;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use shared::ids::{PaymentId, TripId};
+use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use uuid::Uuid;
+
+use super::{
+    Answer, NoAnswer, PaymentKind, Sequence, Split, psp::OperationKey, record::AskedBy, record::PaymentRecord, resume,
+    steps, store,
+};
+use crate::{
+    db::TenantTx,
+    rides::{MethodType, PaymentMethod},
+    testing::{TestAnswer, TestRegion, TestUser},
+    trips,
+};
+
+/// A region with a rider, a driver and a back office.
+struct Scene {
+    region: TestRegion,
+    rider: TestUser,
+    driver: TestUser,
+    admin: TestUser,
+    pool: PgPool,
+}
+
+/// The fare of a scene's trips, tax included.
+const FARE: i64 = 1_100;
+const TAX: i64 = 100;
+
+impl Scene {
+    async fn new(pool: PgPool) -> Self {
+        Self::with_config(pool, json!({})).await
+    }
+
+    async fn with_config(pool: PgPool, config: Value) -> Self {
+        let region = TestRegion::with_config(pool.clone(), config).await;
+        let (rider, driver, admin) = (region.rider().await, region.driver().await, region.admin().await);
+        Self { region, rider, driver, admin, pool }
+    }
+
+    /// A trip that was driven to its end.
+    async fn trip(&self) -> TripId {
+        self.trip_that_is("completed", FARE).await
+    }
+
+    async fn trip_that_is(&self, status: &str, total: i64) -> TripId {
+        let usd = |amount: i64| json!({"amount": amount, "currency": "USD"});
+        let line = |code: &str, amount: i64| json!({"code": code, "description": code, "amount": usd(amount)});
+        let tax = TAX.min(total);
+        let fare = json!({"total": usd(total), "lines": [line("base", total - tax), line("tax", tax)],
+            "tariff_version": 1, "surge_multiplier": 1.0, "quoted": true});
+        let place = json!({"lat": 40.7, "lng": -74.0});
+        let quote = json!({"rider_id": self.rider.id, "pickup": place, "dropoff": place, "vehicle_class": "standard",
+            "tariff_version": 1, "tariff": {}, "surge": 1.0, "currency": "USD", "distance_m": 1000, "duration_s": 100,
+            "expires_at": 0});
+        let (ride, trip) = (Uuid::now_v7(), Uuid::now_v7());
+        let mut tx = self.tx().await;
+        sqlx::query(
+            "INSERT INTO rides (id, tenant_id, rider_id, driver_id, trip_id, status, pickup_lat, pickup_lng, dropoff_lat,
+                 dropoff_lng, vehicle_class, payment_method, quote, pin, requested_at, expires_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, 'completed', 40.7, -74.0, 40.7, -74.0, 'standard', $6, $7, '0000', $8, $8, $8)",
+        )
+        .bind(ride)
+        .bind(self.region.tenant.as_str())
+        .bind(self.rider.id)
+        .bind(self.driver.id)
+        .bind(trip)
+        .bind(json!({"type": "card", "token": "tok_amex"}))
+        .bind(quote)
+        .bind(self.region.clock.now())
+        .execute(tx.conn())
+        .await
+        .unwrap();
+        sqlx::query(
+            "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, fare_amount,
+                 fare_currency, fare, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'USD', $9, $7)",
+        )
+        .bind(trip)
+        .bind(self.region.tenant.as_str())
+        .bind(ride)
+        .bind(self.rider.id)
+        .bind(self.driver.id)
+        .bind(status)
+        .bind(self.region.clock.now())
+        .bind(total)
+        .bind(fare)
+        .execute(tx.conn())
+        .await
+        .unwrap();
+        tx.commit().await.unwrap();
+        trip.into()
+    }
+
+    /// The rider pays a trip with a card.
+    async fn pay(&self, trip: TripId, token: &str) -> TestAnswer {
+        self.rider.post("/v1/payments", card(trip, token)).await
+    }
+
+    /// A trip the rider has paid for; the payment's id.
+    async fn paid(&self, token: &str) -> PaymentId {
+        let payment = self.pay(self.trip().await, token).await.ok(201);
+        assert_eq!(payment["status"], "settled");
+        id_of(&payment)
+    }
+
+    async fn payment(&self, id: PaymentId) -> Value {
+        self.rider.get(&format!("/v1/payments/{id}")).await.ok(200)
+    }
+
+    /// Lets all holds and waits run out, and runs what is due.
+    async fn later(&self) -> u64 {
+        self.region.clock.advance(time::Duration::minutes(11));
+        resume::run_due(&self.region.app).await.unwrap()
+    }
+
+    async fn tx(&self) -> TenantTx {
+        self.region.app.db.begin(&self.region.tenant).await.unwrap()
+    }
+
+    /// A connection of the schema's owner that sees the scene's tenant.
+    async fn conn(&self) -> PoolConnection<Postgres> {
+        let mut conn = self.pool.acquire().await.unwrap();
+        let set = sqlx::query("SELECT set_config('app.tenant_id', $1, false)").bind(self.region.tenant.as_str());
+        set.execute(&mut *conn).await.unwrap();
+        conn
+    }
+
+    async fn number(&self, sql: &'static str) -> i64 {
+        number(&mut *self.conn().await, sql).await
+    }
+
+    /// An intent as a crash right after its transaction leaves it.
+    async fn intent(&self, trip: TripId, token: &str, asked_by: Option<AskedBy>) -> PaymentRecord {
+        let now = self.region.clock.now();
+        let mut tx = self.tx().await;
+        let trip = trips::load(&mut tx, trip).await.unwrap().unwrap();
+        let fare = trip.fare.unwrap();
+        let payment = PaymentRecord {
+            id: PaymentId::new(),
+            ride_id: trip.ride_id,
+            trip_id: trip.id,
+            rider_id: trip.rider_id,
+            driver_id: Some(trip.driver_id),
+            kind: PaymentKind::Fare,
+            method: PaymentMethod { kind: MethodType::Card, token: Some(token.to_owned()) },
+            amount: fare.total,
+            refunded_amount: 0,
+            split: Split::of_fare(fare.total.amount, TAX, 20),
+            provider: "sandbox".to_owned(),
+            sequence: Sequence::begun(now + self.region.app.psp.hold()),
+            asked_by,
+            created_at: now,
+            settled_at: None,
+            remote_durable_at: None,
+        };
+        store::insert_payment(&mut tx, &payment).await.unwrap();
+        tx.commit().await.unwrap();
+        payment
+    }
+
+    /// What every story must end with: what the PSP holds, what the ledger says it holds and what other regions are told
+    /// agree to the cent; every entry sums to zero; nothing was charged twice.
+    async fn assert_books_agree(&self) {
+        let conn = &mut *self.conn().await;
+        let held = number(
+            conn,
+            "SELECT coalesce(sum(CASE kind WHEN 'charge' THEN amount ELSE -amount END), 0)::bigint
+             FROM sandbox_psp_operations WHERE outcome = 'succeeded'",
+        )
+        .await;
+        let booked =
+            number(conn, "SELECT coalesce(-sum(amount), 0)::bigint FROM ledger_postings WHERE account LIKE 'psp:%'").await;
+        assert_eq!(held, booked, "the PSP's books and the ledger differ");
+        let told = number(
+            conn,
+            "SELECT coalesce(sum(CASE kind WHEN 'settlement' THEN 1 ELSE -1 END
+                 * (convert_from(body, 'UTF8')::jsonb ->> 'amount')::bigint), 0)::bigint
+             FROM repl_outbox WHERE stream = 'ledger'",
+        )
+        .await;
+        let settled = number(
+            conn,
+            "SELECT coalesce(sum(amount - refunded_amount), 0)::bigint FROM payments
+             WHERE status IN ('settled', 'refunded', 'partially_refunded')",
+        )
+        .await;
+        assert_eq!(told, settled, "what other regions are told differs from the payments");
+        let charged_twice = number(
+            conn,
+            "SELECT count(*) FROM (SELECT trip_id FROM payments p JOIN sandbox_psp_operations o
+                 ON o.idempotency_key = 'payment-' || p.id AND o.outcome = 'succeeded'
+             GROUP BY trip_id HAVING count(*) > 1) twice",
+        )
+        .await;
+        assert_eq!(charged_twice, 0);
+        assert_eq!(number(conn, "SELECT coalesce(sum(amount), 0)::bigint FROM ledger_postings").await, 0);
+        let entries = number(conn, "SELECT count(*) FROM ledger_entries").await;
+        let facts = number(conn, "SELECT count(*) FROM repl_outbox WHERE stream = 'ledger'").await;
+        assert_eq!(entries, facts);
+    }
+}
+
+async fn number(conn: &mut PgConnection, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql).fetch_one(conn).await.unwrap()
+}
+
+fn card(trip: TripId, token: &str) -> Value {
+    json!({"trip_id": trip, "method": {"type": "card", "token": token}})
+}
+
+fn id_of(payment: &Value) -> PaymentId {
+    payment["id"].as_str().unwrap().parse().unwrap()
+}
+
+/// Who asks, as a request under `key` would be recorded.
+fn asked_by(user: &TestUser, path: &str, key: &str, body: &Value) -> AskedBy {
+    let mut hasher = Sha256::new();
+    for part in ["POST", path] {
+        hasher.update(part);
+        hasher.update([0]);
+    }
+    hasher.update(body.to_string());
+    let caller = format!("rider:{}", user.id);
+    AskedBy { caller, key: key.to_owned(), request_hash: hasher.finalize().to_vec() }
+}

@@ -1,0 +1,187 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn path(id: PaymentId) -> String {
+    format!("/v1/payments/{id}/refunds")
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_payment_goes_back_in_parts_up_to_its_total(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let refund = scene.admin.post(&path(id), json!({"amount": 300, "reason": "detour"})).await.ok(201);
+    assert_eq!((&refund["status"], &refund["amount"]["amount"]), (&json!("settled"), &json!(300)));
+    let payment = scene.payment(id).await;
+    assert_eq!((&payment["status"], &payment["refunded"]["amount"]), (&json!("partially_refunded"), &json!(300)));
+    let money = json!({"amount": {"amount": 200, "currency": "USD"}, "reason": "detour"});
+    scene.admin.post(&path(id), money).await.ok(201);
+    let too_much = scene.admin.post(&path(id), json!({"amount": 601, "reason": "all"})).await;
+    assert_eq!(too_much.problem(422).code, "amount_exceeds_payment");
+    scene.admin.post(&path(id), json!({"reason": "the rest"})).await.ok(201);
+    let payment = scene.payment(id).await;
+    assert_eq!((&payment["status"], &payment["refunded"]["amount"]), (&json!("refunded"), &json!(FARE)));
+    let nothing_left = scene.admin.post(&path(id), json!({"reason": "again"})).await;
+    assert_eq!(nothing_left.problem(422).code, "amount_exceeds_payment");
+    let listed = scene.rider.get(&path(id)).await.ok(200);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 3);
+    let held = "SELECT count(*) FROM (SELECT account FROM ledger_postings GROUP BY account HAVING sum(amount) <> 0) held";
+    assert_eq!(scene.number(held).await, 0, "after a whole refund nobody holds anything");
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn only_the_back_office_gives_back_and_only_what_was_taken(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let body = json!({"amount": 100, "reason": "please"});
+    for user in [&scene.rider, &scene.driver] {
+        assert_eq!(user.post(&path(id), body.clone()).await.problem(403).code, "forbidden");
+    }
+    let office = scene.region.new_tenant("other-cabs", json!({})).await;
+    let other = scene.region.admin_of("other-cabs".parse().unwrap(), &office).await;
+    assert_eq!(other.post(&path(id), body.clone()).await.problem(404).code, "not_found");
+    let absent = scene.admin.post(&path(PaymentId::new()), body.clone()).await;
+    assert_eq!(absent.problem(404).code, "not_found");
+    for (bad, field) in [
+        (json!({"amount": 100}), "reason"),
+        (json!({"amount": 100, "reason": ""}), "reason"),
+        (json!({"amount": 0, "reason": "x"}), "amount"),
+        (json!({"amount": -1, "reason": "x"}), "amount"),
+        (json!({"amount": {"amount": 1, "currency": "EUR"}, "reason": "x"}), "amount.currency"),
+    ] {
+        let problem = scene.admin.post(&path(id), bad).await.problem(422);
+        assert_eq!((problem.code.as_str(), problem.fields), ("validation_failed", vec![field.to_owned()]));
+    }
+    let failed = id_of(&scene.pay(scene.trip().await, "tok_declined").await.ok(201));
+    assert_eq!(scene.admin.post(&path(failed), body).await.problem(409).code, "invalid_transition");
+    assert_eq!(scene.number("SELECT count(*) FROM refunds").await, 0);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_repeated_refund_gives_back_once(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let body = json!({"amount": 300, "reason": "detour"});
+    let all = (0..20).map(|_| scene.admin.post_keyed(&path(id), "k", body.clone()));
+    for answer in futures::future::join_all(all).await {
+        assert!(answer.status == 201 || answer.problem(409).code == "idempotency_in_progress");
+    }
+    let again = scene.admin.post_keyed(&path(id), "k", body).await;
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert_eq!(scene.payment(id).await["refunded"]["amount"], 300);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn refunds_at_once_stay_within_the_total(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let all = (0..8).map(|_| scene.admin.post(&path(id), json!({"amount": 300, "reason": "each"})));
+    let answers = futures::future::join_all(all).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 3);
+    assert_eq!(scene.payment(id).await["refunded"]["amount"], 900);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_declined_refund_leaves_the_payment_whole(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_refund_declined").await;
+    let refund = scene.admin.post(&path(id), json!({"reason": "sorry"})).await.ok(201);
+    assert_eq!((&refund["status"], &refund["failure_code"]), (&json!("failed"), &json!("charge_disputed")));
+    assert_eq!(scene.payment(id).await["status"], "settled");
+    let another = scene.admin.post(&path(id), json!({"reason": "once more"})).await.ok(201);
+    assert_eq!(another["status"], "failed", "a failed one holds nothing back");
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_refund_without_an_answer_is_unknown_until_the_psp_says(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_refund_timeout").await;
+    let refund = scene.admin.post(&path(id), json!({"amount": 1_000, "reason": "sorry"})).await.ok(201);
+    assert_eq!(refund["status"], "unknown");
+    let more = scene.admin.post(&path(id), json!({"amount": 200, "reason": "more"})).await;
+    assert_eq!(more.problem(422).code, "amount_exceeds_payment", "what may have gone back counts");
+    assert_eq!(scene.payment(id).await["status"], "settled");
+    scene.later().await;
+    assert_eq!(scene.payment(id).await["status"], "partially_refunded");
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations WHERE kind = 'refund'").await, 1);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_crash_in_a_refund_is_made_good_whatever_step_it_follows(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let (app, tenant) = (&scene.region.app, &scene.region.tenant);
+    for crash_after in 0..4 {
+        let id = scene.paid("tok_visa").await;
+        let mut tx = scene.tx().await;
+        let payment = store::load_payment(&mut tx, id).await.unwrap().unwrap();
+        let refund = crate::payments::record::RefundRecord {
+            id: shared::ids::RefundId::new(),
+            payment_id: id,
+            amount: shared::money::Money::new(500, payment.amount.currency),
+            split: payment.split.part(500).unwrap(),
+            reason: "crash".into(),
+            sequence: Sequence::begun(scene.region.clock.now()),
+            asked_by: None,
+            created_at: scene.region.clock.now(),
+            settled_at: None,
+        };
+        store::insert_refund(&mut tx, &refund).await.unwrap();
+        tx.commit().await.unwrap();
+        if crash_after >= 1 {
+            let answer = steps::ask_for_refund(app, tenant, &payment, &refund).await;
+            if crash_after >= 2 {
+                steps::record_refund(app, tenant, refund.id, &answer).await.unwrap();
+            }
+        }
+        if crash_after >= 3 {
+            let mut tx = scene.tx().await;
+            steps::settle_refund(&mut tx, &refund, scene.region.clock.now()).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        scene.later().await;
+        let payment = scene.payment(id).await;
+        assert_eq!(payment["refunded"]["amount"], 500, "crash after step {crash_after}");
+        scene.assert_books_agree().await;
+    }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn cash_is_given_back_out_of_the_tenant_s_till(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let body = json!({"trip_id": scene.trip().await, "method": {"type": "cash"}});
+    let id = id_of(&scene.rider.post("/v1/payments", body).await.ok(201));
+    let refund = scene.admin.post(&path(id), json!({"reason": "sorry"})).await.ok(201);
+    assert_eq!(refund["status"], "settled");
+    let till = "SELECT sum(amount)::bigint FROM ledger_postings WHERE account = 'tenant:cash'";
+    assert_eq!(scene.number(till).await, FARE);
+    let driver = "SELECT sum(amount)::bigint FROM ledger_postings WHERE account LIKE 'driver:%'";
+    assert_eq!(scene.number(driver).await, -FARE, "he took the fare and keeps no share of it");
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn any_sequence_of_refunds_keeps_the_books(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let amounts = prop::collection::vec(1..700_i64, 1..6);
+    for _ in 0..4 {
+        let id = scene.paid("tok_visa").await;
+        let mut left = FARE;
+        for amount in amounts.new_tree(&mut runner).unwrap().current() {
+            let answer = scene.admin.post(&path(id), json!({"amount": amount, "reason": "some"})).await;
+            if amount <= left {
+                answer.ok(201);
+                left -= amount;
+            } else {
+                assert_eq!(answer.problem(422).code, "amount_exceeds_payment");
+            }
+        }
+        assert_eq!(scene.payment(id).await["refunded"]["amount"], FARE - left);
+        scene.assert_books_agree().await;
+    }
+}
