@@ -40,6 +40,7 @@ CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) W
 CREATE UNIQUE INDEX one_settled_payment_per_trip ON payments (tenant_id, trip_id)
     WHERE status IN ('settled', 'refunded', 'partially_refunded');
 CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
+CREATE INDEX payments_unknown ON payments (tenant_id) WHERE status = 'unknown';
 CREATE INDEX payments_of_trip ON payments (tenant_id, trip_id, id DESC);
 CREATE INDEX payments_by_key ON payments (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('payments');

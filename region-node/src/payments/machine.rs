@@ -16,7 +16,7 @@ use time::{Duration, OffsetDateTime};
 
 /// How far a movement of money is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Intended; the PSP may or may not have been asked.
     Pending,
     /// Asked, and not answered.
@@ -31,7 +31,7 @@ pub enum Step {
 
 /// What a PSP says to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(super) enum Answer {
     /// The money moves; the PSP calls it so.
     Approved {
         /// The PSP's own name for the operation.
@@ -47,25 +47,25 @@ pub enum Answer {
 /// The PSP may or may not have done what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the PSP gave no answer: {0}")]
-pub struct NoAnswer(pub String);
+pub(super) struct NoAnswer(pub String);
 
 /// Where a movement of money stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sequence {
+pub(super) struct Sequence {
     /// How far it is.
-    pub step: Step,
+    pub(super) step: Step,
     /// Somebody has begun to work on it so many times.
-    pub attempts: i32,
+    pub(super) attempts: i32,
     /// When any node may go on with it. None: it has ended, or was given up and waits for an operator.
-    pub next_attempt_at: Option<OffsetDateTime>,
+    pub(super) next_attempt_at: Option<OffsetDateTime>,
     /// The PSP's name for it.
-    pub provider_ref: Option<String>,
+    pub(super) provider_ref: Option<String>,
     /// Why the PSP refused.
-    pub failure_code: Option<String>,
+    pub(super) failure_code: Option<String>,
 }
 
 /// After so many attempts without an answer, some two hours, an operator has to look.
-pub const MAX_ATTEMPTS: i32 = 20;
+pub(super) const MAX_ATTEMPTS: i32 = 20;
 /// Who settles has this long before another node tries.
 const SETTLE_WITHIN: Duration = Duration::seconds(5);
 const FIRST_RETRY: Duration = Duration::seconds(1);
@@ -73,7 +73,7 @@ const LONGEST_RETRY: Duration = Duration::minutes(10);
 
 impl Sequence {
     /// Begun by somebody who holds it until `held_until`.
-    pub fn begun(held_until: OffsetDateTime) -> Self {
+    pub(super) fn begun(held_until: OffsetDateTime) -> Self {
         Self {
             step: Step::Pending,
             attempts: 1,
@@ -84,43 +84,43 @@ impl Sequence {
     }
 
     /// Left for any node to begin at `due`.
-    pub fn left_for(due: OffsetDateTime) -> Self {
+    pub(super) fn left_for(due: OffsetDateTime) -> Self {
         Self { attempts: 0, ..Self::begun(due) }
     }
 
     /// Needs no PSP: cash, or nothing to pay.
-    pub fn without_psp() -> Self {
+    pub(super) fn without_psp() -> Self {
         Self { step: Step::Authorized, attempts: 1, next_attempt_at: None, provider_ref: None, failure_code: None }
     }
 
     /// Cannot even be tried.
-    pub fn refused(code: &str) -> Self {
+    pub(super) fn refused(code: &str) -> Self {
         Self { step: Step::Failed, failure_code: Some(code.to_owned()), ..Self::without_psp() }
     }
 
     /// Whether only the PSP knows how this ends.
-    pub fn awaits_answer(&self) -> bool {
+    pub(super) fn awaits_answer(&self) -> bool {
         matches!(self.step, Step::Pending | Step::Unknown)
     }
 
     /// Whether somebody may still be working on it.
-    pub fn is_held(&self, now: OffsetDateTime) -> bool {
+    pub(super) fn is_held(&self, now: OffsetDateTime) -> bool {
         self.step == Step::Pending && self.next_attempt_at.is_some_and(|at| at > now)
     }
 
     /// Taken over by somebody who holds it until `held_until`.
-    pub fn taken(self, held_until: OffsetDateTime) -> Self {
+    pub(super) fn taken(self, held_until: OffsetDateTime) -> Self {
         Self { attempts: self.attempts.saturating_add(1), next_attempt_at: Some(held_until), ..self }
     }
 
     /// Put off without having tried.
-    pub fn put_off(self, until: OffsetDateTime) -> Self {
+    pub(super) fn put_off(self, until: OffsetDateTime) -> Self {
         Self { attempts: self.attempts.saturating_sub(1), next_attempt_at: Some(until), ..self }
     }
 
     /// What the PSP said, or that it said nothing. An answer that comes after another one changes nothing. `jitter`, 0 to 1,
     /// spreads the attempts of many movements that lost the PSP together.
-    pub fn answered(self, answer: &Result<Answer, NoAnswer>, now: OffsetDateTime, jitter: f64) -> Self {
+    pub(super) fn answered(self, answer: &Result<Answer, NoAnswer>, now: OffsetDateTime, jitter: f64) -> Self {
         if !self.awaits_answer() {
             return self;
         }
@@ -143,7 +143,7 @@ impl Sequence {
     }
 
     /// The ledger has it. None unless the PSP has agreed and the ledger does not have it yet.
-    pub fn settled(self) -> Option<Self> {
+    pub(super) fn settled(self) -> Option<Self> {
         (self.step == Step::Authorized).then_some(Self { step: Step::Settled, next_attempt_at: None, ..self })
     }
 }

@@ -79,12 +79,7 @@ pub(super) async fn pay(
 }
 
 /// The last transaction: settles what the PSP agreed to and stores the answer with it.
-async fn finish(
-    app: &App,
-    caller: &Caller,
-    command: &Command<PayRequest>,
-    id: PaymentId,
-) -> Result<Response, Stop> {
+async fn finish(app: &App, caller: &Caller, command: &Command<PayRequest>, id: PaymentId) -> Result<Response, Stop> {
     let mut tx = command.resume(app, caller).await?;
     let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     let payment = steps::settle_payment(&mut tx, payment, app.clock.now()).await?;

@@ -36,7 +36,10 @@ pub async fn run_due(app: &App) -> Result<u64, Problem> {
     let mut tx = app.db.system().await?;
     let payments = store::claim_due_payments(&mut tx, region, now, app.psp.hold(), BATCH).await?;
     let refunds = store::claim_due_refunds(&mut tx, region, now, app.psp.hold(), BATCH).await?;
+    let unknown = store::count_unknown(&mut tx).await?;
     tx.commit().await?;
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    metrics::gauge!("region_node_payments_unknown").set(unknown as f64);
     let due = (payments.len() + refunds.len()) as u64;
     let payments = stream::iter(payments).map(|(tenant, id)| Due::Payment(tenant, id));
     let refunds = stream::iter(refunds).map(|(tenant, id)| Due::Refund(tenant, id));

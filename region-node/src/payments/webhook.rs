@@ -35,7 +35,8 @@ pub(super) async fn receive_webhook(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Received>, Problem> {
-    let psp = app.psp.get(&provider).map_err(|_| PaymentError::NoSuchProvider(provider.escape_default().to_string()))?;
+    let psp =
+        app.psp.get(&provider).map_err(|_| PaymentError::NoSuchProvider(provider.escape_default().to_string()))?;
     let body = read_body(body, app.config.http.body_limit_bytes).await?;
     let now = app.clock.now();
     let event = psp.webhook(&headers, &body, now)?;

@@ -3,7 +3,7 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::Deserialize;
-use shared::ids::RideId;
+use shared::{ids::RideId, money::Money};
 use time::{Duration, OffsetDateTime};
 
 use super::{Cancellation, CancelledBy, Ride, RideError, RideStatus, RideView, Viewer, announce, store};
@@ -12,6 +12,7 @@ use crate::{
     db::TenantTx,
     http::{Command, Path, ProblemBody, Stop},
     identity::Caller,
+    payments,
     realtime::Event,
     trips,
 };
@@ -63,7 +64,12 @@ pub(super) async fn cancel_ride(
     }
     let ride = match outcome {
         Cancellation::Ends { fee } => {
-            end(&mut tx, ride, by, command.body.reason, fee, &config.config.psp.provider, now).await?
+            let ride = end(&mut tx, ride, by, command.body.reason, fee, now).await?;
+            if fee > 0 {
+                let fee = Money::new(fee, ride.quote.currency);
+                payments::charge_cancellation_fee(&app, &mut tx, &ride, fee).await?;
+            }
+            ride
         }
         Cancellation::Redispatches => {
             let expire_after = Duration::seconds(config.config.dispatch.expire_after_s.into());
@@ -81,7 +87,6 @@ async fn end(
     by: CancelledBy,
     reason: Option<String>,
     fee: i64,
-    provider: &str,
     now: OffsetDateTime,
 ) -> Result<Ride, Stop> {
     let was = ride.status;
@@ -99,9 +104,6 @@ async fn end(
     for (offer_id, driver_id) in store::withdraw_offers(tx, ride.id, now).await? {
         let (tenant, reason) = (ride.tenant.clone(), "ride_cancelled");
         tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id: ride.id, reason });
-    }
-    if fee > 0 {
-        store::owe_cancellation_fee(tx, &ride, fee, provider, now).await?;
     }
     Ok(ride)
 }

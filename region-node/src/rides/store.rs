@@ -2,7 +2,7 @@
 
 use shared::{
     geo::Point,
-    ids::{DriverId, OfferId, PaymentId, RideId, RiderId, TripId},
+    ids::{DriverId, OfferId, RideId, RiderId, TripId},
 };
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -270,35 +270,6 @@ pub(super) async fn decline_accepted_offer(
          WHERE ride_id = $1 AND driver_id = $2 AND status = 'accepted'",
         ride.0,
         driver.0,
-        now
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
-/// Records that the rider of a cancelled ride owes a fee; the payments' background work charges it.
-pub(super) async fn owe_cancellation_fee(
-    tx: &mut TenantTx,
-    ride: &Ride,
-    fee: i64,
-    provider: &str,
-    now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency,
-             provider, next_attempt_at, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, 'cancellation_fee', 'pending', $7, $8, $9, $10, $11, $11, $11)",
-        PaymentId::new().0,
-        ride.tenant.as_str(),
-        ride.id.0,
-        ride.trip_id.map(|id| id.0),
-        ride.rider_id.0,
-        ride.driver_id.map(|id| id.0),
-        Json(&ride.payment_method) as _,
-        fee,
-        ride.quote.currency.code(),
-        provider,
         now
     )
     .execute(tx.conn())

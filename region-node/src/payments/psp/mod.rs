@@ -6,7 +6,11 @@
 mod sandbox;
 mod signature;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::http::HeaderMap;
 use futures::future::BoxFuture;
@@ -18,7 +22,7 @@ use shared::{
 };
 use time::OffsetDateTime;
 
-pub use sandbox::Sandbox;
+use sandbox::Sandbox;
 #[cfg(test)]
 pub(super) use signature::sign;
 
@@ -52,42 +56,42 @@ pub struct SandboxConfig {
 
 /// Takes money from a rider.
 #[derive(Clone, Debug)]
-pub struct ChargeOrder {
-    pub tenant: TenantId,
-    pub key: OperationKey,
+pub(in crate::payments) struct ChargeOrder {
+    pub(in crate::payments) tenant: TenantId,
+    pub(in crate::payments) key: OperationKey,
     /// The PSP's name for the rider's means of payment.
-    pub token: String,
-    pub amount: Money,
+    pub(in crate::payments) token: String,
+    pub(in crate::payments) amount: Money,
 }
 
 /// Gives some of a charge back.
 #[derive(Clone, Debug)]
-pub struct RefundOrder {
-    pub tenant: TenantId,
-    pub key: OperationKey,
+pub(in crate::payments) struct RefundOrder {
+    pub(in crate::payments) tenant: TenantId,
+    pub(in crate::payments) key: OperationKey,
     /// The PSP's name for the charge.
-    pub charge_ref: String,
-    pub amount: Money,
+    pub(in crate::payments) charge_ref: String,
+    pub(in crate::payments) amount: Money,
 }
 
 /// What a PSP knows an operation of ours by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperationKey {
+pub(in crate::payments) enum OperationKey {
     Payment(PaymentId),
     Refund(RefundId),
 }
 
 /// What a PSP tells us unasked: something happened to an operation. It is a hint to ask, never an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebhookEvent {
+pub(in crate::payments) struct WebhookEvent {
     /// The PSP's name for the event; it may send it again.
-    pub id: String,
+    pub(in crate::payments) id: String,
     /// What it is about, if it is one of our operations.
-    pub about: Option<OperationKey>,
+    pub(in crate::payments) about: Option<OperationKey>,
 }
 
 /// One payment service.
-pub trait Psp: Send + Sync + 'static {
+pub(in crate::payments) trait Psp: Send + Sync + 'static {
     /// The token to charge: the one given if the PSP can know it, else the rider's usual one.
     fn token(&self, given: Option<&str>) -> Result<String, PaymentError>;
 
@@ -118,28 +122,33 @@ impl PspRegistry {
     }
 
     /// The provider of that name.
-    pub fn get(&self, name: &str) -> Result<&dyn Psp, PaymentError> {
+    pub(in crate::payments) fn get(&self, name: &str) -> Result<&dyn Psp, PaymentError> {
         let provider = self.providers.get(name).ok_or_else(|| PaymentError::NoSuchProvider(name.to_owned()))?;
         Ok(provider.as_ref())
     }
 
     /// Takes money; see [`Psp::charge`].
-    pub async fn charge(&self, provider: &str, order: &ChargeOrder) -> Result<Answer, NoAnswer> {
-        self.bounded(self.reachable(provider)?.charge(order)).await
+    pub(in crate::payments) async fn charge(&self, provider: &str, order: &ChargeOrder) -> Result<Answer, NoAnswer> {
+        self.bounded(provider, self.reachable(provider)?.charge(order), outcome).await
     }
 
     /// Gives money back; see [`Psp::refund`].
-    pub async fn refund(&self, provider: &str, order: &RefundOrder) -> Result<Answer, NoAnswer> {
-        self.bounded(self.reachable(provider)?.refund(order)).await
+    pub(in crate::payments) async fn refund(&self, provider: &str, order: &RefundOrder) -> Result<Answer, NoAnswer> {
+        self.bounded(provider, self.reachable(provider)?.refund(order), outcome).await
     }
 
     /// What became of an operation; see [`Psp::find`].
-    pub async fn find(&self, provider: &str, tenant: &TenantId, key: OperationKey) -> Result<Option<Answer>, NoAnswer> {
-        self.bounded(self.reachable(provider)?.find(tenant, key)).await
+    pub(in crate::payments) async fn find(
+        &self,
+        provider: &str,
+        tenant: &TenantId,
+        key: OperationKey,
+    ) -> Result<Option<Answer>, NoAnswer> {
+        self.bounded(provider, self.reachable(provider)?.find(tenant, key), |_| "ok").await
     }
 
     /// How long somebody who asks holds the payment: the call itself, and as long again for all around it.
-    pub fn hold(&self) -> time::Duration {
+    pub(in crate::payments) fn hold(&self) -> time::Duration {
         time::Duration::try_from(self.timeout * 2).unwrap_or(time::Duration::MINUTE)
     }
 
@@ -147,9 +156,27 @@ impl PspRegistry {
         self.get(provider).map_err(|error| NoAnswer(error.to_string()))
     }
 
-    async fn bounded<T>(&self, call: BoxFuture<'_, Result<T, NoAnswer>>) -> Result<T, NoAnswer> {
+    async fn bounded<T>(
+        &self,
+        provider: &str,
+        call: BoxFuture<'_, Result<T, NoAnswer>>,
+        outcome: impl Fn(&T) -> &'static str,
+    ) -> Result<T, NoAnswer> {
         let out_of_time = |_| Err(NoAnswer(format!("not within {:?}", self.timeout)));
-        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(out_of_time)
+        let asked = Instant::now();
+        let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or_else(out_of_time);
+        let labels =
+            [("provider", provider.to_owned()), ("outcome", answer.as_ref().map_or("error", outcome).to_owned())];
+        metrics::histogram!("region_node_psp_call_duration_seconds", &labels).record(asked.elapsed());
+        answer
+    }
+}
+
+/// How an answered call is counted.
+fn outcome(answer: &Answer) -> &'static str {
+    match answer {
+        Answer::Approved { .. } => "ok",
+        Answer::Declined { .. } => "declined",
     }
 }
 
@@ -164,7 +191,7 @@ impl std::fmt::Display for OperationKey {
 
 impl OperationKey {
     /// Reads a key of ours back.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(in crate::payments) fn parse(text: &str) -> Option<Self> {
         match text.split_once('-')? {
             ("payment", id) => id.parse().ok().map(Self::Payment),
             ("refund", id) => id.parse().ok().map(Self::Refund),

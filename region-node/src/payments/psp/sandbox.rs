@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The sandbox.
-pub struct Sandbox {
+pub(super) struct Sandbox {
     db: Db,
     clock: Clock,
     webhook_secret: Option<SecretString>,
@@ -95,10 +95,10 @@ impl Operation {
 
 impl Sandbox {
     /// As in tenants' config.
-    pub const NAME: &str = "sandbox";
+    pub(super) const NAME: &str = "sandbox";
 
     /// Keeps its books in `db`.
-    pub fn new(config: &SandboxConfig, db: Db, clock: Clock) -> Self {
+    pub(super) fn new(config: &SandboxConfig, db: Db, clock: Clock) -> Self {
         Self { db, clock, webhook_secret: config.webhook_secret.clone(), latency: config.latency }
     }
 
@@ -187,7 +187,9 @@ impl Psp for Sandbox {
         match given {
             None => Ok(USUAL_TOKEN.to_owned()),
             Some(token) if Manner::of(token).is_some() => Ok(token.to_owned()),
-            Some(token) => Err(PaymentError::UnusableToken(format!("the sandbox knows no token '{token}'; try tok_visa"))),
+            Some(token) => {
+                Err(PaymentError::UnusableToken(format!("the sandbox knows no token '{token}'; try tok_visa")))
+            }
         }
     }
 

@@ -42,7 +42,10 @@ mod tests {
     fn a_fresh_signature_of_this_body_verifies() {
         let header = sign(b"secret", b"{}", NOW);
         assert!(verify(b"secret", &header, b"{}", NOW + Duration::minutes(5)));
-        assert!(verify(b"secret", &format!("{},v1=00", header), b"{}", NOW), "a second secret's signature may stand beside");
+        assert!(
+            verify(b"secret", &format!("{},v1=00", header), b"{}", NOW),
+            "a second secret's signature may stand beside"
+        );
         assert!(!verify(b"secret", &header, b"{}", NOW + Duration::minutes(6)), "stale");
         assert!(!verify(b"secret", &header, b"{}", NOW - Duration::minutes(6)), "from the future");
         assert!(!verify(b"secret", &header, b"{ }", NOW), "another body");

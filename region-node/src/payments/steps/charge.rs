@@ -108,12 +108,13 @@ pub(in crate::payments) async fn settle_payment(
     });
     outbox::append(tx, &fact).await?;
     tell(tx, &payment);
-    metrics::counter!("payments_settled_total", "kind" => payment.kind.as_str()).increment(1);
     Ok(payment)
 }
 
-/// Tells the rider of a payment's new status.
+/// Tells the rider of a payment's new status, and counts it.
 pub(in crate::payments) fn tell(tx: &mut TenantTx, payment: &PaymentRecord) {
     let (tenant, rider_id) = (tx.tenant().clone(), payment.rider_id);
+    let labels = [("tenant", tenant.to_string()), ("status", payment.status().to_string())];
+    metrics::counter!("region_node_payments_total", &labels).increment(1);
     tx.tell(Event::PaymentChanged { tenant, rider_id, payment: Box::new(payment.view()) });
 }

@@ -56,7 +56,8 @@ pub(in crate::payments) async fn record_refund(
 ) -> Result<RefundRecord, Problem> {
     let now = app.clock.now();
     let mut tx = app.db.begin(tenant).await?;
-    let mut refund = store::lock_refund(&mut tx, id).await?.ok_or_else(|| Problem::not_found(format!("no refund {id}")))?;
+    let mut refund =
+        store::lock_refund(&mut tx, id).await?.ok_or_else(|| Problem::not_found(format!("no refund {id}")))?;
     refund.sequence = refund.sequence.answered(answer, now, rand::random());
     store::save_refund(&mut tx, &refund, now).await?;
     tx.commit().await?;
@@ -77,9 +78,8 @@ pub(in crate::payments) async fn settle_refund(
     // The payment first, as everywhere, so that two refunds of one payment never wait for each other.
     let (payment_id, refund_id) = (refund.payment_id, refund.id);
     let payment = store::lock_payment(tx, payment_id).await?.ok_or(PaymentError::NotFound(payment_id))?;
-    let refund = store::lock_refund(tx, refund_id)
-        .await?
-        .ok_or_else(|| Problem::not_found(format!("no refund {refund_id}")))?;
+    let refund =
+        store::lock_refund(tx, refund_id).await?.ok_or_else(|| Problem::not_found(format!("no refund {refund_id}")))?;
     let Some(sequence) = refund.sequence.clone().settled() else { return Ok(refund) };
     let refund = RefundRecord { sequence, settled_at: Some(now), ..refund };
     store::save_refund(tx, &refund, now).await?;
@@ -107,6 +107,5 @@ pub(in crate::payments) async fn settle_refund(
     });
     outbox::append(tx, &fact).await?;
     tell(tx, &payment);
-    metrics::counter!("payments_refunded_total").increment(1);
     Ok(refund)
 }

@@ -12,7 +12,10 @@ use super::{Sequence, Step};
 /// Tells an operator of a movement nobody will try again.
 fn note_if_given_up(what: &'static str, id: &dyn std::fmt::Display, sequence: &Sequence) {
     if sequence.step == Step::Unknown && sequence.next_attempt_at.is_none() {
-        metrics::counter!("payments_given_up_total", "what" => what).increment(1);
-        tracing::error!(attempts = sequence.attempts, "{what} {id} is given up: the PSP does not say what became of it");
+        metrics::counter!("region_node_payments_given_up_total", "what" => what).increment(1);
+        tracing::error!(
+            attempts = sequence.attempts,
+            "{what} {id} is given up: the PSP does not say what became of it"
+        );
     }
 }

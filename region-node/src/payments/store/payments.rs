@@ -61,7 +61,9 @@ impl TryFrom<Row> for PaymentRecord {
                     PaymentStatus::Unknown => Step::Unknown,
                     PaymentStatus::Authorized => Step::Authorized,
                     PaymentStatus::Failed => Step::Failed,
-                    PaymentStatus::Settled | PaymentStatus::PartiallyRefunded | PaymentStatus::Refunded => Step::Settled,
+                    PaymentStatus::Settled | PaymentStatus::PartiallyRefunded | PaymentStatus::Refunded => {
+                        Step::Settled
+                    }
                 },
                 attempts: row.attempts,
                 next_attempt_at: row.next_attempt_at,
@@ -208,4 +210,10 @@ pub(in crate::payments) async fn claim_due(
             Ok((tenant, row.id.into()))
         })
         .collect()
+}
+
+/// Payments of all tenants whose outcome is not known, those given up included.
+pub(in crate::payments) async fn count_unknown(tx: &mut SystemTx) -> sqlx::Result<i64> {
+    let sql = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM payments WHERE status = 'unknown'"#);
+    sql.fetch_one(tx.conn()).await
 }

@@ -28,7 +28,8 @@ async fn the_database_refuses_to_unbalance_change_or_extend_the_ledger(pool: PgP
         WHERE id = '00000000-0000-7000-8000-000000000001';
         COMMIT";
     assert_eq!(broken(&scene, unbalanced).await, "ledger_entry_balances");
-    let late = "INSERT INTO ledger_postings SELECT entry_id, 90 + line, tenant_id, account, amount FROM ledger_postings";
+    let late =
+        "INSERT INTO ledger_postings SELECT entry_id, 90 + line, tenant_id, account, amount FROM ledger_postings";
     assert_eq!(broken(&scene, late).await, "ledger_entry_is_closed");
     for change in [
         "UPDATE ledger_postings SET amount = amount * 2",

@@ -13,7 +13,8 @@ async fn owe(scene: &Scene, method: Value) -> PaymentId {
     charge_cancellation_fee(&scene.region.app, &mut tx, &ride, fee).await.unwrap();
     tx.commit().await.unwrap();
     let mut conn = scene.conn().await;
-    let id: Uuid = sqlx::query_scalar("SELECT id FROM payments ORDER BY id DESC LIMIT 1").fetch_one(&mut *conn).await.unwrap();
+    let id: Uuid =
+        sqlx::query_scalar("SELECT id FROM payments ORDER BY id DESC LIMIT 1").fetch_one(&mut *conn).await.unwrap();
     id.into()
 }
 

@@ -181,7 +181,8 @@ impl Scene {
         )
         .await;
         let booked =
-            number(conn, "SELECT coalesce(-sum(amount), 0)::bigint FROM ledger_postings WHERE account LIKE 'psp:%'").await;
+            number(conn, "SELECT coalesce(-sum(amount), 0)::bigint FROM ledger_postings WHERE account LIKE 'psp:%'")
+                .await;
         assert_eq!(held, booked, "the PSP's books and the ledger differ");
         let told = number(
             conn,

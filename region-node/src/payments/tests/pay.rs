@@ -145,7 +145,11 @@ async fn bad_input_is_named_and_writes_nothing(pool: PgPool) {
         let trip = scene.trip_that_is(status, FARE).await;
         assert_eq!(scene.pay(trip, "tok_visa").await.problem(409).code, "invalid_transition", "{status}");
         let mut tx = scene.tx().await;
-        sqlx::query("UPDATE trips SET status = 'cancelled' WHERE id = $1").bind(trip.0).execute(tx.conn()).await.unwrap();
+        sqlx::query("UPDATE trips SET status = 'cancelled' WHERE id = $1")
+            .bind(trip.0)
+            .execute(tx.conn())
+            .await
+            .unwrap();
         tx.commit().await.unwrap();
     }
     assert_eq!(scene.number("SELECT count(*) FROM payments").await, 0);

@@ -1,4 +1,4 @@
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::ValueTree};
 
 use super::*;
 
@@ -25,7 +25,8 @@ async fn a_payment_goes_back_in_parts_up_to_its_total(pool: PgPool) {
     assert_eq!(nothing_left.problem(422).code, "amount_exceeds_payment");
     let listed = scene.rider.get(&path(id)).await.ok(200);
     assert_eq!(listed["items"].as_array().unwrap().len(), 3);
-    let held = "SELECT count(*) FROM (SELECT account FROM ledger_postings GROUP BY account HAVING sum(amount) <> 0) held";
+    let held =
+        "SELECT count(*) FROM (SELECT account FROM ledger_postings GROUP BY account HAVING sum(amount) <> 0) held";
     assert_eq!(scene.number(held).await, 0, "after a whole refund nobody holds anything");
     scene.assert_books_agree().await;
 }
@@ -63,11 +64,12 @@ async fn a_repeated_refund_gives_back_once(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let id = scene.paid("tok_visa").await;
     let body = json!({"amount": 300, "reason": "detour"});
-    let all = (0..20).map(|_| scene.admin.post_keyed(&path(id), "k", body.clone()));
+    let path = path(id);
+    let all = (0..20).map(|_| scene.admin.post_keyed(&path, "k", body.clone()));
     for answer in futures::future::join_all(all).await {
         assert!(answer.status == 201 || answer.problem(409).code == "idempotency_in_progress");
     }
-    let again = scene.admin.post_keyed(&path(id), "k", body).await;
+    let again = scene.admin.post_keyed(&path, "k", body).await;
     assert_eq!(again.headers["idempotency-replayed"], "true");
     assert_eq!(scene.payment(id).await["refunded"]["amount"], 300);
     scene.assert_books_agree().await;
@@ -77,7 +79,8 @@ async fn a_repeated_refund_gives_back_once(pool: PgPool) {
 async fn refunds_at_once_stay_within_the_total(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let id = scene.paid("tok_visa").await;
-    let all = (0..8).map(|_| scene.admin.post(&path(id), json!({"amount": 300, "reason": "each"})));
+    let path = path(id);
+    let all = (0..8).map(|_| scene.admin.post(&path, json!({"amount": 300, "reason": "each"})));
     let answers = futures::future::join_all(all).await;
     assert_eq!(answers.iter().filter(|answer| answer.status == 201).count(), 3);
     assert_eq!(scene.payment(id).await["refunded"]["amount"], 900);
