@@ -68,7 +68,7 @@ pub(super) struct Sequence {
 pub(super) const MAX_ATTEMPTS: i32 = 20;
 /// Who settles has this long before another node tries.
 const SETTLE_WITHIN: Duration = Duration::seconds(5);
-const FIRST_RETRY: Duration = Duration::seconds(1);
+const FIRST_RETRY: Duration = Duration::seconds(5);
 const LONGEST_RETRY: Duration = Duration::minutes(10);
 
 impl Sequence {
