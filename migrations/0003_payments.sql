@@ -86,7 +86,8 @@ CREATE TABLE ledger_entries (
     -- Its postings are made by the transaction that made it.
     made_by        xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
-CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id) WHERE refund_id IS NULL;
+CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id)
+    WHERE kind IN ('settlement', 'cancellation_fee');
 CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;
 CALL fence_by_tenant('ledger_entries');
 
