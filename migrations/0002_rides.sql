@@ -61,19 +61,19 @@ CREATE INDEX offers_of_ride ON offers (ride_id);
 CREATE INDEX offers_to_expire ON offers (expires_at) WHERE status = 'live';
 CALL fence_by_tenant('offers');
 
--- Every driver considered for a ride and why he was or was not asked (dispatch/reason.rs lists the codes).
+-- Every driver considered for a ride and why he was or was not asked (dispatch/reason.rs lists the codes). A round ends with
+-- an offer; looking again before that only changes what has changed.
 CREATE TABLE dispatch_candidates (
-    id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
     ride_id        uuid NOT NULL REFERENCES rides (id),
-    driver_id      uuid NOT NULL,
     round          int NOT NULL,
+    driver_id      uuid NOT NULL,
     reason         text NOT NULL,
     pickup_eta_s   int,
     distance_m     int,
-    considered_at  timestamptz NOT NULL
+    considered_at  timestamptz NOT NULL,
+    PRIMARY KEY (ride_id, round, driver_id)
 );
-CREATE INDEX dispatch_candidates_of_ride ON dispatch_candidates (ride_id, id);
 CALL fence_by_tenant('dispatch_candidates');
 
 CREATE TABLE trips (

@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     db::Db,
+    dispatch::Due,
     drivers::Drivers,
     identity::{self, Sealer, Tokens},
     payments::PspRegistry,
@@ -42,6 +43,8 @@ pub struct AppInner {
     pub drivers: Drivers,
     /// Moves the money.
     pub psp: PspRegistry,
+    /// Who has rides to dispatch.
+    pub dispatch_due: Due,
     /// Calls other programs: other regions, global-sync.
     pub http: reqwest::Client,
     /// Background work runs on this, so that shutdown waits for it.
@@ -84,6 +87,7 @@ impl App {
             psp: PspRegistry::new(&config.psp, db.clone(), clock.clone()),
             db,
             http: http_client(config.edge.connect_timeout)?,
+            dispatch_due: Due::default(),
             drivers: Drivers::new(&config.drivers, &config.region.cluster_id),
             config,
             region,

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use shared::{config::ConfigError, ids::RegionName, telemetry::TelemetryConfig};
 use url::Url;
 
-use crate::{drivers::DriversConfig, payments::PspConfig, rides::RideConfig};
+use crate::{dispatch::DispatchConfig, drivers::DriversConfig, payments::PspConfig, rides::RideConfig};
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 
@@ -33,6 +33,7 @@ pub struct Config {
     pub rides: RideConfig,
     pub drivers: DriversConfig,
     pub psp: PspConfig,
+    pub dispatch: DispatchConfig,
     pub telemetry: TelemetryConfig,
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use axum::{Router, routing::get};
+use axum::{Router, routing::get, serve::ListenerExt};
 use metrics_exporter_prometheus::PrometheusHandle;
 use shared::clock::Clock;
 use sqlx::postgres::PgListener;
@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Parts, connect_redis},
     config::{Config, FullConfig},
-    db, drivers,
+    db, dispatch, drivers,
     http::{forget_old_answers, router},
-    identity, payments, realtime,
+    identity, payments,
+    realtime::{self, Refusals},
     tenants::{self, RegionEntry},
 };
 
@@ -46,6 +47,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     announce(&app).await?;
     start_background_work(&app);
     drivers::start(&app).await?;
+    dispatch::start(&app);
     let render = move || std::future::ready(metrics.render());
     let service = router::router(&app, receiver).await?.route("/metrics", get(render));
     let stop_app = app.stop.clone();
@@ -70,6 +72,7 @@ pub async fn listen(service: Router, address: SocketAddr, stop: CancellationToke
     })?;
     tracing::info!(%address, "listening");
     let drained = stop.clone();
+    let listener = Refusals(listener).tap_io(|_| {});
     let serving = axum::serve(listener, service.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async move { drained.cancelled().await })
         .into_future();

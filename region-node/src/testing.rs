@@ -1,9 +1,12 @@
 //! A region in memory around a real database and Redis, with typed users and a clock to move; for this crate's tests.
 
+use std::net::SocketAddr;
+
 use axum::{
     Router,
     body::Body,
     http::{HeaderMap, Method, Request, header},
+    serve::ListenerExt,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -20,7 +23,7 @@ use crate::{
     config::{Config, RedisConfig},
     db::MIGRATOR,
     http::router,
-    realtime,
+    realtime::{self, EventReceiver, Refusals},
 };
 
 /// Sign-in of the test operator.
@@ -99,16 +102,15 @@ impl TestRegion {
     /// The same, with the tenant's config over the default.
     pub async fn with_config(pool: PgPool, tenant_config: Value) -> Self {
         MIGRATOR.run(&pool).await.unwrap();
-        let app = Self::app(&pool).await;
+        let (app, receiver) = Self::app(&pool).await;
         let clock = app.clock.clone();
-        let (_, receiver) = realtime::channel();
         let router = router::router(&app, receiver).await.unwrap();
         let mut region = Self { app, clock, tenant: "cabs".parse().unwrap(), router, office: Default::default() };
         region.office = region.new_tenant("cabs", tenant_config).await;
         region
     }
 
-    async fn app(pool: &PgPool) -> App {
+    async fn app(pool: &PgPool) -> (App, EventReceiver) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let options: PgConnectOptions = (*pool.connect_options()).clone();
         let as_role = async |role: &str| {
@@ -117,9 +119,7 @@ impl TestRegion {
         let redis_url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
         let config = test_config(&redis_url);
         let redis = connect_redis(&RedisConfig { url: redis_url.into() }).await.unwrap();
-        let (events, mut receiver) = realtime::channel();
-        // Nobody listens to events here; they only must not pile up.
-        tokio::task::spawn(async move { while receiver.recv().await.is_some() {} });
+        let (events, receiver) = realtime::channel();
         let parts = Parts {
             app_pool: as_role("gocomet_app").await,
             system_pool: as_role("gocomet_system").await,
@@ -130,7 +130,17 @@ impl TestRegion {
         };
         let app = App::assemble(config, parts).await.unwrap();
         crate::serve::announce(&app).await.unwrap();
-        app
+        (app, receiver)
+    }
+
+    /// Serves the region on a free port of this machine until the test ends; its address.
+    pub async fn serve(&self) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(Refusals(listener).tap_io(|_| {}), service).into_future();
+        self.app.spawn(async move { serving.await.unwrap() });
+        address
     }
 
     /// Makes another tenant; its back office's client id and secret.

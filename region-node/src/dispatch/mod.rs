@@ -1,10 +1,56 @@
-//! Who should take which ride.
+//! Who is asked to take which ride.
+//!
+//! [`policy`] matches, [`plan`] looks around in the live table and says why or why not; both are pure. [`run`] does for one
+//! tenant what is due, [`worker`] says when, [`answer`] is what drivers say. Postgres decides each race: one live offer per
+//! driver and one trip per driver and per ride are unique indexes; a ride's row is locked by whoever changes its offers.
+//!
+//! ```text
+//!   request ──► due ──► claimed (lease) ──► offered ──► accepted
+//!                ▲           │                 │
+//!                └─ retry ◄──┘                 └─► declined, expired, withdrawn ──► due
+//! ```
 
-use utoipa_axum::router::OpenApiRouter;
+mod answer;
+mod config;
+mod error;
+mod offer;
+mod plan;
+mod policy;
+mod preview;
+mod reason;
+mod run;
+mod store;
+mod story;
+mod travel;
+mod worker;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use answer::{AnswerRequest, accept_from_socket, decline_from_socket, withdraw_from};
+pub use config::DispatchConfig;
+pub use error::OfferError;
+pub use offer::{OfferStatus, OfferView};
+pub use reason::Reason;
+pub use worker::Due;
+#[cfg(test)]
+pub(crate) use worker::run_due;
 
 use crate::app::App;
 
-/// This feature's endpoints.
+/// Endpoints of dispatch.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
+        .routes(routes!(answer::get_offers))
+        .routes(routes!(answer::accept_offer))
+        .routes(routes!(answer::decline_offer))
+        .routes(routes!(preview::preview))
+        .routes(routes!(story::get_story))
 }
+
+/// Dispatches until the node stops.
+pub fn start(app: &App) {
+    app.spawn(worker::work(app.clone()));
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -39,6 +39,7 @@ pub use table::{Census, Fleet, Found, LIFE, LiveTable, Observed, ShareRule, Sigh
 
 use crate::{
     app::{App, redis_subscriber},
+    db::TenantTx,
     http::Problem,
 };
 
@@ -79,6 +80,19 @@ impl Drivers {
     }
 }
 
+/// Takes over what Postgres says of drivers the table was wrong about.
+pub async fn correct(app: &App, tx: &mut TenantTx, drivers: &[DriverId], now: OffsetDateTime) -> sqlx::Result<()> {
+    let fleet = app.drivers.live.fleet(tx.tenant());
+    for driver_id in drivers {
+        match store::standing(tx, *driver_id, now).await? {
+            // Nothing is later than what this transaction reads, but for what the table hears after it.
+            Some(standing) => fleet.correct(*driver_id, Standing { as_of: now, ..standing }),
+            None => fleet.forget(*driver_id),
+        }
+    }
+    Ok(())
+}
+
 /// Endpoints of drivers.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -103,3 +117,6 @@ pub async fn flush_breadcrumbs(app: &App) -> Result<(), Problem> {
     let (own, ()) = tokio::join!(app.drivers.breadcrumbs.flush(app), app.drivers.sharing.others_write_breadcrumbs(app));
     own
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use super::{DriverStatus, Duty, Standing, store};
 use crate::{
     app::App,
+    dispatch,
     http::{Command, Path, Problem, ProblemBody, Stop},
     identity::Caller,
 };
@@ -51,6 +52,9 @@ pub(super) async fn set_status(
     let now = app.clock.now();
     let changed = store::set_status(&mut tx, id, status, now).await?;
     let (vehicle_class, idle_since) = changed.ok_or_else(|| Problem::not_found(format!("no driver {id}")))?;
+    if status == DriverStatus::Offline {
+        dispatch::withdraw_from(&app, &mut tx, id, now).await?;
+    }
     let answer = tx.finish(StatusCode::OK, &DriverState { driver_id: id, status, idle_since }).await?;
 
     let fleet = app.drivers.live.fleet(caller.tenant());

@@ -31,8 +31,11 @@ use uuid::Uuid;
 
 use super::{Limits, Problem, limits};
 use crate::{
-    app::App, config::HttpConfig, dispatch, drivers, edge, identity, payments, realtime::EventReceiver, regions, rides,
-    tenants, trips, web,
+    app::App,
+    config::HttpConfig,
+    dispatch, drivers, edge, identity, payments,
+    realtime::{self, EventReceiver},
+    regions, rides, tenants, trips, web,
 };
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -70,7 +73,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 /// The service of a full node.
-pub async fn router(app: &App, _events: EventReceiver) -> anyhow::Result<Router> {
+pub async fn router(app: &App, events: EventReceiver) -> anyhow::Result<Router> {
     let (api, _) = endpoints().split_for_parts();
     let document = openapi();
     let api = api
@@ -84,7 +87,9 @@ pub async fn router(app: &App, _events: EventReceiver) -> anyhow::Result<Router>
     let api = api
         .layer(CompressionLayer::new().gzip(true).compress_when(compress))
         .layer(timed)
-        .layer(middleware::from_fn(count));
+        .layer(middleware::from_fn(count))
+        // Outside of compression and time-out: a poll waits for as long as there is nothing to say.
+        .layer(realtime::start(app, events).await?);
     Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits)))
 }
 

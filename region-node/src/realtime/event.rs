@@ -4,7 +4,7 @@ use shared::ids::{DriverId, OfferId, RideId, RiderId, TenantId};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use crate::{drivers::Position, payments::Payment, rides::Ride};
+use crate::{dispatch::OfferView, drivers::Position, payments::Payment, rides::Ride};
 
 /// Something others want to hear of.
 #[derive(Clone, Debug)]
@@ -27,6 +27,15 @@ pub enum Event {
     },
     /// A ride is new or changed; each party is shown what is theirs of it (`Ride::seen_by`).
     RideChanged(Box<Ride>),
+    /// A driver is asked to take a ride.
+    OfferMade {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        driver_id: DriverId,
+        /// What.
+        offer: OfferView,
+    },
     /// A driver need not answer an offer any more.
     OfferWithdrawn {
         /// Whose.

@@ -1,5 +1,107 @@
-//! What riders and drivers hear at once: events told after commit.
+//! What riders and drivers hear at once, over Socket.IO: events told after commit, delivered to rooms; and what drivers say.
+//!
+//! Every user has a room of their own ([`rooms`]), which spans the nodes of the region through Redis. Without Redis each node
+//! serves its own sockets.
 
+mod deliver;
 mod event;
+mod handshake;
+mod incoming;
+mod refusal;
+mod rooms;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use socketioxide::{
+    SocketIo,
+    extract::{SocketRef, State, TryData},
+    handler::ConnectHandler,
+    layer::SocketIoLayer,
+};
+use socketioxide_redis::{FredAdapter, RedisAdapterConfig, RedisAdapterCtr};
 
 pub use event::{Event, EventReceiver, EventSender, channel};
+pub use refusal::{Refusals, Unveiling};
+
+use crate::{
+    app::{App, redis_subscriber},
+    drivers::Keys,
+    identity::Caller,
+};
+use handshake::Auth;
+use refusal::Refusal;
+
+/// Nodes reach each other's sockets through Redis.
+type Adapter = FredAdapter<socketioxide::adapter::Emitter>;
+
+/// How often sockets are looked at whose token has expired.
+const EXPIRY: Duration = Duration::from_secs(5);
+/// Messages to one socket that wait for a slow reader; more are lost to it.
+const MOST_WAITING: usize = 256;
+
+/// A socket's user.
+#[derive(Clone, Debug)]
+struct Session {
+    caller: Caller,
+}
+
+/// Starts Socket.IO: the layer that serves it, and the delivery of events until the node stops.
+pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoLayer<Adapter>> {
+    let redis = redis_subscriber(&app.config.redis)?;
+    let resubscribing = redis.manage_subscriptions();
+    let prefix = Keys::new(&app.config.region.cluster_id).sockets();
+    let adapter = RedisAdapterCtr::new_with_fred_config(
+        redis.clone(),
+        RedisAdapterConfig::default().with_prefix(prefix).with_stream_buffer(8_192),
+    );
+    let adapter = adapter.await.context("Redis cannot be used for sockets: is it running, and is redis.url right?")?;
+    let (layer, io) = SocketIo::builder()
+        .max_buffer_size(MOST_WAITING)
+        .max_payload(app.config.http.body_limit_bytes as u64)
+        .ws_max_message_size(app.config.http.body_limit_bytes)
+        .ws_max_frame_size(app.config.http.body_limit_bytes)
+        .with_state(app.clone())
+        .with_adapter::<Adapter>(adapter)
+        .build_layer();
+    io.ns("/", connected.with(authenticate)).await.context("sockets cannot be served")?;
+
+    let delivery = deliver::Delivery { app: app.clone(), io: io.clone(), redis };
+    app.spawn(delivery.run(events));
+    let (stop, app) = (app.stop.clone(), app.clone());
+    app.tasks.clone().spawn(async move {
+        let mut ticks = tokio::time::interval(EXPIRY);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            incoming::disconnect_expired(&io, &app);
+            metrics::gauge!("region_node_sockets").set(io.sockets().len() as f64);
+        }
+        resubscribing.abort();
+        io.close().await;
+    });
+    Ok(layer)
+}
+
+async fn authenticate(
+    socket: SocketRef<Adapter>,
+    TryData(auth): TryData<Auth>,
+    State(app): State<App>,
+) -> Result<(), Refusal> {
+    let caller = handshake::authenticate(&app, auth.unwrap_or_default(), socket.req_parts())?;
+    socket.extensions.insert(Session { caller });
+    Ok(())
+}
+
+async fn connected(socket: SocketRef<Adapter>) {
+    let Some(Session { caller }) = socket.extensions.get() else { return };
+    if let Some(room) = rooms::of(&caller) {
+        socket.join(room);
+    }
+    if caller.driver().is_ok() {
+        socket.on("location:update", incoming::location_update);
+        socket.on("ride:accept", incoming::ride_accept);
+        socket.on("ride:decline", incoming::ride_decline);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -112,6 +112,7 @@ async fn redispatch(tx: &mut TenantTx, ride: Ride, expire_after: Duration, now: 
     let was = ride.status;
     if let Some(driver) = ride.driver_id {
         store::decline_accepted_offer(tx, ride.id, driver, now).await?;
+        tx.tell(Event::DriverFreed { tenant: ride.tenant.clone(), driver_id: driver, since: now });
     }
     let ride = Ride {
         status: RideStatus::Requested,

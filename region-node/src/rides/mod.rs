@@ -28,7 +28,7 @@ pub use config::RideConfig;
 pub use error::RideError;
 pub use machine::{Cancellation, CancelledBy, RideStatus};
 pub use payment_method::{MethodType, PaymentMethod};
-pub use store::{accept, load, lock, save};
+pub use store::{accept, load, lock, lock_all, save};
 pub(crate) use store::{driver_is_idle, lock_by_trip};
 pub use view::{RideView, RiderProfile, Viewer, announce, describe};
 

@@ -73,6 +73,13 @@ pub async fn lock(tx: &mut TenantTx, id: RideId) -> sqlx::Result<Option<Ride>> {
     row.map(|row| row.into_ride(tx)).transpose()
 }
 
+/// [`lock`] for several rides, held in the order of their ids, so that nobody waits in a circle.
+pub async fn lock_all(tx: &mut TenantTx, ids: &[RideId]) -> sqlx::Result<Vec<Ride>> {
+    let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
+    let rows = select_rides!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", &ids).fetch_all(tx.conn()).await?;
+    rows.into_iter().map(|row| row.into_ride(tx)).collect()
+}
+
 /// The ride of a trip, held as by [`lock`].
 pub(crate) async fn lock_by_trip(tx: &mut TenantTx, trip: TripId) -> sqlx::Result<Option<Ride>> {
     let row = select_rides!("WHERE id = (SELECT ride_id FROM trips WHERE id = $1) FOR UPDATE", trip.0)

@@ -6,6 +6,7 @@ use shared::ids::TripId;
 use super::{Trip, drive, store, trace};
 use crate::{
     app::App,
+    drivers,
     http::{Command, Empty, Path, ProblemBody, Stop},
     identity::Caller,
     rides,
@@ -23,6 +24,7 @@ pub(super) async fn end_trip(
     Path(id): Path<TripId>,
     command: Command<Empty>,
 ) -> Result<Response, Stop> {
+    drivers::flush_breadcrumbs(&app).await?;
     let (mut tx, ride, trip) = drive::own_trip(&app, &caller, id, &command).await?;
     let measured_m = match trip.started_at {
         Some(started_at) => trace::length_m(&store::trace(&mut tx, id, started_at).await?),

@@ -1,0 +1,218 @@
+//! What the live policy would do, without doing it: for operators who try a policy and for simulators.
+
+use axum::{Json, extract::State};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use shared::{claims::Role, geo::Point};
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    policy::{Candidate, Matching, policy},
+    travel::GreatCircle,
+};
+use crate::{
+    app::App,
+    http::{Command, Problem, ProblemBody},
+    identity::Caller,
+    rides::Place,
+};
+
+const MOST_REQUESTS: usize = 1_000;
+const MOST_DRIVERS: usize = 3_000;
+/// Candidates of one request, the cheapest first; as the live dispatcher, which looks at fewer still.
+const CHOICES: usize = 50;
+
+/// A moment to be dispatched.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct PreviewRequest {
+    /// The moment.
+    #[garde(skip)]
+    #[serde(with = "time::serde::rfc3339")]
+    now: OffsetDateTime,
+    /// Who waits, at most 1000.
+    #[garde(length(max = MOST_REQUESTS), dive)]
+    requests: Vec<PreviewRide>,
+    /// Who could drive, at most 3000.
+    #[garde(length(max = MOST_DRIVERS), dive)]
+    drivers: Vec<PreviewDriver>,
+    /// Seconds from each driver (column) to each request (row); null where there is no way. With it, it alone says who is
+    /// too far; without it the tenant's radius does and times are those of the live dispatcher.
+    #[garde(custom(is_matrix(self.requests.len(), self.drivers.len())))]
+    #[serde(default)]
+    costs_s: Option<Vec<Vec<Option<f64>>>>,
+}
+
+/// A ride that waits.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct PreviewRide {
+    /// Any name; comes back in the answer.
+    #[garde(length(min = 1, max = 100))]
+    id: String,
+    /// From where.
+    #[garde(dive)]
+    pickup: Place,
+    /// Where to.
+    #[garde(dive)]
+    dropoff: Place,
+    /// Since when.
+    #[garde(skip)]
+    #[serde(with = "time::serde::rfc3339")]
+    requested_at: OffsetDateTime,
+}
+
+/// A driver without work.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct PreviewDriver {
+    /// Any name; comes back in the answer.
+    #[garde(length(min = 1, max = 100))]
+    id: String,
+    /// Degrees north.
+    #[garde(range(min = -90.0, max = 90.0))]
+    lat: f64,
+    /// Degrees east.
+    #[garde(range(min = -180.0, max = 180.0))]
+    lng: f64,
+    /// Since when without work; missing: just now.
+    #[garde(skip)]
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    idle_since: Option<OffsetDateTime>,
+}
+
+/// Who would be asked to take what.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Preview {
+    /// Each request at most once, each driver at most once.
+    assignments: Vec<PreviewAssignment>,
+    /// The rest.
+    unassigned: Vec<PreviewUnassigned>,
+}
+
+/// One driver for one request.
+#[derive(Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub(super) struct PreviewAssignment {
+    /// Which request.
+    request_id: String,
+    /// Who.
+    driver_id: String,
+    /// To the pick-up.
+    eta_s: u32,
+}
+
+/// A request nobody would be asked to take.
+#[derive(Debug, PartialEq, Serialize, utoipa::ToSchema)]
+pub(super) struct PreviewUnassigned {
+    /// Which request.
+    request_id: String,
+    /// Why.
+    reason: UnassignedReason,
+}
+
+/// Why nobody would be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum UnassignedReason {
+    /// There are no drivers.
+    NoDrivers,
+    /// All drivers are too far away.
+    TooFar,
+    /// Those near enough are for others.
+    NoDriverLeft,
+}
+
+/// Matches the given requests and drivers as the tenant's live policy would. Nothing is stored and nobody is asked.
+#[utoipa::path(post, path = "/v1/dispatch/preview", tag = "dispatch", security(("bearer" = [])),
+    request_body = PreviewRequest, params(("X-Tenant-Id" = String, Header)),
+    responses((status = 200, body = Preview), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 422, body = ProblemBody)))]
+#[tracing::instrument(name = "dispatch.preview", skip_all)]
+pub(super) async fn preview(
+    State(app): State<App>,
+    caller: Caller,
+    command: Command<PreviewRequest>,
+) -> Result<Json<Preview>, Problem> {
+    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    let rules = app.tenants.config(caller.tenant()).await?.config.dispatch;
+    let mut request = command.body;
+    request.sort();
+    let matching = request.matching(rules.radius_m.into());
+    // The solver computes for as long as a second: not on a thread that serves others.
+    let mode = rules.mode;
+    let solved = tokio::task::spawn_blocking(move || {
+        let chosen = policy(mode).assign(&matching);
+        (matching, chosen)
+    });
+    let (matching, chosen) = solved.await.map_err(|error| {
+        tracing::error!(%error, "a preview could not be solved");
+        Problem::new(shared::problem::Code::Internal, "something went wrong on our side")
+    })?;
+    Ok(Json(request.answer(&matching, &chosen)))
+}
+
+impl PreviewRequest {
+    /// In order of arrival, as the live dispatcher has them. The rows of the matrix move with their requests.
+    fn sort(&mut self) {
+        let mut order: Vec<usize> = (0..self.requests.len()).collect();
+        order.sort_by_key(|index| self.requests[*index].requested_at);
+        if let Some(costs) = &mut self.costs_s {
+            *costs = order.iter().map(|index| std::mem::take(&mut costs[*index])).collect();
+        }
+        self.requests.sort_by_key(|request| request.requested_at);
+    }
+
+    fn matching(&self, radius_m: f64) -> Matching {
+        let candidates = self.requests.iter().enumerate().map(|(row, request)| {
+            let pickup = request.pickup.point();
+            let reach = |(column, driver): (usize, &PreviewDriver)| {
+                let from = Point::new(driver.lat, driver.lng);
+                let eta_s = match &self.costs_s {
+                    // Seconds beyond what fits are far enough; a cast from a float saturates.
+                    Some(costs) => costs[row][column]?.round() as u32,
+                    None if from.distance_m(pickup) > radius_m => return None,
+                    None => GreatCircle::CITY.eta_s(from, pickup),
+                };
+                let idle = (self.now - driver.idle_since.unwrap_or(self.now)).max(Duration::ZERO);
+                Some(Candidate { driver: column, eta_s, idle })
+            };
+            let mut candidates: Vec<_> = self.drivers.iter().enumerate().filter_map(reach).collect();
+            candidates.sort_by_key(|candidate| (candidate.eta_s, candidate.driver));
+            candidates.truncate(CHOICES);
+            candidates
+        });
+        Matching { candidates: candidates.collect() }
+    }
+
+    fn answer(self, matching: &Matching, chosen: &[Option<usize>]) -> Preview {
+        let mut preview = Preview { assignments: Vec::new(), unassigned: Vec::new() };
+        for ((request, candidates), chosen) in self.requests.into_iter().zip(&matching.candidates).zip(chosen) {
+            match chosen.map(|index| candidates[index]) {
+                Some(candidate) => preview.assignments.push(PreviewAssignment {
+                    request_id: request.id,
+                    driver_id: self.drivers[candidate.driver].id.clone(),
+                    eta_s: candidate.eta_s,
+                }),
+                None => {
+                    let reason = match (self.drivers.is_empty(), candidates.is_empty()) {
+                        (true, _) => UnassignedReason::NoDrivers,
+                        (false, true) => UnassignedReason::TooFar,
+                        (false, false) => UnassignedReason::NoDriverLeft,
+                    };
+                    preview.unassigned.push(PreviewUnassigned { request_id: request.id, reason });
+                }
+            }
+        }
+        preview
+    }
+}
+
+fn is_matrix(rows: usize, columns: usize) -> impl FnOnce(&Option<Vec<Vec<Option<f64>>>>, &()) -> garde::Result {
+    move |costs, ()| {
+        let Some(costs) = costs else { return Ok(()) };
+        if costs.len() != rows || costs.iter().any(|row| row.len() != columns) {
+            return Err(garde::Error::new(format!("must have {rows} rows of {columns} columns")));
+        }
+        if costs.iter().flatten().flatten().any(|cost| !(0.0..=1e6).contains(cost)) {
+            return Err(garde::Error::new("must hold seconds from 0 to 1000000, or null"));
+        }
+        Ok(())
+    }
+}

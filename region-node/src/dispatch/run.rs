@@ -1,0 +1,246 @@
+//! One look at what is due of a tenant: end the offers nobody answered, claim the rides that wait, plan for them together,
+//! make the offers.
+//!
+//! Claiming and offering are two short transactions with the planning between them, outside of any, since travel times may
+//! come from elsewhere. A claim is a lease: should this node die in between, the rides are due again when it ends, and
+//! should it merely be slow, the second transaction finds the lease gone and leaves the ride alone.
+
+use std::collections::{HashMap, HashSet};
+
+use shared::ids::{DriverId, OfferId, RideId, TenantId};
+use time::{Duration, OffsetDateTime};
+
+use super::{
+    answer::{release, tell_withdrawn},
+    offer::OfferView,
+    plan::{self, Plan, Verdict},
+    reason::Reason,
+    store::{self, Claimed, NewOffer},
+    travel::GreatCircle,
+};
+use crate::{
+    app::App,
+    db::TenantTx,
+    drivers::{self, Duty},
+    http::Problem,
+    realtime::Event,
+    rides::{self, Ride, RideStatus},
+};
+
+/// Does what is due for `tenant`; true if there may be more.
+#[tracing::instrument(name = "dispatch.run", skip_all, fields(tenant = %tenant))]
+pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
+    let policy = app.tenants.config(tenant).await?.config.dispatch;
+    let (claimed, lease) = claim(app, tenant).await?;
+    if claimed.is_empty() {
+        return Ok(false);
+    }
+    let is_full = claimed.len() == usize::from(app.config.dispatch.batch);
+    let now = app.clock.now();
+    let most_offers = i32::try_from(policy.max_offers).unwrap_or(i32::MAX);
+    let (mut lost, mut waiting, mut offered) = (Vec::new(), Vec::new(), Vec::new());
+    for ride in claimed {
+        if ride.expires_at <= now || (!ride.status_is_offered && ride.offers_made >= most_offers) {
+            lost.push(ride.wanted.ride_id);
+        } else if ride.status_is_offered {
+            offered.push(ride.wanted.ride_id);
+        } else {
+            waiting.push(ride);
+        }
+    }
+    let fleet = app.drivers.live.fleet(tenant);
+    let wanted: Vec<_> = waiting.iter().map(|ride| ride.wanted.clone()).collect();
+    let plans = plan::plan(&fleet, &GreatCircle::CITY, &policy, &wanted, now).await;
+
+    let mut tx = app.db.begin(tenant).await?;
+    let held = hold(&mut tx, &waiting, &lost, &offered, lease).await?;
+    let round = Round { held: &held, ttl: Duration::seconds(policy.offer_ttl_s.into()), now: app.clock.now() };
+    expire(app, &mut tx, &lost, &round).await?;
+    let made = offer(app, &mut tx, plans, &round).await?;
+    // An offer not yet over keeps its ride; whoever ends it makes the ride due again.
+    store::look_again(&mut tx, &offered, round.now + Duration::SECOND).await?;
+    tx.commit().await?;
+    for (driver_id, until) in made {
+        app.drivers.set_duty(tenant, driver_id, Duty::Offered { until }, round.now);
+    }
+    Ok(is_full)
+}
+
+/// What the second transaction knows.
+struct Round<'a> {
+    /// The rides still leased by this node, locked.
+    held: &'a HashMap<RideId, Ride>,
+    ttl: Duration,
+    now: OffsetDateTime,
+}
+
+async fn claim(app: &App, tenant: &TenantId) -> Result<(Vec<Claimed>, OffsetDateTime), Problem> {
+    let config = &app.config.dispatch;
+    let now = app.clock.now();
+    let lease = now + config.lease;
+    let mut tx = app.db.begin(tenant).await?;
+    let ended = store::expire_offers(&mut tx, now).await?;
+    for offer in &ended {
+        tell_withdrawn(&mut tx, *offer, "expired");
+    }
+    let rides: Vec<_> = ended.iter().map(|offer| offer.ride_id).collect();
+    if !rides.is_empty() {
+        release(app, &mut tx, &rides, now).await?;
+    }
+    let claimed = store::claim(&mut tx, now, lease, config.batch.into()).await?;
+    tx.commit().await?;
+    Ok((claimed, lease))
+}
+
+/// Locks the claimed rides and leaves out those that are not this node's any more.
+async fn hold(
+    tx: &mut TenantTx,
+    waiting: &[Claimed],
+    lost: &[RideId],
+    offered: &[RideId],
+    lease: OffsetDateTime,
+) -> sqlx::Result<HashMap<RideId, Ride>> {
+    let ids = waiting.iter().map(|ride| ride.wanted.ride_id).chain(lost.iter().chain(offered).copied());
+    let ids: Vec<_> = ids.collect();
+    let rides = rides::lock_all(tx, &ids).await?;
+    let still_ours = |ride: &Ride| {
+        matches!(ride.status, RideStatus::Requested | RideStatus::Offered) && ride.dispatch_at == Some(lease)
+    };
+    Ok(rides.into_iter().filter(still_ours).map(|ride| (ride.id, ride)).collect())
+}
+
+/// Ends rides nobody took in time.
+async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>) -> Result<(), Problem> {
+    let lost: Vec<&Ride> = lost.iter().filter_map(|id| round.held.get(id)).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<_> = lost.iter().map(|ride| ride.id).collect();
+    for ride in &lost {
+        if ride.status == RideStatus::Offered {
+            for offer in store::withdraw_offers(tx, ride.id, round.now).await? {
+                tell_withdrawn(tx, offer, "expired");
+            }
+        }
+    }
+    store::expire_rides(tx, &ids, round.now).await?;
+    for ride in lost {
+        let now = round.now;
+        let expired = Ride {
+            status: RideStatus::Expired,
+            dispatch_at: None,
+            ended_at: Some(now),
+            updated_at: now,
+            ..ride.clone()
+        };
+        rides::announce(app, tx, expired).await?;
+        tracing::info!(ride.id = %ride.id, "ride {} expired after {} offers", ride.id, ride.offers_made);
+    }
+    Ok(())
+}
+
+/// Makes the planned offers, as far as Postgres lets them, and records every candidate; whom was asked until when.
+async fn offer(
+    app: &App,
+    tx: &mut TenantTx,
+    plans: Vec<Plan>,
+    round: &Round<'_>,
+) -> Result<Vec<(DriverId, OffsetDateTime)>, Problem> {
+    let tenant = tx.tenant().clone();
+    let fleet = app.drivers.live.fleet(&tenant);
+    let mut plans: Vec<Plan> = plans.into_iter().filter(|plan| round.held.contains_key(&plan.ride_id)).collect();
+    for plan in &mut plans {
+        let gone = plan.ask.and_then(|(id, _)| plan::is_still_there(&fleet, id, round.now).map(|reason| (id, reason)));
+        if let Some((driver_id, reason)) = gone {
+            set_reason(plan, driver_id, reason);
+        }
+    }
+    let new_offer = |plan: &Plan| {
+        let (driver_id, eta_s) = plan.ask?;
+        Some(NewOffer {
+            offer_id: OfferId::new(),
+            ride_id: plan.ride_id,
+            driver_id,
+            pickup_eta_s: i32::try_from(eta_s).unwrap_or(i32::MAX),
+            expires_at: (round.now + round.ttl).min(round.held[&plan.ride_id].expires_at),
+        })
+    };
+    let offers: Vec<NewOffer> = plans.iter().filter_map(new_offer).collect();
+    let made: HashSet<OfferId> = match offers.is_empty() {
+        true => HashSet::new(),
+        false => store::insert_offers(tx, &offers, round.now).await?.into_iter().collect(),
+    };
+    let (made, refused): (Vec<_>, Vec<_>) = offers.into_iter().partition(|offer| made.contains(&offer.offer_id));
+    let refused_at_once = correct(app, tx, &mut plans, &refused, round.now).await?;
+    record(tx, &plans, round).await?;
+    if !made.is_empty() {
+        store::mark_offered(tx, &made, round.now).await?;
+    }
+    for offer in &made {
+        let ride = &round.held[&offer.ride_id];
+        let view = OfferView::of(ride, offer.offer_id, offer.pickup_eta_s, offer.expires_at);
+        tx.tell(Event::OfferMade { tenant: tenant.clone(), driver_id: offer.driver_id, offer: view });
+        let offered = Ride {
+            status: RideStatus::Offered,
+            offers_made: ride.offers_made + 1,
+            dispatch_at: Some(offer.expires_at),
+            updated_at: round.now,
+            ..ride.clone()
+        };
+        rides::announce(app, tx, offered).await?;
+    }
+    let asked: HashSet<RideId> = made.iter().map(|offer| offer.ride_id).collect();
+    let (at_once, later): (Vec<RideId>, Vec<RideId>) = plans
+        .iter()
+        .map(|plan| plan.ride_id)
+        .filter(|ride| !asked.contains(ride))
+        .partition(|ride| refused_at_once.contains(ride));
+    for (rides, at) in [(at_once, round.now), (later, round.now + app.config.dispatch.retry_after)] {
+        if !rides.is_empty() {
+            store::look_again(tx, &rides, at).await?;
+        }
+    }
+    Ok(made.into_iter().map(|offer| (offer.driver_id, offer.expires_at)).collect())
+}
+
+/// Learns from drivers Postgres would not have asked: the table believed something else of them. Their rides are due at
+/// once, now that it does not.
+async fn correct(
+    app: &App,
+    tx: &mut TenantTx,
+    plans: &mut [Plan],
+    refused: &[NewOffer],
+    now: OffsetDateTime,
+) -> Result<HashSet<RideId>, Problem> {
+    if refused.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let asked: Vec<_> = refused.iter().map(|offer| offer.driver_id).collect();
+    let reasons = store::why_not(tx, &asked).await?;
+    for offer in refused {
+        let reason = reasons.get(&offer.driver_id).copied().unwrap_or(Reason::Offline);
+        if let Some(plan) = plans.iter_mut().find(|plan| plan.ride_id == offer.ride_id) {
+            set_reason(plan, offer.driver_id, reason);
+        }
+    }
+    drivers::correct(app, tx, &asked, now).await?;
+    Ok(refused.iter().map(|offer| offer.ride_id).collect())
+}
+
+async fn record(tx: &mut TenantTx, plans: &[Plan], round: &Round<'_>) -> sqlx::Result<()> {
+    let verdicts: Vec<(RideId, i32, Verdict)> = plans
+        .iter()
+        .flat_map(|plan| {
+            let number = round.held[&plan.ride_id].offers_made;
+            plan.verdicts.iter().map(move |verdict| (plan.ride_id, number, verdict.clone()))
+        })
+        .collect();
+    if verdicts.is_empty() { Ok(()) } else { store::record(tx, &verdicts, round.now).await }
+}
+
+fn set_reason(plan: &mut Plan, driver_id: DriverId, reason: Reason) {
+    plan.ask = plan.ask.filter(|(asked, _)| *asked != driver_id);
+    if let Some(verdict) = plan.verdicts.iter_mut().find(|verdict| verdict.driver_id == driver_id) {
+        verdict.reason = reason;
+    }
+}

@@ -1,0 +1,412 @@
+//! Dispatch over the API, and every race for a ride.
+
+use serde_json::{Value, json};
+use shared::ids::{DriverId, RideId};
+use sqlx::PgPool;
+use time::Duration;
+
+use super::{store, worker::run_due};
+use crate::{
+    rides::tests::{id_of, offer, request, wish},
+    testing::{TestRegion, TestUser},
+};
+
+const PICKUP: (f64, f64) = (40.758, -73.9855);
+
+/// Brings a driver online, so many metres north of where rides begin.
+pub(crate) async fn online(driver: &TestUser, north_m: f64) {
+    let path = |what: &str| format!("/v1/drivers/{}/{what}", driver.id);
+    driver.post(&path("status"), json!({"status": "online"})).await.ok(200);
+    let place = json!({"lat": PICKUP.0 + north_m / 111_195.0, "lng": PICKUP.1});
+    driver.post(&path("location"), place).await.ok(202);
+}
+
+async fn driver_at(region: &TestRegion, north_m: f64) -> TestUser {
+    let driver = region.driver().await;
+    online(&driver, north_m).await;
+    driver
+}
+
+/// The rides a driver is offered.
+async fn offers(driver: &TestUser) -> Vec<Value> {
+    let offers = driver.get(&format!("/v1/drivers/{}/offers", driver.id)).await.ok(200);
+    offers["items"].as_array().unwrap().clone()
+}
+
+async fn answer(driver: &TestUser, what: &str, ride: &Value) -> crate::testing::TestAnswer {
+    driver.post(&format!("/v1/drivers/{}/{what}", driver.id), json!({"ride_id": ride["id"]})).await
+}
+
+async fn status(rider: &TestUser, ride: &Value) -> String {
+    let ride = rider.get(&format!("/v1/rides/{}", ride["id"].as_str().unwrap())).await.ok(200);
+    ride["status"].as_str().unwrap().to_owned()
+}
+
+/// The reasons of a ride's candidates, by round and driver.
+async fn reasons(region: &TestRegion, ride: &Value) -> Vec<(i64, String, String)> {
+    let path = format!("/v1/rides/{}/dispatch", ride["id"].as_str().unwrap());
+    let story = region.admin().await.get(&path).await.ok(200);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let read = |candidate: &Value| {
+        (candidate["round"].as_i64().unwrap(), text(&candidate["driver_id"]), text(&candidate["reason"]))
+    };
+    story["candidates"].as_array().unwrap().iter().map(read).collect()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_nearest_driver_is_asked_and_takes_the_ride(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let (near, far) = (driver_at(&region, 300.0).await, driver_at(&region, 1_500.0).await);
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+
+    assert_eq!(status(&rider, &ride).await, "offered");
+    let offered = offers(&near).await;
+    assert_eq!(offered.len(), 1);
+    assert_eq!(offered[0]["ride_id"], ride["id"]);
+    assert_eq!(offered[0]["fare"], ride["fare"]);
+    assert!(offers(&far).await.is_empty());
+
+    let trip = answer(&near, "accept", &ride).await.ok(200);
+    assert_eq!((&trip["ride_id"], trip["status"].as_str()), (&ride["id"], Some("accepted")));
+    assert_eq!(status(&rider, &ride).await, "accepted");
+    assert!(offers(&near).await.is_empty());
+    let expected = [(near.id, "offered"), (far.id, "not_chosen")];
+    let expected: Vec<_> = expected.map(|(id, reason)| (0, id.to_string(), reason.to_owned())).into();
+    assert_eq!(reasons(&region, &ride).await, expected);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_declined_ride_goes_to_the_next_driver_and_never_back(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let (first, second) = (driver_at(&region, 300.0).await, driver_at(&region, 1_500.0).await);
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    answer(&first, "decline", &ride).await.ok(204);
+    assert_eq!(status(&rider, &ride).await, "requested");
+    answer(&first, "decline", &ride).await.ok(204);
+    run_due(&region.app).await;
+    assert_eq!(offers(&second).await.len(), 1);
+    assert_eq!(answer(&first, "accept", &ride).await.problem(409).code, "offer_expired");
+    answer(&second, "decline", &ride).await.ok(204);
+    run_due(&region.app).await;
+    assert!(offers(&first).await.is_empty() && offers(&second).await.is_empty());
+    let round_2: Vec<_> = reasons(&region, &ride).await.into_iter().filter(|(round, _, _)| *round == 2).collect();
+    assert_eq!(round_2.len(), 2);
+    assert!(round_2.iter().all(|(_, _, reason)| reason == "declined_before"));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_unanswered_offer_ends_and_the_next_driver_is_asked(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let (first, second) = (driver_at(&region, 300.0).await, driver_at(&region, 1_500.0).await);
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    region.clock.advance(Duration::seconds(15));
+    assert_eq!(answer(&first, "accept", &ride).await.problem(409).code, "offer_expired");
+    assert!(offers(&first).await.is_empty());
+    run_due(&region.app).await;
+    assert_eq!(offers(&second).await.len(), 1);
+    let said = reasons(&region, &ride).await;
+    assert!(said.contains(&(1, first.id.to_string(), "did_not_answer".into())), "{said:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_ride_nobody_takes_expires_and_its_rider_may_ask_again(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &ride).await, "requested");
+    region.clock.advance(Duration::seconds(180));
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &ride).await, "expired");
+    request(&rider).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn after_so_many_offers_a_ride_expires(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"dispatch": {"max_offers": 1}})).await;
+    let rider = region.rider().await;
+    let (first, second) = (driver_at(&region, 300.0).await, driver_at(&region, 500.0).await);
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    answer(&first, "decline", &ride).await.ok(204);
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &ride).await, "expired");
+    assert!(offers(&second).await.is_empty());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn nobody_takes_a_ride_they_were_not_offered(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    region.new_tenant("other", json!({})).await;
+    let rider = region.rider().await;
+    let driver = region.driver().await;
+    let ride = request(&rider).await;
+    for what in ["accept", "decline"] {
+        assert_eq!(answer(&driver, what, &ride).await.problem(409).code, "offer_expired");
+    }
+    let stranger = json!({"id": DriverId::new()});
+    assert_eq!(answer(&driver, "accept", &stranger).await.problem(404).code, "not_found");
+    let other_ride = request(&region.rider_of("other").await).await;
+    assert_eq!(answer(&driver, "accept", &other_ride).await.problem(404).code, "not_found");
+    let foreign_id = format!("/v1/drivers/{}/accept", DriverId::new());
+    assert_eq!(driver.post(&foreign_id, json!({"ride_id": ride["id"]})).await.problem(404).code, "not_found");
+    assert_eq!(answer(&rider, "accept", &ride).await.problem(403).code, "forbidden");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn of_two_drivers_who_accept_at_once_one_gets_the_ride(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    for _ in 0..5 {
+        let (a, b) = (region.driver().await, region.driver().await);
+        let ride = request(&region.rider().await).await;
+        offer(&region, &ride, &a).await;
+        offer(&region, &ride, &b).await;
+        let (a, b) = tokio::join!(answer(&a, "accept", &ride), answer(&b, "accept", &ride));
+        let (won, lost) = if a.status == 200 { (a, b) } else { (b, a) };
+        assert_eq!(won.ok(200)["ride_id"], ride["id"]);
+        assert_eq!(lost.problem(409).code, "ride_already_taken");
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn accepting_again_answers_with_the_same_trip(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (driver, ride) = (region.driver().await, request(&region.rider().await).await);
+    offer(&region, &ride, &driver).await;
+    let path = format!("/v1/drivers/{}/accept", driver.id);
+    let first = driver.post_keyed(&path, "once", json!({"ride_id": ride["id"]})).await;
+    let again = driver.post_keyed(&path, "once", json!({"ride_id": ride["id"]})).await;
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert_eq!(first.ok(200), again.ok(200));
+    assert_eq!(answer(&driver, "accept", &ride).await.ok(200)["ride_id"], ride["id"]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_driver_on_a_trip_is_busy(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = driver_at(&region, 100.0).await;
+    let first = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    answer(&driver, "accept", &first).await.ok(200);
+    let second = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    // Though the table believes the driver free, as when nobody told it, Postgres makes no offer.
+    assert!(offers(&driver).await.is_empty());
+    assert_eq!(reasons(&region, &second).await, [(0, driver.id.to_string(), "busy".to_owned())]);
+    offer(&region, &second, &driver).await;
+    assert_eq!(answer(&driver, "accept", &second).await.problem(409).code, "driver_busy");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn accepting_while_the_rider_cancels_leaves_no_trip_behind(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    for _ in 0..5 {
+        let (driver, rider) = (region.driver().await, region.rider().await);
+        let ride = request(&rider).await;
+        offer(&region, &ride, &driver).await;
+        let cancel = format!("/v1/rides/{}/cancel", ride["id"].as_str().unwrap());
+        let (accepted, cancelled) = tokio::join!(answer(&driver, "accept", &ride), rider.post(&cancel, json!({})));
+        cancelled.ok(200);
+        if accepted.status != 200 {
+            assert_eq!(accepted.problem(409).code, "offer_expired");
+        }
+        assert_eq!(status(&rider, &ride).await, "cancelled");
+        assert!(offers(&driver).await.is_empty());
+        // The driver is free for another ride.
+        let next = request(&rider).await;
+        offer(&region, &next, &driver).await;
+        answer(&driver, "accept", &next).await.ok(200);
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn accepting_while_the_offer_ends_is_one_or_the_other(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    for _ in 0..5 {
+        let (driver, rider) = (region.driver().await, region.rider().await);
+        let ride = request(&rider).await;
+        offer(&region, &ride, &driver).await;
+        region.clock.advance(Duration::seconds(15) - Duration::milliseconds(3));
+        let dispatching = async {
+            region.clock.advance(Duration::milliseconds(3));
+            run_due(&region.app).await;
+        };
+        let (accepted, ()) = tokio::join!(answer(&driver, "accept", &ride), dispatching);
+        let status = status(&rider, &ride).await;
+        if accepted.status == 200 {
+            assert_eq!(status, "accepted");
+        } else {
+            assert_eq!(accepted.problem(409).code, "offer_expired");
+            assert_eq!(status, "requested");
+        }
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_driver_thinks_about_one_ride_at_a_time(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = driver_at(&region, 100.0).await;
+    let first = request(&region.rider().await).await;
+    let second = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    region.clock.advance(Duration::seconds(1));
+    run_due(&region.app).await;
+    assert_eq!(offers(&driver).await.len(), 1);
+    let mut said = [reasons(&region, &first).await, reasons(&region, &second).await].concat();
+    said.sort();
+    let expected = [(0, driver.id.to_string(), "has_offer".into()), (0, driver.id.to_string(), "offered".into())];
+    assert_eq!(said, expected);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_driver_who_goes_offline_lets_the_ride_go(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let (first, second) = (driver_at(&region, 300.0).await, driver_at(&region, 1_500.0).await);
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    first.post(&format!("/v1/drivers/{}/status", first.id), json!({"status": "offline"})).await.ok(200);
+    assert_eq!(status(&rider, &ride).await, "requested");
+    run_due(&region.app).await;
+    assert_eq!(offers(&second).await.len(), 1);
+    assert!(offers(&first).await.is_empty());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn two_nodes_dispatching_at_once_ask_no_driver_twice(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let mut drivers = Vec::new();
+    for n in 0..4 {
+        drivers.push(driver_at(&region, f64::from(n) * 200.0).await);
+    }
+    for _ in 0..6 {
+        request(&region.rider().await).await;
+    }
+    let node = || run_due(&region.app);
+    tokio::join!(node(), node(), node());
+    for _ in 0..3 {
+        region.clock.advance(Duration::seconds(1));
+        tokio::join!(node(), node());
+    }
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let live: (i64, i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(DISTINCT driver_id), count(DISTINCT ride_id) FROM offers WHERE status = 'live'",
+    )
+    .fetch_one(tx.conn())
+    .await
+    .unwrap();
+    assert_eq!(live, (4, 4, 4));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_dead_node_s_rides_are_taken_over_when_its_lease_ends(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = driver_at(&region, 300.0).await;
+    let ride = request(&region.rider().await).await;
+    let now = region.clock.now();
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    let claimed = store::claim(&mut tx, now, now + Duration::seconds(5), 10).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(claimed[0].wanted.ride_id, id_of::<RideId>(&ride));
+    run_due(&region.app).await;
+    assert!(offers(&driver).await.is_empty());
+    region.clock.advance(Duration::seconds(6));
+    run_due(&region.app).await;
+    assert_eq!(offers(&driver).await.len(), 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_ride_booked_ahead_is_not_dispatched_before_its_time(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let at = (region.clock.now() + Duration::hours(1)).replace_nanosecond(0).unwrap();
+    let mut wish = wish();
+    wish["scheduled_at"] = json!(at.format(&time::format_description::well_known::Rfc3339).unwrap());
+    let ride = rider.post("/v1/rides", wish).await.ok(201);
+    let driver = driver_at(&region, 300.0).await;
+    run_due(&region.app).await;
+    assert!(offers(&driver).await.is_empty());
+    region.clock.advance(Duration::minutes(55));
+    // An hour later everybody's token has expired, but not the driver's place.
+    let again = driver_at(&region, 200.0).await;
+    run_due(&region.app).await;
+    assert_eq!(offers(&again).await[0]["ride_id"], ride["id"]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_worker_finds_by_itself_what_is_due(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    super::start(&region.app);
+    let driver = driver_at(&region, 300.0).await;
+    request(&region.rider().await).await;
+    let offered = async {
+        while offers(&driver).await.is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), offered).await.unwrap();
+    region.app.stop.cancel();
+    region.app.tasks.close();
+    region.app.tasks.wait().await;
+}
+
+fn preview_of(requests: &[(&str, f64)], drivers: &[(&str, f64)]) -> Value {
+    let place = |north_m: &f64| json!({"lat": 40.758 + north_m / 111_195.0, "lng": -73.9855});
+    let request = |(id, north_m): &(&str, f64)| json!({"id": id, "pickup": place(north_m), "dropoff": place(&0.0), "requested_at": "2026-03-01T12:00:00Z"});
+    let driver = |(id, north_m): &(&str, f64)| {
+        let mut driver = place(north_m);
+        driver["id"] = json!(id);
+        driver["idle_since"] = json!("2026-03-01T12:00:00Z");
+        driver
+    };
+    let requests: Vec<_> = requests.iter().map(request).collect();
+    let drivers: Vec<_> = drivers.iter().map(driver).collect();
+    json!({"now": "2026-03-01T12:00:01Z", "requests": requests, "drivers": drivers})
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_preview_matches_as_the_live_policy_would(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let admin = region.admin().await;
+    let mut moment = preview_of(&[("r1", 0.0), ("r2", 100.0)], &[("a", 50.0), ("b", 900.0), ("c", 90_000.0)]);
+    let preview = admin.post("/v1/dispatch/preview", moment.clone()).await.ok(200);
+    let pairs = |preview: &Value| {
+        let pair = |assigned: &Value| (assigned["request_id"].clone(), assigned["driver_id"].clone());
+        preview["assignments"].as_array().unwrap().iter().map(pair).collect::<Vec<_>>()
+    };
+    assert_eq!(preview["unassigned"], json!([]));
+    assert_eq!(pairs(&preview).len(), 2);
+
+    moment["costs_s"] = json!([[10.0, 20.0, null], [30.0, 500.0, 600.0]]);
+    let preview = admin.post("/v1/dispatch/preview", moment.clone()).await.ok(200);
+    assert_eq!(pairs(&preview), [(json!("r1"), json!("b")), (json!("r2"), json!("a"))]);
+    assert_eq!(preview["assignments"][0]["eta_s"], 20);
+
+    let alone = preview_of(&[("r1", 0.0)], &[("c", 90_000.0)]);
+    let preview = admin.post("/v1/dispatch/preview", alone).await.ok(200);
+    assert_eq!(preview["unassigned"], json!([{"request_id": "r1", "reason": "too_far"}]));
+
+    moment["costs_s"] = json!([[10.0]]);
+    assert_eq!(admin.post("/v1/dispatch/preview", moment.clone()).await.problem(422).fields, ["costs_s"]);
+    let rider = region.rider().await;
+    assert_eq!(rider.post("/v1/dispatch/preview", preview_of(&[], &[])).await.problem(403).code, "forbidden");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn only_the_back_office_reads_how_a_ride_was_dispatched(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let ride = request(&rider).await;
+    let path = format!("/v1/rides/{}/dispatch", ride["id"].as_str().unwrap());
+    assert_eq!(rider.get(&path).await.problem(403).code, "forbidden");
+    let office = region.new_tenant("other", json!({})).await;
+    let other = region.admin_of("other".parse().unwrap(), &office).await;
+    assert_eq!(other.get(&path).await.problem(404).code, "not_found");
+    assert_eq!(region.admin().await.get(&path).await.ok(200)["candidates"], json!([]));
+}

@@ -1,0 +1,248 @@
+//! Drivers over the API, between nodes and in Postgres.
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use time::Duration;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    app::{connect_redis, redis_subscriber},
+    dispatch::tests::online,
+    rides::tests::{accepted, request},
+    testing::{TestRegion, TestUser},
+};
+
+const NEARBY: &str = "/v1/drivers/nearby?lat=40.758&lng=-73.9855";
+
+fn path(driver: &TestUser, what: &str) -> String {
+    format!("/v1/drivers/{}/{what}", driver.id)
+}
+
+async fn seen(user: &TestUser, query: &str) -> Vec<Value> {
+    user.get(&format!("{NEARBY}{query}")).await.ok(200)["items"].as_array().unwrap().clone()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn cars_are_shown_without_who_drives_them(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    online(&driver, 500.0).await;
+    let cars = seen(&rider, "").await;
+    assert_eq!(cars.len(), 1);
+    assert_eq!((cars[0]["distance_m"].as_u64(), cars[0]["vehicle_class"].as_str()), (Some(500), Some("standard")));
+    assert!(!cars[0].to_string().contains(&driver.id.to_string()));
+    assert!(cars[0].get("doing").is_none());
+    assert!(seen(&rider, "&radius_m=400").await.is_empty());
+    assert!(seen(&rider, "&vehicle_class=xl").await.is_empty());
+    assert_eq!(seen(&region.admin().await, "").await[0]["doing"], "free");
+    assert_eq!(driver.get(NEARBY).await.problem(403).code, "forbidden");
+    assert_eq!(rider.get("/v1/drivers/nearby?lat=91&lng=0&limit=0").await.problem(422).fields, ["lat", "limit"]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn there_are_no_ghosts(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    region.new_tenant("other", json!({})).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    assert!(seen(&rider, "").await.is_empty());
+    let place = json!({"lat": 40.758, "lng": -73.9855});
+    let taken = driver.post(&path(&driver, "location"), place.clone()).await.ok(202);
+    assert_eq!(taken, json!({"accepted": 1, "online": false}));
+    assert!(seen(&rider, "").await.is_empty(), "offline");
+    online(&driver, 0.0).await;
+    assert_eq!(seen(&rider, "").await.len(), 1);
+    assert!(seen(&region.rider_of("other").await, "").await.is_empty(), "another tenant's");
+    driver.post(&path(&driver, "location"), json!({"lat": 41.0, "lng": -73.9855})).await.ok(202);
+    assert!(seen(&rider, "").await.is_empty(), "moved away");
+    driver.post(&path(&driver, "location"), place.clone()).await.ok(202);
+    region.clock.advance(Duration::seconds(60));
+    assert!(seen(&rider, "").await.is_empty(), "expired");
+    driver.post(&path(&driver, "location"), place).await.ok(202);
+    driver.post(&path(&driver, "status"), json!({"status": "offline"})).await.ok(200);
+    assert!(seen(&rider, "").await.is_empty(), "gone offline");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn positions_are_checked_one_by_one(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (driver, rider) = (region.driver().await, region.rider().await);
+    let place = json!({"lat": 40.758, "lng": -73.9855, "heading": 90, "speed": 8.5, "accuracy": 5});
+    let take = path(&driver, "location");
+    assert_eq!(driver.post(&take, json!([place, place])).await.ok(202)["accepted"], 2);
+    let bad = json!([place, {"lat": 91, "lng": -181}]);
+    assert_eq!(driver.post(&take, bad).await.problem(422).fields, ["[1].lat", "[1].lng"]);
+    for body in [json!([]), json!(vec![place.clone(); 101]), json!("here"), json!({"lat": 1})] {
+        assert_eq!(driver.post(&take, body).await.problem(422).code, "validation_failed");
+    }
+    assert_eq!(rider.post(&take, place.clone()).await.problem(403).code, "forbidden");
+    let other = path(&region.driver().await, "location");
+    assert_eq!(driver.post(&other, place.clone()).await.problem(404).code, "not_found");
+    // Positions have no effect to repeat: the key is not even looked at.
+    driver.post_keyed(&take, "k", place.clone()).await.ok(202);
+    driver.post_keyed(&take, "k", json!({"lat": 1.0, "lng": 1.0})).await.ok(202);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn going_online_again_keeps_the_time_without_work(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = region.driver().await;
+    let set = async |status: &str| driver.post(&path(&driver, "status"), json!({"status": status})).await.ok(200);
+    let first = set("online").await;
+    region.clock.advance(Duration::MINUTE);
+    assert_eq!(set("online").await["idle_since"], first["idle_since"]);
+    assert_eq!(set("offline").await["idle_since"], Value::Null);
+    assert_ne!(set("online").await["idle_since"], first["idle_since"]);
+    assert_eq!(
+        driver.post(&path(&driver, "status"), json!({"status": "busy"})).await.problem(422).code,
+        "validation_failed"
+    );
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_trace_of_a_running_trip_is_kept_whole(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    online(&driver, 0.0).await;
+    let (ride, trip) = accepted(&region, &rider, &driver).await;
+    reconcile_all(&region).await;
+    let drive = async |what: &str, body: Value| driver.post(&format!("{trip}/{what}"), body).await.ok(200);
+    let report = async |from: i32| {
+        let start = region.clock.now();
+        let crumb = |n: i32| {
+            let at = start - Duration::milliseconds(i64::from(10 - n));
+            let at = at.format(&time::format_description::well_known::Rfc3339).unwrap();
+            json!({"lat": 40.758 + f64::from(from + n) * 1e-4, "lng": -73.9855, "recorded_at": at})
+        };
+        let crumbs: Vec<_> = (0..10).map(crumb).collect();
+        driver.post(&path(&driver, "location"), json!(crumbs)).await.ok(202);
+    };
+    report(0).await;
+    region.clock.advance(Duration::SECOND);
+    drive("arrive", json!({})).await;
+    let pin = rider.get(&format!("/v1/rides/{}", ride["id"].as_str().unwrap())).await.ok(200)["pin"].clone();
+    drive("start", json!({"pin": pin})).await;
+    region.clock.advance(Duration::SECOND);
+    report(10).await;
+    report(10).await;
+    flush_breadcrumbs(&region.app).await.unwrap();
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM breadcrumbs").fetch_one(tx.conn()).await.unwrap();
+    assert_eq!(kept, 20, "those before the start are of no trip");
+    tx.commit().await.unwrap();
+    region.clock.advance(Duration::MINUTE);
+    let ended = drive("end", json!({})).await;
+    assert!(ended["distance_m"].as_i64().is_some());
+}
+
+async fn reconcile_all(region: &TestRegion) {
+    // What was read counts as a little older than the reading.
+    region.clock.advance(Duration::seconds(3));
+    background::reconcile(&region.app, true).await.unwrap();
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_table_believes_what_postgres_knows(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    online(&driver, 0.0).await;
+    accepted(&region, &rider, &driver).await;
+    reconcile_all(&region).await;
+    assert!(seen(&rider, "").await.is_empty(), "on a trip");
+    assert_eq!(seen(&region.admin().await, "").await[0]["doing"], "on_trip");
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    sqlx::query("UPDATE trips SET status = 'cancelled'").execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    reconcile_all(&region).await;
+    assert_eq!(seen(&rider, "").await.len(), 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_node_that_starts_finds_the_drivers_in_postgres(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = region.driver().await;
+    online(&driver, 100.0).await;
+    background::store_places(&region.app).await.unwrap();
+    let fleet = region.app.drivers.live.fleet(&region.tenant);
+    fleet.forget(DriverId(driver.id));
+    let rider = region.rider().await;
+    assert!(seen(&rider, "").await.is_empty());
+    share::rebuild(&region.app).await;
+    assert_eq!(seen(&rider, "").await.len(), 1);
+    request(&rider).await;
+}
+
+/// A node that knows no database: a table and its share of Redis.
+struct Node {
+    live: LiveTable,
+    sharing: share::Sharing,
+    redis: fred::clients::Client,
+}
+
+impl Node {
+    async fn new(cluster: &str) -> Self {
+        let url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
+        let rule = ShareRule { distance_m: 25.0, heartbeat: Duration::seconds(20) };
+        let redis = connect_redis(&crate::config::RedisConfig { url: url.into() }).await.unwrap();
+        Self { live: LiveTable::new(rule), sharing: share::Sharing::new(cluster), redis }
+    }
+
+    fn fleet(&self) -> Arc<Fleet> {
+        self.live.fleet(&"cabs".parse().unwrap())
+    }
+
+    fn finds(&self, now: OffsetDateTime) -> usize {
+        self.fleet().search(shared::geo::Point::new(1.0, 1.0), 1_000.0, 10, now, |_| true).len()
+    }
+
+    fn hears_of_a_driver(&self, now: OffsetDateTime) -> DriverId {
+        let id = DriverId::new();
+        let standing =
+            Standing { online: true, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of: now };
+        self.fleet().learn(id, standing);
+        let position = Position { point: shared::geo::Point::new(1.0, 1.0), heading: None, recorded_at: now };
+        self.fleet().observe(id, &[position], now);
+        id
+    }
+}
+
+#[tokio::test]
+async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
+    use fred::prelude::{ClientLike, EventInterface, KeysInterface, PubsubInterface};
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Uuid::now_v7().to_string();
+    let keys = Keys::new(&cluster);
+    let (here, there) = (Node::new(&cluster).await, Node::new(&cluster).await);
+    let now = shared::clock::Clock::system().now();
+    let url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
+    let subscriber = redis_subscriber(&crate::config::RedisConfig { url: url.into() }).unwrap();
+    let mut messages = subscriber.message_rx();
+    subscriber.init().await.unwrap();
+    subscriber.subscribe(keys.sightings()).await.unwrap();
+
+    here.sharing.tell(&here.redis, &here.live, now).await;
+    let id = here.hears_of_a_driver(now);
+    assert!(here.sharing.tell(&here.redis, &here.live, now).await);
+    let told = messages.recv().await.unwrap();
+    there.sharing.hear(&there.live, told.value.as_bytes().unwrap(), now);
+    assert_eq!(there.finds(now), 1, "told at once");
+    let late = Node::new(&cluster).await;
+    assert_eq!(late.sharing.read_all(&late.redis, &late.live, now).await.unwrap(), 1, "read at start");
+
+    // As FLUSHALL leaves it, for this cluster.
+    let tenant = "cabs".parse().unwrap();
+    let own: Vec<String> = here.redis.keys(format!("gocomet:{cluster}:*")).await.unwrap();
+    let _: () = here.redis.del(own).await.unwrap();
+    assert!(!here.sharing.tell(&here.redis, &here.live, now).await, "the loss is noticed");
+    here.fleet().share_all();
+    assert!(here.sharing.tell(&here.redis, &here.live, now).await);
+    let again: Option<Vec<u8>> = here.redis.get(keys.live(&tenant, id)).await.unwrap();
+    assert!(again.is_some());
+
+    let offline =
+        Standing { online: false, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of: now };
+    here.fleet().learn(id, offline);
+    assert!(here.sharing.tell(&here.redis, &here.live, now).await);
+    let gone: Option<Vec<u8>> = here.redis.get(keys.live(&tenant, id)).await.unwrap();
+    assert_eq!(gone, None);
+}

@@ -1,0 +1,229 @@
+//! Sockets as clients have them: a bare WebSocket that speaks Engine.IO 4 and Socket.IO 5.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
+
+use crate::{
+    dispatch::{self, tests::online},
+    rides::tests::request,
+    testing::{TestRegion, TestUser},
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    acks: u32,
+    /// Events that came while something else was waited for.
+    early: Vec<(String, Value)>,
+}
+
+impl Client {
+    async fn open(address: SocketAddr, query: &str) -> Self {
+        let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket{query}");
+        let (socket, _) = connect_async(url.into_client_request().unwrap()).await.unwrap();
+        Self { socket, acks: 0, early: Vec::new() }
+    }
+
+    /// Connects to the default namespace; the answer is `40{…}` or `44{…}`.
+    async fn connect(&mut self, auth: Value) -> String {
+        self.send(format!("40{auth}")).await;
+        loop {
+            let text = self.text().await;
+            if text.starts_with("40") || text.starts_with("44") {
+                return text;
+            }
+        }
+    }
+
+    async fn signed_in(address: SocketAddr, user: &TestUser) -> Self {
+        let mut client = Self::open(address, "").await;
+        let answer = client.connect(json!({"token": user.token, "tenant": user.tenant})).await;
+        assert!(answer.starts_with("40"), "{answer}");
+        client
+    }
+
+    async fn send(&mut self, text: String) {
+        self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    /// The next packet that is no ping.
+    async fn text(&mut self) -> String {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("a message in time");
+            match message.expect("an open socket").unwrap() {
+                Message::Text(text) if text.as_str() == "2" => self.send("3".into()).await,
+                Message::Text(text) => return text.to_string(),
+                Message::Close(_) => return "closed".into(),
+                _ => {}
+            }
+        }
+    }
+
+    async fn emit(&mut self, event: &str, data: Value) -> Value {
+        self.acks += 1;
+        let id = self.acks;
+        self.send(format!("42{id}{}", json!([event, data]))).await;
+        loop {
+            let text = self.text().await;
+            if let Some(answer) = text.strip_prefix(&format!("43{id}")) {
+                return serde_json::from_str::<Vec<Value>>(answer).unwrap().remove(0);
+            }
+            self.keep(&text);
+        }
+    }
+
+    fn keep(&mut self, text: &str) {
+        if let Some(event) = text.strip_prefix("42") {
+            let (name, data) = serde_json::from_str(event).unwrap();
+            self.early.push((name, data));
+        }
+    }
+
+    /// Waits for an event.
+    async fn event(&mut self, name: &str) -> Value {
+        loop {
+            if let Some(at) = self.early.iter().position(|(event, _)| event == name) {
+                return self.early.remove(at).1;
+            }
+            let text = self.text().await;
+            assert_ne!(text, "closed", "while waiting for {name}");
+            self.keep(&text);
+        }
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_refused_are_told_why(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    region.new_tenant("other", json!({})).await;
+    let address = region.serve().await;
+    let rider = region.rider().await;
+    let token = &rider.token;
+    let cases = [
+        ("", json!({"tenant": "cabs"}), "unauthenticated"),
+        ("", json!({"tenant": "cabs", "token": "x.y.z"}), "invalid_token"),
+        ("", json!({"tenant": "other", "token": token}), "tenant_mismatch"),
+        ("&tenant=cabs", json!({"tenant": "other", "token": token}), "tenant_mismatch"),
+        ("", json!({"tenant": "nobody", "token": token}), "unknown_tenant"),
+        ("", json!({"token": token}), "tenant_required"),
+        ("", json!("nonsense"), "tenant_required"),
+    ];
+    for (query, auth, code) in cases {
+        let mut client = Client::open(address, query).await;
+        let refused = client.connect(auth).await;
+        let packet: Value = serde_json::from_str(refused.strip_prefix("44").expect(&refused)).unwrap();
+        assert_eq!(packet, json!({"message": code, "data": {"code": code}}));
+    }
+    let mut client = Client::open(address, "&tenant=cabs").await;
+    assert!(client.connect(json!({"token": token})).await.starts_with("40"));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_tenant_at_home_elsewhere_is_sent_there(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    sqlx::query("INSERT INTO regions (name, base_url, quic_addr) VALUES ('eu-west', 'http://eu-west.example', '')")
+        .execute(region.app.db.app_pool())
+        .await
+        .unwrap();
+    let mut tx = region.app.db.anywhere(&"porto".parse().unwrap()).await.unwrap();
+    sqlx::query("INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ('porto', '', 'eu-west', 1, 1)")
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    region.app.tenants.refresh().await.unwrap();
+    let mut client = Client::open(region.serve().await, "").await;
+    let refused = client.connect(json!({"tenant": "porto", "token": "any"})).await;
+    let packet: Value = serde_json::from_str(&refused[2..]).unwrap();
+    assert_eq!(packet["data"], json!({"code": "wrong_region", "base_url": "http://eu-west.example"}));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_ride_is_offered_taken_and_followed_over_sockets(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    dispatch::start(&region.app);
+    let address = region.serve().await;
+    let (rider, driver, stranger) = (region.rider().await, region.driver().await, region.rider().await);
+    let mut at_rider = Client::signed_in(address, &rider).await;
+    let mut at_driver = Client::signed_in(address, &driver).await;
+    let mut at_stranger = Client::signed_in(address, &stranger).await;
+
+    online(&driver, 400.0).await;
+    let ride = request(&rider).await;
+    let offer = at_driver.event("ride:offer").await;
+    assert_eq!(offer["ride_id"], ride["id"]);
+    let fields: Vec<_> = offer.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(fields, ["dropoff", "expires_at", "fare", "offer_id", "pickup", "pickup_eta_s", "ride_id"]);
+    let trip = at_driver.emit("ride:accept", json!({"ride_id": ride["id"]})).await;
+    assert_eq!((&trip["ride_id"], trip["status"].as_str()), (&ride["id"], Some("accepted")));
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|status| status != "accepted") {
+        let update = at_rider.event("ride:update").await;
+        assert!(update["pin"].is_string());
+        seen.push(update["status"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(seen, ["requested", "offered", "accepted"]);
+    let update = at_driver.event("ride:update").await;
+    assert_eq!((update["status"].as_str(), update.get("pin")), (Some("accepted"), None));
+
+    let place = json!({"lat": 40.7585, "lng": -73.9855, "heading": 12.5});
+    assert_eq!(at_driver.emit("location:update", place).await, json!({"ok": true}));
+    let moved = at_rider.event("driver:location").await;
+    assert_eq!(
+        (&moved["ride_id"], moved["lat"].as_f64(), moved["heading"].as_f64()),
+        (&ride["id"], Some(40.7585), Some(12.5))
+    );
+
+    let refused = at_driver.emit("location:update", json!({"lat": 100, "lng": 0})).await;
+    assert_eq!(refused, json!({"ok": false, "code": "validation_failed"}));
+    let refused = at_driver.emit("ride:accept", json!({"ride_id": uuid::Uuid::now_v7()})).await;
+    assert_eq!((refused["status"].as_u64(), refused["code"].as_str()), (Some(404), Some("not_found")));
+
+    // Whatever was said so far, nobody else heard it: their next message is about their own ride.
+    let own = request(&stranger).await;
+    assert_eq!(at_stranger.event("ride:update").await["id"], own["id"]);
+    assert!(at_stranger.early.is_empty());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_declined_offer_and_one_that_ended_are_gone_from_the_socket(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let address = region.serve().await;
+    let (first, second) = (region.driver().await, region.driver().await);
+    let mut at_first = Client::signed_in(address, &first).await;
+    let mut at_second = Client::signed_in(address, &second).await;
+    online(&first, 100.0).await;
+    online(&second, 900.0).await;
+    let ride = request(&region.rider().await).await;
+    dispatch::run_due(&region.app).await;
+    at_first.event("ride:offer").await;
+    assert_eq!(at_first.emit("ride:decline", json!({"ride_id": ride["id"]})).await, json!({"ok": true}));
+    dispatch::run_due(&region.app).await;
+    let offer = at_second.event("ride:offer").await;
+    region.clock.advance(time::Duration::seconds(15));
+    dispatch::run_due(&region.app).await;
+    let withdrawn = at_second.event("ride:offer_withdrawn").await;
+    assert_eq!(withdrawn, json!({"offer_id": offer["offer_id"], "ride_id": ride["id"], "reason": "expired"}));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_socket_ends_with_its_token(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let mut client = Client::signed_in(region.serve().await, &region.rider().await).await;
+    region.clock.advance(time::Duration::hours(1));
+    loop {
+        let text = client.text().await;
+        if text == "41" || text == "closed" {
+            break;
+        }
+    }
+}
