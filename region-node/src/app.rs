@@ -5,11 +5,14 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use anyhow::Context;
 use fred::{
     clients::SubscriberClient,
-    prelude::{Builder, Client as Redis, ClientLike, Config as RedisConfig, ReconnectPolicy},
+    prelude::{
+        Builder, Client as Redis, ClientLike, Config as RedisConfig, EventInterface, PubsubInterface, ReconnectPolicy,
+    },
 };
 use secrecy::ExposeSecret;
 use shared::{clock::Clock, ids::RegionName};
 use sqlx::PgPool;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -136,6 +139,27 @@ pub fn redis_subscriber(config: &crate::config::RedisConfig) -> anyhow::Result<S
     // A burst of messages is held rather than missed.
     builder.with_performance_config(|performance| performance.broadcast_channel_capacity = 8_192);
     builder.build_subscriber_client().context("the Redis client could not be made")
+}
+
+/// Subscribes `client` anew each time it reconnects, to what it had subscribed before. (fred's `manage_subscriptions` also
+/// sends SUBSCRIBE commands without a channel, whose errors reach whoever asks next.)
+pub async fn keep_subscribed(client: SubscriberClient) {
+    let mut reconnected = client.reconnect_rx();
+    while !matches!(reconnected.recv().await, Err(RecvError::Closed)) {
+        let (channels, shard_channels) = (client.tracked_channels(), client.tracked_shard_channels());
+        let subscribed = async {
+            if !channels.is_empty() {
+                client.subscribe(channels.into_iter().collect::<Vec<_>>()).await?;
+            }
+            for channel in shard_channels {
+                client.ssubscribe(channel).await?;
+            }
+            fred::prelude::FredResult::Ok(())
+        };
+        if let Err(error) = subscribed.await {
+            tracing::warn!(%error, "messages of other nodes are not heard until Redis reconnects");
+        }
+    }
 }
 
 /// Connects to Redis; it must be there at start, and may go and come back after that.

@@ -28,7 +28,7 @@ use super::{
     table::{Fleet, LIFE, LiveTable, Sighting},
     wire::{self, Batch},
 };
-use crate::app::App;
+use crate::app::{App, keep_subscribed};
 
 /// Sightings in one message.
 const BATCH: usize = 500;
@@ -239,7 +239,6 @@ pub(super) async fn hear_others(app: App, subscriber: SubscriberClient) {
     let sharing = &app.drivers.sharing;
     let mut messages = subscriber.message_rx();
     let mut reconnected = subscriber.reconnect_rx();
-    let resubscribing = subscriber.manage_subscriptions();
     let channels = vec![sharing.keys.sightings(), sharing.keys.breadcrumbs()];
     let connected = async {
         subscriber.init().await?;
@@ -248,6 +247,7 @@ pub(super) async fn hear_others(app: App, subscriber: SubscriberClient) {
     if let Err(error) = connected.await {
         tracing::warn!(%error, "the other nodes cannot be heard yet");
     }
+    app.spawn(keep_subscribed(subscriber.clone()));
     loop {
         let missed = tokio::select! {
             message = messages.recv() => match message {
@@ -267,7 +267,6 @@ pub(super) async fn hear_others(app: App, subscriber: SubscriberClient) {
             tracing::warn!(%error, "what was missed could not be read from Redis");
         }
     }
-    resubscribing.abort();
 }
 
 async fn take_in(app: &App, message: Message) {

@@ -231,7 +231,10 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
 
     // As FLUSHALL leaves it, for this cluster.
     let tenant = "cabs".parse().unwrap();
-    let own: Vec<String> = here.redis.keys(format!("gocomet:{cluster}:*")).await.unwrap();
+    let every = format!("gocomet:{cluster}:*");
+    let own: Vec<fred::types::Key> =
+        futures::TryStreamExt::try_collect(here.redis.scan_buffered(every, None, None)).await.unwrap();
+    assert_eq!(own.len(), 2, "the driver and the node itself");
     let _: () = here.redis.del(own).await.unwrap();
     assert!(!here.sharing.tell(&here.redis, &here.live, now).await, "the loss is noticed");
     here.fleet().share_all();

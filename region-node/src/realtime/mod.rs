@@ -25,7 +25,7 @@ pub use event::{Event, EventReceiver, EventSender, channel};
 pub use refusal::{Refusals, Unveiling};
 
 use crate::{
-    app::{App, redis_subscriber},
+    app::{App, keep_subscribed, redis_subscriber},
     drivers::Keys,
     identity::Caller,
 };
@@ -49,7 +49,6 @@ struct Session {
 /// Starts Socket.IO: the layer that serves it, and the delivery of events until the node stops.
 pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoLayer<Adapter>> {
     let redis = redis_subscriber(&app.config.redis)?;
-    let resubscribing = redis.manage_subscriptions();
     let prefix = Keys::new(&app.config.region.cluster_id).sockets();
     let adapter = RedisAdapterCtr::new_with_fred_config(
         redis.clone(),
@@ -66,6 +65,7 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
         .build_layer();
     io.ns("/", connected.with(authenticate)).await.context("sockets cannot be served")?;
 
+    app.spawn(keep_subscribed(redis.clone()));
     let delivery = deliver::Delivery { app: app.clone(), io: io.clone(), redis };
     app.spawn(delivery.run(events));
     let (stop, app) = (app.stop.clone(), app.clone());
@@ -75,7 +75,6 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
             incoming::disconnect_expired(&io, &app);
             metrics::gauge!("region_node_sockets").set(io.sockets().len() as f64);
         }
-        resubscribing.abort();
         io.close().await;
     });
     Ok(layer)
