@@ -196,9 +196,9 @@ impl Config {
 
     /// Settings over the defaults, for tests.
     #[cfg(test)]
-    pub(crate) fn from_toml(settings: &str) -> figment::Result<Self> {
+    pub(crate) fn from_toml(settings: &str) -> anyhow::Result<Self> {
         use figment::providers::{Format, Toml};
-        figment::Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(settings)).extract()
+        Ok(figment::Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(settings)).extract()?)
     }
 
     /// The settings role `full` cannot do without.

@@ -68,16 +68,22 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         let telemetry = shared::telemetry::start("region-node", config.region.name.as_str(), &config.telemetry)?;
         let stop = CancellationToken::new();
         let signalled = stop.clone();
-        let waiting = tokio::task::spawn(async move {
+        let metrics = telemetry.metrics.clone();
+        let serving = async {
+            match config.role {
+                NodeRole::Full => serve::serve(config, metrics, stop).await,
+                NodeRole::Edge => edge::serve_alone(config, metrics, stop).await,
+            }
+        };
+        let signal = async {
             wait_for_signal().await;
             signalled.cancel();
-        });
-        let served = match config.role {
-            NodeRole::Full => serve::serve(config, telemetry.metrics.clone(), stop).await,
-            NodeRole::Edge => edge::serve_alone(config, telemetry.metrics.clone(), stop).await,
+            std::future::pending().await
         };
-        waiting.abort();
-        served
+        tokio::select! {
+            served = serving => served,
+            never = signal => never,
+        }
     })
 }
 

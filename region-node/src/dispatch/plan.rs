@@ -85,7 +85,8 @@ pub(super) async fn plan(
         looks.push(look);
     }
     let chosen = policy(rules.mode).assign(&matching);
-    let decide = |(((ride, look), candidates), chosen): (((&Wanted, Look), &Vec<Candidate>), Option<usize>)| {
+    let mut plans = Vec::with_capacity(rides.len());
+    for (((ride, look), candidates), chosen) in rides.iter().zip(looks).zip(&matching.candidates).zip(chosen) {
         let choices = look.choices.iter().zip(candidates).enumerate().map(|(index, (found, candidate))| Verdict {
             driver_id: found.driver_id,
             reason: if Some(index) == chosen { Reason::Offered } else { Reason::NotChosen },
@@ -93,9 +94,9 @@ pub(super) async fn plan(
             distance_m: whole_metres(found.distance_m),
         });
         let ask = chosen.map(|index| (look.choices[index].driver_id, candidates[index].eta_s));
-        Plan { ride_id: ride.ride_id, ask, verdicts: choices.chain(look.others).collect() }
-    };
-    rides.iter().zip(looks).zip(&matching.candidates).zip(chosen).map(decide).collect()
+        plans.push(Plan { ride_id: ride.ride_id, ask, verdicts: choices.chain(look.others).collect() });
+    }
+    plans
 }
 
 struct Look {

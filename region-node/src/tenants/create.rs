@@ -27,7 +27,7 @@ use crate::{
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 pub(super) struct NewTenant {
     /// `[a-z0-9-]{2,40}`, for ever.
-    #[garde(custom(|id: &String, _: &()| id.parse::<TenantId>().map(drop).map_err(|error| garde::Error::new(error))))]
+    #[garde(custom(|id: &String, _: &()| id.parse::<TenantId>().map(drop).map_err(garde::Error::new)))]
     id: String,
     /// The company's name.
     #[garde(length(chars, min = 1, max = 80))]
