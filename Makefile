@@ -49,7 +49,7 @@ chaos: build ## Run the fault suite
 check: $(WEB)/dist/index.html ## Check format, lints, documentation, licences and advisories; changes nothing
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level warn check; else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
 
 fix: ## Format and apply what the linters can mend

@@ -18,7 +18,7 @@ async fn config() {
     let cluster = TestCluster::start().await;
     let stories = stories!(cluster;
         edits_in_three_regions_at_once_all_stand_and_are_published,
-        a_stale_if_match_changes_nothing,
+        an_edit_at_the_heads_that_were_read_merges_with_what_came_since,
         an_invalid_draft_is_shown_and_not_published,
         secrets_never_leave,
         a_published_version_is_what_rides_are_priced_by,
@@ -49,19 +49,25 @@ async fn edits_in_three_regions_at_once_all_stand_and_are_published(cluster: Tes
     }
 }
 
-async fn a_stale_if_match_changes_nothing(cluster: TestCluster) {
+/// If-Match says which config the editor had before him: what came since is merged with, never overwritten.
+async fn an_edit_at_the_heads_that_were_read_merges_with_what_came_since(cluster: TestCluster) {
     let tenant = "bengaluru-rides";
     let office = cluster.office(tenant, "us-east").await;
-    let read = office.config(tenant).await.unwrap();
-    let heads = read.heads.join(",");
+    let heads = office.config(tenant).await.unwrap().heads.join(",");
     let path = format!("/v1/tenants/{tenant}/config");
-    let patch = |value: &str| {
-        office.call(Method::PATCH, &path).header("if-match", &heads).body(&json!({"labels": {"who": value}}))
+    let patch = |heads: &str, labels: Value| {
+        office.call(Method::PATCH, &path).header("if-match", heads).body(&json!({"labels": labels}))
     };
-    patch("first").send().await.unwrap();
-    let second = patch("second").send().await.unwrap_err();
-    assert_eq!(second.code(), Some("precondition_failed"));
-    assert_eq!(office.config(tenant).await.unwrap().config["labels"]["who"], "first");
+    patch(&heads, json!({"who": "first", "one": 1})).send().await.unwrap();
+    let merged = patch(&heads, json!({"who": "second", "two": 2})).send().await.unwrap();
+    let view: ConfigView = merged.json().unwrap();
+    assert_eq!((&view.config["labels"]["one"], &view.config["labels"]["two"]), (&json!(1), &json!(2)));
+    let conflicts = serde_json::to_string(&view.conflicts).unwrap();
+    assert!(conflicts.contains("first") && conflicts.contains("second"), "{conflicts}");
+    let unknown = patch(&"0".repeat(64), json!({"who": "third"})).send().await.unwrap_err();
+    assert_eq!(unknown.code(), Some("precondition_failed"));
+    patch(&view.heads.join(","), json!({"who": "settled"})).send().await.unwrap();
+    assert_eq!(office.config(tenant).await.unwrap().conflicts, Vec::<Value>::new());
 }
 
 async fn an_invalid_draft_is_shown_and_not_published(cluster: TestCluster) {
@@ -105,7 +111,8 @@ async fn a_published_version_is_what_rides_are_priced_by(cluster: TestCluster) {
     let journey = system_tests::harness::Spot::new().journey();
     eventually("the new minimum is quoted", async || {
         let quote = rider.client.estimate(&journey).await.map_err(|error| error.to_string())?;
-        if quote.fare.to_string().contains("9876") { Ok(()) } else { Err(quote.fare.to_string()) }
+        let total = quote.fare["amount"].as_i64().or(quote.fare["total"]["amount"].as_i64()).unwrap_or_default();
+        if total >= 987_600 { Ok(()) } else { Err(quote.fare.to_string()) }
     })
     .await;
     office.patch_config(tenant, &json!({"tariffs": {"standard": config["tariffs"]["standard"]}})).await.unwrap();

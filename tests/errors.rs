@@ -54,7 +54,8 @@ async fn what_the_framework_refuses_is_a_problem_too(cluster: TestCluster) {
     expect(rider.call(Method::DELETE, "/v1/auth/token"), 405, "method_not_allowed").await;
     let estimate = || rider.call(Method::POST, "/v1/rides/estimate");
     expect(estimate().raw_body("{").header("content-type", "application/json"), 400, "malformed_json").await;
-    expect(estimate().raw_body("").header("content-type", "application/json"), 400, "malformed_json").await;
+    expect(estimate().raw_body("{\"pickup\":").header("content-type", "application/json"), 400, "malformed_json").await;
+    expect(estimate().raw_body("").header("content-type", "application/json"), 422, "validation_failed").await;
     expect(estimate().raw_body("a=b").header("content-type", "text/plain"), 415, "unsupported_media_type").await;
     let large = json!({"pickup": "x".repeat(70_000)});
     expect(estimate().body(&large), 413, "payload_too_large").await;
@@ -231,7 +232,7 @@ async fn nothing_internal_leaves(cluster: TestCluster) {
         json!("'; DROP TABLE rides; --"),
         json!({"pickup": {"lat": "1e999", "lng": 0}}),
         json!({"pickup": {"lat": 0, "lng": 0}, "dropoff": {"lat": 0, "lng": 0}, "vehicle_class": "\u{0}"}),
-        json!({"name": "\u{0}", "phone": "+9993333333333", "password": "12345678"}),
+        json!({"name": "A", "phone": "\u{0}", "password": "12345678"}),
         json!({"trip_id": "' OR 1=1", "method": {"type": "card"}}),
         json!({"grant_type": "password", "phone": "\u{0}", "password": "\u{0}"}),
         Value::Object((0..500).map(|n| (format!("field{n}"), json!(n))).collect()),

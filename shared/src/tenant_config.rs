@@ -39,7 +39,7 @@ pub struct TenantConfig {
     /// Publish a valid draft at once; otherwise wait for `POST …/config/publish`.
     pub auto_publish: bool,
     /// Free for the tenant's own use.
-    pub labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, Value>,
     /// The back office's credentials; never part of an answer.
     pub auth: Credentials,
 }

@@ -58,7 +58,7 @@ impl Postgres {
             "{ROLES}\n\nALTER ROLE gocomet_owner CREATEDB;\n\nCREATE DATABASE {DATABASE} OWNER gocomet_owner;\n\n"
         );
         // One user without a server: takes a tenth of the time, and needs no psql. Statements end with an empty line.
-        let said = self.run("postgres", &["--single", "-j", "-D", &data, "postgres"], folder, Some(&sql)).await?;
+        let said = self.run("postgres", &["--single", "-j", "-F", "-D", &data, "postgres"], folder, Some(&sql)).await?;
         match said.lines().find(|line| line.contains("ERROR:") || line.contains("FATAL:")) {
             Some(line) => {
                 Err(Failure::new(format!("Postgres refused to prepare a database: {line}"), "see deploy/sql/roles.sql")

@@ -128,6 +128,8 @@ impl From<sqlx::Error> for Problem {
                 tracing::warn!(%error, "the database could not serve a call");
                 Self::new(Code::Unavailable, "the database is not available right now; try again").retry_after(1)
             }
+            // A NUL, the one character JSON can carry and Postgres can't.
+            (_, Some("22021" | "22P05")) => Self::field("", "text must not contain the character U+0000"),
             _ => {
                 tracing::error!(%error, "a database call failed");
                 Self::new(Code::Internal, "something went wrong on our side")
