@@ -18,7 +18,7 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # One command runs all tests, with nextest where it is installed.
 TEST := $(if $(NEXTEST),cargo nextest run,cargo test --no-fail-fast)
 
-.PHONY: help up down status test bench chaos check fix sqlx web build tools
+.PHONY: help up down status test bench chaos check fix sqlx api web build tools
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ sqlx: tools ## Write .sqlx anew from the migrations
 	  rm -rf .sqlx && mkdir .sqlx; \
 	  find region-node global-sync shared tests -name "*.rs" -not -path "*/node_modules/*" -exec touch {} +; \
 	  SQLX_OFFLINE=false SQLX_OFFLINE_DIR="$$PWD/.sqlx" cargo check --workspace --all-targets'
+
+api: build ## Write the API's document and the web app's types of it anew
+	$(PROGRAMS)/region-node openapi > region-node/openapi.json
+	cd $(WEB) && npm run api
 
 web: $(WEB)/dist/index.html ## Build the web app
 

@@ -8,6 +8,13 @@ use time::Duration;
 use super::forget_old_answers;
 use crate::testing::TestRegion;
 
+#[test]
+fn the_committed_document_is_the_api_s() {
+    let document = super::router::openapi().to_pretty_json().unwrap();
+    let committed = include_str!("../../openapi.json");
+    assert!(document.trim() == committed.trim(), "the API has changed: run `make api` and commit what it writes");
+}
+
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn every_refusal_of_the_framework_is_a_problem_too(pool: PgPool) {
     let region = TestRegion::new(pool).await;
