@@ -18,7 +18,7 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # One command runs all tests, with nextest where it is installed.
 TEST := $(if $(NEXTEST),cargo nextest run,cargo test --no-fail-fast)
 
-.PHONY: help up down status test bench chaos check fix sqlx api web build tools
+.PHONY: help up down status test chaos check fix sqlx api web build tools
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +39,6 @@ status: ## Show every program and every link of the running cluster
 test: build ## Run every test
 	cd $(WEB) && npm run check
 	$(LOCAL) services -- $(TEST) --workspace
-
-bench: build ## Print the performance table
-	$(PROGRAMS)/bench
 
 chaos: build ## Run the fault suite
 	$(LOCAL) services -- $(if $(NEXTEST),cargo nextest run -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
