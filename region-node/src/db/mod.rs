@@ -136,6 +136,11 @@ impl TenantTx {
         self.told.push(event);
     }
 
+    /// Ends without effect, now rather than when the connection is next used.
+    pub async fn rollback(self) -> sqlx::Result<()> {
+        self.tx.rollback().await
+    }
+
     /// Commits, then tells. A crash between the two loses the telling, not the truth: clients read it again when they
     /// reconnect, and the dispatcher polls.
     pub async fn commit(self) -> sqlx::Result<()> {

@@ -64,9 +64,9 @@ const FIXTURE: &str = "
     INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at) VALUES
         ('00000000-0000-0000-0000-0000000000f1', 'cabs', '00000000-0000-0000-0000-0000000000e1',
          '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'accepted', now(), now());
-    INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, provider, created_at, updated_at) VALUES
+    INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at) VALUES
         ('00000000-0000-0000-0000-0000000000b1', 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
-         '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'settled', '{}', 100, 'USD', 'sandbox', now(), now());
+         '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'settled', '{}', 100, 'USD', 0, 20, 'sandbox', 1, now(), now());
     INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at) VALUES
         ('00000000-0000-0000-0000-0000000000c1', 'cabs', 'settlement', '00000000-0000-0000-0000-0000000000b1', 'USD', now());
     INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount) VALUES
@@ -96,9 +96,9 @@ async fn the_schema_decides_every_race(pool: PgPool) {
             (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000a1',
              '00000000-0000-0000-0000-0000000000d2', 'accepted', now(), now())"),
         ("one_open_ride_per_rider", "UPDATE rides SET rider_id = '00000000-0000-0000-0000-0000000000a1'"),
-        ("one_live_payment_per_trip", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, status, method, amount, currency, provider, created_at, updated_at) VALUES
+        ("one_live_payment_per_trip", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at) VALUES
             (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
-             '00000000-0000-0000-0000-0000000000a1', 'pending', '{}', 100, 'USD', 'sandbox', now(), now())"),
+             '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'pending', '{}', 100, 'USD', 0, 20, 'sandbox', 0, now(), now())"),
         ("ledger_entry_balances", "INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount) VALUES
             ('00000000-0000-0000-0000-0000000000c1', 3, 'cabs', 'tenant:revenue', 1)"),
         ("ledger_is_immutable", "UPDATE ledger_postings SET amount = 0"),

@@ -243,7 +243,8 @@ async fn accepting_while_the_offer_ends_is_one_or_the_other(pool: PgPool) {
             assert_eq!(status, "accepted");
         } else {
             assert_eq!(accepted.problem(409).code, "offer_expired");
-            assert_eq!(status, "requested");
+            // Free again, or asked of a driver of an earlier round.
+            assert!(["requested", "offered"].contains(&status.as_str()), "{status}");
         }
     }
 }

@@ -31,6 +31,10 @@ static IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-r
 /// How long an answer is kept.
 pub(crate) const KEPT_FOR: Duration = Duration::hours(24);
 
+/// A key is tried so often, in steps of this, before its first request counts as still running.
+const GIVEN_BACK_WITHIN: usize = 4;
+const GIVEN_BACK_STEP: std::time::Duration = std::time::Duration::from_millis(25);
+
 /// The body of a command that needs none.
 #[derive(Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
 pub struct Empty {}
@@ -167,14 +171,15 @@ impl CommandTx {
     ) -> Result<Self, Stop> {
         let Some(key) = key else { return Ok(Self { tx, claim: None, now }) };
         let tenant = tx.tenant().clone();
-        let is_first = sqlx::query_scalar!(
-            r#"SELECT pg_try_advisory_xact_lock(hashtextextended(concat_ws(E'\x1f', 'idempotency', $1::text, $2::text, $3::text), 0)) AS "locked!""#,
-            tenant.as_str(),
-            caller,
-            key.key
-        )
-        .fetch_one(tx.conn())
-        .await?;
+        let mut is_first = try_claim(&mut tx, &caller, key).await?;
+        // A refused command gives its key back a moment after its answer, when its connection is rolled back.
+        for _ in 0..GIVEN_BACK_WITHIN {
+            if is_first {
+                break;
+            }
+            tokio::time::sleep(GIVEN_BACK_STEP).await;
+            is_first = try_claim(&mut tx, &caller, key).await?;
+        }
         if !is_first {
             let detail = "the first request with this Idempotency-Key has not finished";
             return Err(Problem::new(Code::IdempotencyInProgress, detail).retry_after(1).into());
@@ -189,18 +194,15 @@ impl CommandTx {
         )
         .fetch_optional(tx.conn())
         .await?;
-        match stored {
-            None => Ok(Self { tx, claim: Some(Claim { caller, key: key.clone() }), now }),
-            Some(stored) if stored.request_hash == key.request_hash => {
-                let status = u16::try_from(stored.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-                let status = status.ok_or_else(|| Problem::new(Code::Internal, "the stored answer cannot be read"))?;
-                Err(Stop::Replay(StoredAnswer { status, body: stored.body }))
-            }
-            Some(_) => {
-                let detail = "this Idempotency-Key was used for another request; take a new one";
-                Err(Problem::new(Code::IdempotencyKeyReused, detail).into())
-            }
+        let Some(stored) = stored else { return Ok(Self { tx, claim: Some(Claim { caller, key: key.clone() }), now }) };
+        tx.rollback().await?;
+        if stored.request_hash != key.request_hash {
+            let detail = "this Idempotency-Key was used for another request; take a new one";
+            return Err(Problem::new(Code::IdempotencyKeyReused, detail).into());
         }
+        let status = u16::try_from(stored.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+        let status = status.ok_or_else(|| Problem::new(Code::Internal, "the stored answer cannot be read"))?;
+        Err(Stop::Replay(StoredAnswer { status, body: stored.body }))
     }
 
     /// Stores the answer, commits, and gives the answer.
@@ -248,6 +250,19 @@ impl DerefMut for CommandTx {
     fn deref_mut(&mut self) -> &mut TenantTx {
         &mut self.tx
     }
+}
+
+/// Whether nobody else works under this key now; it stays ours until the transaction ends.
+async fn try_claim(tx: &mut TenantTx, caller: &str, key: &IdempotencyKey) -> sqlx::Result<bool> {
+    let tenant = tx.tenant().clone();
+    sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_xact_lock(hashtextextended(concat_ws(E'\x1f', 'idempotency', $1::text, $2::text, $3::text), 0)) AS "locked!""#,
+        tenant.as_str(),
+        caller,
+        key.key
+    )
+    .fetch_one(tx.conn())
+    .await
 }
 
 /// Forgets answers older than a day; any node may do it at any time.

@@ -14,6 +14,14 @@ pub(crate) fn folder(test: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}", std::process::id()))
 }
 
+/// A port nobody uses, below those the system gives to outgoing connections: one of theirs could be taken, even by its own
+/// client, while a relay changes its listener.
+pub(crate) fn free_port() -> u16 {
+    std::iter::repeat_with(|| rand::random_range(10_000..32_000))
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("the iterator has no end")
+}
+
 /// What a program printed, both ways.
 pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

@@ -9,6 +9,8 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::common;
+
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough for a datagram that is coming at all to come.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -42,7 +44,7 @@ impl Rig {
             }
         });
         let links = Links::new().unwrap();
-        let listen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+        let listen = common::free_port();
         // The other way needs a relay of its own; nothing listens behind it.
         links.open("a", "b", Route { listen, tcp: vec![tcp], udp: vec![udp] }).await.unwrap();
         Self { links, relay: SocketAddr::from(([127, 0, 0, 1], listen)), _echoes: echoes }
@@ -158,7 +160,7 @@ async fn the_end_of_a_stream_passes_through() {
 async fn datagrams_find_the_second_target_when_the_first_is_gone() {
     let second = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let nobody = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let listen = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let listen = common::free_port();
     let links = Links::new().unwrap();
     links
         .open("a", "b", Route { listen, tcp: Vec::new(), udp: vec![nobody, second.local_addr().unwrap()] })
