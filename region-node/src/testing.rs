@@ -269,6 +269,7 @@ fn test_config(redis_url: &str) -> Config {
         region = {{ name = "us-east", cluster_id = "test" }}
         http = {{ public_url = "http://127.0.0.1:1" }}
         redis = {{ url = "{redis_url}" }}
+        tokens = {{ access_ttl = "12h" }}
         operator = {{ client_id = "{}", client_secret = "{}" }}
         secrets = {{ master_key = "{}" }}
         psp = {{ timeout = "2s", sandbox = {{ webhook_secret = "{WEBHOOK_SECRET}" }} }}
