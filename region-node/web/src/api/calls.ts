@@ -2,7 +2,7 @@ import type { Point } from '../lib/geo';
 import type { Client } from './client';
 import type {
   ConfigAnswer,
-  DispatchCandidate,
+  DispatchStory,
   Estimate,
   NearbyDriver,
   Offer,
@@ -65,7 +65,7 @@ export const rides = (
 export const cancelRide = (client: Client, id: string, reason: string, idempotencyKey: string): Promise<Ride> =>
   client.json({ method: 'POST', path: `/v1/rides/${enc(id)}/cancel`, body: { reason }, idempotencyKey });
 
-export const rideDispatch = (client: Client, id: string, signal?: AbortSignal): Promise<{ candidates: DispatchCandidate[] }> =>
+export const rideDispatch = (client: Client, id: string, signal?: AbortSignal): Promise<DispatchStory> =>
   client.json({ method: 'GET', path: `/v1/rides/${enc(id)}/dispatch`, signal });
 
 export const setDriverStatus = (client: Client, id: string, status: 'online' | 'offline'): Promise<unknown> =>

@@ -85,6 +85,12 @@ const WORDS: Record<string, string> = {
   offer_expired: 'The offer ran out before your answer reached us.',
   driver_busy: 'You already have a trip. Finish it first.',
   quote_expired: 'The price has expired. Get a new one.',
+  ride_in_progress: 'You already have an open ride.',
+  wrong_pin: 'That is not the PIN of this ride. Ask your rider again.',
+  invalid_credentials: 'These sign-in details are not right.',
+  feature_disabled: 'This company has switched this off for now.',
+  already_exists: 'There is an account with this phone already. Sign in instead.',
+  unavailable: 'The service is starting or stopping. Try again in a moment.',
   invalid_transition: 'This has already moved on. The screen shows the current state.',
 };
 

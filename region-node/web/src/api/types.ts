@@ -58,8 +58,7 @@ export type RideStatus =
   | 'expired';
 
 export interface PaymentMethod {
-  type: string;
-  token?: string | null;
+  type: 'card' | 'cash' | 'wallet';
 }
 
 export interface Ride {
@@ -167,15 +166,34 @@ export interface DispatchCandidate {
   driver_id: string;
   round: number;
   reason: string;
-  pickup_eta_s?: number | null;
-  distance_m?: number | null;
+  /** What the reason means, for people. */
+  explanation: string;
+  pickup_eta_s: number | null;
+  distance_m: number | null;
   considered_at: string;
+}
+
+export interface OfferRecord {
+  offer_id: string;
+  driver_id: string;
+  status: 'live' | 'accepted' | 'declined' | 'expired' | 'withdrawn';
+  pickup_eta_s: number;
+  offered_at: string;
+  expires_at: string;
+  answered_at: string | null;
+}
+
+export interface DispatchStory {
+  ride_id: string;
+  status: RideStatus;
+  offers: OfferRecord[];
+  candidates: DispatchCandidate[];
 }
 
 export interface Settlement {
   fact_id: string;
   payment_id: string;
-  trip_id: string | null;
+  trip_id: string;
   tenant: string;
   kind: 'settlement' | 'refund' | 'adjustment';
   amount: number;

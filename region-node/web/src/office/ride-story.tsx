@@ -1,13 +1,13 @@
 import { useEffect, useRef, useState } from 'react';
 import { cancelRide, payment as loadPayment, refund, ride as loadRide, rideDispatch, trip as loadTrip } from '../api/calls';
 import type { Client } from '../api/client';
-import type { DispatchCandidate, Payment, Ride, Trip } from '../api/types';
+import type { DispatchCandidate, OfferRecord, Payment, Ride, Trip } from '../api/types';
 import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { formatDistance, formatDuration, formatTime } from '../lib/time';
 import { Map } from '../map/map';
 import { viewOf } from '../shell/tenants';
-import { Button, Empty, Skeleton } from '../ui/controls';
+import { Badge, Button, Empty, Skeleton, type Tone } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { FareLines } from '../ui/fare-lines';
 import { PaymentBadge, RideBadge } from '../ui/ride-badge';
@@ -70,7 +70,12 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
         <section className="stack-s" aria-labelledby="candidates">
           <h3 id="candidates">Dispatch: who was considered, and why</h3>
           <ErrorNote error={candidates.error} />
-          {candidates.data !== null && <Candidates rows={candidates.data.candidates} />}
+          {candidates.data !== null && (
+            <>
+              {candidates.data.offers.length > 0 && <Offers rows={candidates.data.offers} />}
+              <Candidates rows={candidates.data.candidates} />
+            </>
+          )}
         </section>
       </div>
     </dialog>
@@ -232,6 +237,25 @@ function PaymentFacts({ payment, client, onChanged }: { payment: Payment; client
   );
 }
 
+const OFFER_TONES: Record<OfferRecord['status'], Tone> = { live: 'info', accepted: 'good', declined: 'bad', expired: 'warn', withdrawn: 'plain' };
+
+function Offers({ rows }: { rows: readonly OfferRecord[] }) {
+  return (
+    <ol className="offers small" aria-label="Offers made">
+      {rows.map((row) => (
+        <li key={row.offer_id} className="row">
+          <span className="number">{formatTime(row.offered_at)}</span>
+          <span className="mono">…{row.driver_id.slice(-8)}</span>
+          <Badge tone={OFFER_TONES[row.status]}>{row.status}</Badge>
+          {row.answered_at !== null && (
+            <span className="muted">after {formatDuration((Date.parse(row.answered_at) - Date.parse(row.offered_at)) / 1000)}</span>
+          )}
+        </li>
+      ))}
+    </ol>
+  );
+}
+
 function Candidates({ rows }: { rows: readonly DispatchCandidate[] }) {
   if (rows.length === 0) return <Empty title="Nobody yet">No driver has been considered for this ride so far.</Empty>;
   return (
@@ -254,10 +278,11 @@ function Candidates({ rows }: { rows: readonly DispatchCandidate[] }) {
         <tbody>
           {rows.map((row, index) => (
             <tr key={`${row.driver_id} ${row.round} ${index}`}>
-              <td>{row.round}</td>
+              <td>{row.round + 1}</td>
               <td className="mono">…{row.driver_id.slice(-8)}</td>
               <td>
                 <code>{row.reason}</code>
+                <span className="line-note small muted">{row.explanation}</span>
               </td>
               <td className="num">{row.pickup_eta_s == null ? '–' : formatDuration(row.pickup_eta_s)}</td>
               <td className="num">{row.distance_m == null ? '–' : formatDistance(row.distance_m)}</td>

@@ -57,8 +57,8 @@ export function SettlementsView({ client, tenant }: { client: Client; tenant: st
                       {fact.kind} {fact.late && <Badge tone="warn">late</Badge>}
                     </span>
                   </td>
-                  <td className="num">{formatMoney({ amount: fact.amount, currency: fact.currency })}</td>
-                  <td className="mono">{fact.trip_id == null ? '–' : `…${fact.trip_id.slice(-8)}`}</td>
+                  <td className="num">{formatMoney({ amount: fact.kind === 'refund' ? -fact.amount : fact.amount, currency: fact.currency })}</td>
+                  <td className="mono">…{fact.trip_id.slice(-8)}</td>
                   <td className="mono">…{fact.payment_id.slice(-8)}</td>
                   <td>{fact.origin_region}</td>
                   <td className="num">{fact.origin_seq}</td>

@@ -1,4 +1,4 @@
-import type { Dispatch } from 'react';
+import { useState, type Dispatch } from 'react';
 import { pay, payment as loadPayment, receiptFile, trip as loadTrip } from '../api/calls';
 import { ApiError } from '../api/problem';
 import { clientOf } from '../api/session';
@@ -7,7 +7,7 @@ import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { saveFile } from '../lib/save-file';
 import { formatDistance, formatDuration } from '../lib/time';
 import { formatMoney } from '../lib/money';
-import { Button, Notice, Skeleton } from '../ui/controls';
+import { Button, Notice, Segments, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { FareLines } from '../ui/fare-lines';
 import { Rating } from '../ui/rating';
@@ -20,6 +20,11 @@ interface AfterRideProps {
   payment: Payment | null;
   tell: Dispatch<FollowEvent>;
 }
+
+const METHODS = [
+  { value: 'card', label: 'Card' },
+  { value: 'cash', label: 'Cash' },
+] as const;
 
 /** The fare, paying it, the receipt and the stars. */
 export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
@@ -34,11 +39,12 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
     3000,
     (news) => tell({ type: 'payment', payment: news }),
   );
+  const [method, setMethod] = useState(ride.payment_method.type);
   const attempt = useAttemptKey();
   const charge = useAction(async () => {
     const tries = payment?.status === 'failed' ? payment.id : null;
     try {
-      const made = await pay(client, tripId, ride.payment_method, attempt.keyFor([tripId, tries]));
+      const made = await pay(client, tripId, { type: method }, attempt.keyFor([tripId, tries, method]));
       attempt.done();
       tell({ type: 'payment', payment: made });
     } catch (error) {
@@ -78,6 +84,7 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
         )}
         {payment?.remote_durable_at != null && <p className="small muted">Your payment is safe in a second region.</p>}
         <ErrorNote error={charge.error} />
+        {payment?.status === 'failed' && <Segments legend="Pay by" value={method} options={METHODS} onChange={setMethod} />}
         {!paid && (payment !== null || paymentId === null) && fare != null && (
           <Button kind="primary" wide busy={charge.busy} onClick={() => void charge.run()}>
             Pay {formatMoney(fare.total)}
