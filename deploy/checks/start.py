@@ -19,7 +19,8 @@ NO_DATABASE = "postgres://nobody@127.0.0.1:1/none"
 FILLED_IN = {"_KEY": "GIsng5qGHBjDoGBf77gxNCw6QZQ8mStn+0O2YjalvME=", "_SECRET": "0123456789abcdef", "_ID": "operator"}
 # What the README of deploy/kubernetes has an operator put into secrets.
 SECRETS = {
-    "region-node": {f"REGION_NODE_{key}": "" for key in ("DATABASE__URL", "DATABASE__SYSTEM_URL", "OPERATOR__CLIENT_ID", "OPERATOR__CLIENT_SECRET", "SECRETS__MASTER_KEY")},
+    "region-node": {f"REGION_NODE_{key}": "" for key in ("DATABASE__URL", "DATABASE__SYSTEM_URL", "SECRETS__MASTER_KEY")},
+    "operator": {"REGION_NODE_OPERATOR__CLIENT_ID": "", "REGION_NODE_OPERATOR__CLIENT_SECRET": ""},
     "region-node-migrate": {"REGION_NODE_DATABASE__MIGRATE_URL": ""},
     "global-sync": {"GLOBAL_SYNC_DATABASE__URL": ""},
 }
@@ -51,7 +52,7 @@ def problem(place: str, program: str, settings: dict[str, str], *arguments: str)
     except subprocess.TimeoutExpired:
         return None  # it serves, or waits for its database
     said = (run.stderr.strip() or run.stdout.strip() or "ended without a word").splitlines()[-1]
-    expected = run.returncode != 0 and "configuration" not in said and re.search(r"database|postgres|connect|pool", said, re.I)
+    expected = run.returncode != 0 and "configuration" not in said and " missing" not in said and re.search(r"database|postgres|connect|pool", said, re.I)
     return None if expected else f"{place}: {said}"
 
 
