@@ -9,7 +9,8 @@ SIM ?= 1
 REGIONS ?= us-east,eu-west,ap-south
 PORT_BASE ?= 18000
 SPEED ?= 10
-export REGIONS PORT_BASE SPEED
+BENCH ?=
+export REGIONS PORT_BASE SPEED BENCH
 
 WEB := region-node/web
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -18,7 +19,7 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # One command runs all tests, with nextest where it is installed.
 TEST := $(if $(NEXTEST),cargo nextest run,cargo test --no-fail-fast)
 
-.PHONY: help up down status test chaos check fix sqlx api web build tools
+.PHONY: help up down status test chaos bench check fix sqlx api web build tools
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,10 @@ test: build ## Run every test
 
 chaos: build ## Run the fault suite
 	$(LOCAL) services -- $(if $(NEXTEST),cargo nextest run -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
+
+bench: tools $(WEB)/dist/index.html ## Measure, with programs built for speed (BENCH=quick, or sections: BENCH=positions,rides)
+	cargo build --release --workspace --bins
+	@exec $(or $(CARGO_TARGET_DIR),target)/release/bench
 
 check: $(WEB)/dist/index.html ## Check format, lints, documentation, licences and advisories; changes nothing
 	cargo fmt --all --check

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod backoff;
+pub mod bench;
 pub mod cities;
 pub mod fleet;
 pub mod harness;

@@ -1,0 +1,4 @@
+//! One file per section.
+
+pub mod positions;
+pub mod rides;

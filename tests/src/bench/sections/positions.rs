@@ -1,0 +1,285 @@
+//! What a position costs, in the shapes fleets send them.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::{StreamExt, TryStreamExt, stream};
+use shared::clock::Clock;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::bench::{Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, send_paced};
+
+/// Counted by the node every few seconds.
+const COUNTED_WITHIN: Duration = Duration::from_secs(12);
+const TAKEN: &str = "region_node_positions_taken_total";
+const AGE: &str = "region_node_position_age_seconds";
+/// Handshakes under way at once.
+const OPENING: usize = 64;
+const HTTP_LINES: usize = 64;
+
+const COLUMNS: [&str; 9] =
+    ["", "messages/s", "positions/s", "µs CPU/position", "region-node", "Redis", "Postgres", "lost", "p99 age, ms"];
+
+/// One row: so many connections, each so often.
+#[derive(Clone, Copy)]
+struct Shape {
+    lines: usize,
+    per_second_each: f64,
+    positions: usize,
+}
+
+impl Shape {
+    fn every(self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.per_second_each)
+    }
+
+    fn per_second(self) -> f64 {
+        self.lines as f64 * self.per_second_each
+    }
+}
+
+pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
+    let mut table = Table::new("Positions: CPU of all programs, by what the system charged them", &COLUMNS);
+    let fleet = Shape { lines: 1_000, per_second_each: 10.0, positions: 1 };
+    for (which, name) in [("sink", "bare epoll loop, 1,000 × 10/s"), ("echo", "plain socketioxide, 1,000 × 10/s")] {
+        let mut runs = Vec::new();
+        for _ in 0..options.runs() {
+            runs.push(floor(which, fleet, options.duration()).await?);
+        }
+        table.row(name, &runs);
+    }
+    let stand = Stand::start(1).await?;
+    let shapes = [
+        ("1,000 × 10/s", fleet),
+        ("1,000 × 2/s", Shape { per_second_each: 2.0, ..fleet }),
+        ("1,000 × 0.5/s, 20 positions each", Shape { per_second_each: 0.5, positions: 20, ..fleet }),
+    ];
+    let drivers = make_drivers(&stand, fleet.lines).await?;
+    let lines = open(&stand, &drivers).await?;
+    for (name, shape) in shapes {
+        let mut runs = Vec::new();
+        for _ in 0..options.runs() {
+            runs.push(over_sockets(&stand, &lines, shape, options.duration()).await?);
+        }
+        table.row(format!("Socket.IO, {name}"), &runs);
+    }
+    drop(lines);
+    let mut runs = Vec::new();
+    for _ in 0..options.runs() {
+        runs.push(over_http(&stand, &drivers, 5_000.0, options.duration()).await?);
+    }
+    table.row("HTTP, 64 connections, 5,000/s", &runs);
+    let mut tables = vec![table];
+    if !options.quick {
+        tables.push(many(&stand, options).await?);
+    }
+    Ok(tables)
+}
+
+/// 15,000 connections: at a pace that is held, and at one that fills the machine.
+async fn many(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
+    let mut table =
+        Table::new("15,000 connections, and the rate held with the load driver beside the server", &COLUMNS);
+    let before = memory_kib(stand)?;
+    let drivers = make_drivers(stand, 15_000).await?;
+    let begun = Instant::now();
+    let lines = open(stand, &drivers).await?;
+    let opened_s = begun.elapsed().as_secs_f64();
+    let per_line = (memory_kib(stand)? - before) / lines.len() as f64;
+    for per_second_each in [2.0, 4.0, 6.0, 10.0] {
+        let shape = Shape { lines: lines.len(), per_second_each, positions: 1 };
+        let mut runs = Vec::new();
+        for _ in 0..options.runs() {
+            runs.push(over_sockets(stand, &lines, shape, options.duration()).await?);
+        }
+        table.row(format!("Socket.IO, 15,000 × {per_second_each}/s asked for"), &runs);
+    }
+    table.notes.push(format!(
+        "{} connections opened in {opened_s:.1} s; region-node holds {per_line:.1} KiB for each, driver and position included.",
+        lines.len()
+    ));
+    Ok(table)
+}
+
+fn memory_kib(stand: &Stand) -> anyhow::Result<f64> {
+    let pid = stand.cluster.pid(stand.region(), deploy_local::Service::NODE).context("the node runs")?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+async fn open(stand: &Stand, drivers: &[Person]) -> anyhow::Result<Vec<Line>> {
+    let url = stand.url();
+    let connect = |driver: &Person| {
+        let (url, token) = (url.clone(), stand.signer.sign(&stand.tenant, driver.role, driver.id));
+        async move { Line::open(&url, &stand.tenant, &token, &stand.tasks).await }
+    };
+    stream::iter(drivers.iter().map(connect)).buffered(OPENING).try_collect().await
+}
+
+async fn floor(which: &str, shape: Shape, duration: Duration) -> anyhow::Result<Vec<Option<f64>>> {
+    let floor = Floor::start(which).await?;
+    let (tasks, url) = (TaskTracker::new(), format!("http://{}", floor.address));
+    let mut lines = Vec::new();
+    for _ in 0..shape.lines {
+        lines.push(match which {
+            "sink" => Line::bare(&floor.address).await?,
+            _ => Line::open(&url, "nobody", "", &tasks).await?,
+        });
+    }
+    let mut cars = Cars::new(shape.lines, shape.every());
+    let meter = Meter::of_process(floor.pid)?;
+    let paced = send(&lines, shape, &mut cars, duration).await?;
+    Ok(cells(paced, shape.positions, meter.used()?, None, None))
+}
+
+async fn over_sockets(
+    stand: &Stand,
+    lines: &[Line],
+    shape: Shape,
+    duration: Duration,
+) -> anyhow::Result<Vec<Option<f64>>> {
+    let mut cars = Cars::new(shape.lines, shape.every());
+    // Once round, so that the node knows everybody before it is measured.
+    let warm_up = Shape { per_second_each: (2_000.0 / shape.lines as f64).min(1.0), ..shape };
+    send(lines, warm_up, &mut cars, Duration::from_secs_f64(1.1 / warm_up.per_second_each)).await?;
+    let taken = settled(stand).await?;
+    let meter = stand.meter()?;
+    let paced = send(lines, shape, &mut cars, duration).await?;
+    let cpu = meter.used()?;
+    let lost = lost_since(stand, taken, paced.messages * shape.positions as u64).await?;
+    let age_ms = stand.metric(AGE, r#"quantile="0.99""#).await?.map(|seconds| seconds * 1_000.0);
+    Ok(cells(paced, shape.positions, cpu, lost, age_ms))
+}
+
+async fn send(lines: &[Line], shape: Shape, cars: &mut Cars, duration: Duration) -> anyhow::Result<Paced> {
+    let report = |line, now, out: &mut Vec<u8>| cars.report_frame(line, shape.positions, now, out);
+    send_paced(lines, shape.per_second(), duration, report).await
+}
+
+fn cells(paced: Paced, positions: usize, cpu: Cpu, lost: Option<f64>, age_ms: Option<f64>) -> Vec<Option<f64>> {
+    let sent = paced.messages as f64 * positions as f64;
+    let each = |us: f64| Some(us / sent);
+    vec![
+        Some(paced.messages as f64 / paced.seconds),
+        Some(sent / paced.seconds),
+        each(cpu.total_us()),
+        each(cpu.node_us),
+        each(cpu.redis_us),
+        each(cpu.postgres_us),
+        lost,
+        age_ms,
+    ]
+}
+
+/// What the node has counted once it counts no more; none if it does not count.
+async fn settled(stand: &Stand) -> anyhow::Result<Option<f64>> {
+    let begun = Instant::now();
+    let mut last = stand.metric(TAKEN, "").await?;
+    while begun.elapsed() < COUNTED_WITHIN {
+        tokio::time::sleep(COUNTED_WITHIN / 2).await;
+        let now = stand.metric(TAKEN, "").await?;
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    Ok(last)
+}
+
+async fn lost_since(stand: &Stand, before: Option<f64>, sent: u64) -> anyhow::Result<Option<f64>> {
+    let Some(before) = before else { return Ok(None) };
+    let begun = Instant::now();
+    loop {
+        let taken = stand.metric(TAKEN, "").await?.unwrap_or_default() - before;
+        if taken >= sent as f64 || begun.elapsed() > COUNTED_WITHIN {
+            return Ok(Some(sent as f64 - taken));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn over_http(
+    stand: &Stand,
+    drivers: &[Person],
+    per_second: f64,
+    duration: Duration,
+) -> anyhow::Result<Vec<Option<f64>>> {
+    let address = stand.url().trim_start_matches("http://").to_owned();
+    let callers: Vec<_> = (0..HTTP_LINES)
+        .map(|line| {
+            let theirs = drivers.iter().skip(line).step_by(HTTP_LINES);
+            let head = |driver: &Person| head(stand, &address, driver);
+            Caller { address: address.clone(), heads: theirs.map(head).collect(), line }
+        })
+        .collect();
+    let meter = stand.meter()?;
+    let each = per_second / HTTP_LINES as f64;
+    let calls = callers.into_iter().map(|caller| stand.tasks.spawn(caller.call(each, duration)));
+    let mut messages = 0;
+    for call in futures::future::join_all(calls).await {
+        messages += call??;
+    }
+    Ok(cells(Paced { messages, seconds: duration.as_secs_f64() }, 1, meter.used()?, None, None))
+}
+
+fn head(stand: &Stand, address: &str, driver: &Person) -> String {
+    let token = stand.signer.sign(&stand.tenant, driver.role, driver.id);
+    format!(
+        "POST /v1/drivers/{}/location HTTP/1.1\r\nhost: {address}\r\nx-tenant-id: {}\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: ",
+        driver.id, stand.tenant
+    )
+}
+
+/// One kept-alive connection, of several drivers in turn as behind a gateway.
+struct Caller {
+    address: String,
+    heads: Vec<String>,
+    line: usize,
+}
+
+impl Caller {
+    async fn call(self, per_second: f64, duration: Duration) -> anyhow::Result<u64> {
+        let mut stream = TcpStream::connect(&self.address).await?;
+        stream.set_nodelay(true)?;
+        let every = Duration::from_secs_f64(1.0 / per_second);
+        let mut cars = Cars::new(self.heads.len(), every * u32::try_from(self.heads.len())?);
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (clock, begun, mut calls, mut answer) = (Clock::system(), Instant::now(), 0, Vec::new());
+        // So that they do not all call in the same millisecond.
+        tokio::time::sleep(every.mul_f64(self.line as f64 / HTTP_LINES as f64)).await;
+        while begun.elapsed() < duration {
+            ticks.tick().await;
+            let car = calls as usize % self.heads.len();
+            let body = cars.report(car, 1, clock.now());
+            let request = format!("{}{}\r\n\r\n{body}", self.heads[car], body.len());
+            stream.write_all(request.as_bytes()).await?;
+            read_answer(&mut stream, &mut answer).await?;
+            anyhow::ensure!(answer.starts_with(b"HTTP/1.1 202"), "{}", String::from_utf8_lossy(&answer));
+            calls += 1;
+        }
+        Ok(calls)
+    }
+}
+
+/// Reads until the whole answer, whose length its header tells, is there.
+async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> anyhow::Result<()> {
+    answer.clear();
+    loop {
+        anyhow::ensure!(stream.read_buf(answer).await? > 0, "the server hung up");
+        let text = String::from_utf8_lossy(answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.context("no content-length")?.parse()? {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Full rides: asked for, offered, accepted, driven, paid and settled, by riders who begin anew at once.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use serde_json::json;
+use shared::{
+    clock::Clock,
+    geo::Point,
+    ids::{DriverId, RideId},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    api::{Client, PaymentStatus},
+    bench::{Options, Person, Stand, Table, make_drivers, make_riders, percentile},
+    harness::Spot,
+    socket::Socket,
+};
+
+const AT_ONCE: usize = 32;
+/// Whoever waits longer has been forgotten.
+const PATIENCE: Duration = Duration::from_secs(15);
+const COLUMNS: [&str; 11] = [
+    "",
+    "rides/s",
+    "ms CPU/ride",
+    "region-node",
+    "Redis",
+    "Postgres",
+    "global-sync",
+    "transactions/ride",
+    "request to offer p50, ms",
+    "p95, ms",
+    "whole ride p50, ms",
+];
+
+pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
+    let stand = Arc::new(Stand::start(1).await?);
+    let (riders, drivers) = (make_riders(&stand, AT_ONCE).await?, make_drivers(&stand, AT_ONCE).await?);
+    let mut lanes = Vec::new();
+    for (rider, driver) in riders.iter().zip(&drivers) {
+        lanes.push(Arc::new(tokio::sync::Mutex::new(Lane::open(&stand, rider, driver).await?)));
+    }
+    let mut table = Table::new(format!("Full rides, {AT_ONCE} riders at once, sandbox PSP at 0 ms"), &COLUMNS);
+    // The first rides prepare statements and fill caches.
+    drive(&stand, &lanes, Duration::from_secs(2)).await?;
+    let mut runs = Vec::new();
+    for _ in 0..options.runs() {
+        runs.push(measure(&stand, &lanes, options.duration()).await?);
+    }
+    table.row("full rides", &runs);
+    table.notes.push("Every ride: request, offer, accept, arrive, start, 4 positions, end, payment settled.".into());
+    Ok(vec![table])
+}
+
+type Lanes = [Arc<tokio::sync::Mutex<Lane>>];
+
+async fn measure(stand: &Arc<Stand>, lanes: &Lanes, duration: Duration) -> anyhow::Result<Vec<Option<f64>>> {
+    let (meter, transactions) = (stand.meter()?, stand.transactions().await?);
+    let begun = Instant::now();
+    let times = drive(stand, lanes, duration).await?;
+    let (seconds, cpu) = (begun.elapsed().as_secs_f64(), meter.used()?);
+    // Postgres tells of its transactions a moment later.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let rides = times.len() as f64;
+    let transactions = (stand.transactions().await? - transactions) / rides;
+    let mut offered: Vec<f64> = times.iter().map(|times| times.offered_ms).collect();
+    let mut whole: Vec<f64> = times.iter().map(|times| times.settled_ms).collect();
+    let each = |us: f64| Some(us / 1_000.0 / rides);
+    Ok(vec![
+        Some(rides / seconds),
+        each(cpu.total_us()),
+        each(cpu.node_us),
+        each(cpu.redis_us),
+        each(cpu.postgres_us),
+        each(cpu.sync_us),
+        Some(transactions),
+        percentile(&mut offered, 0.5),
+        percentile(&mut offered, 0.95),
+        percentile(&mut whole, 0.5),
+    ])
+}
+
+async fn drive(stand: &Arc<Stand>, lanes: &Lanes, duration: Duration) -> anyhow::Result<Vec<Times>> {
+    let until = Instant::now() + duration;
+    let tasks = lanes.iter().cloned().map(|lane| {
+        stand.tasks.spawn(async move {
+            let (mut lane, mut times) = (lane.lock_owned().await, Vec::new());
+            while Instant::now() < until {
+                times.push(lane.ride().await?);
+            }
+            anyhow::Ok(times)
+        })
+    });
+    let mut all = Vec::new();
+    for times in futures::future::join_all(tasks).await {
+        all.extend(times??);
+    }
+    Ok(all)
+}
+
+/// How long after the request.
+struct Times {
+    offered_ms: f64,
+    settled_ms: f64,
+}
+
+/// A rider and the one driver near.
+struct Lane {
+    rider: Client,
+    driver: Client,
+    driver_id: DriverId,
+    hears: Socket,
+    spot: Spot,
+}
+
+impl Lane {
+    async fn open(stand: &Stand, rider: &Person, driver: &Person) -> anyhow::Result<Self> {
+        let (rider, caller) = (stand.client(rider).await, stand.client(driver).await);
+        let hears = Socket::connect(&caller, &stand.tasks).await?;
+        Ok(Self { rider, driver: caller, driver_id: DriverId(driver.id), hears, spot: Spot::new() })
+    }
+
+    async fn ride(&mut self) -> anyhow::Result<Times> {
+        self.report(self.spot.pickup).await?;
+        let begun = Instant::now();
+        let ride = self.rider.request_ride(&self.spot.journey(), None).await?;
+        timeout(PATIENCE, self.offer_of(ride.id)).await.context("no offer")??;
+        let offered_ms = begun.elapsed().as_secs_f64() * 1_000.0;
+        let trip = self.driver.accept(self.driver_id, ride.id).await?.id;
+        self.driver.arrive(trip).await?;
+        self.driver.start(trip, None).await?;
+        for step in 1..=4 {
+            let share = f64::from(step) / 4.0;
+            let (from, to) = (self.spot.pickup, self.spot.dropoff);
+            let between = |a: f64, b: f64| a + (b - a) * share;
+            self.report(Point::new(between(from.lat, to.lat), between(from.lng, to.lng))).await?;
+        }
+        self.driver.end(trip).await?;
+        let mut payment = self.rider.pay(trip).await?;
+        while payment.status != PaymentStatus::Settled {
+            anyhow::ensure!(begun.elapsed() < PATIENCE, "payment {} is {:?}", payment.id, payment.status);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            payment = self.rider.payment(payment.id).await?;
+        }
+        Ok(Times { offered_ms, settled_ms: begun.elapsed().as_secs_f64() * 1_000.0 })
+    }
+
+    async fn report(&self, at: Point) -> anyhow::Result<()> {
+        let now = Clock::system().now().format(&time::format_description::well_known::Rfc3339)?;
+        let position = json!({"lat": at.lat, "lng": at.lng, "heading": 10.0, "recorded_at": now});
+        Ok(self.hears.emit("location:update", position).await?)
+    }
+
+    async fn offer_of(&mut self, ride: RideId) -> anyhow::Result<()> {
+        loop {
+            let event = self.hears.next().await.context("the driver's socket is over")?;
+            if event.name == "ride:offer" && event.payload["ride_id"] == json!(ride) {
+                return Ok(());
+            }
+        }
+    }
+}
