@@ -55,6 +55,10 @@ async fn what_the_framework_refuses_is_a_problem_too(cluster: TestCluster) {
     let estimate = || rider.call(Method::POST, "/v1/rides/estimate");
     expect(estimate().raw_body("{").header("content-type", "application/json"), 400, "malformed_json").await;
     expect(estimate().raw_body("{\"pickup\":").header("content-type", "application/json"), 400, "malformed_json").await;
+    for cut_short in ["[1,", "{\"pickup\": 1,", "[1] x"] {
+        let call = estimate().raw_body(cut_short).header("content-type", "application/json");
+        expect(call, 400, "malformed_json").await;
+    }
     expect(estimate().raw_body("").header("content-type", "application/json"), 422, "validation_failed").await;
     expect(estimate().raw_body("a=b").header("content-type", "text/plain"), 415, "unsupported_media_type").await;
     let large = json!({"pickup": "x".repeat(70_000)});

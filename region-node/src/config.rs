@@ -8,7 +8,13 @@ use serde::Deserialize;
 use shared::{config::ConfigError, ids::RegionName, telemetry::TelemetryConfig};
 use url::Url;
 
-use crate::{dispatch::DispatchConfig, drivers::DriversConfig, payments::PspConfig, rides::RideConfig};
+use crate::{
+    dispatch::DispatchConfig,
+    drivers::DriversConfig,
+    http::{ForwardedHeader, Networks},
+    payments::PspConfig,
+    rides::RideConfig,
+};
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
 
@@ -63,6 +69,8 @@ pub struct HttpConfig {
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
     pub cors_origins: Vec<String>,
+    pub trusted_proxies: Networks,
+    pub forwarded_header: ForwardedHeader,
 }
 
 #[derive(Clone, Debug, Deserialize)]

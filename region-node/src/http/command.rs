@@ -322,7 +322,11 @@ fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<
         return Err(Problem::new(Code::UnsupportedMediaType, "send the body as application/json"));
     }
     serde_json::from_slice(bytes).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => Problem::field(field_of(&error), error.to_string()),
+        // A wrong type is found before the end is read; only text that is JSON to its end has wrong fields.
+        serde_json::error::Category::Data if serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() => {
+            Problem::field(field_of(&error), error.to_string())
+        }
+        serde_json::error::Category::Data => Problem::new(Code::MalformedJson, "the body is not JSON to its end"),
         _ => Problem::new(Code::MalformedJson, error.to_string()),
     })
 }

@@ -12,7 +12,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _, c
 use sha2::{Digest, Sha256};
 use shared::problem::Code;
 
-use super::Problem;
+use super::{Problem, client_address::Proxies};
 use crate::config::LimitsConfig;
 
 /// Counts calls. Cheap to clone.
@@ -102,10 +102,15 @@ impl Limits {
 }
 
 /// Refuses calls over the limit with 429 and the RateLimit-* headers.
-pub(super) async fn limit(State(limits): State<Limits>, request: Request, next: Next) -> Response {
+pub(super) async fn limit(
+    State((limits, proxies)): State<(Limits, Arc<Proxies>)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let address = request.extensions().get::<ConnectInfo<std::net::SocketAddr>>().map(|info| info.0.ip());
     // Calls inside the process (tests) have no address and no limit.
     let Some(address) = address else { return next.run(request).await };
+    let address = proxies.client(address, request.headers());
     match limits.check(&request, address) {
         Ok(()) => next.run(request).await,
         Err((problem, quota, window)) => {

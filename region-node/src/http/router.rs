@@ -3,7 +3,7 @@
 //! From the outside in: request id and trace; panics become problems; limits; CORS; the edge, which forwards calls of
 //! tenants at home elsewhere; time-out and compression; the endpoints.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -29,7 +29,7 @@ use utoipa::{
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
-use super::{Limits, Problem, limits};
+use super::{Limits, Problem, client_address::Proxies, limits};
 use crate::{
     app::App,
     config::HttpConfig,
@@ -95,10 +95,11 @@ pub async fn router(app: &App, events: EventReceiver) -> anyhow::Result<Router> 
 
 /// Puts the layers that both roles share around a service.
 pub fn outer(inner: Router, edge: &edge::Edge, config: &HttpConfig, limits: Limits) -> Router {
+    let proxies = Arc::new(Proxies { trusted: config.trusted_proxies.clone(), header: config.forwarded_header });
     inner
         .layer(middleware::from_fn_with_state(edge.clone(), edge::route))
         .layer(cors(config))
-        .layer(middleware::from_fn_with_state(limits, limits::limit))
+        .layer(middleware::from_fn_with_state((limits, proxies), limits::limit))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             Problem::new(Code::Internal, "something went wrong on our side").into_response()
         }))

@@ -23,6 +23,10 @@ async fn every_refusal_of_the_framework_is_a_problem_too(pool: PgPool) {
     assert_eq!(nobody.call(Method::DELETE, "/v1/riders", None, &[]).await.problem(405).code, "method_not_allowed");
     let broken = nobody.call_raw("/v1/riders", "application/json", b"{\"name\":").await;
     assert_eq!(broken.problem(400).code, "malformed_json");
+    for cut_short in ["[1,", "[1", "{\"name\": 1,", "{\"name\": 1} x", "[[]"] {
+        let broken = nobody.call_raw("/v1/riders", "application/json", cut_short.as_bytes()).await;
+        assert_eq!(broken.problem(400).code, "malformed_json", "{cut_short}");
+    }
     let text = nobody.call_raw("/v1/riders", "text/plain", b"name=Ada").await;
     assert_eq!(text.problem(415).code, "unsupported_media_type");
     let large = nobody.call_raw("/v1/riders", "application/json", &vec![b' '; 70_000]).await;
