@@ -9,6 +9,8 @@ use crate::{app::App, http::Problem, serve::every};
 
 /// Searches leave out what has expired anyway; this frees the memory.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often it is looked at how fresh the table is.
+const CENSUS: Duration = Duration::from_secs(1);
 /// Rows of one statement.
 const BATCH: usize = 2_000;
 /// While nodes cannot hear each other, every driver is compared with Postgres so often.
@@ -18,7 +20,12 @@ pub(super) fn start(app: &App) {
     let config = &app.config.drivers;
     app.spawn(every(app.clone(), config.store_every, async |app| store_places(&app).await));
     app.spawn(every(app.clone(), SWEEP, async |app| {
-        sweep(&app);
+        let now = app.clock.now();
+        app.drivers.live.fleets().iter().for_each(|(_, fleet)| fleet.sweep(now));
+        Ok(())
+    }));
+    app.spawn(every(app.clone(), CENSUS, async |app| {
+        take_census(&app);
         Ok(())
     }));
     app.spawn(every(app.clone(), config.reconcile_every, async |app| reconcile(&app, false).await));
@@ -53,16 +60,20 @@ pub(super) async fn store_places(app: &App) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Frees what has expired and reports how fresh the rest is.
-fn sweep(app: &App) {
+/// Reports how many drivers are live and how fresh their positions are.
+fn take_census(app: &App) {
     let now = app.clock.now();
     for (tenant, fleet) in app.drivers.live.fleets() {
-        fleet.sweep(now);
         let census = fleet.census(now);
         let labels = [("tenant", tenant.to_string())];
         metrics::gauge!("region_node_live_drivers", &labels).set(census.live as f64);
         metrics::gauge!("region_node_busy_drivers", &labels).set(census.on_trip as f64);
         metrics::gauge!("region_node_oldest_position_seconds", &labels).set(census.oldest.as_seconds_f64());
+        let [tenant] = labels;
+        for (quantile, age) in [("0.5", census.median), ("0.99", census.most)] {
+            let labels = [tenant.clone(), ("quantile", quantile.to_owned())];
+            metrics::gauge!("region_node_position_age_seconds", &labels).set(age.as_seconds_f64());
+        }
     }
 }
 

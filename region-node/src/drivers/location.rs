@@ -1,10 +1,13 @@
 //! Taking positions, over REST and from sockets.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use shared::ids::{DriverId, TenantId};
+use time::OffsetDateTime;
 
-use super::{Duty, Observed, PositionsInput, store};
+use super::{Duty, Fleet, Observed, Position, PositionsInput, store};
 use crate::{
     app::App,
     http::{Command, Path, Problem, ProblemBody},
@@ -34,44 +37,68 @@ pub(super) async fn take_location(
     command: Command<PositionsInput>,
 ) -> Result<(StatusCode, Json<Taken>), Problem> {
     let id = caller.driver_is(id)?;
-    let taken = take_positions(&app, caller.tenant(), id, command.body).await?;
+    let now = app.clock.now();
+    let positions = command.body.received_at(now);
+    let reporter = Reporter::new(&app, caller.tenant(), id);
+    let taken = reporter.take(&app, &positions, now).await?;
+    app.drivers.taken.rest.increment(positions.len() as u64);
     Ok((StatusCode::ACCEPTED, Json(taken)))
 }
 
-/// Takes validated positions of a driver who is signed in. Touches memory only, but for the first of a driver this node
-/// knows nothing of.
-pub async fn take_positions(
-    app: &App,
-    tenant: &TenantId,
+/// A driver who is signed in, and the fleet he reports to.
+#[derive(Clone)]
+pub struct Reporter {
+    tenant: TenantId,
+    fleet: Arc<Fleet>,
     driver_id: DriverId,
-    input: PositionsInput,
-) -> Result<Taken, Problem> {
-    let now = app.clock.now();
-    let positions = input.received_at(now);
-    let fleet = app.drivers.live.fleet(tenant);
-    let (duty, online, moved_to) = loop {
-        match fleet.observe(driver_id, &positions, now) {
-            Observed::Known { duty, online, moved_to } => break (duty, online, moved_to),
-            Observed::Stranger => {
-                let mut tx = app.db.begin(tenant).await?;
-                let standing = store::standing(&mut tx, driver_id, now).await?;
-                tx.commit().await?;
-                fleet.learn(driver_id, standing.ok_or_else(|| Problem::not_found(format!("no driver {driver_id}")))?);
-            }
-        }
-    };
-    match duty {
-        Duty::OnTrip { ride_id, rider_id } => {
-            app.drivers.breadcrumbs.drop_all(tenant, driver_id, &positions);
-            if let Some(position) = moved_to {
-                app.events.try_send(Event::DriverMoved { tenant: tenant.clone(), ride_id, rider_id, position });
-            }
-        }
-        // Postgres will know whether there is a trip this node has not heard of.
-        Duty::Free | Duty::Offered { .. } if !app.drivers.is_sharing() => {
-            app.drivers.breadcrumbs.drop_all(tenant, driver_id, &positions);
-        }
-        Duty::Free | Duty::Offered { .. } => {}
+}
+
+impl Reporter {
+    /// Looks the fleet up, once for many reports.
+    pub fn new(app: &App, tenant: &TenantId, driver_id: DriverId) -> Self {
+        Self { tenant: tenant.clone(), fleet: app.drivers.live.fleet(tenant), driver_id }
     }
-    Ok(Taken { accepted: positions.len(), online })
+
+    /// Takes validated positions, oldest first, in memory alone; none if this node knows nothing of the driver yet.
+    pub fn take_known(&self, app: &App, positions: &[Position], now: OffsetDateTime) -> Option<Taken> {
+        match self.fleet.observe(self.driver_id, positions, now) {
+            Observed::Known { duty, online, moved_to } => {
+                self.follow(app, positions, duty, moved_to);
+                Some(Taken { accepted: positions.len(), online })
+            }
+            Observed::Stranger => None,
+        }
+    }
+
+    /// Takes validated positions, oldest first, and looks up first who the driver is if this node does not know.
+    pub async fn take(&self, app: &App, positions: &[Position], now: OffsetDateTime) -> Result<Taken, Problem> {
+        loop {
+            if let Some(taken) = self.take_known(app, positions, now) {
+                return Ok(taken);
+            }
+            let mut tx = app.db.begin(&self.tenant).await?;
+            let standing = store::standing(&mut tx, self.driver_id, now).await?;
+            tx.commit().await?;
+            let nobody = || Problem::not_found(format!("no driver {}", self.driver_id));
+            self.fleet.learn(self.driver_id, standing.ok_or_else(nobody)?);
+        }
+    }
+
+    /// What a running trip needs of the positions: its trace whole, its rider shown the newest.
+    fn follow(&self, app: &App, positions: &[Position], duty: Duty, moved_to: Option<Position>) {
+        let Self { tenant, driver_id, .. } = self;
+        match duty {
+            Duty::OnTrip { ride_id, rider_id } => {
+                app.drivers.breadcrumbs.drop_all(tenant, *driver_id, positions);
+                if let Some(position) = moved_to {
+                    app.events.try_send(Event::DriverMoved { tenant: tenant.clone(), ride_id, rider_id, position });
+                }
+            }
+            // Postgres will know whether there is a trip this node has not heard of.
+            Duty::Free | Duty::Offered { .. } if !app.drivers.is_sharing() => {
+                app.drivers.breadcrumbs.drop_all(tenant, *driver_id, positions);
+            }
+            Duty::Free | Duty::Offered { .. } => {}
+        }
+    }
 }

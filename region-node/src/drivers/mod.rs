@@ -31,7 +31,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use config::DriversConfig;
 pub use keys::Keys;
-pub use location::take_positions;
+pub use location::Reporter;
 pub use position::{MAX_POSITIONS, Position, PositionInput, PositionsInput};
 pub use standing::{Duty, Standing};
 pub use store::DriverStatus;
@@ -50,9 +50,20 @@ pub struct Drivers {
     pub live: LiveTable,
     /// Traces on their way to Postgres.
     breadcrumbs: breadcrumbs::Breadcrumbs,
+    /// Positions counted; looking a counter up by name costs as much as taking a position.
+    pub taken: TakenCounters,
     sharing: share::Sharing,
     /// Nodes hear each other. While they don't, a driver's trip may have begun on another node.
     is_sharing: Arc<AtomicBool>,
+}
+
+/// How many positions came in, by the way they came.
+#[derive(Clone)]
+pub struct TakenCounters {
+    /// Over REST.
+    pub rest: metrics::Counter,
+    /// Over sockets.
+    pub socket: metrics::Counter,
 }
 
 impl Drivers {
@@ -61,6 +72,10 @@ impl Drivers {
         Self {
             live: LiveTable::new(config.share_rule()),
             breadcrumbs: breadcrumbs::Breadcrumbs::new(config.breadcrumbs_held),
+            taken: TakenCounters {
+                rest: metrics::counter!("region_node_positions_total", "source" => "rest"),
+                socket: metrics::counter!("region_node_positions_total", "source" => "socket"),
+            },
             sharing: share::Sharing::new(cluster_id),
             is_sharing: Arc::default(),
         }

@@ -338,17 +338,23 @@ impl Fleet {
         self.rows.iter().filter(|row| wanted(row)).map(|row| *row.key()).collect()
     }
 
-    /// How many online drivers have a fresh position, and how old the oldest and the newest of those are.
+    /// How many online drivers have a fresh position, and how old these are.
     pub fn census(&self, now: OffsetDateTime) -> Census {
-        let mut census = Census::default();
+        let mut on_trip = 0;
+        let mut ages = Vec::with_capacity(self.rows.len());
         for row in self.rows.iter().filter(|row| row.standing.online) {
             if let Some(position) = row.fresh_position(now) {
-                census.live += 1;
-                census.on_trip += usize::from(matches!(row.standing.duty, Duty::OnTrip { .. }));
-                census.oldest = census.oldest.max(now - position.recorded_at);
+                on_trip += usize::from(matches!(row.standing.duty, Duty::OnTrip { .. }));
+                ages.push(now - position.recorded_at);
             }
         }
-        census
+        let mut age_at = |share: f64| {
+            let last = ages.len().checked_sub(1)?;
+            // Below the length, since a share is at most 1.
+            Some(*ages.select_nth_unstable((last as f64 * share).round() as usize).1)
+        };
+        let [median, most, oldest] = [0.5, 0.99, 1.0].map(|share| age_at(share).unwrap_or_default());
+        Census { live: ages.len(), on_trip, median, most, oldest }
     }
 
     /// Puts a driver where the index should have it: the cell of its place if it may be found, else nowhere. The new
@@ -391,7 +397,11 @@ pub struct Census {
     pub live: usize,
     /// Of those, the ones on a trip.
     pub on_trip: usize,
-    /// The age of the oldest of these positions.
+    /// The age half of these positions do not exceed.
+    pub median: Duration,
+    /// The age 99 in 100 of them do not exceed.
+    pub most: Duration,
+    /// The age of the oldest.
     pub oldest: Duration,
 }
 

@@ -1,8 +1,9 @@
 //! Access tokens: EdDSA JWTs, checked with the key their header names, whichever region signed.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, RwLock},
+    collections::{BTreeMap, HashMap},
+    mem,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -23,6 +24,9 @@ use crate::http::Problem;
 /// Clocks of two regions may differ by this much.
 const LEEWAY_S: i64 = 30;
 
+/// Checked tokens remembered; twice as many at most.
+const REMEMBERED: usize = 20_000;
+
 /// Issues and checks access tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
@@ -34,8 +38,49 @@ struct Inner {
     clock: Clock,
     /// An edge without a database signs nothing.
     signing: Option<SigningKey>,
-    /// Every region's keys, by kid.
-    known: RwLock<Arc<HashMap<String, DecodingKey>>>,
+    known: RwLock<Arc<Known>>,
+}
+
+/// Every region's keys, and the tokens found good with them: checking a signature costs twenty times what a position does,
+/// and a driver's phone sends the same token thousands of times. Other keys come with an empty memory.
+#[derive(Default)]
+struct Known {
+    /// Public keys as the directory has them, by kid.
+    listed: BTreeMap<String, String>,
+    keys: HashMap<String, DecodingKey>,
+    good: Mutex<Remembered>,
+}
+
+/// Two generations: when the newer is full it becomes the older, and what nobody asked for meanwhile is forgotten.
+#[derive(Default)]
+struct Remembered {
+    newer: HashMap<Box<str>, Claims>,
+    older: HashMap<Box<str>, Claims>,
+}
+
+impl Remembered {
+    fn get(&mut self, token: &str) -> Option<Claims> {
+        if let Some(claims) = self.newer.get(token) {
+            return Some(claims.clone());
+        }
+        let (token, claims) = self.older.remove_entry(token)?;
+        self.keep(token, claims.clone());
+        Some(claims)
+    }
+
+    fn keep(&mut self, token: Box<str>, claims: Claims) {
+        if self.newer.len() >= REMEMBERED {
+            self.older = mem::take(&mut self.newer);
+        }
+        self.newer.insert(token, claims);
+    }
+}
+
+impl Known {
+    fn remembered<T>(&self, with: impl FnOnce(&mut Remembered) -> T) -> T {
+        // A map stays whole whatever happened to the thread that held it.
+        with(&mut self.good.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Tokens {
@@ -57,12 +102,22 @@ impl Tokens {
     pub fn learn<'a>(&self, key_sets: impl IntoIterator<Item = &'a Value>) {
         let own = self.0.signing.iter().map(SigningKey::jwk);
         let others = key_sets.into_iter().filter_map(|set| set["keys"].as_array()).flatten().cloned();
-        let known = others.chain(own).filter_map(|jwk| {
-            let kid = jwk["kid"].as_str()?.to_owned();
-            let key = DecodingKey::from_ed_components(jwk["x"].as_str()?).ok()?;
-            (jwk["crv"] == "Ed25519").then_some((kid, key))
+        let listed = others.chain(own).filter_map(|jwk| {
+            let (kid, x) = (jwk["kid"].as_str()?.to_owned(), jwk["x"].as_str()?.to_owned());
+            (jwk["crv"] == "Ed25519").then_some((kid, x))
         });
-        *self.0.known.write().expect("no holder of this lock panics") = Arc::new(known.collect());
+        let listed: BTreeMap<_, _> = listed.collect();
+        if self.known().listed == listed {
+            return;
+        }
+        let key = |(kid, x): (&String, &String)| Some((kid.clone(), DecodingKey::from_ed_components(x).ok()?));
+        let keys = listed.iter().filter_map(key).collect();
+        let known = Known { listed, keys, good: Mutex::default() };
+        *self.0.known.write().expect("no holder of this lock panics") = Arc::new(known);
+    }
+
+    fn known(&self) -> Arc<Known> {
+        Arc::clone(&self.0.known.read().expect("no holder of this lock panics"))
     }
 
     /// This region's public keys as a JWK set.
@@ -100,19 +155,16 @@ impl Tokens {
 
     /// The claims of a token signed by any region of the cluster and still good.
     pub fn verify(&self, token: &str) -> Result<Claims, Problem> {
-        let refused = |why: &str| Problem::new(Code::InvalidToken, why);
-        let header = jsonwebtoken::decode_header(token).map_err(|_| refused("the access token is not a JWT"))?;
-        let known = Arc::clone(&self.0.known.read().expect("no holder of this lock panics"));
-        let kid = header.kid.ok_or_else(|| refused("the access token names no key"))?;
-        let key = known.get(&kid).ok_or_else(|| refused("the access token is signed with a key no region has"))?;
-        let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.set_issuer(&[&self.0.issuer]);
-        validation.set_required_spec_claims(&["iss", "sub", "exp"]);
-        // Expiry is judged below, by the clock tests can move.
-        validation.validate_exp = false;
-        let claims = jsonwebtoken::decode::<Claims>(token, key, &validation)
-            .map_err(|_| refused("the access token's signature or claims are wrong"))?
-            .claims;
+        let known = self.known();
+        let remembered = known.remembered(|good| good.get(token));
+        let claims = match remembered {
+            Some(claims) => claims,
+            None => {
+                let claims = self.check_signature(&known, token)?;
+                known.remembered(|good| good.keep(token.into(), claims.clone()));
+                claims
+            }
+        };
         let now = self.0.clock.now().unix_timestamp();
         if claims.exp + LEEWAY_S < now {
             return Err(refused("the access token has expired"));
@@ -123,8 +175,56 @@ impl Tokens {
         Ok(claims)
     }
 
+    fn check_signature(&self, known: &Known, token: &str) -> Result<Claims, Problem> {
+        let header = jsonwebtoken::decode_header(token).map_err(|_| refused("the access token is not a JWT"))?;
+        let kid = header.kid.ok_or_else(|| refused("the access token names no key"))?;
+        let unknown = || refused("the access token is signed with a key no region has");
+        let key = known.keys.get(&kid).ok_or_else(unknown)?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_issuer(&[&self.0.issuer]);
+        validation.set_required_spec_claims(&["iss", "sub", "exp"]);
+        // Expiry is judged each time, by the clock tests can move.
+        validation.validate_exp = false;
+        let decoded = jsonwebtoken::decode::<Claims>(token, key, &validation);
+        Ok(decoded.map_err(|_| refused("the access token's signature or claims are wrong"))?.claims)
+    }
+
     /// When a token with these claims is refused from.
     pub fn expires_at(claims: &Claims) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(claims.exp + LEEWAY_S).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+}
+
+fn refused(why: &str) -> Problem {
+    Problem::new(Code::InvalidToken, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims(sub: &str) -> Claims {
+        Claims {
+            iss: "tests".into(),
+            sub: sub.into(),
+            tenant: None,
+            role: Role::Driver,
+            region: "us-east".parse().unwrap(),
+            iat: 0,
+            exp: 0,
+            jti: String::new(),
+        }
+    }
+
+    #[test]
+    fn tokens_in_use_stay_remembered_and_memory_is_bounded() {
+        let mut good = Remembered::default();
+        good.keep("in use".into(), claims("a"));
+        for n in 0..REMEMBERED * 3 {
+            good.keep(n.to_string().into(), claims("b"));
+            assert_eq!(good.get("in use").unwrap().sub, "a");
+        }
+        assert!(good.newer.len() <= REMEMBERED && good.older.len() <= REMEMBERED);
+        assert!(good.get("0").is_none());
     }
 }

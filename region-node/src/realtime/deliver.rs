@@ -2,15 +2,14 @@
 
 use fred::{clients::SubscriberClient, prelude::ClientLike, types::ClientState};
 use serde::Serialize;
-use serde_json::json;
 use shared::ids::{OfferId, RideId};
-use socketioxide::SocketIo;
-use time::format_description::well_known::Rfc3339;
+use socketioxide::{BroadcastError, SocketError, SocketIo};
+use time::OffsetDateTime;
 
-use super::{Adapter, Event, EventReceiver, rooms};
+use super::{Adapter, Event, EventReceiver, MissedMessages, rooms};
 use crate::{
     app::App,
-    drivers::Duty,
+    drivers::{Duty, Position},
     rides::{Ride, RideStatus, Viewer},
 };
 
@@ -28,6 +27,17 @@ struct Withdrawn {
     offer_id: OfferId,
     ride_id: RideId,
     reason: &'static str,
+}
+
+/// `driver:location`.
+#[derive(Serialize)]
+struct Moved {
+    ride_id: RideId,
+    lat: f64,
+    lng: f64,
+    heading: Option<f32>,
+    #[serde(with = "time::serde::rfc3339")]
+    recorded_at: OffsetDateTime,
 }
 
 impl Delivery {
@@ -65,14 +75,9 @@ impl Delivery {
                 self.emit(rooms::rider(&tenant, rider_id), "payment:update", &*payment).await;
             }
             Event::DriverMoved { tenant, ride_id, rider_id, position } => {
-                let moved = json!({
-                    "ride_id": ride_id,
-                    "lat": position.point.lat,
-                    "lng": position.point.lng,
-                    "heading": position.heading,
-                    "recorded_at": position.recorded_at.format(&Rfc3339).unwrap_or_default(),
-                });
-                self.emit(rooms::rider(&tenant, rider_id), "driver:location", &moved).await;
+                let Position { point, heading, recorded_at } = position;
+                let moved = Moved { ride_id, lat: point.lat, lng: point.lng, heading, recorded_at };
+                self.emit_latest(rooms::rider(&tenant, rider_id), "driver:location", &moved).await;
             }
         }
     }
@@ -90,16 +95,46 @@ impl Delivery {
         self.app.drivers.set_duty(&ride.tenant, driver_id, duty, ride.updated_at);
     }
 
-    /// To all sockets of a room on all nodes; to those of this node if the others cannot be reached.
+    /// To all sockets of a room on all nodes; to those of this node if the others cannot be reached. Who reads too slowly
+    /// to take it is cut off.
     async fn emit(&self, room: String, event: &'static str, message: &impl Serialize) {
         if self.redis.state() == ClientState::Connected {
             match self.io.to(room.clone()).emit(event, message).await {
-                Ok(()) | Err(socketioxide::BroadcastError::Socket(_)) => return,
+                Ok(()) => return,
+                Err(BroadcastError::Socket(errors)) => return self.cut_off_slow(&room, &errors),
                 Err(error) => tracing::debug!(%error, "a message did not reach the other nodes"),
             }
         }
-        if let Err(error) = self.io.to(room).local().emit(event, message).await {
-            tracing::debug!(%error, "a message did not reach every socket of this node");
+        match self.io.to(room.clone()).local().emit(event, message).await {
+            Ok(()) => {}
+            Err(BroadcastError::Socket(errors)) => self.cut_off_slow(&room, &errors),
+            Err(error) => tracing::debug!(%error, "a message did not reach every socket of this node"),
         }
+    }
+
+    /// The same for what only the newest of counts: a slow reader skips the older ones.
+    async fn emit_latest(&self, room: String, event: &'static str, message: &impl Serialize) {
+        if self.redis.state() == ClientState::Connected
+            && self.io.to(room.clone()).volatile().emit(event, message).await.is_ok()
+        {
+            return;
+        }
+        if let Err(error) = self.io.to(room).local().volatile().emit(event, message).await {
+            tracing::debug!(%error, "a position did not reach every socket of this node");
+        }
+    }
+
+    /// A client that missed a message would be wrong without knowing it. One that is disconnected connects again and asks.
+    fn cut_off_slow(&self, room: &str, errors: &[SocketError]) {
+        if !errors.iter().any(|error| matches!(error, SocketError::InternalChannelFull)) {
+            return;
+        }
+        for socket in self.io.to(room.to_owned()).local().sockets() {
+            socket.extensions.insert(MissedMessages);
+            // Its queue is full, so it may not hear of this either: `disconnect_unfit` tries again, and a reader that takes
+            // nothing at all is ended by the next ping.
+            let _ = socket.disconnect();
+        }
+        metrics::counter!("region_node_slow_sockets_total").increment(1);
     }
 }

@@ -1,37 +1,68 @@
 //! What drivers say over their sockets; each event does what its REST twin does.
 
+use std::sync::Arc;
+
 use garde::Validate;
 use serde_json::{Value, json};
 use shared::{ids::DriverId, problem::Code};
 use socketioxide::{
     SocketIo,
     extract::{AckSender, SocketRef, State, TryData},
+    handler::{FromMessageParts, MessageHandler, Value as RawValue},
+    socket::Socket,
 };
 use uuid::Uuid;
 
-use super::{Adapter, Session};
+use super::{Adapter, MissedMessages, Session};
 use crate::{
     app::App,
     dispatch::{self, AnswerRequest},
-    drivers::{PositionsInput, take_positions},
+    drivers::{PositionsInput, Reporter},
     http::Problem,
 };
 
-/// `location:update`. Most clients ask for no acknowledgement: one costs more than the position.
-pub(super) async fn location_update(
-    socket: SocketRef<Adapter>,
-    TryData(input): TryData<PositionsInput>,
-    ack: AckSender<Adapter>,
-    State(app): State<App>,
-) {
-    let taken = async {
-        let (session, driver_id) = driver(&socket)?;
-        let input = input.map_err(|error| Problem::field("", error.to_string()))?;
-        check(&input)?;
-        take_positions(&app, session.caller.tenant(), driver_id, input).await
-    };
-    let answer = match taken.await {
-        Ok(_) => json!({"ok": true}),
+/// `location:update`. Taken where it is read: a task of its own for each, as the library gives its other handlers, costs
+/// more than the position, and lets a later one overtake. Most clients ask for no acknowledgement, which would cost as much
+/// as the message.
+pub(super) struct LocationUpdate {
+    pub(super) app: App,
+    pub(super) reporter: Reporter,
+}
+
+/// Tells this handler from the library's own, which are made of functions.
+pub(super) enum InPlace {}
+
+impl MessageHandler<Adapter, InPlace> for LocationUpdate {
+    fn call(&self, socket: Arc<Socket<Adapter>>, mut value: RawValue, ack_id: Option<i64>) {
+        let Ok(TryData(input)) = TryData::<PositionsInput>::from_message_parts(&socket, &mut value, &ack_id);
+        let Ok(ack) = AckSender::from_message_parts(&socket, &mut value, &ack_id);
+        let input = input.map_err(|error| Problem::field("", error.to_string()));
+        let input = input.and_then(|input| check(&input).map(|()| input));
+        let (positions, now) = match input {
+            Ok(input) => {
+                let now = self.app.clock.now();
+                (input.received_at(now), now)
+            }
+            Err(problem) => return send_taken(ack, ack_id, Err(problem)),
+        };
+        self.app.drivers.taken.socket.increment(positions.len() as u64);
+        if self.reporter.take_known(&self.app, &positions, now).is_some() {
+            return send_taken(ack, ack_id, Ok(()));
+        }
+        let (app, reporter) = (self.app.clone(), self.reporter.clone());
+        self.app.spawn(async move {
+            let taken = reporter.take(&app, &positions, now).await;
+            send_taken(ack, ack_id, taken.map(drop));
+        });
+    }
+}
+
+fn send_taken(ack: AckSender<Adapter>, ack_id: Option<i64>, taken: Result<(), Problem>) {
+    if ack_id.is_none() {
+        return;
+    }
+    let answer = match taken {
+        Ok(()) => json!({"ok": true}),
         Err(problem) => json!({"ok": false, "code": problem.code()}),
     };
     send(ack, &answer);
@@ -73,13 +104,14 @@ pub(super) async fn ride_decline(
     }
 }
 
-/// Disconnects the sockets whose token has expired.
-pub(super) fn disconnect_expired(io: &SocketIo<Adapter>, app: &App) {
+/// Disconnects the sockets whose token has expired, and those that read too slowly and missed something.
+pub(super) fn disconnect_unfit(io: &SocketIo<Adapter>, app: &App) {
     let now = app.clock.now();
     for socket in io.sockets() {
         let expired = socket.extensions.get::<Session>().is_some_and(|session| session.caller.expires_at <= now);
-        if expired && let Err(error) = socket.disconnect() {
-            tracing::debug!(%error, "a socket whose token expired is gone already");
+        let unfit = expired || socket.extensions.get::<MissedMessages>().is_some();
+        if unfit && let Err(error) = socket.disconnect() {
+            tracing::debug!(%error, "a socket to be disconnected is gone already, or reads nothing");
         }
     }
 }

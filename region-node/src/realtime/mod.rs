@@ -26,7 +26,7 @@ pub use refusal::{Refusals, Unveiling};
 
 use crate::{
     app::{App, keep_subscribed, redis_subscriber},
-    drivers::Keys,
+    drivers::{Keys, Reporter},
     identity::Caller,
 };
 use handshake::Auth;
@@ -35,9 +35,9 @@ use refusal::Refusal;
 /// Nodes reach each other's sockets through Redis.
 type Adapter = FredAdapter<socketioxide::adapter::Emitter>;
 
-/// How often sockets are looked at whose token has expired.
+/// How often sockets are looked for that must go: their token has expired, or they missed something.
 const EXPIRY: Duration = Duration::from_secs(5);
-/// Messages to one socket that wait for a slow reader; more are lost to it.
+/// Messages to one socket that wait for a slow reader; one more, and it is cut off.
 const MOST_WAITING: usize = 256;
 
 /// A socket's user.
@@ -45,6 +45,10 @@ const MOST_WAITING: usize = 256;
 struct Session {
     caller: Caller,
 }
+
+/// Marks a socket that read too slowly: something was not sent to it.
+#[derive(Clone, Copy, Debug)]
+struct MissedMessages;
 
 /// Starts Socket.IO: the layer that serves it, and the delivery of events until the node stops.
 pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoLayer<Adapter>> {
@@ -72,7 +76,7 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
     app.tasks.clone().spawn(async move {
         let mut ticks = tokio::time::interval(EXPIRY);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            incoming::disconnect_expired(&io, &app);
+            incoming::disconnect_unfit(&io, &app);
             metrics::gauge!("region_node_sockets").set(io.sockets().len() as f64);
         }
         io.close().await;
@@ -90,13 +94,14 @@ async fn authenticate(
     Ok(())
 }
 
-async fn connected(socket: SocketRef<Adapter>) {
+async fn connected(socket: SocketRef<Adapter>, State(app): State<App>) {
     let Some(Session { caller }) = socket.extensions.get() else { return };
     if let Some(room) = rooms::of(&caller) {
         socket.join(room);
     }
-    if caller.driver().is_ok() {
-        socket.on("location:update", incoming::location_update);
+    if let Ok(driver_id) = caller.driver() {
+        let reporter = Reporter::new(&app, caller.tenant(), driver_id);
+        socket.on("location:update", incoming::LocationUpdate { app, reporter });
         socket.on("ride:accept", incoming::ride_accept);
         socket.on("ride:decline", incoming::ride_decline);
     }

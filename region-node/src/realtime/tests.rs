@@ -4,13 +4,15 @@ use std::{net::SocketAddr, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use shared::ids::{DriverId, OfferId, RideId};
 use sqlx::PgPool;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, client::IntoClientRequest},
 };
 
+use super::Event;
 use crate::{
     dispatch::{self, tests::online},
     rides::tests::request,
@@ -213,6 +215,27 @@ async fn a_declined_offer_and_one_that_ended_are_gone_from_the_socket(pool: PgPo
     dispatch::run_due(&region.app).await;
     let withdrawn = at_second.event("ride:offer_withdrawn").await;
     assert_eq!(withdrawn, json!({"offer_id": offer["offer_id"], "ride_id": ride["id"], "reason": "expired"}));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let address = region.serve().await;
+    let driver = region.driver().await;
+    // A small window, so that what the system holds for the reader is soon full.
+    let stream = TcpSocket::new_v4().unwrap();
+    stream.set_recv_buffer_size(4_096).unwrap();
+    let stream = MaybeTlsStream::Plain(stream.connect(address).await.unwrap());
+    let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
+    let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    let mut client = Client { socket, acks: 0, early: Vec::new() };
+    client.connect(json!({"token": driver.token, "tenant": driver.tenant})).await;
+    for _ in 0..30_000 {
+        let (offer_id, ride_id) = (OfferId::new(), RideId::new());
+        let (tenant, driver_id) = (driver.tenant.clone(), DriverId(driver.id));
+        region.app.events.send(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason: "expired" }).await;
+    }
+    while !matches!(client.text().await.as_str(), "41" | "closed") {}
 }
 
 #[sqlx::test(migrations = "../migrations")]

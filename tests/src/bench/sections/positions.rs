@@ -14,9 +14,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::bench::{Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, send_paced};
 
-/// Counted by the node every few seconds.
-const COUNTED_WITHIN: Duration = Duration::from_secs(12);
-const TAKEN: &str = "region_node_positions_taken_total";
+/// What was sent may still be on its way.
+const COUNTED_WITHIN: Duration = Duration::from_secs(5);
+/// The node looks at the ages of its positions once a second.
+const AGES_EVERY: Duration = Duration::from_secs(1);
+const TAKEN: &str = "region_node_positions_total";
 const AGE: &str = "region_node_position_age_seconds";
 /// Handshakes under way at once.
 const OPENING: usize = 64;
@@ -150,11 +152,10 @@ async fn over_sockets(
     send(lines, warm_up, &mut cars, Duration::from_secs_f64(1.1 / warm_up.per_second_each)).await?;
     let taken = settled(stand).await?;
     let meter = stand.meter()?;
-    let paced = send(lines, shape, &mut cars, duration).await?;
-    let cpu = meter.used()?;
+    let (paced, age_ms) = tokio::join!(send(lines, shape, &mut cars, duration), worst_age_ms(stand, duration));
+    let (paced, cpu) = (paced?, meter.used()?);
     let lost = lost_since(stand, taken, paced.messages * shape.positions as u64).await?;
-    let age_ms = stand.metric(AGE, r#"quantile="0.99""#).await?.map(|seconds| seconds * 1_000.0);
-    Ok(cells(paced, shape.positions, cpu, lost, age_ms))
+    Ok(cells(paced, shape.positions, cpu, lost, age_ms?))
 }
 
 async fn send(lines: &[Line], shape: Shape, cars: &mut Cars, duration: Duration) -> anyhow::Result<Paced> {
@@ -177,12 +178,26 @@ fn cells(paced: Paced, positions: usize, cpu: Cpu, lost: Option<f64>, age_ms: Op
     ]
 }
 
+/// The worst 99th percentile of the ages in the index while positions are sent.
+async fn worst_age_ms(stand: &Stand, duration: Duration) -> anyhow::Result<Option<f64>> {
+    let until = Instant::now() + duration;
+    let mut worst = None;
+    // The first look was taken before all had reported.
+    tokio::time::sleep(AGES_EVERY * 2).await;
+    while Instant::now() < until {
+        let age_ms = stand.metric(AGE, r#"quantile="0.99""#).await?.map(|seconds| seconds * 1_000.0);
+        worst = age_ms.into_iter().chain(worst).max_by(f64::total_cmp);
+        tokio::time::sleep(AGES_EVERY).await;
+    }
+    Ok(worst)
+}
+
 /// What the node has counted once it counts no more; none if it does not count.
 async fn settled(stand: &Stand) -> anyhow::Result<Option<f64>> {
     let begun = Instant::now();
     let mut last = stand.metric(TAKEN, "").await?;
     while begun.elapsed() < COUNTED_WITHIN {
-        tokio::time::sleep(COUNTED_WITHIN / 2).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let now = stand.metric(TAKEN, "").await?;
         if now == last {
             break;
