@@ -242,7 +242,7 @@ async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
 async fn a_socket_ends_with_its_token(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let mut client = Client::signed_in(region.serve().await, &region.rider().await).await;
-    region.clock.advance(time::Duration::hours(1));
+    region.clock.advance(time::Duration::hours(13));
     loop {
         let text = client.text().await;
         if text == "41" || text == "closed" {
