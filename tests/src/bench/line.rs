@@ -80,17 +80,24 @@ async fn shake_hands(base_url: &str, tenant: &str, token: &str) -> anyhow::Resul
     request.headers_mut().insert("x-tenant-id", HeaderValue::from_str(tenant)?);
     let config = WebSocketConfig::default().read_buffer_size(1_024).write_buffer_size(0);
     let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
-    loop {
+    // The server asks for a sign of life at once, before or after it answers. Left unread in the library's buffer, that
+    // would be lost with it, and the server would take the line for dead twenty seconds later.
+    let (mut connected, mut pinged) = (false, false);
+    while !(connected && pinged) {
         match socket.next().await.context("the server hung up")?? {
             Message::Text(text) if text.starts_with('0') => {
                 socket.send(Message::text(format!("40{}", json!({"token": token, "tenant": tenant})))).await?;
             }
-            Message::Text(text) if text.as_str() == "2" => socket.send(Message::text("3")).await?,
-            Message::Text(text) if text.starts_with("40") => return Ok(socket.into_inner()),
+            Message::Text(text) if text.as_str() == "2" => {
+                socket.send(Message::text("3")).await?;
+                pinged = true;
+            }
+            Message::Text(text) if text.starts_with("40") => connected = true,
             Message::Text(text) => bail!("the server refused the connection: {text}"),
             _ => {}
         }
     }
+    Ok(socket.into_inner())
 }
 
 /// Adds a client's text frame to `out`.
