@@ -24,6 +24,7 @@ use crate::{
     payments::PspRegistry,
     realtime::EventSender,
     tenants::Tenants,
+    travel::Travel,
 };
 
 /// A node's parts; cheap to clone.
@@ -48,6 +49,8 @@ pub struct AppInner {
     pub psp: PspRegistry,
     /// Who has rides to dispatch.
     pub dispatch_due: Due,
+    /// How long ways take.
+    pub travel: Travel,
     /// Calls other programs: other regions, global-sync.
     pub http: reqwest::Client,
     /// Background work runs on this, so that shutdown waits for it.
@@ -86,10 +89,12 @@ impl App {
         let tokens = Tokens::new(&cluster, region.clone(), ttl, clock.clone(), Some(signing));
         let tenants = Tenants::load(app_pool.clone()).await.context("the directory could not be read")?;
         let db = Db::new(app_pool, system_pool, region.clone(), events.clone());
+        let http = http_client(config.edge.connect_timeout)?;
         let app = Self(Arc::new(AppInner {
             psp: PspRegistry::new(&config.psp, db.clone(), clock.clone()),
             db,
-            http: http_client(config.edge.connect_timeout)?,
+            travel: Travel::new(&config.travel, http.clone()),
+            http,
             dispatch_due: Due::default(),
             drivers: Drivers::new(&config.drivers, &config.region.cluster_id),
             config,

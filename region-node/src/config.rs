@@ -14,6 +14,7 @@ use crate::{
     http::{ForwardedHeader, Networks},
     payments::PspConfig,
     rides::RideConfig,
+    travel::TravelConfig,
 };
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -40,6 +41,7 @@ pub struct Config {
     pub drivers: DriversConfig,
     pub psp: PspConfig,
     pub dispatch: DispatchConfig,
+    pub travel: TravelConfig,
     pub telemetry: TelemetryConfig,
 }
 

@@ -19,5 +19,6 @@ pub mod serve;
 pub mod tenants;
 #[cfg(test)]
 pub mod testing;
+pub mod travel;
 pub mod trips;
 pub mod web;

@@ -18,6 +18,7 @@ use crate::{
     identity, payments,
     realtime::{self, Refusals},
     tenants::{self, RegionEntry},
+    travel,
 };
 
 /// A missed notification is made up for this soon.
@@ -47,6 +48,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     announce(&app).await?;
     start_background_work(&app);
     drivers::start(&app).await?;
+    travel::start(&app);
     dispatch::start(&app);
     let render = move || std::future::ready(metrics.render());
     let service = router::router(&app, receiver).await?.route("/metrics", get(render));

@@ -21,7 +21,6 @@ mod reason;
 mod run;
 mod store;
 mod story;
-mod travel;
 mod worker;
 
 use utoipa_axum::{router::OpenApiRouter, routes};

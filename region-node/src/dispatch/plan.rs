@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use futures::future::join_all;
 use shared::{
     geo::Point,
     ids::{DriverId, RideId},
@@ -12,14 +13,18 @@ use time::OffsetDateTime;
 use super::{
     policy::{Candidate, Matching, policy},
     reason::Reason,
+};
+use crate::{
+    drivers::{Duty, Fleet, Found, LIFE, Standing},
     travel::TravelTimes,
 };
-use crate::drivers::{Duty, Fleet, Found, LIFE, Standing};
 
 /// Drivers of a ride who may be chosen. More would not change who is nearest, but the size of the assignment.
 const CHOICES: usize = 12;
 /// Drivers of a ride who may not, and of whom the reason is recorded.
 const EXPLAINED: usize = 12;
+/// Rides whose travel times are asked for at once, should they come from elsewhere.
+const ASKED_AT_ONCE: usize = 32;
 /// So much farther than allowed it is still worth saying that somebody was too far.
 const EXPLAINED_RADIUS: f64 = 1.5;
 
@@ -70,11 +75,16 @@ pub(super) async fn plan(
 ) -> Vec<Plan> {
     let mut numbers: HashMap<DriverId, usize> = HashMap::new();
     let mut matching = Matching::default();
-    let mut looks = Vec::with_capacity(rides.len());
-    for ride in rides {
-        let look = look_around(fleet, rules, ride, now);
-        let places: Vec<Point> = look.choices.iter().map(|found| found.position.point).collect();
-        let etas = travel.to_pickup(&places, ride.pickup).await;
+    let looks: Vec<Look> = rides.iter().map(|ride| look_around(fleet, rules, ride, now)).collect();
+    let mut etas = Vec::with_capacity(rides.len());
+    for some in rides.iter().zip(&looks).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
+        let ask = some.iter().map(|(ride, look)| async move {
+            let places: Vec<Point> = look.choices.iter().map(|found| found.position.point).collect();
+            travel.to_pickup(&places, ride.pickup, now).await
+        });
+        etas.extend(join_all(ask).await);
+    }
+    for (look, etas) in looks.iter().zip(etas) {
         let candidates = look.choices.iter().zip(etas).map(|(found, eta_s)| {
             let next = numbers.len();
             let idle_since = found.standing.idle_since.unwrap_or(now);
@@ -82,7 +92,6 @@ pub(super) async fn plan(
             Candidate { driver: *numbers.entry(found.driver_id).or_insert(next), eta_s, idle }
         });
         matching.candidates.push(candidates.collect());
-        looks.push(look);
     }
     let chosen = policy(rules.mode).assign(&matching);
     let mut plans = Vec::with_capacity(rides.len());
@@ -159,8 +168,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        dispatch::travel::GreatCircle,
         drivers::{LiveTable, Position, ShareRule},
+        travel::SpeedProfile,
     };
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
@@ -210,7 +219,7 @@ mod tests {
             (beyond, 3_500.0, "standard", Duty::Free),
         ]);
         let rides = [wanted(&[(asked, Reason::DeclinedBefore)])];
-        let plans = plan(&fleet, &GreatCircle::CITY, &RULES, &rides, NOW).await;
+        let plans = plan(&fleet, &SpeedProfile::default(), &RULES, &rides, NOW).await;
         assert_eq!(plans[0].ask.map(|(driver, _)| driver), Some(near));
         let reasons: HashMap<_, _> = plans[0].verdicts.iter().map(|v| (v.driver_id, v.reason)).collect();
         let expected = [
@@ -229,7 +238,7 @@ mod tests {
     async fn two_rides_of_one_window_never_share_a_driver() {
         let (a, b) = (DriverId::new(), DriverId::new());
         let fleet = fleet(&[(a, 100.0, "standard", Duty::Free), (b, 2_000.0, "standard", Duty::Free)]);
-        let plans = plan(&fleet, &GreatCircle::CITY, &RULES, &[wanted(&[]), wanted(&[]), wanted(&[])], NOW).await;
+        let plans = plan(&fleet, &SpeedProfile::default(), &RULES, &[wanted(&[]), wanted(&[]), wanted(&[])], NOW).await;
         let mut asked: Vec<_> = plans.iter().filter_map(|plan| plan.ask).map(|(driver, _)| driver).collect();
         asked.sort();
         assert_eq!(asked, [a, b]);
@@ -241,7 +250,7 @@ mod tests {
         let drivers: Vec<_> =
             ids.iter().zip(1..).map(|(id, n)| (*id, f64::from(n) * 50.0, "standard", Duty::Free)).collect();
         let asked: Vec<_> = ids[..20].iter().map(|id| (*id, Reason::DidNotAnswer)).collect();
-        let plans = plan(&fleet(&drivers), &GreatCircle::CITY, &RULES, &[wanted(&asked)], NOW).await;
+        let plans = plan(&fleet(&drivers), &SpeedProfile::default(), &RULES, &[wanted(&asked)], NOW).await;
         assert_eq!(plans[0].ask.map(|(driver, _)| driver), Some(ids[20]));
     }
 

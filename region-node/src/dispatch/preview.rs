@@ -6,15 +6,13 @@ use serde::{Deserialize, Serialize};
 use shared::{claims::Role, geo::Point};
 use time::{Duration, OffsetDateTime};
 
-use super::{
-    policy::{Candidate, Matching, policy},
-    travel::GreatCircle,
-};
+use super::policy::{Candidate, Matching, policy};
 use crate::{
     app::App,
     http::{Command, Problem, ProblemBody},
     identity::Caller,
     rides::Place,
+    travel::TravelTimes,
 };
 
 const MOST_REQUESTS: usize = 1_000;
@@ -134,7 +132,7 @@ pub(super) async fn preview(
     let rules = app.tenants.config(caller.tenant()).await?.config.dispatch;
     let mut request = command.body;
     request.sort();
-    let matching = request.matching(rules.radius_m.into());
+    let matching = request.matching(&app.travel.of(caller.tenant()), rules.radius_m.into()).await;
     // The solver computes for as long as a second: not on a thread that serves others.
     let mode = rules.mode;
     let solved = tokio::task::spawn_blocking(move || {
@@ -159,26 +157,40 @@ impl PreviewRequest {
         self.requests.sort_by_key(|request| request.requested_at);
     }
 
-    fn matching(&self, radius_m: f64) -> Matching {
-        let candidates = self.requests.iter().enumerate().map(|(row, request)| {
-            let pickup = request.pickup.point();
-            let reach = |(column, driver): (usize, &PreviewDriver)| {
-                let from = Point::new(driver.lat, driver.lng);
-                let eta_s = match &self.costs_s {
-                    // Seconds beyond what fits are far enough; a cast from a float saturates.
-                    Some(costs) => costs[row][column]?.round() as u32,
-                    None if from.distance_m(pickup) > radius_m => return None,
-                    None => GreatCircle::CITY.eta_s(from, pickup),
-                };
-                let idle = (self.now - driver.idle_since.unwrap_or(self.now)).max(Duration::ZERO);
-                Some(Candidate { driver: column, eta_s, idle })
+    async fn matching(&self, travel: &impl TravelTimes, radius_m: f64) -> Matching {
+        let mut matching = Matching::default();
+        for (row, request) in self.requests.iter().enumerate() {
+            let etas = match &self.costs_s {
+                // Seconds beyond what fits are far enough; a cast from a float saturates.
+                Some(costs) => {
+                    let known =
+                        |(column, cost_s): (usize, &Option<f64>)| Some((column, cost_s.as_ref()?.round() as u32));
+                    costs[row].iter().enumerate().filter_map(known).collect()
+                }
+                None => self.etas(travel, request.pickup.point(), radius_m).await,
             };
-            let mut candidates: Vec<_> = self.drivers.iter().enumerate().filter_map(reach).collect();
+            let candidate = |(driver, eta_s): (usize, u32)| {
+                let idle_since = self.drivers[driver].idle_since.unwrap_or(self.now);
+                Candidate { driver, eta_s, idle: (self.now - idle_since).max(Duration::ZERO) }
+            };
+            let mut candidates: Vec<_> = etas.into_iter().map(candidate).collect();
             candidates.sort_by_key(|candidate| (candidate.eta_s, candidate.driver));
             candidates.truncate(CHOICES);
-            candidates
-        });
-        Matching { candidates: candidates.collect() }
+            matching.candidates.push(candidates);
+        }
+        matching
+    }
+
+    /// The drivers near enough as the crow flies, and how long they need.
+    async fn etas(&self, travel: &impl TravelTimes, pickup: Point, radius_m: f64) -> Vec<(usize, u32)> {
+        let place = |driver: &PreviewDriver| Point::new(driver.lat, driver.lng);
+        let away = self.drivers.iter().enumerate().map(|(column, driver)| (place(driver).distance_m(pickup), column));
+        let mut near: Vec<(f64, usize)> = away.filter(|(distance_m, _)| *distance_m <= radius_m).collect();
+        near.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        near.truncate(CHOICES);
+        let places: Vec<Point> = near.iter().map(|(_, column)| place(&self.drivers[*column])).collect();
+        let etas = travel.to_pickup(&places, pickup, self.now).await;
+        near.into_iter().map(|(_, column)| column).zip(etas).collect()
     }
 
     fn answer(self, matching: &Matching, chosen: &[Option<usize>]) -> Preview {

@@ -16,7 +16,6 @@ use super::{
     plan::{self, Plan, Verdict},
     reason::Reason,
     store::{self, Claimed, NewOffer},
-    travel::GreatCircle,
 };
 use crate::{
     app::App,
@@ -50,7 +49,7 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     }
     let fleet = app.drivers.live.fleet(tenant);
     let wanted: Vec<_> = waiting.iter().map(|ride| ride.wanted.clone()).collect();
-    let plans = plan::plan(&fleet, &GreatCircle::CITY, &policy, &wanted, now).await;
+    let plans = plan::plan(&fleet, &app.travel.of(tenant), &policy, &wanted, now).await;
 
     let mut tx = app.db.begin(tenant).await?;
     let held = hold(&mut tx, &waiting, &lost, &offered, lease).await?;

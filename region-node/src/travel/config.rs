@@ -1,0 +1,29 @@
+//! Settings of travel times.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use url::Url;
+
+/// Where travel times come from.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TravelConfig {
+    /// A routing engine that answers as OSRM does; without one, learned speeds on the great circle serve.
+    #[serde(default)]
+    pub engine_url: Option<Url>,
+    /// An answer of the engine later than this is done without.
+    #[serde(with = "humantime_serde")]
+    pub engine_timeout: Duration,
+    /// After a failure the engine is left alone for so long.
+    #[serde(with = "humantime_serde")]
+    pub engine_pause: Duration,
+    /// Speeds are learned anew so often.
+    #[serde(with = "humantime_serde")]
+    pub learn_every: Duration,
+    /// From trips no older than this.
+    #[serde(with = "humantime_serde")]
+    pub learn_from: Duration,
+    /// And from no more than these, the newest.
+    pub learn_from_at_most: u32,
+}

@@ -1,0 +1,38 @@
+//! Learns each tenant's speeds from its driven trips, again and again. A node that has not learned yet guesses as for any
+//! city; nothing waits for this.
+
+use shared::ids::TenantId;
+use tokio::time::MissedTickBehavior;
+
+use super::{SpeedProfile, store};
+use crate::{app::App, http::Problem};
+
+/// Learns until cancelled.
+pub(super) async fn keep_learning(app: App) {
+    let mut turns = tokio::time::interval(app.config.travel.learn_every);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let directory = app.tenants.directory();
+        let homes = directory.homes.iter().filter(|(_, home)| home.region == app.region);
+        let tenants: Vec<TenantId> = homes.map(|(tenant, _)| tenant.clone()).collect();
+        for tenant in tenants {
+            if let Err(problem) = learn(&app, &tenant).await {
+                tracing::warn!(%problem, %tenant, "travel times could not be learned and stay as they were");
+            }
+        }
+    }
+}
+
+/// Learns one tenant's speeds.
+pub(super) async fn learn(app: &App, tenant: &TenantId) -> Result<(), Problem> {
+    let config = &app.config.travel;
+    let mut tx = app.db.read(tenant).await?;
+    let trips = store::driven_trips(&mut tx, app.clock.now() - config.learn_from, config.learn_from_at_most).await?;
+    tx.commit().await?;
+    if let Some(profile) = SpeedProfile::fit(&trips) {
+        app.travel.learned(tenant.clone(), profile);
+        tracing::debug!(%tenant, trips = trips.len(), "travel times learned");
+    }
+    Ok(())
+}

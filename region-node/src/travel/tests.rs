@@ -1,0 +1,277 @@
+//! Travel times: judged on real trips, learned from driven ones, and asked of an engine that may be down.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration as StdDuration,
+};
+
+use axum::{Json, Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
+use serde_json::json;
+use sqlx::PgPool;
+use time::{Duration, macros::datetime};
+
+use super::{engine::Engine, *};
+use crate::testing::TestRegion;
+
+const NOW: OffsetDateTime = datetime!(2013-07-01 00:00:00 UTC);
+const BOLHAO: Point = Point::new(41.1497, -8.6065);
+
+/// Every trip of the data set, in the order they were driven.
+fn porto() -> Vec<DrivenTrip> {
+    let rows = include_str!("../../../tests/data/porto/trips.csv").lines().skip(1);
+    let trip = |row: &str| {
+        let (at_s, line) = row.split_once(',').unwrap();
+        let line = polyline::decode_polyline(line.trim_matches('"'), 5).unwrap();
+        let place = |index: usize| Point::new(line[index].y, line[index].x);
+        let driving_s = 15.0 * (line.0.len() - 1) as f64;
+        let began_at = NOW + Duration::seconds(at_s.parse().unwrap());
+        DrivenTrip { from: place(0), to: place(line.0.len() - 1), began_at, driving_s }
+    };
+    rows.map(trip).collect()
+}
+
+/// Whether an estimate makes sense at all: a trip that ended where it began went somewhere else in between.
+fn goes_somewhere(trip: &&DrivenTrip) -> bool {
+    trip.from.distance_m(trip.to) >= 300.0 && trip.driving_s >= 60.0
+}
+
+/// Mean absolute error in percent of the time driven.
+fn mape(trips: &[DrivenTrip], eta_s: impl Fn(&DrivenTrip) -> f64) -> f64 {
+    let error = |trip: &DrivenTrip| (eta_s(trip) - trip.driving_s).abs() / trip.driving_s;
+    100.0 * trips.iter().map(error).sum::<f64>() / trips.len() as f64
+}
+
+fn error_of(profile: &SpeedProfile, trips: &[DrivenTrip]) -> f64 {
+    mape(trips, |trip| profile.eta_s(trip.from, trip.to, trip.began_at).into())
+}
+
+#[test]
+fn learned_times_err_by_less_than_thirty_percent_on_trips_of_porto_not_learned_from() {
+    let trips: Vec<_> = porto().iter().filter(goes_somewhere).copied().collect();
+    assert!(trips.len() > 900);
+    let general = error_of(&SpeedProfile::default(), &trips);
+    let mut errors = Vec::new();
+    for fold in 0..5 {
+        let is_held_out = |index: usize| index % 5 == fold;
+        let pick = |held_out: bool| -> Vec<DrivenTrip> {
+            let chosen = trips.iter().enumerate().filter(|(index, _)| is_held_out(*index) == held_out);
+            chosen.map(|(_, trip)| *trip).collect()
+        };
+        let profile = SpeedProfile::fit(&pick(false)).unwrap();
+        errors.push(error_of(&profile, &pick(true)));
+    }
+    let learned = errors.iter().sum::<f64>() / errors.len() as f64;
+    // The past teaches the future, too: the last third of the night by the first two.
+    let (past, future) = trips.split_at(trips.len() * 2 / 3);
+    let tomorrow = error_of(&SpeedProfile::fit(past).unwrap(), future);
+    println!(
+        "MAPE on Porto: {learned:.1} % learned ({errors:.1?}), {tomorrow:.1} % ahead in time, {general:.1} % unlearned"
+    );
+    assert!(learned < 28.0, "{learned:.1} %, {errors:.1?}");
+    assert!(errors.iter().all(|error| *error < 30.0), "{errors:.1?}");
+    assert!(tomorrow < 31.0, "{tomorrow:.1} %");
+    assert!(learned + 5.0 < general, "{general:.1} %");
+}
+
+#[test]
+fn a_kilometre_takes_about_three_minutes_where_nothing_was_learned() {
+    let profile = SpeedProfile::default();
+    let (from, to) = (Point::new(40.758, -73.9855), Point::new(40.767, -73.9855));
+    assert_eq!(profile.eta_s(from, to, NOW), 186);
+    assert_eq!(profile.eta_s(from, from, NOW), 0);
+}
+
+/// Trips of 1 to 5 km to the north, at ten metres a second, in the first hour of the day; half as fast in the second.
+fn made_up() -> Vec<DrivenTrip> {
+    let trip = |n: i64| {
+        let metres = 1_000.0 + 40.0 * (n % 100) as f64;
+        let (hour, speed_mps) = if n < 100 { (0, 10.0) } else { (1, 5.0) };
+        let to = Point::new(BOLHAO.lat + metres / 111_195.0, BOLHAO.lng);
+        DrivenTrip { from: BOLHAO, to, began_at: NOW + Duration::hours(hour), driving_s: metres / speed_mps }
+    };
+    (0..200).map(trip).collect()
+}
+
+#[test]
+fn hours_are_told_apart() {
+    let profile = SpeedProfile::fit(&made_up()).unwrap();
+    let to = Point::new(BOLHAO.lat + 3_000.0 / 111_195.0, BOLHAO.lng);
+    let at = |hours| f64::from(profile.eta_s(BOLHAO, to, NOW + Duration::hours(hours)));
+    assert!((at(0) - 300.0).abs() < 30.0, "{}", at(0));
+    assert!((at(1) - 600.0).abs() < 60.0, "{}", at(1));
+}
+
+#[test]
+fn few_or_absurd_trips_teach_nothing() {
+    assert_eq!(SpeedProfile::fit(&made_up()[..49]), None);
+    let absurd = DrivenTrip { driving_s: 1.0, ..made_up()[0] };
+    let standing = DrivenTrip { to: BOLHAO, ..made_up()[0] };
+    assert_eq!(SpeedProfile::fit(&[absurd; 100]), None);
+    assert_eq!(SpeedProfile::fit(&[standing; 100]), None);
+    let mut mixed = made_up();
+    mixed.extend([absurd; 500]);
+    assert_eq!(SpeedProfile::fit(&mixed), SpeedProfile::fit(&made_up()));
+}
+
+#[test]
+fn farther_always_takes_longer() {
+    let profile = SpeedProfile::fit(&made_up()).unwrap();
+    let eta_s = |metres: i32| {
+        let to = Point::new(BOLHAO.lat, BOLHAO.lng + f64::from(metres) / 111_195.0);
+        profile.eta_s(BOLHAO, to, NOW + Duration::hours(5))
+    };
+    assert_eq!(eta_s(0), 0);
+    assert!((1..40).all(|step| eta_s(step * 20) > eta_s((step - 1) * 20)));
+}
+
+/// How a test's engine behaves, and how often it was asked.
+#[derive(Clone, Default)]
+struct Behaviour {
+    mode: Arc<AtomicU32>,
+    asked: Arc<AtomicU32>,
+}
+
+const WELL: u32 = 0;
+const SILENT: u32 = 1;
+const BROKEN: u32 = 2;
+const ODD: u32 = 3;
+
+/// Answers `/table` as OSRM does: a second for each thousandth of a degree north of the pick-up, no way for the third.
+async fn table(State(behaviour): State<Behaviour>, uri: axum::http::Uri) -> axum::response::Response {
+    behaviour.asked.fetch_add(1, Ordering::SeqCst);
+    match behaviour.mode.load(Ordering::SeqCst) {
+        SILENT => std::future::pending().await,
+        BROKEN => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        ODD => Json(json!({"code": "Ok", "durations": [[1.0]]})).into_response(),
+        _ => {
+            let places: Vec<(f64, f64)> = uri
+                .path()
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .split(';')
+                .map(|place| {
+                    let (lng, lat) = place.split_once(',').unwrap();
+                    (lat.parse().unwrap(), lng.parse().unwrap())
+                })
+                .collect();
+            let (to, from) = places.split_last().unwrap();
+            let sources: Vec<_> = (0..from.len()).map(|index| index.to_string()).collect();
+            let query = format!("sources={}&destinations={}&annotations=duration", sources.join(";"), from.len());
+            assert_eq!(uri.query(), Some(query.as_str()));
+            let seconds = |(index, place): (usize, &(f64, f64))| {
+                if index == 2 { json!([null]) } else { json!([((place.0 - to.0) * 1_000.0).round()]) }
+            };
+            let durations: Vec<_> = from.iter().enumerate().map(seconds).collect();
+            Json(json!({"code": "Ok", "durations": durations})).into_response()
+        }
+    }
+}
+
+async fn with_engine(pause: StdDuration) -> (TenantTravel, Behaviour) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let behaviour = Behaviour::default();
+    let service = Router::new().route("/osrm/table/v1/driving/{places}", get(table)).with_state(behaviour.clone());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/osrm/", listener.local_addr().unwrap()).parse().unwrap();
+    tokio_util::task::TaskTracker::new().spawn(async move { axum::serve(listener, service).await });
+    let http = crate::app::http_client(StdDuration::from_secs(2)).unwrap();
+    let engine = Engine::new(http, url, StdDuration::from_millis(300), pause);
+    (TenantTravel { profile: Arc::default(), engine: Some(Arc::new(engine)) }, behaviour)
+}
+
+fn drivers() -> [Point; 3] {
+    [10, 20, 30].map(|step| Point::new(BOLHAO.lat + f64::from(step) / 1_000.0, BOLHAO.lng))
+}
+
+#[tokio::test]
+async fn the_engine_answers_and_the_profile_for_the_way_it_does_not_know() {
+    let (travel, behaviour) = with_engine(StdDuration::from_secs(60)).await;
+    let unknown = SpeedProfile::default().eta_s(drivers()[2], BOLHAO, NOW);
+    assert_eq!(travel.to_pickup(&drivers(), BOLHAO, NOW).await, [10, 20, unknown]);
+    assert_eq!(travel.to_pickup(&[], BOLHAO, NOW).await, [0; 0]);
+    assert_eq!(behaviour.asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_is_done_without_and_left_alone() {
+    let guess = drivers().map(|from| SpeedProfile::default().eta_s(from, BOLHAO, NOW));
+    for fault in [SILENT, BROKEN, ODD] {
+        let (travel, behaviour) = with_engine(StdDuration::from_secs(600)).await;
+        behaviour.mode.store(fault, Ordering::SeqCst);
+        for _ in 0..3 {
+            assert_eq!(travel.to_pickup(&drivers(), BOLHAO, NOW).await, guess);
+        }
+        assert_eq!(behaviour.asked.load(Ordering::SeqCst), 1, "fault {fault}");
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_recovered_is_asked_again() {
+    let (travel, behaviour) = with_engine(StdDuration::ZERO).await;
+    behaviour.mode.store(BROKEN, Ordering::SeqCst);
+    assert_ne!(travel.to_pickup(&drivers(), BOLHAO, NOW).await[..2], [10, 20]);
+    behaviour.mode.store(WELL, Ordering::SeqCst);
+    assert_eq!(travel.to_pickup(&drivers(), BOLHAO, NOW).await[..2], [10, 20]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_node_learns_from_its_tenant_s_trips_alone(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    region.new_tenant("other", json!({})).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    let now = region.clock.now();
+    for (n, trip) in (0..).zip(made_up()) {
+        let began_at = now - Duration::minutes(10 + n);
+        let ride_id = uuid::Uuid::now_v7();
+        let quote = json!({});
+        sqlx::query(
+            "INSERT INTO rides (id, tenant_id, rider_id, status, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng,
+                 vehicle_class, payment_method, quote, pin, requested_at, expires_at, updated_at)
+             VALUES ($1, $2, $3, 'completed', $4, $5, $6, $7, 'standard', $8, $8, '0000', $9, $9, $9)",
+        )
+        .bind(ride_id)
+        .bind(region.tenant.as_str())
+        .bind(rider.id)
+        .bind(trip.from.lat)
+        .bind(trip.from.lng)
+        .bind(trip.to.lat)
+        .bind(trip.to.lng)
+        .bind(&quote)
+        .bind(began_at)
+        .execute(tx.conn())
+        .await
+        .unwrap();
+        sqlx::query(
+            "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, started_at, ended_at,
+                 paused_s, duration_s, updated_at)
+             VALUES ($1, $2, $3, $4, $5, 'completed', $6, $6, $6, 60, $7, $6)",
+        )
+        .bind(uuid::Uuid::now_v7())
+        .bind(region.tenant.as_str())
+        .bind(ride_id)
+        .bind(rider.id)
+        .bind(driver.id)
+        .bind(began_at)
+        .bind(60 + trip.driving_s as i64)
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    }
+    tx.commit().await.unwrap();
+    let to = Point::new(BOLHAO.lat + 4_000.0 / 111_195.0, BOLHAO.lng);
+    let other: TenantId = "other".parse().unwrap();
+    let unlearned = SpeedProfile::default().eta_s(BOLHAO, to, now);
+    for tenant in [&region.tenant, &other] {
+        assert_eq!(region.app.travel.of(tenant).to_pickup(&[BOLHAO], to, now).await, [unlearned]);
+        learn::learn(&region.app, tenant).await.unwrap();
+    }
+    let learned = region.app.travel.of(&region.tenant).to_pickup(&[BOLHAO], to, now).await[0];
+    assert!((300..=800).contains(&learned), "{learned} s, unlearned {unlearned} s");
+    assert_ne!(learned, unlearned);
+    assert_eq!(region.app.travel.of(&other).to_pickup(&[BOLHAO], to, now).await, [unlearned]);
+}
