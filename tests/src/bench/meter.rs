@@ -6,7 +6,7 @@ use deploy_local::{Cluster, ProcessId, Service};
 /// The kernel counts in hundredths of a second, on every architecture Linux runs on.
 const TICK_US: f64 = 10_000.0;
 
-/// Counts from [`Meter::start`] on.
+/// Counts from the moment it is made.
 pub struct Meter {
     watched: Vec<(Kind, ProcessId, u64)>,
 }
