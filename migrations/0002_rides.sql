@@ -65,14 +65,13 @@ CALL fence_by_tenant('offers');
 -- an offer; looking again before that only changes what has changed.
 CREATE TABLE dispatch_candidates (
     tenant_id      text NOT NULL,
-    ride_id        uuid NOT NULL REFERENCES rides (id),
+    -- No foreign key: written with every look at a ride that waits, it would lock the ride's row each time.
+    ride_id        uuid NOT NULL,
     round          int NOT NULL,
-    driver_id      uuid NOT NULL,
-    reason         text NOT NULL,
-    pickup_eta_s   int,
-    distance_m     int,
+    -- By driver: {"reason", "pickup_eta_s", "distance_m"}, so that a later look of the same round adds to it.
+    candidates     jsonb NOT NULL,
     considered_at  timestamptz NOT NULL,
-    PRIMARY KEY (ride_id, round, driver_id)
+    PRIMARY KEY (ride_id, round)
 );
 CALL fence_by_tenant('dispatch_candidates');
 

@@ -22,7 +22,7 @@ use crate::{
     drivers::Drivers,
     identity::{self, Sealer, Tokens},
     payments::PspRegistry,
-    realtime::EventSender,
+    realtime::{self, EventReceiver, EventSender},
     tenants::Tenants,
     travel::Travel,
 };
@@ -75,28 +75,30 @@ pub struct Parts {
     pub redis: Redis,
     pub master_key: [u8; 32],
     pub clock: Clock,
-    pub events: EventSender,
 }
 
 impl App {
-    /// Puts a node together: loads its signing key and the directory.
-    pub async fn assemble(config: Config, parts: Parts) -> anyhow::Result<Self> {
-        let Parts { app_pool, system_pool, redis, master_key, clock, events } = parts;
+    /// Puts a node together: loads its signing key and the directory. What it tells comes out of the receiver.
+    pub async fn assemble(config: Config, parts: Parts) -> anyhow::Result<(Self, EventReceiver)> {
+        let Parts { app_pool, system_pool, redis, master_key, clock } = parts;
         let region = config.region.name.clone();
         let sealer = Sealer::new(&master_key);
         let signing = identity::load_or_create_key(&app_pool, &sealer, &clock, &region).await?;
         let (ttl, cluster) = (config.tokens.access_ttl, config.region.cluster_id.clone());
         let tokens = Tokens::new(&cluster, region.clone(), ttl, clock.clone(), Some(signing));
         let tenants = Tenants::load(app_pool.clone()).await.context("the directory could not be read")?;
+        let (drivers, dispatch_due) = (Drivers::new(&config.drivers, &cluster), Due::default());
+        let (events, receiver) = realtime::channel(drivers.clone(), dispatch_due.clone());
         let db = Db::new(app_pool, system_pool, region.clone(), events.clone());
         let http = http_client(config.edge.connect_timeout)?;
         let app = Self(Arc::new(AppInner {
             psp: PspRegistry::new(&config.psp, db.clone(), clock.clone()),
             db,
-            travel: Travel::new(&config.travel, http.clone()),
+            travel: Travel::new(&config.travel, http.clone())
+                .context("travel.road_graph must name a folder with road_nodes.csv and road_edges.csv")?,
             http,
-            dispatch_due: Due::default(),
-            drivers: Drivers::new(&config.drivers, &config.region.cluster_id),
+            dispatch_due,
+            drivers,
             config,
             region,
             clock,
@@ -109,7 +111,7 @@ impl App {
             stop: CancellationToken::new(),
         }));
         app.learn_keys();
-        Ok(app)
+        Ok((app, receiver))
     }
 
     /// Takes over the directory's token keys.
@@ -187,6 +189,9 @@ fn redis_builder(config: &crate::config::RedisConfig) -> anyhow::Result<Builder>
         .with_connection_config(|connection| {
             connection.connection_timeout = Duration::from_secs(3);
             connection.internal_command_timeout = Duration::from_secs(3);
+            // A Redis that takes commands and answers none is as good as gone, and told so soon.
+            connection.unresponsive.max_timeout = Some(Duration::from_secs(1));
+            connection.unresponsive.interval = Duration::from_millis(250);
         })
         .with_performance_config(|performance| performance.default_command_timeout = Duration::from_secs(2))
         .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));

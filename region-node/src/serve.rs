@@ -16,7 +16,7 @@ use crate::{
     db, dispatch, drivers,
     http::{forget_old_answers, router},
     identity, payments,
-    realtime::{self, Refusals},
+    realtime::Refusals,
     tenants::{self, RegionEntry},
     travel,
 };
@@ -34,17 +34,15 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     if let Some(url) = &config.database.migrate_url {
         db::migrate(url).await?;
     }
-    let (events, receiver) = realtime::channel();
     let parts = Parts {
         app_pool: db::connect(&database_url, "database.url", &config.database).await?,
         system_pool: db::connect(&system_url, "database.system_url", &config.database).await?,
         redis: connect_redis(&config.redis).await?,
         master_key,
         clock: Clock::system(),
-        events,
     };
     let listen_on = config.http.listen;
-    let app = App::assemble(config, parts).await?;
+    let (app, receiver) = App::assemble(config, parts).await?;
     announce(&app).await?;
     start_background_work(&app);
     drivers::start(&app).await?;

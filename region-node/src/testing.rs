@@ -23,7 +23,7 @@ use crate::{
     config::{Config, RedisConfig},
     db::MIGRATOR,
     http::router,
-    realtime::{self, EventReceiver, Refusals},
+    realtime::{EventReceiver, Refusals},
 };
 
 /// Sign-in of the test operator.
@@ -119,16 +119,14 @@ impl TestRegion {
         let redis_url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
         let config = test_config(&redis_url);
         let redis = connect_redis(&RedisConfig { url: redis_url.into() }).await.unwrap();
-        let (events, receiver) = realtime::channel();
         let parts = Parts {
             app_pool: as_role("gocomet_app").await,
             system_pool: as_role("gocomet_system").await,
             redis,
             master_key: [7; 32],
             clock: Clock::system(),
-            events,
         };
-        let app = App::assemble(config, parts).await.unwrap();
+        let (app, receiver) = App::assemble(config, parts).await.unwrap();
         crate::serve::announce(&app).await.unwrap();
         (app, receiver)
     }

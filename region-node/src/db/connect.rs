@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    PgPool,
+    Connection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -15,6 +15,8 @@ use crate::config::DatabaseConfig;
 const STATEMENT_TIMEOUT: &str = "15s";
 const LOCK_TIMEOUT: &str = "5s";
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "20s";
+/// A connection that has rested longer is asked whether it still lives.
+const RESTED: Duration = Duration::from_secs(1);
 
 /// Opens a pool on `url`, whose setting is called `setting`.
 pub async fn connect(url: &SecretString, setting: &str, config: &DatabaseConfig) -> anyhow::Result<PgPool> {
@@ -27,6 +29,16 @@ pub async fn connect(url: &SecretString, setting: &str, config: &DatabaseConfig)
         .max_connections(config.max_connections)
         .acquire_timeout(config.acquire_timeout)
         .max_lifetime(Duration::from_secs(1800))
+        // The pool pings a connection that comes back. One that went out again at once need not be asked a second time.
+        .test_before_acquire(false)
+        .before_acquire(|connection, of| {
+            Box::pin(async move {
+                if of.idle_for > RESTED {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_with(options.clone())
         .await
         .with_context(|| unreachable(setting, &options))

@@ -146,7 +146,7 @@ impl TenantTx {
     pub async fn commit(self) -> sqlx::Result<()> {
         self.tx.commit().await?;
         for event in self.told {
-            self.events.send(event).await;
+            self.events.tell(event);
         }
         Ok(())
     }

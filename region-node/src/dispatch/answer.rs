@@ -145,7 +145,7 @@ async fn accept(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: Driver
     store::answer(tx, ride_id, driver_id, OfferStatus::Accepted, now).await?.ok_or(OfferError::OfferExpired)?;
     let (ride, trip) = rides::accept(tx, &ride, driver_id, now).await?;
     for other in store::withdraw_offers(tx, ride_id, now).await? {
-        tell_withdrawn(tx, other, "ride_taken");
+        tell_withdrawn(tx, other, "ride_taken", now);
     }
     announce(app, tx, ride).await?;
     tracing::info!(ride.id = %ride_id, driver.id = %driver_id, "ride {ride_id} accepted");
@@ -176,7 +176,7 @@ pub async fn withdraw_from(
 ) -> Result<(), Problem> {
     let Some(ride_id) = store::hold_live_offer(tx, driver_id).await? else { return Ok(()) };
     if let Some(offer_id) = store::answer(tx, ride_id, driver_id, OfferStatus::Withdrawn, now).await? {
-        tell_withdrawn(tx, store::Ended { offer_id, ride_id, driver_id }, "driver_offline");
+        tell_withdrawn(tx, store::Ended { offer_id, ride_id, driver_id }, "driver_offline", now);
         release(app, tx, &[ride_id], now).await?;
     }
     Ok(())
@@ -199,10 +199,10 @@ pub(super) async fn release(
     Ok(())
 }
 
-pub(super) fn tell_withdrawn(tx: &mut TenantTx, ended: store::Ended, reason: &'static str) {
+pub(super) fn tell_withdrawn(tx: &mut TenantTx, ended: store::Ended, reason: &'static str, at: OffsetDateTime) {
     let store::Ended { offer_id, ride_id, driver_id } = ended;
     let tenant = tx.tenant().clone();
-    tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason });
+    tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at });
 }
 
 fn free(tx: &mut TenantTx, driver_id: DriverId, since: OffsetDateTime) {

@@ -29,6 +29,7 @@ pub use answer::{AnswerRequest, accept_from_socket, decline_from_socket, withdra
 pub use config::DispatchConfig;
 pub use error::OfferError;
 pub use offer::{OfferStatus, OfferView};
+pub use plan::{Plan, Verdict, Wanted, plan};
 pub use reason::Reason;
 pub use worker::Due;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::{
-    policy::{Candidate, Matching, policy},
+    policy::{Candidate, Matching, Request, assign},
     reason::Reason,
 };
 use crate::{
@@ -30,20 +30,22 @@ const EXPLAINED_RADIUS: f64 = 1.5;
 
 /// A ride that wants a driver.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub struct Wanted {
     /// Which.
     pub ride_id: RideId,
     /// Where to pick up.
     pub pickup: Point,
     /// In what.
     pub vehicle_class: String,
+    /// Since when the rider waits; in the future for a ride booked ahead.
+    pub waits_since: OffsetDateTime,
     /// Who was asked before, and what came of it.
     pub asked: HashMap<DriverId, Reason>,
 }
 
 /// What became of one candidate.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Verdict {
+pub struct Verdict {
     /// Who.
     pub driver_id: DriverId,
     /// What.
@@ -56,7 +58,7 @@ pub(super) struct Verdict {
 
 /// What is to be done for one ride.
 #[derive(Clone, Debug)]
-pub(super) struct Plan {
+pub struct Plan {
     /// Which.
     pub ride_id: RideId,
     /// Whom to ask, and the seconds to the pick-up.
@@ -66,7 +68,7 @@ pub(super) struct Plan {
 }
 
 /// Plans for the rides of one window, in the order they were asked for.
-pub(super) async fn plan(
+pub async fn plan(
     fleet: &Fleet,
     travel: &impl TravelTimes,
     rules: &DispatchPolicy,
@@ -84,18 +86,20 @@ pub(super) async fn plan(
         });
         etas.extend(join_all(ask).await);
     }
-    for (look, etas) in looks.iter().zip(etas) {
+    for ((ride, look), etas) in rides.iter().zip(&looks).zip(etas) {
         let candidates = look.choices.iter().zip(etas).map(|(found, eta_s)| {
             let next = numbers.len();
             let idle_since = found.standing.idle_since.unwrap_or(now);
             let idle = (now - idle_since).max(time::Duration::ZERO);
             Candidate { driver: *numbers.entry(found.driver_id).or_insert(next), eta_s, idle }
         });
-        matching.candidates.push(candidates.collect());
+        let candidates = candidates.collect();
+        matching.requests.push(Request { waited: now - ride.waits_since, candidates });
     }
-    let chosen = policy(rules.mode).assign(&matching);
+    let (matching, chosen) = assign(rules.mode, matching).await;
     let mut plans = Vec::with_capacity(rides.len());
-    for (((ride, look), candidates), chosen) in rides.iter().zip(looks).zip(&matching.candidates).zip(chosen) {
+    for (((ride, look), request), chosen) in rides.iter().zip(looks).zip(&matching.requests).zip(chosen) {
+        let candidates = &request.candidates;
         let choices = look.choices.iter().zip(candidates).enumerate().map(|(index, (found, candidate))| Verdict {
             driver_id: found.driver_id,
             reason: if Some(index) == chosen { Reason::Offered } else { Reason::NotChosen },
@@ -188,7 +192,10 @@ mod tests {
         let fleet = table.fleet(&"cabs".parse().unwrap());
         for (id, north_m, class, duty) in drivers {
             let vehicle_class = (*class).into();
-            fleet.learn(*id, Standing { online: true, vehicle_class, idle_since: None, duty: *duty, as_of: NOW });
+            fleet.learn(
+                *id,
+                Standing { online: true, vehicle_class, idle_since: None, duty: *duty, as_of: NOW, duty_as_of: NOW },
+            );
             let point = Point::new(PICKUP.lat + north_m / 111_195.0, PICKUP.lng);
             fleet.observe(*id, &[Position { point, heading: None, recorded_at: NOW }], NOW);
         }
@@ -198,6 +205,7 @@ mod tests {
     fn wanted(asked: &[(DriverId, Reason)]) -> Wanted {
         Wanted {
             ride_id: RideId::new(),
+            waits_since: NOW,
             pickup: PICKUP,
             vehicle_class: "standard".into(),
             asked: asked.iter().copied().collect(),

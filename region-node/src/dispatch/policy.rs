@@ -2,11 +2,12 @@
 //!
 //! Requests and drivers are numbered from zero by the caller. A [`Matching`] names, for each request, the candidates
 //! that may take it and what each would cost; a [`Policy`] answers with at most one driver per request and at most one
-//! request per driver. Serving a request always beats leaving it, whatever it costs.
+//! request per driver. Serving a request always beats leaving it, whatever it costs. Where some must be left, it is those
+//! whose service costs most, less what their waiting is worth: nobody is passed over for ever.
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
 };
 
 use pathfinding::prelude::{Matrix, kuhn_munkres};
@@ -24,11 +25,20 @@ pub(super) struct Candidate {
     pub idle: Duration,
 }
 
-/// The candidates of each request, in the order the requests came in.
+/// A request and who may take it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Request {
+    /// How long the rider has waited.
+    pub waited: Duration,
+    /// In any order.
+    pub candidates: Vec<Candidate>,
+}
+
+/// Requests in the order they came in.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Matching {
-    /// By request.
-    pub candidates: Vec<Vec<Candidate>>,
+    /// By number.
+    pub requests: Vec<Request>,
 }
 
 /// A way to match.
@@ -37,11 +47,28 @@ pub(super) trait Policy: Send + Sync {
     fn assign(&self, matching: &Matching) -> Vec<Option<usize>>;
 }
 
-/// The policy a tenant chose.
-pub(super) fn policy(mode: DispatchMode) -> &'static dyn Policy {
-    match mode {
+/// Matches by the policy a tenant chose. What may compute for longer does so on a thread that serves nobody.
+pub(super) async fn assign(mode: DispatchMode, matching: Matching) -> (Matching, Vec<Option<usize>>) {
+    let policy: &'static dyn Policy = match mode {
         DispatchMode::Batched => &Batched,
         DispatchMode::Nearest => &Nearest,
+    };
+    let size: usize = matching.requests.iter().map(|request| request.candidates.len()).sum();
+    if size <= SOLVED_AT_ONCE {
+        let chosen = policy.assign(&matching);
+        return (matching, chosen);
+    }
+    let solving = tokio::task::spawn_blocking(move || {
+        let chosen = policy.assign(&matching);
+        (matching, chosen)
+    });
+    match solving.await {
+        Ok(solved) => solved,
+        // Only a bug in the solver or the end of the node gets here: nobody is asked, and the rides are looked at again.
+        Err(error) => {
+            tracing::error!(%error, "a matching could not be solved");
+            (Matching::default(), Vec::new())
+        }
     }
 }
 
@@ -54,10 +81,14 @@ pub(super) struct Nearest;
 /// A minute of pick-up weighs as much as half an hour of waiting for work, and no more than that.
 const IDLE_S_PER_ETA_S: i64 = 30;
 const MOST_IDLE_BONUS_S: i64 = 60;
+/// A rider who has waited so many seconds longer is worth a second more of driving.
+const WAITED_S_PER_ETA_S: i64 = 2;
 
-/// Above this many requests that compete for each other's drivers the cubic solver would take too long; the rest of
-/// such a crowd is matched cheapest pair first.
-const MOST_REQUESTS_SOLVED: usize = 250;
+/// Candidates matched in less than a millisecond or so.
+const SOLVED_AT_ONCE: usize = 500;
+/// The solver takes at most the square of the smaller side times the larger one: 15 ms for 1,000 requests and 3,000 drivers
+/// spread over a city, 3 s when all requests are in one corner of it. A crowd above that is matched cheapest pair first.
+const MOST_STEPS_SOLVED: usize = 1_000 * 1_000 * 3_000;
 
 /// More than any sum of costs, so that a request served always weighs more than all that can be saved.
 const SERVED: i64 = 1 << 40;
@@ -68,37 +99,44 @@ pub(super) fn cost_s(candidate: &Candidate) -> i64 {
     i64::from(candidate.eta_s) - bonus
 }
 
+/// What is gained by serving a request, in seconds: more the longer it waits.
+fn worth_s(request: &Request) -> i64 {
+    request.waited.whole_seconds().max(0) / WAITED_S_PER_ETA_S
+}
+
 impl Policy for Nearest {
     fn assign(&self, matching: &Matching) -> Vec<Option<usize>> {
-        let mut taken = std::collections::BTreeSet::new();
-        let mut nearest = |candidates: &Vec<Candidate>| {
-            let free = candidates.iter().enumerate().filter(|(_, candidate)| !taken.contains(&candidate.driver));
+        let mut taken = BTreeSet::new();
+        let mut nearest = |request: &Request| {
+            let free =
+                request.candidates.iter().enumerate().filter(|(_, candidate)| !taken.contains(&candidate.driver));
             let (index, chosen) = free.min_by_key(|(_, candidate)| (candidate.eta_s, candidate.driver))?;
             taken.insert(chosen.driver);
             Some(index)
         };
-        matching.candidates.iter().map(&mut nearest).collect()
+        matching.requests.iter().map(&mut nearest).collect()
     }
 }
 
 impl Policy for Batched {
     fn assign(&self, matching: &Matching) -> Vec<Option<usize>> {
-        let mut chosen = vec![None; matching.candidates.len()];
-        for requests in groups(matching) {
-            if requests.len() > MOST_REQUESTS_SOLVED {
-                cheapest_pair_first(matching, &requests, &mut chosen);
-            } else {
-                solve(matching, &requests, &mut chosen);
-            }
+        let mut chosen = vec![None; matching.requests.len()];
+        for group in groups(matching) {
+            group.assign(matching, &mut chosen);
         }
         chosen
     }
 }
 
-/// Requests that share a candidate, directly or through others, must be solved together; the others need not, and an
-/// assignment costs the cube of its size.
-fn groups(matching: &Matching) -> Vec<Vec<usize>> {
-    let mut leader: Vec<usize> = (0..matching.candidates.len()).collect();
+/// Requests that compete for each other's drivers, directly or through others, and those drivers; both in order.
+struct Group {
+    requests: Vec<usize>,
+    drivers: Vec<usize>,
+}
+
+/// The groups that can be solved apart, since an assignment costs more than the sum of its parts.
+fn groups(matching: &Matching) -> Vec<Group> {
+    let mut leader: Vec<usize> = (0..matching.requests.len()).collect();
     fn find(leader: &mut [usize], mut of: usize) -> usize {
         while leader[of] != of {
             leader[of] = leader[leader[of]];
@@ -107,68 +145,84 @@ fn groups(matching: &Matching) -> Vec<Vec<usize>> {
         of
     }
     let mut first_with: BTreeMap<usize, usize> = BTreeMap::new();
-    for (request, candidates) in matching.candidates.iter().enumerate() {
-        for candidate in candidates {
-            let other = *first_with.entry(candidate.driver).or_insert(request);
-            let (a, b) = (find(&mut leader, request), find(&mut leader, other));
+    for (number, request) in matching.requests.iter().enumerate() {
+        for candidate in &request.candidates {
+            let other = *first_with.entry(candidate.driver).or_insert(number);
+            let (a, b) = (find(&mut leader, number), find(&mut leader, other));
             leader[a.max(b)] = a.min(b);
         }
     }
-    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for request in 0..matching.candidates.len() {
-        if !matching.candidates[request].is_empty() {
-            groups.entry(find(&mut leader, request)).or_default().push(request);
+    let mut groups: BTreeMap<usize, Group> = BTreeMap::new();
+    for (number, request) in matching.requests.iter().enumerate() {
+        if !request.candidates.is_empty() {
+            let of = find(&mut leader, number);
+            groups.entry(of).or_insert(Group { requests: Vec::new(), drivers: Vec::new() }).requests.push(number);
         }
+    }
+    for (driver, request) in first_with {
+        let group = groups.get_mut(&find(&mut leader, request)).expect("whoever has a candidate is in a group");
+        group.drivers.push(driver);
     }
     groups.into_values().collect()
 }
 
-fn solve(matching: &Matching, requests: &[usize], chosen: &mut [Option<usize>]) {
-    if let [request] = requests {
-        let candidates = matching.candidates[*request].iter().enumerate();
-        chosen[*request] = candidates.min_by_key(|(_, c)| (cost_s(c), c.eta_s, c.driver)).map(|(index, _)| index);
-        return;
-    }
-    let mut columns: Vec<usize> =
-        requests.iter().flat_map(|request| &matching.candidates[*request]).map(|candidate| candidate.driver).collect();
-    columns.sort_unstable();
-    columns.dedup();
-    // The solver wants no more rows than columns: surplus columns stand for "nobody", worth nothing to anyone.
-    let width = columns.len().max(requests.len());
-    let mut weights = Matrix::new(requests.len(), width, 0_i64);
-    for (row, request) in requests.iter().enumerate() {
-        for candidate in &matching.candidates[*request] {
-            let column = columns.binary_search(&candidate.driver).expect("collected from the same candidates");
-            weights[(row, column)] = SERVED - cost_s(candidate);
+impl Group {
+    fn assign(&self, matching: &Matching, chosen: &mut [Option<usize>]) {
+        let (few, many) = (self.requests.len().min(self.drivers.len()), self.requests.len().max(self.drivers.len()));
+        if let [request] = self.requests[..] {
+            let candidates = matching.requests[request].candidates.iter().enumerate();
+            chosen[request] = candidates.min_by_key(|(_, c)| (cost_s(c), c.eta_s, c.driver)).map(|(index, _)| index);
+        } else if few * few * many > MOST_STEPS_SOLVED {
+            self.cheapest_pair_first(matching, chosen);
+        } else {
+            self.solve(matching, chosen);
         }
     }
-    let (_, columns_of_rows) = kuhn_munkres(&weights);
-    for (row, column) in columns_of_rows.into_iter().enumerate() {
-        let Some(driver) = columns.get(column) else { continue };
-        chosen[requests[row]] = matching.candidates[requests[row]].iter().position(|c| c.driver == *driver);
-    }
-}
 
-fn cheapest_pair_first(matching: &Matching, requests: &[usize], chosen: &mut [Option<usize>]) {
-    let mut taken = std::collections::BTreeSet::new();
-    let mut pairs: BinaryHeap<_> = requests
-        .iter()
-        .flat_map(|request| {
-            let candidates = matching.candidates[*request].iter().enumerate();
-            candidates.map(move |(index, c)| Reverse((cost_s(c), *request, index, c.driver)))
-        })
-        .collect();
-    while let Some(Reverse((_, request, index, driver))) = pairs.pop() {
-        if chosen[request].is_none() && taken.insert(driver) {
-            chosen[request] = Some(index);
+    /// The Hungarian algorithm; the smaller side is its rows.
+    fn solve(&self, matching: &Matching, chosen: &mut [Option<usize>]) {
+        let requests_are_rows = self.requests.len() <= self.drivers.len();
+        let (rows, columns) = match requests_are_rows {
+            true => (self.requests.len(), self.drivers.len()),
+            false => (self.drivers.len(), self.requests.len()),
+        };
+        let mut weights = Matrix::new(rows, columns, 0_i64);
+        for (place, request) in self.requests.iter().enumerate() {
+            let request = &matching.requests[*request];
+            for candidate in &request.candidates {
+                let driver = self.drivers.binary_search(&candidate.driver).expect("all candidates are in the group");
+                let at = if requests_are_rows { (place, driver) } else { (driver, place) };
+                weights[at] = SERVED + worth_s(request) - cost_s(candidate);
+            }
+        }
+        let (_, columns_of_rows) = kuhn_munkres(&weights);
+        for (row, column) in columns_of_rows.into_iter().enumerate() {
+            let (place, driver) = if requests_are_rows { (row, column) } else { (column, row) };
+            let request = self.requests[place];
+            // A pair that is none has no weight, and means nobody.
+            let is_pair = |candidate: &Candidate| candidate.driver == self.drivers[driver];
+            chosen[request] = matching.requests[request].candidates.iter().position(is_pair);
+        }
+    }
+
+    fn cheapest_pair_first(&self, matching: &Matching, chosen: &mut [Option<usize>]) {
+        let mut taken = BTreeSet::new();
+        let pairs = self.requests.iter().flat_map(|number| {
+            let request = &matching.requests[*number];
+            let candidates = request.candidates.iter().enumerate();
+            candidates.map(move |(index, c)| Reverse((cost_s(c) - worth_s(request), *number, index, c.driver)))
+        });
+        let mut pairs: BinaryHeap<_> = pairs.collect();
+        while let Some(Reverse((_, request, index, driver))) = pairs.pop() {
+            if chosen[request].is_none() && taken.insert(driver) {
+                chosen[request] = Some(index);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -177,11 +231,17 @@ mod tests {
         Candidate { driver, eta_s, idle: Duration::ZERO }
     }
 
+    /// Requests that have just come in.
+    fn matching(candidates: Vec<Vec<Candidate>>) -> Matching {
+        let request = |candidates| Request { waited: Duration::ZERO, candidates };
+        Matching { requests: candidates.into_iter().map(request).collect() }
+    }
+
     fn drivers(policy: &dyn Policy, matching: &Matching) -> Vec<Option<usize>> {
         let chosen = policy.assign(matching);
-        assert_eq!(chosen.len(), matching.candidates.len());
-        let drivers: Vec<_> =
-            chosen.iter().zip(&matching.candidates).map(|(index, of)| index.map(|index| of[index].driver)).collect();
+        assert_eq!(chosen.len(), matching.requests.len());
+        let driver = |(index, of): (&Option<usize>, &Request)| index.map(|index| of.candidates[index].driver);
+        let drivers: Vec<_> = chosen.iter().zip(&matching.requests).map(driver).collect();
         let taken: Vec<_> = drivers.iter().flatten().collect();
         assert_eq!(taken.iter().collect::<BTreeSet<_>>().len(), taken.len(), "a driver was given twice");
         drivers
@@ -189,61 +249,65 @@ mod tests {
 
     #[test]
     fn batched_gives_up_a_nearest_driver_where_that_saves_more() {
-        let matching = Matching {
-            candidates: vec![vec![candidate(0, 60), candidate(1, 70)], vec![candidate(0, 65), candidate(1, 600)]],
-        };
+        let matching =
+            matching(vec![vec![candidate(0, 60), candidate(1, 70)], vec![candidate(0, 65), candidate(1, 600)]]);
         assert_eq!(drivers(&Batched, &matching), [Some(1), Some(0)]);
         assert_eq!(drivers(&Nearest, &matching), [Some(0), Some(1)]);
     }
 
     #[test]
     fn more_requests_than_drivers_leave_the_dearest_unserved() {
-        let matching = Matching {
-            candidates: vec![vec![candidate(0, 90)], vec![candidate(0, 30)], vec![], vec![candidate(0, 60)]],
-        };
+        let matching = matching(vec![vec![candidate(0, 90)], vec![candidate(0, 30)], vec![], vec![candidate(0, 60)]]);
         assert_eq!(drivers(&Batched, &matching), [None, Some(0), None, None]);
     }
 
     #[test]
+    fn who_has_waited_long_enough_is_not_passed_over_for_who_is_nearer() {
+        let mut matching = matching(vec![vec![candidate(0, 300)], vec![candidate(0, 60)]]);
+        assert_eq!(drivers(&Batched, &matching), [None, Some(0)]);
+        matching.requests[0].waited = Duration::minutes(10);
+        assert_eq!(drivers(&Batched, &matching), [Some(0), None]);
+    }
+
+    #[test]
     fn two_rides_are_served_even_if_one_of_them_alone_would_be_cheaper() {
-        let matching =
-            Matching { candidates: vec![vec![candidate(0, 10), candidate(1, 3_000)], vec![candidate(0, 2_000)]] };
+        let matching = matching(vec![vec![candidate(0, 10), candidate(1, 3_000)], vec![candidate(0, 2_000)]]);
         assert_eq!(drivers(&Batched, &matching), [Some(1), Some(0)]);
     }
 
     #[test]
     fn of_two_drivers_as_near_the_one_who_waited_longer_drives() {
         let waited = Candidate { driver: 1, eta_s: 125, idle: Duration::minutes(20) };
-        let matching = Matching { candidates: vec![vec![candidate(0, 120), waited]] };
+        let matching = matching(vec![vec![candidate(0, 120), waited]]);
         assert_eq!(drivers(&Batched, &matching), [Some(1)]);
         assert_eq!(drivers(&Nearest, &matching), [Some(0)]);
     }
 
     #[test]
     fn a_crowd_too_large_to_solve_is_still_matched() {
-        let everybody: Vec<_> = (0..300).map(|driver| candidate(driver, 60 + driver as u32)).collect();
-        let matching = Matching { candidates: vec![everybody; 280] };
+        let everybody: Vec<_> = (0..1_500).map(|driver| candidate(driver, 60 + driver as u32)).collect();
+        let matching = matching(vec![everybody; 1_450]);
         assert!(drivers(&Batched, &matching).iter().all(Option::is_some));
     }
 
     fn matchings() -> impl Strategy<Value = Matching> {
         let candidates = prop::collection::btree_map(0..5_usize, 0..1_000_u32, 0..5);
-        prop::collection::vec(candidates, 0..5).prop_map(|requests| Matching {
-            candidates: requests
-                .into_iter()
-                .map(|of| of.into_iter().map(|(driver, eta_s)| candidate(driver, eta_s)).collect())
-                .collect(),
-        })
+        let request = (candidates, 0..3_000_i64).prop_map(|(of, waited_s)| Request {
+            waited: Duration::seconds(waited_s),
+            candidates: of.into_iter().map(|(driver, eta_s)| candidate(driver, eta_s)).collect(),
+        });
+        prop::collection::vec(request, 0..6).prop_map(|requests| Matching { requests })
     }
 
     /// The most requests served, and the least cost of serving so many, by trying everything.
-    fn best(matching: &Matching, request: usize, taken: &mut BTreeSet<usize>) -> (usize, Reverse<i64>) {
-        let Some(candidates) = matching.candidates.get(request) else { return (0, Reverse(0)) };
-        let mut best_of_all = best(matching, request + 1, taken);
-        for candidate in candidates {
+    fn best(matching: &Matching, number: usize, taken: &mut BTreeSet<usize>) -> (usize, Reverse<i64>) {
+        let Some(request) = matching.requests.get(number) else { return (0, Reverse(0)) };
+        let mut best_of_all = best(matching, number + 1, taken);
+        for candidate in &request.candidates {
             if taken.insert(candidate.driver) {
-                let (served, Reverse(cost)) = best(matching, request + 1, taken);
-                best_of_all = best_of_all.max((served + 1, Reverse(cost + cost_s(candidate))));
+                let (served, Reverse(cost)) = best(matching, number + 1, taken);
+                let cost = cost + cost_s(candidate) - worth_s(request);
+                best_of_all = best_of_all.max((served + 1, Reverse(cost)));
                 taken.remove(&candidate.driver);
             }
         }
@@ -258,8 +322,8 @@ mod tests {
             let served = chosen.iter().flatten().count();
             let cost: i64 = chosen
                 .iter()
-                .zip(&matching.candidates)
-                .filter_map(|(index, of)| index.map(|index| cost_s(&of[index])))
+                .zip(&matching.requests)
+                .filter_map(|(index, of)| index.map(|index| cost_s(&of.candidates[index]) - worth_s(of)))
                 .sum();
             prop_assert_eq!((served, Reverse(cost)), best(&matching, 0, &mut BTreeSet::new()));
         }
@@ -268,8 +332,8 @@ mod tests {
         fn nearest_never_leaves_a_request_that_has_a_free_candidate(matching in matchings()) {
             let chosen = drivers(&Nearest, &matching);
             let taken: BTreeSet<_> = chosen.iter().flatten().collect();
-            for (driver, candidates) in chosen.iter().zip(&matching.candidates) {
-                prop_assert!(driver.is_some() || candidates.iter().all(|c| taken.contains(&c.driver)));
+            for (driver, request) in chosen.iter().zip(&matching.requests) {
+                prop_assert!(driver.is_some() || request.candidates.iter().all(|c| taken.contains(&c.driver)));
             }
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use shared::{claims::Role, geo::Point};
 use time::{Duration, OffsetDateTime};
 
-use super::policy::{Candidate, Matching, policy};
+use super::policy::{Candidate, Matching, Request, assign};
 use crate::{
     app::App,
     http::{Command, Problem, ProblemBody},
@@ -133,16 +133,7 @@ pub(super) async fn preview(
     let mut request = command.body;
     request.sort();
     let matching = request.matching(&app.travel.of(caller.tenant()), rules.radius_m.into()).await;
-    // The solver computes for as long as a second: not on a thread that serves others.
-    let mode = rules.mode;
-    let solved = tokio::task::spawn_blocking(move || {
-        let chosen = policy(mode).assign(&matching);
-        (matching, chosen)
-    });
-    let (matching, chosen) = solved.await.map_err(|error| {
-        tracing::error!(%error, "a preview could not be solved");
-        Problem::new(shared::problem::Code::Internal, "something went wrong on our side")
-    })?;
+    let (matching, chosen) = assign(rules.mode, matching).await;
     Ok(Json(request.answer(&matching, &chosen)))
 }
 
@@ -176,7 +167,7 @@ impl PreviewRequest {
             let mut candidates: Vec<_> = etas.into_iter().map(candidate).collect();
             candidates.sort_by_key(|candidate| (candidate.eta_s, candidate.driver));
             candidates.truncate(CHOICES);
-            matching.candidates.push(candidates);
+            matching.requests.push(Request { waited: self.now - request.requested_at, candidates });
         }
         matching
     }
@@ -195,7 +186,9 @@ impl PreviewRequest {
 
     fn answer(self, matching: &Matching, chosen: &[Option<usize>]) -> Preview {
         let mut preview = Preview { assignments: Vec::new(), unassigned: Vec::new() };
-        for ((request, candidates), chosen) in self.requests.into_iter().zip(&matching.candidates).zip(chosen) {
+        for ((request, Request { candidates, .. }), chosen) in
+            self.requests.into_iter().zip(&matching.requests).zip(chosen)
+        {
             match chosen.map(|index| candidates[index]) {
                 Some(candidate) => preview.assignments.push(PreviewAssignment {
                     request_id: request.id,

@@ -5,7 +5,10 @@
 //! come from elsewhere. A claim is a lease: should this node die in between, the rides are due again when it ends, and
 //! should it merely be slow, the second transaction finds the lease gone and leaves the ride alone.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration as StdDuration,
+};
 
 use shared::ids::{DriverId, OfferId, RideId, TenantId};
 use time::{Duration, OffsetDateTime};
@@ -20,7 +23,7 @@ use super::{
 use crate::{
     app::App,
     db::TenantTx,
-    drivers::{self, Duty},
+    drivers,
     http::Problem,
     realtime::Event,
     rides::{self, Ride, RideStatus},
@@ -55,14 +58,13 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     let held = hold(&mut tx, &waiting, &lost, &offered, lease).await?;
     let round = Round { held: &held, ttl: Duration::seconds(policy.offer_ttl_s.into()), now: app.clock.now() };
     expire(app, &mut tx, &lost, &round).await?;
-    let made = offer(app, &mut tx, plans, &round).await?;
+    let refused = offer(app, &mut tx, plans, &round).await?;
     // An offer not yet over keeps its ride; whoever ends it makes the ride due again.
-    store::look_again(&mut tx, &offered, round.now + Duration::SECOND).await?;
-    tx.commit().await?;
-    for (driver_id, until) in made {
-        app.drivers.set_duty(tenant, driver_id, Duty::Offered { until }, round.now);
+    if !offered.is_empty() {
+        store::look_again(&mut tx, &offered, round.now + Duration::SECOND).await?;
     }
-    Ok(is_full)
+    tx.commit().await?;
+    Ok(is_full || refused)
 }
 
 /// What the second transaction knows.
@@ -80,7 +82,7 @@ async fn claim(app: &App, tenant: &TenantId) -> Result<(Vec<Claimed>, OffsetDate
     let mut tx = app.db.begin(tenant).await?;
     let ended = store::expire_offers(&mut tx, now).await?;
     for offer in &ended {
-        tell_withdrawn(&mut tx, *offer, "expired");
+        tell_withdrawn(&mut tx, *offer, "expired", now);
     }
     let rides: Vec<_> = ended.iter().map(|offer| offer.ride_id).collect();
     if !rides.is_empty() {
@@ -118,7 +120,7 @@ async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>
     for ride in &lost {
         if ride.status == RideStatus::Offered {
             for offer in store::withdraw_offers(tx, ride.id, round.now).await? {
-                tell_withdrawn(tx, offer, "expired");
+                tell_withdrawn(tx, offer, "expired", round.now);
             }
         }
     }
@@ -138,13 +140,9 @@ async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>
     Ok(())
 }
 
-/// Makes the planned offers, as far as Postgres lets them, and records every candidate; whom was asked until when.
-async fn offer(
-    app: &App,
-    tx: &mut TenantTx,
-    plans: Vec<Plan>,
-    round: &Round<'_>,
-) -> Result<Vec<(DriverId, OffsetDateTime)>, Problem> {
+/// Makes the planned offers, as far as Postgres lets them, and records every candidate; true if some were refused, whose
+/// rides are due at once.
+async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>) -> Result<bool, Problem> {
     let tenant = tx.tenant().clone();
     let fleet = app.drivers.live.fleet(&tenant);
     let mut plans: Vec<Plan> = plans.into_iter().filter(|plan| round.held.contains_key(&plan.ride_id)).collect();
@@ -165,20 +163,21 @@ async fn offer(
         })
     };
     let offers: Vec<NewOffer> = plans.iter().filter_map(new_offer).collect();
-    let made: HashSet<OfferId> = match offers.is_empty() {
+    let made: HashSet<RideId> = match offers.is_empty() {
         true => HashSet::new(),
-        false => store::insert_offers(tx, &offers, round.now).await?.into_iter().collect(),
+        false => {
+            let inserted = store::insert_offers(tx, &offers, round.now).await?;
+            store::mark_offered(tx, &inserted, round.now).await?.into_iter().collect()
+        }
     };
-    let (made, refused): (Vec<_>, Vec<_>) = offers.into_iter().partition(|offer| made.contains(&offer.offer_id));
+    let (made, refused): (Vec<_>, Vec<_>) = offers.into_iter().partition(|offer| made.contains(&offer.ride_id));
     let refused_at_once = correct(app, tx, &mut plans, &refused, round.now).await?;
     record(tx, &plans, round).await?;
-    if !made.is_empty() {
-        store::mark_offered(tx, &made, round.now).await?;
-    }
     for offer in &made {
         let ride = &round.held[&offer.ride_id];
         let view = OfferView::of(ride, offer.offer_id, offer.pickup_eta_s, offer.expires_at);
-        tx.tell(Event::OfferMade { tenant: tenant.clone(), driver_id: offer.driver_id, offer: view });
+        let (tenant, driver_id) = (tenant.clone(), offer.driver_id);
+        tx.tell(Event::OfferMade { tenant, driver_id, offer: view, at: round.now });
         let offered = Ride {
             status: RideStatus::Offered,
             offers_made: ride.offers_made + 1,
@@ -194,12 +193,12 @@ async fn offer(
         .map(|plan| plan.ride_id)
         .filter(|ride| !asked.contains(ride))
         .partition(|ride| refused_at_once.contains(ride));
-    for (rides, at) in [(at_once, round.now), (later, round.now + app.config.dispatch.retry_after)] {
+    for (rides, at) in [(at_once, round.now), (later, next_look(round.now, app.config.dispatch.retry_after))] {
         if !rides.is_empty() {
             store::look_again(tx, &rides, at).await?;
         }
     }
-    Ok(made.into_iter().map(|offer| (offer.driver_id, offer.expires_at)).collect())
+    Ok(!refused.is_empty())
 }
 
 /// Learns from drivers Postgres would not have asked: the table believed something else of them. Their rides are due at
@@ -227,14 +226,26 @@ async fn correct(
 }
 
 async fn record(tx: &mut TenantTx, plans: &[Plan], round: &Round<'_>) -> sqlx::Result<()> {
-    let verdicts: Vec<(RideId, i32, Verdict)> = plans
-        .iter()
-        .flat_map(|plan| {
-            let number = round.held[&plan.ride_id].offers_made;
-            plan.verdicts.iter().map(move |verdict| (plan.ride_id, number, verdict.clone()))
-        })
-        .collect();
-    if verdicts.is_empty() { Ok(()) } else { store::record(tx, &verdicts, round.now).await }
+    let candidate = |verdict: &Verdict| {
+        let Verdict { driver_id, reason, pickup_eta_s, distance_m } = *verdict;
+        (driver_id, store::CandidateRow { reason: reason.as_str().to_owned(), pickup_eta_s, distance_m })
+    };
+    let of_plan = |plan: &Plan| store::Round {
+        ride_id: plan.ride_id,
+        number: round.held[&plan.ride_id].offers_made,
+        candidates: plan.verdicts.iter().map(candidate).collect(),
+    };
+    let rounds: Vec<_> = plans.iter().filter(|plan| !plan.verdicts.is_empty()).map(of_plan).collect();
+    if rounds.is_empty() { Ok(()) } else { store::record(tx, &rounds, round.now).await }
+}
+
+/// Rides without a driver are looked at in step, so that they compete for whoever comes free by what they are worth and not
+/// by whose turn it is.
+fn next_look(now: OffsetDateTime, every: StdDuration) -> OffsetDateTime {
+    let every_ns = i128::try_from(every.as_nanos()).unwrap_or(i128::MAX).max(1);
+    let into_ns = now.unix_timestamp_nanos().rem_euclid(every_ns);
+    // Shorter than `every`, which is a setting of seconds at most; a longer one saturates and is cut by the ride's end.
+    now + Duration::nanoseconds(i64::try_from(every_ns - into_ns).unwrap_or(i64::MAX))
 }
 
 fn set_reason(plan: &mut Plan, driver_id: DriverId, reason: Reason) {

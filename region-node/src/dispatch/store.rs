@@ -3,8 +3,9 @@
 //! A ride's row is its lock: whoever changes an offer holds the ride first, and several rides are held in the order of their
 //! ids, so nobody waits in a circle.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
 use shared::{
     geo::Point,
     ids::{DriverId, OfferId, RideId, TenantId},
@@ -12,11 +13,7 @@ use shared::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{
-    offer::OfferStatus,
-    plan::{Verdict, Wanted},
-    reason::Reason,
-};
+use super::{offer::OfferStatus, plan::Wanted, reason::Reason};
 use crate::{app::App, db::TenantTx, http::Problem};
 
 /// The tenants for which something is due: a ride to dispatch, or an offer nobody answered.
@@ -103,7 +100,6 @@ pub(super) async fn release(tx: &mut TenantTx, rides: &[RideId], now: OffsetDate
 pub(super) struct Claimed {
     pub(super) wanted: Wanted,
     pub(super) status_is_offered: bool,
-    pub(super) requested_at: OffsetDateTime,
     pub(super) expires_at: OffsetDateTime,
     pub(super) offers_made: i32,
 }
@@ -121,7 +117,8 @@ pub(super) async fn claim(
              SELECT id FROM rides WHERE status IN ('requested', 'offered') AND dispatch_at <= $1
              ORDER BY dispatch_at LIMIT $3 FOR UPDATE SKIP LOCKED
          )
-         RETURNING id, status, pickup_lat, pickup_lng, vehicle_class, requested_at, expires_at, offers_made",
+         RETURNING id, status, pickup_lat, pickup_lng, vehicle_class, requested_at, scheduled_at, expires_at,
+                   offers_made",
         now,
         lease,
         most
@@ -153,15 +150,16 @@ pub(super) async fn claim(
                 ride_id: RideId(row.id),
                 pickup: Point::new(row.pickup_lat, row.pickup_lng),
                 vehicle_class: row.vehicle_class,
+                // A ride booked ahead waits from its time on.
+                waits_since: row.scheduled_at.unwrap_or(row.requested_at),
                 asked: asked.remove(&row.id).unwrap_or_default(),
             },
             status_is_offered: row.status == "offered",
-            requested_at: row.requested_at,
             expires_at: row.expires_at,
             offers_made: row.offers_made,
         })
         .collect();
-    claimed.sort_by_key(|ride| (ride.requested_at, ride.wanted.ride_id));
+    claimed.sort_by_key(|ride| (ride.wanted.waits_since, ride.wanted.ride_id));
     Ok(claimed)
 }
 
@@ -176,7 +174,7 @@ pub(super) struct NewOffer {
 }
 
 /// Makes the offers whose drivers are online, on no trip, and, as the index decides, thinking about no other offer; those
-/// that were made.
+/// that were made. The drivers' rows are held, so that nobody of them goes offline without seeing the offer.
 pub(super) async fn insert_offers(
     tx: &mut TenantTx,
     offers: &[NewOffer],
@@ -198,7 +196,7 @@ pub(super) async fn insert_offers(
              SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = n.driver_id
                AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
          )
-         ORDER BY n.driver_id
+         ORDER BY n.driver_id FOR SHARE OF d
          ON CONFLICT (tenant_id, driver_id) WHERE status = 'live' DO NOTHING
          RETURNING id",
         tenant.as_str(),
@@ -234,20 +232,32 @@ pub(super) async fn why_not(tx: &mut TenantTx, drivers: &[DriverId]) -> sqlx::Re
     Ok(rows.into_iter().map(|row| (DriverId(row.id), reason(row.online, row.on_trip))).collect())
 }
 
-/// Marks rides as offered until their offer ends.
-pub(super) async fn mark_offered(tx: &mut TenantTx, offers: &[NewOffer], now: OffsetDateTime) -> sqlx::Result<()> {
-    let rides: Vec<_> = offers.iter().map(|offer| offer.ride_id.0).collect();
-    let ends: Vec<_> = offers.iter().map(|offer| offer.expires_at).collect();
-    sqlx::query!(
-        "UPDATE rides r SET status = 'offered', offers_made = r.offers_made + 1, dispatch_at = n.ends, updated_at = $3
-         FROM unnest($1::uuid[], $2::timestamptz[]) AS n (id, ends) WHERE r.id = n.id",
-        &rides,
-        &ends,
+/// Marks rides as offered until their offer ends; those that were. An offer whose driver got a trip while it was being
+/// made is taken back: making it waited for that trip's transaction, but could not see what that did.
+pub(super) async fn mark_offered(
+    tx: &mut TenantTx,
+    offers: &[OfferId],
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<RideId>> {
+    let tenant = tx.tenant().clone();
+    let ids: Vec<_> = offers.iter().map(|id| id.0).collect();
+    let marked = sqlx::query_scalar!(
+        "WITH taken_back AS (
+             DELETE FROM offers o WHERE o.id = ANY($2) AND EXISTS (
+                 SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = o.driver_id
+                   AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+             ) RETURNING o.id
+         )
+         UPDATE rides r SET status = 'offered', offers_made = r.offers_made + 1, dispatch_at = o.expires_at, updated_at = $3
+         FROM offers o WHERE o.id = ANY($2) AND o.id NOT IN (SELECT id FROM taken_back) AND r.id = o.ride_id
+         RETURNING r.id",
+        tenant.as_str(),
+        &ids,
         now
     )
-    .execute(tx.conn())
+    .fetch_all(tx.conn())
     .await?;
-    Ok(())
+    Ok(marked.into_iter().map(RideId).collect())
 }
 
 /// When rides held by this transaction are looked at next.
@@ -277,37 +287,41 @@ pub(super) async fn expire_rides(tx: &mut TenantTx, rides: &[RideId], now: Offse
     Ok(())
 }
 
-/// Records what became of each candidate of a round; the same again changes nothing.
-pub(super) async fn record(
-    tx: &mut TenantTx,
-    verdicts: &[(RideId, i32, Verdict)],
-    now: OffsetDateTime,
-) -> sqlx::Result<()> {
+/// The candidates of one round.
+pub(super) struct Round {
+    pub(super) ride_id: RideId,
+    pub(super) number: i32,
+    pub(super) candidates: BTreeMap<DriverId, CandidateRow>,
+}
+
+/// A candidate as recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct CandidateRow {
+    pub(super) reason: String,
+    pub(super) pickup_eta_s: Option<u32>,
+    pub(super) distance_m: u32,
+}
+
+/// Records what became of each candidate; of one considered again in a round the latest counts. The same again changes
+/// nothing.
+pub(super) async fn record(tx: &mut TenantTx, rounds: &[Round], now: OffsetDateTime) -> sqlx::Result<()> {
     let tenant = tx.tenant().clone();
-    let whole = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    let rides: Vec<_> = verdicts.iter().map(|(ride, _, _)| ride.0).collect();
-    let rounds: Vec<_> = verdicts.iter().map(|(_, round, _)| *round).collect();
-    let drivers: Vec<_> = verdicts.iter().map(|(_, _, verdict)| verdict.driver_id.0).collect();
-    let reasons: Vec<_> = verdicts.iter().map(|(_, _, verdict)| verdict.reason.as_str().to_owned()).collect();
-    let etas: Vec<_> = verdicts.iter().map(|(_, _, verdict)| verdict.pickup_eta_s.map(whole)).collect();
-    let distances: Vec<_> = verdicts.iter().map(|(_, _, verdict)| whole(verdict.distance_m)).collect();
+    let rides: Vec<_> = rounds.iter().map(|round| round.ride_id.0).collect();
+    let numbers: Vec<_> = rounds.iter().map(|round| round.number).collect();
+    let json =
+        |round: &Round| serde_json::to_value(&round.candidates).map_err(|error| sqlx::Error::Encode(error.into()));
+    let candidates: Vec<_> = rounds.iter().map(json).collect::<sqlx::Result<_>>()?;
     sqlx::query!(
-        "INSERT INTO dispatch_candidates AS c
-             (tenant_id, ride_id, round, driver_id, reason, pickup_eta_s, distance_m, considered_at)
-         SELECT $1, n.ride_id, n.round, n.driver_id, n.reason, n.pickup_eta_s, n.distance_m, $8
-         FROM unnest($2::uuid[], $3::int[], $4::uuid[], $5::text[], $6::int[], $7::int[])
-              AS n (ride_id, round, driver_id, reason, pickup_eta_s, distance_m)
-         ON CONFLICT (ride_id, round, driver_id) DO UPDATE
-         SET reason = excluded.reason, pickup_eta_s = excluded.pickup_eta_s, distance_m = excluded.distance_m,
-             considered_at = excluded.considered_at
-         WHERE c.reason <> excluded.reason",
+        "INSERT INTO dispatch_candidates AS c (tenant_id, ride_id, round, candidates, considered_at)
+         SELECT $1, n.ride_id, n.round, n.candidates, $5
+         FROM unnest($2::uuid[], $3::int[], $4::jsonb[]) AS n (ride_id, round, candidates)
+         ON CONFLICT (ride_id, round) DO UPDATE
+         SET candidates = c.candidates || excluded.candidates, considered_at = excluded.considered_at
+         WHERE NOT c.candidates @> excluded.candidates",
         tenant.as_str(),
         &rides,
-        &rounds,
-        &drivers,
-        &reasons,
-        &etas as &[Option<i32>],
-        &distances,
+        &numbers,
+        &candidates,
         now
     )
     .execute(tx.conn())
@@ -315,25 +329,18 @@ pub(super) async fn record(
     Ok(())
 }
 
-/// One candidate as recorded.
-pub(super) struct CandidateRow {
-    pub(super) driver_id: Uuid,
-    pub(super) round: i32,
-    pub(super) reason: String,
-    pub(super) pickup_eta_s: Option<i32>,
-    pub(super) distance_m: Option<i32>,
-    pub(super) considered_at: OffsetDateTime,
-}
-
-/// All candidates of a ride, round by round, the nearest first.
-pub(super) async fn candidates(tx: &mut TenantTx, ride_id: RideId) -> sqlx::Result<Vec<CandidateRow>> {
-    let rows = sqlx::query_as!(
-        CandidateRow,
-        "SELECT driver_id, round, reason, pickup_eta_s, distance_m, considered_at FROM dispatch_candidates
-         WHERE ride_id = $1 ORDER BY round, pickup_eta_s NULLS LAST, distance_m, driver_id",
+/// All rounds of a ride, the first first, and when each was last added to.
+pub(super) async fn rounds(tx: &mut TenantTx, ride_id: RideId) -> sqlx::Result<Vec<(Round, OffsetDateTime)>> {
+    let rows = sqlx::query!(
+        "SELECT round, candidates, considered_at FROM dispatch_candidates WHERE ride_id = $1 ORDER BY round",
         ride_id.0
     );
-    rows.fetch_all(tx.conn()).await
+    let read = |(number, candidates, at)| {
+        let candidates = serde_json::from_value(candidates).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok((Round { ride_id, number, candidates }, at))
+    };
+    let rows = rows.fetch_all(tx.conn()).await?;
+    rows.into_iter().map(|row| read((row.round, row.candidates, row.considered_at))).collect()
 }
 
 /// An offer as stored.

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::{
     offer::OfferStatus,
     reason::Reason,
-    store::{self, CandidateRow, OfferRow},
+    store::{self, CandidateRow, OfferRow, Round},
 };
 use crate::{
     app::App,
@@ -58,9 +58,10 @@ pub(super) struct CandidateRecord {
     /// What the reason means.
     explanation: &'static str,
     /// Of those who could have been asked.
-    pickup_eta_s: Option<i32>,
+    pickup_eta_s: Option<u32>,
     /// As the crow flies.
-    distance_m: Option<i32>,
+    distance_m: u32,
+    /// When the round was last added to.
     #[serde(with = "time::serde::rfc3339")]
     considered_at: OffsetDateTime,
 }
@@ -79,12 +80,13 @@ pub(super) async fn get_story(
     let mut tx = app.db.read(caller.tenant()).await?;
     let ride = rides::load(&mut tx, id).await?.ok_or(RideError::NotFound(id))?;
     let offers = store::offers_of_ride(&mut tx, id).await?.into_iter().map(OfferRecord::read);
-    let candidates = store::candidates(&mut tx, id).await?.into_iter().map(CandidateRecord::read);
+    let candidates = store::rounds(&mut tx, id).await?.into_iter().map(|(round, at)| CandidateRecord::read(round, at));
+    let candidates: Vec<Vec<CandidateRecord>> = candidates.collect::<sqlx::Result<_>>()?;
     Ok(Json(DispatchStory {
         ride_id: id,
         status: ride.status,
         offers: offers.collect::<sqlx::Result<_>>()?,
-        candidates: candidates.collect::<sqlx::Result<_>>()?,
+        candidates: candidates.into_iter().flatten().collect(),
     }))
 }
 
@@ -103,16 +105,16 @@ impl OfferRecord {
 }
 
 impl CandidateRecord {
-    fn read(row: CandidateRow) -> sqlx::Result<Self> {
-        let reason: Reason = row.reason.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-        Ok(Self {
-            driver_id: row.driver_id.into(),
-            round: row.round,
-            reason,
-            explanation: reason.explanation(),
-            pickup_eta_s: row.pickup_eta_s,
-            distance_m: row.distance_m,
-            considered_at: row.considered_at,
-        })
+    /// A round's candidates, the nearest first.
+    fn read(round: Round, considered_at: OffsetDateTime) -> sqlx::Result<Vec<Self>> {
+        let record = |(driver_id, row): (DriverId, CandidateRow)| {
+            let CandidateRow { reason, pickup_eta_s, distance_m } = row;
+            let reason: Reason = reason.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
+            let explanation = reason.explanation();
+            Ok(Self { driver_id, round: round.number, reason, explanation, pickup_eta_s, distance_m, considered_at })
+        };
+        let mut records: Vec<Self> = round.candidates.into_iter().map(record).collect::<sqlx::Result<_>>()?;
+        records.sort_by_key(|record| (record.pickup_eta_s.unwrap_or(u32::MAX), record.distance_m));
+        Ok(records)
     }
 }

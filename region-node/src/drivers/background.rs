@@ -13,8 +13,10 @@ const SWEEP: Duration = Duration::from_secs(5);
 const CENSUS: Duration = Duration::from_secs(1);
 /// Rows of one statement.
 const BATCH: usize = 2_000;
-/// While nodes cannot hear each other, every driver is compared with Postgres so often.
+/// Every driver is compared with Postgres so often: while nodes cannot hear each other, and while they can, in case they
+/// misheard.
 const RECONCILE_ALL: Duration = Duration::from_secs(15);
+const RECONCILE_ALL_ANYWAY: Duration = Duration::from_secs(60);
 
 pub(super) fn start(app: &App) {
     let config = &app.config.drivers;
@@ -33,6 +35,7 @@ pub(super) fn start(app: &App) {
         true => Ok(()),
         false => reconcile(&app, true).await,
     }));
+    app.spawn(every(app.clone(), RECONCILE_ALL_ANYWAY, async |app| reconcile(&app, true).await));
     // What is still here when the node stops is written before it ends.
     let (tasks, stop, app) = (app.tasks.clone(), app.stop.clone(), app.clone());
     tasks.spawn(async move {
@@ -77,15 +80,15 @@ fn take_census(app: &App) {
     }
 }
 
-/// Corrects the table where Postgres knows better: of the drivers believed busy, or of all.
+/// Corrects the table where Postgres knows better: of the drivers who are busy, here or there, or of all.
 pub(super) async fn reconcile(app: &App, all: bool) -> Result<(), Problem> {
-    let believed: Vec<(TenantId, DriverId)> = app
-        .drivers
-        .live
-        .fleets()
-        .into_iter()
-        .flat_map(|(tenant, fleet)| fleet.known(all).into_iter().map(move |id| (tenant.clone(), id)))
-        .collect();
+    let fleets = app.drivers.live.fleets().into_iter();
+    let mut believed: Vec<(TenantId, DriverId)> =
+        fleets.flat_map(|(tenant, fleet)| fleet.known(all).into_iter().map(move |id| (tenant.clone(), id))).collect();
+    if !all {
+        let is_news = |(tenant, id): &(TenantId, DriverId)| app.drivers.live.fleet(tenant).is_believed_free(*id);
+        believed.extend(store::busy(app).await?.into_iter().filter(is_news));
+    }
     for batch in believed.chunks(BATCH) {
         let ids: Vec<_> = batch.iter().map(|(_, id)| *id).collect();
         let known = store::standings(app, &ids).await?;

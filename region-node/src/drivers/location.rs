@@ -91,7 +91,7 @@ impl Reporter {
             Duty::OnTrip { ride_id, rider_id } => {
                 app.drivers.breadcrumbs.drop_all(tenant, *driver_id, positions);
                 if let Some(position) = moved_to {
-                    app.events.try_send(Event::DriverMoved { tenant: tenant.clone(), ride_id, rider_id, position });
+                    app.events.tell(Event::DriverMoved { tenant: tenant.clone(), ride_id, rider_id, position });
                 }
             }
             // Postgres will know whether there is a trip this node has not heard of.

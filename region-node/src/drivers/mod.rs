@@ -101,7 +101,7 @@ pub async fn correct(app: &App, tx: &mut TenantTx, drivers: &[DriverId], now: Of
     for driver_id in drivers {
         match store::standing(tx, *driver_id, now).await? {
             // Nothing is later than what this transaction reads, but for what the table hears after it.
-            Some(standing) => fleet.correct(*driver_id, Standing { as_of: now, ..standing }),
+            Some(standing) => fleet.correct(*driver_id, Standing { as_of: now, duty_as_of: now, ..standing }),
             None => fleet.forget(*driver_id),
         }
     }

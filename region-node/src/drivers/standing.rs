@@ -17,8 +17,24 @@ pub struct Standing {
     pub idle_since: Option<OffsetDateTime>,
     /// What the driver is doing.
     pub duty: Duty,
-    /// When this was so; of two, the later counts.
+    /// When the driver took rides or not, in such a vehicle; of two, the later counts.
     pub as_of: OffsetDateTime,
+    /// When the driver did that. Of its own, since a node that hears of a trip need not have heard that its driver went
+    /// offline, and must not tell the others otherwise.
+    pub duty_as_of: OffsetDateTime,
+}
+
+impl Standing {
+    /// Takes over what `other` knows as late or later.
+    pub(super) fn take_newer(&mut self, other: Standing) {
+        if self.as_of <= other.as_of {
+            (self.online, self.as_of, self.idle_since) = (other.online, other.as_of, other.idle_since);
+            self.vehicle_class = other.vehicle_class;
+        }
+        if self.duty_as_of <= other.duty_as_of {
+            (self.duty, self.duty_as_of, self.idle_since) = (other.duty, other.duty_as_of, other.idle_since);
+        }
+    }
 }
 
 /// What a driver is doing.

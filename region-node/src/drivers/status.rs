@@ -58,8 +58,9 @@ pub(super) async fn set_status(
     let answer = tx.finish(StatusCode::OK, &DriverState { driver_id: id, status, idle_since }).await?;
 
     let fleet = app.drivers.live.fleet(caller.tenant());
-    let duty = fleet.sighting(id, now).map_or(Duty::Free, |known| known.standing.duty);
-    let online = status == DriverStatus::Online;
-    fleet.learn(id, Standing { online, vehicle_class: vehicle_class.into(), idle_since, duty, as_of: now });
+    let known = fleet.sighting(id, now).map(|known| (known.standing.duty, known.standing.duty_as_of));
+    let (duty, duty_as_of) = known.unwrap_or((Duty::Free, now));
+    let (online, vehicle_class) = (status == DriverStatus::Online, vehicle_class.into());
+    fleet.learn(id, Standing { online, vehicle_class, idle_since, duty, as_of: now, duty_as_of });
     Ok(answer)
 }

@@ -67,6 +67,7 @@ impl StandingRow {
             idle_since: self.idle_since,
             duty,
             as_of: as_of - READ_LAG,
+            duty_as_of: as_of - READ_LAG,
         }
     }
 
@@ -119,6 +120,19 @@ pub(super) async fn standings(app: &App, drivers: &[DriverId]) -> Result<Vec<(Te
     tx.commit().await?;
     let read = |row: StandingRow| Some((row.tenant_id.parse().ok()?, DriverId(row.id), row.standing(now)));
     Ok(rows.into_iter().filter_map(read).collect())
+}
+
+/// The drivers with an offer to answer or a trip to drive.
+pub(super) async fn busy(app: &App) -> Result<Vec<(TenantId, DriverId)>, Problem> {
+    let mut tx = app.db.system().await?;
+    let rows = sqlx::query!(
+        r#"SELECT tenant_id AS "tenant_id!", driver_id AS "driver_id!" FROM offers WHERE status = 'live'
+           UNION SELECT tenant_id, driver_id FROM trips WHERE status IN ('accepted', 'arrived', 'in_progress', 'paused')"#
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    tx.commit().await?;
+    Ok(rows.into_iter().filter_map(|row| Some((row.tenant_id.parse().ok()?, DriverId(row.driver_id)))).collect())
 }
 
 /// The drivers online in Postgres and last heard of after `since`.

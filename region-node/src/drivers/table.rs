@@ -176,11 +176,9 @@ impl Fleet {
             }
             Entry::Occupied(mut entry) => {
                 let row = entry.get_mut();
-                if row.standing.as_of <= standing.as_of {
-                    row.standing = standing;
-                    self.index(driver_id, row);
-                    self.share(driver_id, row);
-                }
+                row.standing.take_newer(standing);
+                self.index(driver_id, row);
+                self.share(driver_id, row);
             }
         }
     }
@@ -199,15 +197,18 @@ impl Fleet {
     /// Changes the duty of a driver who is known here, unless something later is known.
     pub fn set_duty(&self, driver_id: DriverId, duty: Duty, as_of: OffsetDateTime) {
         let Some(mut row) = self.rows.get_mut(&driver_id) else { return };
-        if row.standing.as_of > as_of {
+        if row.standing.duty_as_of > as_of {
             return;
         }
-        if duty == Duty::Free && matches!(row.standing.duty, Duty::OnTrip { .. }) {
+        row.standing.duty_as_of = as_of;
+        let before = mem::replace(&mut row.standing.duty, duty);
+        if duty == Duty::Free && matches!(before, Duty::OnTrip { .. }) {
             row.standing.idle_since = Some(as_of);
         }
-        row.standing.duty = duty;
-        row.standing.as_of = as_of;
-        self.share(driver_id, &mut row);
+        // Each step of a trip says so again, and the others know.
+        if before != duty {
+            self.share(driver_id, &mut row);
+        }
     }
 
     /// Takes what another node knows; standing and position each only if newer.
@@ -215,9 +216,7 @@ impl Fleet {
         let Sighting { driver_id, standing, position } = sighting;
         let position = position.filter(|position| position.recorded_at > now - LIFE);
         let mut row = self.rows.entry(driver_id).or_insert_with(|| Row::new(standing.clone()));
-        if row.standing.as_of < standing.as_of {
-            row.standing = standing;
-        }
+        row.standing.take_newer(standing);
         if let Some(position) = position
             && row.position.is_none_or(|known| known.recorded_at < position.recorded_at)
         {
@@ -336,6 +335,11 @@ impl Fleet {
     pub fn known(&self, all: bool) -> Vec<DriverId> {
         let wanted = |row: &Row| all || row.standing.duty != Duty::Free;
         self.rows.iter().filter(|row| wanted(row)).map(|row| *row.key()).collect()
+    }
+
+    /// Whether a driver is known here, and believed to have nothing to do.
+    pub fn is_believed_free(&self, driver_id: DriverId) -> bool {
+        self.rows.get(&driver_id).is_some_and(|row| row.standing.duty == Duty::Free)
     }
 
     /// How many online drivers have a fresh position, and how old these are.

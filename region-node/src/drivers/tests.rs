@@ -197,8 +197,14 @@ impl Node {
 
     fn hears_of_a_driver(&self, now: OffsetDateTime) -> DriverId {
         let id = DriverId::new();
-        let standing =
-            Standing { online: true, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of: now };
+        let standing = Standing {
+            online: true,
+            vehicle_class: "standard".into(),
+            idle_since: None,
+            duty: Duty::Free,
+            as_of: now,
+            duty_as_of: now,
+        };
         self.fleet().learn(id, standing);
         let position = Position { point: shared::geo::Point::new(1.0, 1.0), heading: None, recorded_at: now };
         self.fleet().observe(id, &[position], now);
@@ -242,8 +248,14 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
     let again: Option<Vec<u8>> = here.redis.get(keys.live(&tenant, id)).await.unwrap();
     assert!(again.is_some());
 
-    let offline =
-        Standing { online: false, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of: now };
+    let offline = Standing {
+        online: false,
+        vehicle_class: "standard".into(),
+        idle_since: None,
+        duty: Duty::Free,
+        as_of: now,
+        duty_as_of: now,
+    };
     here.fleet().learn(id, offline);
     assert!(here.sharing.tell(&here.redis, &here.live, now).await);
     let gone: Option<Vec<u8>> = here.redis.get(keys.live(&tenant, id)).await.unwrap();

@@ -106,6 +106,7 @@ fn put_sighting(out: &mut Vec<u8>, sighting: &Sighting) {
     out.put_u8(flags);
     put_text(out, &standing.vehicle_class);
     put_time(out, standing.as_of);
+    put_time(out, standing.duty_as_of);
     if let Some(idle_since) = standing.idle_since {
         put_time(out, idle_since);
     }
@@ -131,6 +132,7 @@ fn take_sighting(bytes: &mut &[u8]) -> Result<Sighting, WireError> {
     let has = |flag: u8| flags & flag != 0;
     let vehicle_class = take_text(bytes, MAX_CLASS)?.into();
     let as_of = take_time(bytes)?;
+    let duty_as_of = take_time(bytes)?;
     let idle_since = if has(IS_IDLE) { Some(take_time(bytes)?) } else { None };
     let duty = if has(OFFERED) {
         Duty::Offered { until: take_time(bytes)? }
@@ -149,7 +151,7 @@ fn take_sighting(bytes: &mut &[u8]) -> Result<Sighting, WireError> {
     } else {
         None
     };
-    let standing = Standing { online: has(ONLINE), vehicle_class, idle_since, duty, as_of };
+    let standing = Standing { online: has(ONLINE), vehicle_class, idle_since, duty, as_of, duty_as_of };
     Ok(Sighting { driver_id, standing, position })
 }
 
@@ -207,6 +209,7 @@ mod tests {
             idle_since: Some(AT - Duration::HOUR),
             duty,
             as_of: AT,
+            duty_as_of: AT - Duration::SECOND,
         };
         let position = Position { point: Point::new(40.758, -73.9855), heading: Some(271.5), recorded_at: AT };
         vec![
@@ -248,6 +251,7 @@ mod tests {
                 idle_since: None,
                 duty: Duty::Free,
                 as_of: datetime!(1970-01-01 00:00:01 UTC),
+                duty_as_of: datetime!(1970-01-01 00:00:03 UTC),
             },
             position: Some(Position {
                 point: Point::new(1.0, 2.0),
@@ -256,7 +260,7 @@ mod tests {
             }),
         };
         let golden = "0100000000000000000000000000000007\
-                      0302786c00000000000f42403ff00000000000004000000000000000bf80000000000000001e8480";
+                      0302786c00000000000f424000000000002dc6c03ff00000000000004000000000000000bf80000000000000001e8480";
         assert_eq!(hex::encode(encode(&sighting)), golden);
     }
 

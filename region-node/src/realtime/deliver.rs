@@ -1,21 +1,34 @@
-//! Events become messages in rooms, and news for the live table and the dispatcher.
+//! Messages go out to rooms.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use fred::{clients::SubscriberClient, prelude::ClientLike, types::ClientState};
 use serde::Serialize;
 use shared::ids::{OfferId, RideId};
 use socketioxide::{BroadcastError, SocketError, SocketIo};
 use time::OffsetDateTime;
+use tokio::{sync::mpsc, time::timeout};
 
-use super::{Adapter, Event, EventReceiver, MissedMessages, rooms};
-use crate::{
-    app::App,
-    drivers::{Duty, Position},
-    rides::{Ride, RideStatus, Viewer},
+use super::{
+    Adapter, EventReceiver, MissedMessages, Session,
+    event::{Message, Says},
+    rooms::Room,
 };
+use crate::{app::App, drivers::Position};
 
-/// Delivers events until the node stops.
+/// Redis has this long to pass a message on; then the sockets of this node hear it alone, and whoever is connected to
+/// another one learns by asking, as after any lost connection.
+const PASS_ON: Duration = Duration::from_millis(300);
+
+/// Delivers messages until the node stops.
+#[derive(Clone)]
 pub(super) struct Delivery {
-    pub(super) app: App,
     pub(super) io: SocketIo<Adapter>,
     /// Carries messages to the other nodes; while it is away, the sockets of this node are served alone.
     pub(super) redis: SubscriberClient,
@@ -41,95 +54,81 @@ struct Moved {
 }
 
 impl Delivery {
-    pub(super) async fn run(self, mut events: EventReceiver) {
-        while let Some(event) = events.recv().await {
-            self.deliver(event).await;
+    /// Begins to deliver, lane by lane.
+    pub(super) fn start(&self, app: &App, events: EventReceiver) {
+        let lanes = events.lanes.len();
+        for (number, (messages, overflowed)) in events.lanes.into_iter().enumerate() {
+            app.spawn(self.clone().run(messages, Some(Overflow { overflowed, number, lanes })));
+        }
+        for moves in events.moves {
+            app.spawn(self.clone().run(moves, None));
         }
     }
 
-    async fn deliver(&self, event: Event) {
-        let drivers = &self.app.drivers;
-        match event {
-            Event::DispatchDue { tenant, ride_id: _ } => self.app.dispatch_due.tell(tenant),
-            Event::RideChanged(ride) => {
-                self.note_duty(&ride);
-                let rider = rooms::rider(&ride.tenant, ride.rider_id);
-                self.emit(rider, "ride:update", &ride.seen_by(Viewer::Rider)).await;
-                if let Some(driver_id) = ride.driver_id {
-                    let driver = rooms::driver(&ride.tenant, driver_id);
-                    self.emit(driver, "ride:update", &ride.seen_by(Viewer::Driver)).await;
-                }
+    async fn run(self, mut messages: mpsc::Receiver<Message>, overflow: Option<Overflow>) {
+        while let Some(message) = messages.recv().await {
+            self.deliver(message).await;
+            if let Some(overflow) = &overflow
+                && overflow.overflowed.swap(false, Ordering::Relaxed)
+            {
+                self.cut_off_all(overflow);
             }
-            Event::OfferMade { tenant, driver_id, offer } => {
-                self.emit(rooms::driver(&tenant, driver_id), "ride:offer", &offer).await;
+        }
+    }
+
+    async fn deliver(&self, Message { room, says }: Message) {
+        match says {
+            Says::Ride(ride, viewer) => self.emit(&room, "ride:update", &ride.seen_by(viewer)).await,
+            Says::Offer(offer) => self.emit(&room, "ride:offer", &offer).await,
+            Says::Withdrawn { offer_id, ride_id, reason } => {
+                self.emit(&room, "ride:offer_withdrawn", &Withdrawn { offer_id, ride_id, reason }).await;
             }
-            Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason } => {
-                drivers.set_duty(&tenant, driver_id, Duty::Free, self.app.clock.now());
-                let withdrawn = Withdrawn { offer_id, ride_id, reason };
-                self.emit(rooms::driver(&tenant, driver_id), "ride:offer_withdrawn", &withdrawn).await;
-            }
-            Event::DriverFreed { tenant, driver_id, since } => {
-                drivers.set_duty(&tenant, driver_id, Duty::Free, since);
-            }
-            Event::PaymentChanged { tenant, rider_id, payment } => {
-                self.emit(rooms::rider(&tenant, rider_id), "payment:update", &*payment).await;
-            }
-            Event::DriverMoved { tenant, ride_id, rider_id, position } => {
+            Says::Payment(payment) => self.emit(&room, "payment:update", &*payment).await,
+            Says::Moved { ride_id, position } => {
                 let Position { point, heading, recorded_at } = position;
                 let moved = Moved { ride_id, lat: point.lat, lng: point.lng, heading, recorded_at };
-                self.emit_latest(rooms::rider(&tenant, rider_id), "driver:location", &moved).await;
+                self.emit_latest(&room, "driver:location", &moved).await;
             }
         }
-    }
-
-    /// A hint for searches; the ride itself says so.
-    fn note_duty(&self, ride: &Ride) {
-        let Some(driver_id) = ride.driver_id else { return };
-        let duty = match ride.status {
-            RideStatus::Accepted | RideStatus::Arrived | RideStatus::InProgress => {
-                Duty::OnTrip { ride_id: ride.id, rider_id: ride.rider_id }
-            }
-            RideStatus::Completed | RideStatus::Cancelled | RideStatus::Expired => Duty::Free,
-            RideStatus::Requested | RideStatus::Offered => return,
-        };
-        self.app.drivers.set_duty(&ride.tenant, driver_id, duty, ride.updated_at);
     }
 
     /// To all sockets of a room on all nodes; to those of this node if the others cannot be reached. Who reads too slowly
     /// to take it is cut off.
-    async fn emit(&self, room: String, event: &'static str, message: &impl Serialize) {
+    async fn emit(&self, room: &Room, event: &'static str, message: &impl Serialize) {
         if self.redis.state() == ClientState::Connected {
-            match self.io.to(room.clone()).emit(event, message).await {
-                Ok(()) => return,
-                Err(BroadcastError::Socket(errors)) => return self.cut_off_slow(&room, &errors),
-                Err(error) => tracing::debug!(%error, "a message did not reach the other nodes"),
+            match timeout(PASS_ON, self.io.to(room.to_string()).emit(event, message)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(BroadcastError::Socket(errors))) => return self.cut_off_slow(room, &errors),
+                Ok(Err(error)) => tracing::debug!(%error, "a message did not reach the other nodes"),
+                Err(_) => tracing::debug!("a message was not passed on in time"),
             }
         }
-        match self.io.to(room.clone()).local().emit(event, message).await {
+        match self.io.to(room.to_string()).local().emit(event, message).await {
             Ok(()) => {}
-            Err(BroadcastError::Socket(errors)) => self.cut_off_slow(&room, &errors),
+            Err(BroadcastError::Socket(errors)) => self.cut_off_slow(room, &errors),
             Err(error) => tracing::debug!(%error, "a message did not reach every socket of this node"),
         }
     }
 
     /// The same for what only the newest of counts: a slow reader skips the older ones.
-    async fn emit_latest(&self, room: String, event: &'static str, message: &impl Serialize) {
-        if self.redis.state() == ClientState::Connected
-            && self.io.to(room.clone()).volatile().emit(event, message).await.is_ok()
-        {
-            return;
+    async fn emit_latest(&self, room: &Room, event: &'static str, message: &impl Serialize) {
+        if self.redis.state() == ClientState::Connected {
+            let passed_on = timeout(PASS_ON, self.io.to(room.to_string()).volatile().emit(event, message)).await;
+            if matches!(passed_on, Ok(Ok(()))) {
+                return;
+            }
         }
-        if let Err(error) = self.io.to(room).local().volatile().emit(event, message).await {
+        if let Err(error) = self.io.to(room.to_string()).local().volatile().emit(event, message).await {
             tracing::debug!(%error, "a position did not reach every socket of this node");
         }
     }
 
     /// A client that missed a message would be wrong without knowing it. One that is disconnected connects again and asks.
-    fn cut_off_slow(&self, room: &str, errors: &[SocketError]) {
+    fn cut_off_slow(&self, room: &Room, errors: &[SocketError]) {
         if !errors.iter().any(|error| matches!(error, SocketError::InternalChannelFull)) {
             return;
         }
-        for socket in self.io.to(room.to_owned()).local().sockets() {
+        for socket in self.io.to(room.to_string()).local().sockets() {
             socket.extensions.insert(MissedMessages);
             // Its queue is full, so it may not hear of this either: `disconnect_unfit` tries again, and a reader that takes
             // nothing at all is ended by the next ping.
@@ -137,4 +136,22 @@ impl Delivery {
         }
         metrics::counter!("region_node_slow_sockets_total").increment(1);
     }
+
+    /// The same for everybody a lane serves that had no room for a message.
+    fn cut_off_all(&self, overflow: &Overflow) {
+        tracing::warn!("more messages than could be delivered: sockets that may have missed one connect anew");
+        for socket in self.io.sockets() {
+            let room = socket.extensions.get::<Session>().and_then(|session| Room::of(&session.caller));
+            if room.is_some_and(|room| room.lane(overflow.lanes) == overflow.number) {
+                socket.extensions.insert(MissedMessages);
+            }
+        }
+    }
+}
+
+/// Whether a lane lost a message, and whom it serves.
+struct Overflow {
+    overflowed: Arc<AtomicBool>,
+    number: usize,
+    lanes: usize,
 }

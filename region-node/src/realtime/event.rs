@@ -1,10 +1,21 @@
 //! Events, told after the transaction that caused them has committed.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 use shared::ids::{DriverId, OfferId, RideId, RiderId, TenantId};
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
-use crate::{dispatch::OfferView, drivers::Position, payments::Payment, rides::Ride};
+use super::rooms::Room;
+use crate::{
+    dispatch::{Due, OfferView},
+    drivers::{Drivers, Duty, Position},
+    payments::Payment,
+    rides::{Ride, RideStatus, Viewer},
+};
 
 /// Something others want to hear of.
 #[derive(Clone, Debug)]
@@ -35,6 +46,8 @@ pub enum Event {
         driver_id: DriverId,
         /// What.
         offer: OfferView,
+        /// When.
+        at: OffsetDateTime,
     },
     /// A driver need not answer an offer any more.
     OfferWithdrawn {
@@ -48,6 +61,8 @@ pub enum Event {
         ride_id: RideId,
         /// Why: `ride_cancelled`, `ride_taken`, `expired`, `driver_offline`.
         reason: &'static str,
+        /// When.
+        at: OffsetDateTime,
     },
     /// A driver who had a ride has it no more, and may be asked again.
     DriverFreed {
@@ -71,33 +86,124 @@ pub enum Event {
     },
 }
 
-/// Events waiting to be delivered; beyond this a teller waits.
-const QUEUE: usize = 4_096;
+/// Messages of one lane that wait to be delivered.
+const LANE: usize = 4_096;
+/// Everybody's messages go one after the other, different people's by lanes, so that one slow delivery holds up few.
+const LANES: usize = 8;
 
-/// Where events are told.
-#[derive(Clone, Debug)]
-pub struct EventSender(mpsc::Sender<Event>);
+/// Where events are told. What this node's own table and dispatcher make of one takes effect at once; what people are to
+/// hear waits in a lane of theirs. Nobody who tells ever waits.
+#[derive(Clone)]
+pub struct EventSender(Arc<Outlets>);
 
-/// Where they come out.
-pub type EventReceiver = mpsc::Receiver<Event>;
+struct Outlets {
+    drivers: Drivers,
+    due: Due,
+    lanes: Vec<Lane>,
+    /// Positions are many and worth nothing later: they have lanes of their own, and no message waits behind one.
+    moves: Vec<mpsc::Sender<Message>>,
+}
 
-/// A bounded queue of events.
-pub fn channel() -> (EventSender, EventReceiver) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (EventSender(sender), receiver)
+struct Lane {
+    messages: mpsc::Sender<Message>,
+    /// A message found no room. Whoever this lane serves may have missed it.
+    overflowed: Arc<AtomicBool>,
+}
+
+/// Where messages come out.
+pub struct EventReceiver {
+    pub(super) lanes: Vec<(mpsc::Receiver<Message>, Arc<AtomicBool>)>,
+    pub(super) moves: Vec<mpsc::Receiver<Message>>,
+}
+
+/// Something one person's sockets are to hear.
+pub(super) struct Message {
+    pub(super) room: Room,
+    pub(super) says: Says,
+}
+
+/// What a message says.
+pub(super) enum Says {
+    Ride(Arc<Ride>, Viewer),
+    Offer(OfferView),
+    Withdrawn { offer_id: OfferId, ride_id: RideId, reason: &'static str },
+    Payment(Box<Payment>),
+    Moved { ride_id: RideId, position: Position },
+}
+
+/// Bounded lanes for messages, and the table and dispatcher of this node.
+pub fn channel(drivers: Drivers, due: Due) -> (EventSender, EventReceiver) {
+    let (mut lanes, mut receivers) = (Vec::new(), EventReceiver { lanes: Vec::new(), moves: Vec::new() });
+    let mut moves = Vec::new();
+    for _ in 0..LANES {
+        let (messages, receiver) = mpsc::channel(LANE);
+        let overflowed = Arc::new(AtomicBool::new(false));
+        receivers.lanes.push((receiver, overflowed.clone()));
+        lanes.push(Lane { messages, overflowed });
+        let (sender, receiver) = mpsc::channel(LANE);
+        receivers.moves.push(receiver);
+        moves.push(sender);
+    }
+    (EventSender(Arc::new(Outlets { drivers, due, lanes, moves })), receivers)
 }
 
 impl EventSender {
-    /// Tells `event`; waits while the queue is full. At shutdown nobody listens any more, and that is fine: what is told
-    /// is in the database.
-    pub async fn send(&self, event: Event) {
-        let _ = self.0.send(event).await;
+    /// Tells `event`.
+    pub fn tell(&self, event: Event) {
+        let Outlets { drivers, due, .. } = &*self.0;
+        match event {
+            Event::DispatchDue { tenant, ride_id: _ } => due.tell(tenant),
+            Event::RideChanged(ride) => {
+                self.note_duty(&ride);
+                let ride: Arc<Ride> = ride.into();
+                self.send(Room::Rider(ride.tenant.clone(), ride.rider_id), Says::Ride(ride.clone(), Viewer::Rider));
+                if let Some(driver_id) = ride.driver_id {
+                    self.send(Room::Driver(ride.tenant.clone(), driver_id), Says::Ride(ride.clone(), Viewer::Driver));
+                }
+            }
+            Event::OfferMade { tenant, driver_id, offer, at } => {
+                drivers.set_duty(&tenant, driver_id, Duty::Offered { until: offer.expires_at }, at);
+                self.send(Room::Driver(tenant, driver_id), Says::Offer(offer));
+            }
+            Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at } => {
+                drivers.set_duty(&tenant, driver_id, Duty::Free, at);
+                self.send(Room::Driver(tenant, driver_id), Says::Withdrawn { offer_id, ride_id, reason });
+            }
+            Event::DriverFreed { tenant, driver_id, since } => {
+                drivers.set_duty(&tenant, driver_id, Duty::Free, since);
+            }
+            Event::PaymentChanged { tenant, rider_id, payment } => {
+                self.send(Room::Rider(tenant, rider_id), Says::Payment(payment));
+            }
+            Event::DriverMoved { tenant, ride_id, rider_id, position } => {
+                let room = Room::Rider(tenant, rider_id);
+                let lane = &self.0.moves[room.lane(LANES)];
+                if lane.try_send(Message { room, says: Says::Moved { ride_id, position } }).is_err() {
+                    metrics::counter!("region_node_events_dropped_total", "what" => "position").increment(1);
+                }
+            }
+        }
     }
 
-    /// Tells what is worth nothing later: dropped while the queue is full.
-    pub fn try_send(&self, event: Event) {
-        if self.0.try_send(event).is_err() {
-            metrics::counter!("region_node_events_dropped_total").increment(1);
+    /// A hint for searches; the ride itself says so.
+    fn note_duty(&self, ride: &Ride) {
+        let Some(driver_id) = ride.driver_id else { return };
+        let duty = match ride.status {
+            RideStatus::Accepted | RideStatus::Arrived | RideStatus::InProgress => {
+                Duty::OnTrip { ride_id: ride.id, rider_id: ride.rider_id }
+            }
+            RideStatus::Completed | RideStatus::Cancelled | RideStatus::Expired => Duty::Free,
+            RideStatus::Requested | RideStatus::Offered => return,
+        };
+        self.0.drivers.set_duty(&ride.tenant, driver_id, duty, ride.updated_at);
+    }
+
+    fn send(&self, room: Room, says: Says) {
+        let lane = &self.0.lanes[room.lane(LANES)];
+        // At shutdown nobody listens any more, and that is fine: what is told is in the database.
+        if let Err(TrySendError::Full(_)) = lane.messages.try_send(Message { room, says }) {
+            lane.overflowed.store(true, Ordering::Relaxed);
+            metrics::counter!("region_node_events_dropped_total", "what" => "message").increment(1);
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
 };
 use handshake::Auth;
 use refusal::Refusal;
+use rooms::Room;
 
 /// Nodes reach each other's sockets through Redis.
 type Adapter = FredAdapter<socketioxide::adapter::Emitter>;
@@ -70,8 +71,7 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
     io.ns("/", connected.with(authenticate)).await.context("sockets cannot be served")?;
 
     app.spawn(keep_subscribed(redis.clone()));
-    let delivery = deliver::Delivery { app: app.clone(), io: io.clone(), redis };
-    app.spawn(delivery.run(events));
+    deliver::Delivery { io: io.clone(), redis }.start(app, events);
     let (stop, app) = (app.stop.clone(), app.clone());
     app.tasks.clone().spawn(async move {
         let mut ticks = tokio::time::interval(EXPIRY);
@@ -96,8 +96,8 @@ async fn authenticate(
 
 async fn connected(socket: SocketRef<Adapter>, State(app): State<App>) {
     let Some(Session { caller }) = socket.extensions.get() else { return };
-    if let Some(room) = rooms::of(&caller) {
-        socket.join(room);
+    if let Some(room) = Room::of(&caller) {
+        socket.join(room.to_string());
     }
     if let Ok(driver_id) = caller.driver() {
         let reporter = Reporter::new(&app, caller.tenant(), driver_id);

@@ -103,7 +103,7 @@ async fn end(
     store::save(tx, &ride, was).await?;
     for (offer_id, driver_id) in store::withdraw_offers(tx, ride.id, now).await? {
         let (tenant, reason) = (ride.tenant.clone(), "ride_cancelled");
-        tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id: ride.id, reason });
+        tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id: ride.id, reason, at: now });
     }
     Ok(ride)
 }

@@ -1,6 +1,6 @@
 //! Settings of travel times.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use url::Url;
@@ -9,7 +9,11 @@ use url::Url;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TravelConfig {
-    /// A routing engine that answers as OSRM does; without one, learned speeds on the great circle serve.
+    /// A folder with `road_nodes.csv` and `road_edges.csv` ([`super::RoadTables`]); without it ways are measured as the
+    /// crow flies.
+    #[serde(default)]
+    pub road_graph: Option<PathBuf>,
+    /// A routing engine that answers as OSRM does; without one, learned speeds serve.
     #[serde(default)]
     pub engine_url: Option<Url>,
     /// An answer of the engine later than this is done without.

@@ -4,7 +4,7 @@
 use shared::ids::TenantId;
 use tokio::time::MissedTickBehavior;
 
-use super::{SpeedProfile, store};
+use super::store;
 use crate::{app::App, http::Problem};
 
 /// Learns until cancelled.
@@ -30,9 +30,12 @@ pub(super) async fn learn(app: &App, tenant: &TenantId) -> Result<(), Problem> {
     let mut tx = app.db.read(tenant).await?;
     let trips = store::driven_trips(&mut tx, app.clock.now() - config.learn_from, config.learn_from_at_most).await?;
     tx.commit().await?;
-    if let Some(profile) = SpeedProfile::fit(&trips) {
-        app.travel.learned(tenant.clone(), profile);
-        tracing::debug!(%tenant, trips = trips.len(), "travel times learned");
+    let (travel, of, learned_from) = (app.travel.clone(), tenant.clone(), trips.len());
+    // Measuring thousands of ways takes longer than a thread that serves others may be held.
+    let learned = tokio::task::spawn_blocking(move || travel.learn(of, &trips)).await;
+    match learned {
+        Ok(()) => tracing::debug!(%tenant, trips = learned_from, "travel times learned"),
+        Err(error) => tracing::error!(%error, %tenant, "travel times could not be computed and stay as they were"),
     }
     Ok(())
 }

@@ -1,13 +1,15 @@
 //! How long the way to a pick-up takes.
 //!
 //! The port is [`TravelTimes`]. [`profile`] answers anywhere and at once: the great circle, at speeds learned from the
-//! tenant's driven trips ([`learn`]) or, before there are any, at those of cities in general. Where a routing engine is
-//! configured, [`engine`] asks it, and the profile answers for each way it does not know and whenever it is late or down.
+//! tenant's driven trips ([`learn`]) or, before there are any, at those of cities in general. Where the region has a graph
+//! of its streets, [`roads`] measures ways on it and the same speeds apply. Where a routing engine is configured, [`engine`]
+//! asks it. Each answers for the ways the next better one does not know, and whenever that one is late or down.
 
 mod config;
 mod engine;
 mod learn;
 mod profile;
+mod roads;
 mod store;
 
 use std::sync::Arc;
@@ -18,7 +20,9 @@ use time::OffsetDateTime;
 
 pub use config::TravelConfig;
 use engine::Engine;
+use profile::Measure;
 pub use profile::{DrivenTrip, SpeedProfile};
+pub use roads::{RoadGraph, RoadGraphError, RoadTables};
 
 use crate::app::App;
 
@@ -31,51 +35,97 @@ pub trait TravelTimes: Send + Sync {
 /// What a node knows of travel times; cheap to clone.
 #[derive(Clone)]
 pub struct Travel {
-    profiles: Arc<DashMap<TenantId, Arc<SpeedProfile>>>,
+    learned: Arc<DashMap<TenantId, Arc<Speeds>>>,
+    roads: Option<Arc<RoadGraph>>,
     engine: Option<Arc<Engine>>,
 }
 
-impl Travel {
-    /// Has learned nothing yet.
-    pub fn new(config: &TravelConfig, http: reqwest::Client) -> Self {
-        let engine = config.engine_url.clone();
+/// What was learned of one tenant's city.
+struct Speeds {
+    as_the_crow_flies: SpeedProfile,
+    on_roads: SpeedProfile,
+}
+
+impl Default for Speeds {
+    fn default() -> Self {
         Self {
-            profiles: Arc::default(),
-            engine: engine.map(|url| Arc::new(Engine::new(http, url, config.engine_timeout, config.engine_pause))),
+            as_the_crow_flies: SpeedProfile::unlearned(Measure::Crow),
+            on_roads: SpeedProfile::unlearned(Measure::EmptyRoads),
         }
+    }
+}
+
+impl Travel {
+    /// Has learned nothing yet. Fails if the configured road graph cannot be read.
+    pub fn new(config: &TravelConfig, http: reqwest::Client) -> Result<Self, RoadGraphError> {
+        let engine = config.engine_url.clone();
+        Ok(Self {
+            learned: Arc::default(),
+            roads: config.road_graph.as_deref().map(RoadGraph::load).transpose()?.map(Arc::new),
+            engine: engine.map(|url| Arc::new(Engine::new(http, url, config.engine_timeout, config.engine_pause))),
+        })
     }
 
     /// The travel times of one tenant.
     pub fn of(&self, tenant: &TenantId) -> TenantTravel {
-        let profile = self.profiles.get(tenant).map(|profile| profile.clone()).unwrap_or_default();
-        TenantTravel { profile, engine: self.engine.clone() }
+        let speeds = self.learned.get(tenant).map(|speeds| speeds.clone()).unwrap_or_default();
+        TenantTravel { speeds, roads: self.roads.clone(), engine: self.engine.clone() }
     }
 
-    fn learned(&self, tenant: TenantId, profile: SpeedProfile) {
-        self.profiles.insert(tenant, Arc::new(profile));
+    /// Learns a tenant's speeds from its driven trips, as far as there are enough; computes for a while.
+    fn learn(&self, tenant: TenantId, trips: &[DrivenTrip]) {
+        let mut speeds = Speeds::default();
+        if let Some(profile) = SpeedProfile::fit(trips) {
+            speeds.as_the_crow_flies = profile;
+        }
+        if let Some(roads) = &self.roads {
+            let by_road = |trip: &DrivenTrip| Some((*trip, roads.seconds(&[trip.from], trip.to)[0]?));
+            let measured: Vec<_> = trips.iter().filter_map(by_road).collect();
+            if let Some(profile) = SpeedProfile::fit_to(Measure::EmptyRoads, &measured) {
+                speeds.on_roads = profile;
+            }
+        }
+        self.learned.insert(tenant, Arc::new(speeds));
     }
 }
 
 /// Travel times of one tenant, as known at one moment.
 #[derive(Clone)]
 pub struct TenantTravel {
-    profile: Arc<SpeedProfile>,
+    speeds: Arc<Speeds>,
+    roads: Option<Arc<RoadGraph>>,
     engine: Option<Arc<Engine>>,
 }
 
 impl TravelTimes for TenantTravel {
     async fn to_pickup(&self, from: &[Point], to: Point, at: OffsetDateTime) -> Vec<u32> {
-        let guess = |from: &Point| self.profile.eta_s(*from, to, at);
-        let by_road = match &self.engine {
+        let by_engine = match &self.engine {
             Some(engine) if !from.is_empty() => engine.ask(from, to).await,
             Some(_) | None => None,
         };
-        match by_road {
-            Some(by_road) => {
-                by_road.into_iter().zip(from).map(|(eta_s, from)| eta_s.unwrap_or_else(|| guess(from))).collect()
+        match by_engine {
+            Some(by_engine) => {
+                let unknown = by_engine.iter().any(Option::is_none);
+                let guesses = if unknown { self.guess(from, to, at) } else { vec![0; from.len()] };
+                by_engine.into_iter().zip(guesses).map(|(eta_s, guess)| eta_s.unwrap_or(guess)).collect()
             }
-            None => from.iter().map(guess).collect(),
+            None => self.guess(from, to, at),
         }
+    }
+}
+
+impl TenantTravel {
+    /// By road where there is a graph and both ends are on it, else as the crow flies.
+    fn guess(&self, from: &[Point], to: Point, at: OffsetDateTime) -> Vec<u32> {
+        let by_road = match &self.roads {
+            Some(roads) => roads.seconds(from, to),
+            None => vec![None; from.len()],
+        };
+        let eta_s = |(from, by_road): (&Point, Option<f64>)| match by_road {
+            Some(way_s) => self.speeds.on_roads.eta_of_s(way_s, *from, to, at),
+            None => self.speeds.as_the_crow_flies.eta_s(*from, to, at),
+        };
+        from.iter().zip(by_road).map(eta_s).collect()
     }
 }
 

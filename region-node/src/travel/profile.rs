@@ -1,7 +1,7 @@
-//! Travel times from two places and an hour alone, at speeds learned from driven trips.
+//! Travel times at speeds learned from driven trips.
 //!
-//! A way of `d` metres as the crow flies takes `level * d^exponent` seconds: long ways use faster roads, so the exponent
-//! of a city is well below one. Hour of the day and the areas of both ends each multiply that. Every factor is the weighted
+//! A way is measured by metres as the crow flies, or by seconds on empty roads where there is a graph of them, and one of
+//! measure `d` takes `level * d^exponent` seconds: long ways use faster roads, so the exponent of a city is well below one. Hour of the day and the areas of both ends each multiply that. Every factor is the weighted
 //! median of what was driven over what was expected, the one number that makes the mean relative error least; single trips
 //! with a detour or a stop do not move it, and few trips move it little.
 
@@ -24,9 +24,19 @@ pub struct DrivenTrip {
     pub driving_s: f64,
 }
 
+/// What a way is measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Measure {
+    /// Metres on the great circle.
+    Crow,
+    /// Seconds on empty roads.
+    EmptyRoads,
+}
+
 /// How fast one gets about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SpeedProfile {
+    measure: Measure,
     exponent: f64,
     level: f64,
     /// By hour of the day, UTC.
@@ -37,6 +47,8 @@ pub struct SpeedProfile {
 /// Streets are so many times longer than the great circle in most cities, and this fast: 25 km/h.
 const DETOUR: f64 = 1.3;
 const CITY_SPEED_MPS: f64 = 7.0;
+/// A way through a city takes so many times as long as on empty roads: lights, queues, crossings.
+const TRAFFIC: f64 = 1.5;
 
 /// Trips with ends nearer than this went round in a circle and teach nothing; ways as short grow in proportion.
 const NEAR_M: f64 = 300.0;
@@ -53,31 +65,57 @@ const AREA: Resolution = Resolution::Seven;
 
 impl Default for SpeedProfile {
     fn default() -> Self {
-        Self { exponent: 1.0, level: DETOUR / CITY_SPEED_MPS, hours: [1.0; 24], areas: BTreeMap::new() }
+        Self::unlearned(Measure::Crow)
+    }
+}
+
+impl Measure {
+    /// Ways shorter than this grow in proportion.
+    fn near(self) -> f64 {
+        match self {
+            Self::Crow => NEAR_M,
+            Self::EmptyRoads => SHORTEST_S,
+        }
     }
 }
 
 impl SpeedProfile {
+    /// Knows no trip yet.
+    pub(super) fn unlearned(measure: Measure) -> Self {
+        let level = match measure {
+            Measure::Crow => DETOUR / CITY_SPEED_MPS,
+            Measure::EmptyRoads => TRAFFIC,
+        };
+        Self { measure, exponent: 1.0, level, hours: [1.0; 24], areas: BTreeMap::new() }
+    }
+
     /// Learns from driven trips; nothing if there are too few.
     pub fn fit(trips: &[DrivenTrip]) -> Option<Self> {
-        let trips: Vec<_> = trips.iter().filter(|trip| teaches(trip)).collect();
+        let crow_m = |trip: &DrivenTrip| (*trip, trip.from.distance_m(trip.to));
+        Self::fit_to(Measure::Crow, &trips.iter().map(crow_m).collect::<Vec<_>>())
+    }
+
+    /// Learns from driven trips whose ways have been measured; nothing if there are too few.
+    pub(super) fn fit_to(measure: Measure, trips: &[(DrivenTrip, f64)]) -> Option<Self> {
+        let trips: Vec<_> = trips.iter().filter(|(trip, way)| teaches(trip) && *way >= measure.near()).collect();
         if trips.len() < FEWEST_TRIPS {
             return None;
         }
-        let mut profile = Self { exponent: exponent(&trips), level: 1.0, hours: [1.0; 24], areas: BTreeMap::new() };
-        let ratio =
-            |profile: &Self, trip: &DrivenTrip| trip.driving_s / profile.seconds(trip.from, trip.to, trip.began_at);
+        let mut profile = Self { exponent: exponent(&trips), level: 1.0, ..Self::unlearned(measure) };
+        let ratio = |profile: &Self, (trip, way): &(DrivenTrip, f64)| {
+            trip.driving_s / profile.seconds(*way, trip.from, trip.to, trip.began_at)
+        };
         profile.level = factor(trips.iter().map(|trip| ratio(&profile, trip)).collect(), 0.0);
         let mut by_hour: BTreeMap<u8, Vec<f64>> = BTreeMap::new();
         for trip in &trips {
-            by_hour.entry(trip.began_at.hour()).or_default().push(ratio(&profile, trip));
+            by_hour.entry(trip.0.began_at.hour()).or_default().push(ratio(&profile, trip));
         }
         for (hour, ratios) in by_hour {
             profile.hours[usize::from(hour)] = factor(ratios, DOUBT);
         }
         let mut by_area: BTreeMap<CellIndex, Vec<f64>> = BTreeMap::new();
         for trip in &trips {
-            for area in [area(trip.from), area(trip.to)].into_iter().flatten() {
+            for area in [area(trip.0.from), area(trip.0.to)].into_iter().flatten() {
                 by_area.entry(area).or_default().push(ratio(&profile, trip));
             }
         }
@@ -85,15 +123,20 @@ impl SpeedProfile {
         Some(profile)
     }
 
-    /// Whole seconds from one place to another for who sets out at `at`.
+    /// Whole seconds from one place to another, measured as the crow flies, for who sets out at `at`.
     pub fn eta_s(&self, from: Point, to: Point, at: OffsetDateTime) -> u32 {
-        // Half the globe at walking speed still fits; a cast from a float saturates anyway.
-        self.seconds(from, to, at).round() as u32
+        self.eta_of_s(from.distance_m(to), from, to, at)
     }
 
-    fn seconds(&self, from: Point, to: Point, at: OffsetDateTime) -> f64 {
-        let crow_m = from.distance_m(to);
-        let free_s = self.level * crow_m.max(NEAR_M).powf(self.exponent) * (crow_m / NEAR_M).min(1.0);
+    /// Whole seconds for a way that has been measured.
+    pub(super) fn eta_of_s(&self, way: f64, from: Point, to: Point, at: OffsetDateTime) -> u32 {
+        // Half the globe at walking speed still fits; a cast from a float saturates anyway.
+        self.seconds(way, from, to, at).round() as u32
+    }
+
+    fn seconds(&self, way: f64, from: Point, to: Point, at: OffsetDateTime) -> f64 {
+        let near = self.measure.near();
+        let free_s = self.level * way.max(near).powf(self.exponent) * (way / near).min(1.0);
         let of_area = |place| area(place).and_then(|area| self.areas.get(&area)).copied().unwrap_or(1.0);
         let areas = if self.areas.is_empty() { 1.0 } else { (of_area(from) * of_area(to)).sqrt() };
         free_s * self.hours[usize::from(at.hour())] * areas
@@ -109,9 +152,9 @@ fn teaches(trip: &DrivenTrip) -> bool {
     crow_m >= NEAR_M && trip.driving_s >= SHORTEST_S && crow_m / trip.driving_s <= TOP_SPEED_MPS
 }
 
-/// The slope of time over distance, both as logarithms, by least squares.
-fn exponent(trips: &[&DrivenTrip]) -> f64 {
-    let points = || trips.iter().map(|trip| (trip.from.distance_m(trip.to).ln(), trip.driving_s.ln()));
+/// The slope of time over measure, both as logarithms, by least squares.
+fn exponent(trips: &[&(DrivenTrip, f64)]) -> f64 {
+    let points = || trips.iter().map(|(trip, way)| (way.ln(), trip.driving_s.ln()));
     let count = trips.len() as f64;
     let (sum_x, sum_y) = points().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
     let (mean_x, mean_y) = (sum_x / count, sum_y / count);

@@ -127,6 +127,42 @@ fn farther_always_takes_longer() {
     assert!((1..40).all(|step| eta_s(step * 20) > eta_s((step - 1) * 20)));
 }
 
+fn by_road() -> Travel {
+    Travel { learned: Arc::default(), roads: Some(Arc::new(roads::tests::manhattan())), engine: None }
+}
+
+const TIMES_SQUARE: Point = Point::new(40.758, -73.9855);
+
+#[tokio::test]
+async fn ways_on_the_map_go_by_road_and_all_others_as_the_crow_flies() {
+    let tenant: TenantId = "cabs".parse().unwrap();
+    // Across the river it is a stone's throw and no way at all by the streets of Manhattan.
+    let (uptown, across) = (Point::new(40.7712, -73.9819), Point::new(40.7590, -74.0300));
+    let etas = by_road().of(&tenant).to_pickup(&[uptown, across], TIMES_SQUARE, NOW).await;
+    let crow = [uptown, across].map(|from| SpeedProfile::default().eta_s(from, TIMES_SQUARE, NOW));
+    assert_ne!(etas[0], crow[0]);
+    assert!((200..600).contains(&etas[0]), "{etas:?}");
+    assert_eq!(etas[1], crow[1]);
+}
+
+#[tokio::test]
+async fn driven_trips_teach_how_much_longer_than_empty_roads_a_way_takes() {
+    let tenant: TenantId = "cabs".parse().unwrap();
+    let travel = by_road();
+    let roads = roads::tests::manhattan();
+    let trip = |n: u32| {
+        let from = Point::new(40.7505 + 0.0004 * f64::from(n % 50), -73.9800);
+        let way_s = roads.seconds(&[from], TIMES_SQUARE)[0].unwrap();
+        DrivenTrip { from, to: TIMES_SQUARE, began_at: NOW, driving_s: 2.5 * way_s }
+    };
+    let trips: Vec<_> = (0..200).map(trip).collect();
+    travel.learn(tenant.clone(), &trips);
+    let held_out = trip(17);
+    let eta_s = travel.of(&tenant).to_pickup(&[held_out.from], TIMES_SQUARE, NOW).await[0];
+    let off_by = (f64::from(eta_s) / held_out.driving_s - 1.0).abs();
+    assert!(off_by < 0.05, "{eta_s} s, driven in {:.0} s", held_out.driving_s);
+}
+
 /// How a test's engine behaves, and how often it was asked.
 #[derive(Clone, Default)]
 struct Behaviour {
@@ -180,7 +216,7 @@ async fn with_engine(pause: StdDuration) -> (TenantTravel, Behaviour) {
     tokio_util::task::TaskTracker::new().spawn(async move { axum::serve(listener, service).await });
     let http = crate::app::http_client(StdDuration::from_secs(2)).unwrap();
     let engine = Engine::new(http, url, StdDuration::from_millis(300), pause);
-    (TenantTravel { profile: Arc::default(), engine: Some(Arc::new(engine)) }, behaviour)
+    (TenantTravel { speeds: Arc::default(), roads: None, engine: Some(Arc::new(engine)) }, behaviour)
 }
 
 fn drivers() -> [Point; 3] {

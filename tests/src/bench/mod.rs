@@ -59,5 +59,6 @@ pub struct Section {
 /// Every section, in the order in which they run.
 pub const ALL: &[Section] = &[
     Section { name: "positions", run: |options| Box::pin(sections::positions::run(options)) },
+    Section { name: "policies", run: |options| Box::pin(sections::policies::run(options)) },
     Section { name: "rides", run: |options| Box::pin(sections::rides::run(options)) },
 ];

@@ -55,6 +55,11 @@ impl City {
         self.demand.rides(per_hour, seed)
     }
 
+    /// The rides people wanted in the stretch of time the data covers, by time.
+    pub fn planned(&self) -> &[PlannedRide] {
+        self.demand.planned()
+    }
+
     /// A place where people are picked up: where an idle driver may well stand.
     pub fn pickup_place(&self, rng: &mut impl Rng) -> Point {
         let rides = self.demand.planned();

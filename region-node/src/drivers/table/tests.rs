@@ -18,7 +18,7 @@ fn driver(n: u128) -> DriverId {
 }
 
 fn standing(online: bool, as_of: OffsetDateTime) -> Standing {
-    Standing { online, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of }
+    Standing { online, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of, duty_as_of: as_of }
 }
 
 fn at(point: Point, recorded_at: OffsetDateTime) -> Position {
