@@ -122,7 +122,12 @@ pub async fn decline_from_socket(
     Ok(tx.commit().await?)
 }
 
-async fn accept(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: DriverId) -> Result<Trip, OfferError> {
+pub(super) async fn accept(
+    app: &App,
+    tx: &mut TenantTx,
+    ride_id: RideId,
+    driver_id: DriverId,
+) -> Result<Trip, OfferError> {
     let ride = rides::lock(tx, ride_id).await?.ok_or(OfferError::NoRide(ride_id))?;
     let offer = store::last_offer(tx, ride_id, driver_id).await?.ok_or(OfferError::OfferExpired)?;
     let now = app.clock.now();

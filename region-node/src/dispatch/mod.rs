@@ -53,4 +53,6 @@ pub fn start(app: &App) {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 pub(crate) mod tests;

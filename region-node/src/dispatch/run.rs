@@ -58,13 +58,13 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     let held = hold(&mut tx, &waiting, &lost, &offered, lease).await?;
     let round = Round { held: &held, ttl: Duration::seconds(policy.offer_ttl_s.into()), now: app.clock.now() };
     expire(app, &mut tx, &lost, &round).await?;
-    let refused = offer(app, &mut tx, plans, &round).await?;
+    let is_due_at_once = offer(app, &mut tx, plans, &round).await?;
     // An offer not yet over keeps its ride; whoever ends it makes the ride due again.
     if !offered.is_empty() {
         store::look_again(&mut tx, &offered, round.now + Duration::SECOND).await?;
     }
     tx.commit().await?;
-    Ok(is_full || refused)
+    Ok(is_full || is_due_at_once)
 }
 
 /// What the second transaction knows.
@@ -140,8 +140,7 @@ async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>
     Ok(())
 }
 
-/// Makes the planned offers, as far as Postgres lets them, and records every candidate; true if some were refused, whose
-/// rides are due at once.
+/// Makes the planned offers, as far as Postgres lets them, and records every candidate; true if a ride is due at once.
 async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>) -> Result<bool, Problem> {
     let tenant = tx.tenant().clone();
     let fleet = app.drivers.live.fleet(&tenant);
@@ -193,16 +192,17 @@ async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>
         .map(|plan| plan.ride_id)
         .filter(|ride| !asked.contains(ride))
         .partition(|ride| refused_at_once.contains(ride));
+    let is_due_at_once = !at_once.is_empty();
     for (rides, at) in [(at_once, round.now), (later, next_look(round.now, app.config.dispatch.retry_after))] {
         if !rides.is_empty() {
             store::look_again(tx, &rides, at).await?;
         }
     }
-    Ok(!refused.is_empty())
+    Ok(is_due_at_once)
 }
 
 /// Learns from drivers Postgres would not have asked: the table believed something else of them. Their rides are due at
-/// once, now that it does not.
+/// once, if it does not any more.
 async fn correct(
     app: &App,
     tx: &mut TenantTx,
@@ -222,7 +222,10 @@ async fn correct(
         }
     }
     drivers::correct(app, tx, &asked, now).await?;
-    Ok(refused.iter().map(|offer| offer.ride_id).collect())
+    let fleet = app.drivers.live.fleet(tx.tenant());
+    // A clock ahead of this one may have told something the table takes to be newer: that ends, but not at once.
+    let knows_better = refused.iter().filter(|offer| !fleet.is_believed_free(offer.driver_id));
+    Ok(knows_better.map(|offer| offer.ride_id).collect())
 }
 
 async fn record(tx: &mut TenantTx, plans: &[Plan], round: &Round<'_>) -> sqlx::Result<()> {

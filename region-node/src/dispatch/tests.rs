@@ -5,8 +5,9 @@ use shared::ids::{DriverId, RideId};
 use sqlx::PgPool;
 use time::Duration;
 
-use super::{store, worker::run_due};
+use super::{answer as answers, store, worker::run_due};
 use crate::{
+    drivers::Duty,
     rides::tests::{id_of, offer, request, wish},
     testing::{TestRegion, TestUser},
 };
@@ -410,4 +411,78 @@ async fn only_the_back_office_reads_how_a_ride_was_dispatched(pool: PgPool) {
     let other = region.admin_of("other".parse().unwrap(), &office).await;
     assert_eq!(other.get(&path).await.problem(404).code, "not_found");
     assert_eq!(region.admin().await.get(&path).await.ok(200)["candidates"], json!([]));
+}
+
+/// Waits until some transaction of this database waits for a lock.
+async fn somebody_waits(pool: &PgPool) {
+    let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+                 WHERE NOT granted AND datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(pool).await.unwrap() == 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_driver_who_takes_a_ride_while_another_is_offered_to_him_keeps_only_the_one(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let (one, two) = (region.rider().await, region.rider().await);
+    let driver = driver_at(&region, 300.0).await;
+    let taken = request(&one).await;
+    run_due(&region.app).await;
+    let other = request(&two).await;
+    let (id, now) = (DriverId(driver.id), region.clock.now());
+    // As on a node that has not heard of the first offer.
+    region.app.drivers.set_duty(&region.tenant, id, Duty::Free, now);
+
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    answers::accept(&region.app, &mut tx, RideId(id_of(&taken)), id).await.unwrap();
+    let other_side = async {
+        somebody_waits(&pool).await;
+        tx.commit().await.unwrap();
+    };
+    tokio::join!(run_due(&region.app), other_side);
+
+    assert!(offers(&driver).await.is_empty());
+    assert_eq!(status(&two, &other).await, "requested");
+    assert_eq!(reasons(&region, &other).await, [(0, driver.id.to_string(), "busy".into())]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_driver_who_goes_offline_while_a_ride_is_offered_to_him_is_left_without_an_offer(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let rider = region.rider().await;
+    let driver = driver_at(&region, 300.0).await;
+    let ride = request(&rider).await;
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    sqlx::query("UPDATE drivers SET status = 'offline' WHERE id = $1")
+        .bind(driver.id)
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    let other_side = async {
+        somebody_waits(&pool).await;
+        tx.commit().await.unwrap();
+    };
+    tokio::join!(run_due(&region.app), other_side);
+
+    assert!(offers(&driver).await.is_empty());
+    assert_eq!(status(&rider, &ride).await, "requested");
+    assert_eq!(reasons(&region, &ride).await, [(0, driver.id.to_string(), "offline".into())]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn rides_that_wait_are_looked_at_in_step(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (early, late) = (region.rider().await, region.rider().await);
+    request(&early).await;
+    run_due(&region.app).await;
+    region.clock.advance(Duration::milliseconds(130));
+    request(&late).await;
+    run_due(&region.app).await;
+    let due: Vec<time::OffsetDateTime> = sqlx::query_scalar("SELECT dispatch_at FROM rides ORDER BY id")
+        .fetch_all(region.app.db.system().await.unwrap().conn())
+        .await
+        .unwrap();
+    let every_ns = region.app.config.dispatch.retry_after.as_nanos() as i128;
+    assert!(due.iter().all(|at| at.unix_timestamp_nanos() % every_ns == 0), "{due:?}");
 }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use shared::ids::{DriverId, TenantId};
 
-use super::{Position, store};
+use super::{Duty, Position, store};
 use crate::{app::App, http::Problem, serve::every};
 
 /// Searches leave out what has expired anyway; this frees the memory.
@@ -86,7 +86,11 @@ pub(super) async fn reconcile(app: &App, all: bool) -> Result<(), Problem> {
     let mut believed: Vec<(TenantId, DriverId)> =
         fleets.flat_map(|(tenant, fleet)| fleet.known(all).into_iter().map(move |id| (tenant.clone(), id))).collect();
     if !all {
-        let is_news = |(tenant, id): &(TenantId, DriverId)| app.drivers.live.fleet(tenant).is_believed_free(*id);
+        let now = app.clock.now();
+        let is_news = |(tenant, id): &(TenantId, DriverId)| {
+            let known = app.drivers.live.fleet(tenant).sighting(*id, now);
+            known.is_some_and(|known| known.standing.duty == Duty::Free)
+        };
         believed.extend(store::busy(app).await?.into_iter().filter(is_news));
     }
     for batch in believed.chunks(BATCH) {

@@ -337,9 +337,9 @@ impl Fleet {
         self.rows.iter().filter(|row| wanted(row)).map(|row| *row.key()).collect()
     }
 
-    /// Whether a driver is known here, and believed to have nothing to do.
+    /// Whether a driver is known here, and believed to be online with nothing to do.
     pub fn is_believed_free(&self, driver_id: DriverId) -> bool {
-        self.rows.get(&driver_id).is_some_and(|row| row.standing.duty == Duty::Free)
+        self.rows.get(&driver_id).is_some_and(|row| row.standing.online && row.standing.duty == Duty::Free)
     }
 
     /// How many online drivers have a fresh position, and how old these are.

@@ -261,3 +261,17 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
     let gone: Option<Vec<u8>> = here.redis.get(keys.live(&tenant, id)).await.unwrap();
     assert_eq!(gone, None);
 }
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_trip_this_node_has_not_heard_of_is_found_in_postgres(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    online(&driver, 0.0).await;
+    accepted(&region, &rider, &driver).await;
+    let (fleet, id) = (region.app.drivers.live.fleet(&region.tenant), DriverId(driver.id));
+    fleet.set_duty(id, Duty::Free, region.clock.now());
+    assert_eq!(seen(&rider, "").await.len(), 1, "misheard");
+    region.clock.advance(Duration::seconds(3));
+    background::reconcile(&region.app, false).await.unwrap();
+    assert!(seen(&rider, "").await.is_empty());
+}

@@ -21,7 +21,7 @@ pub fn travel(from: Point, to: Point) -> Travel {
 }
 
 /// How long somebody takes who is `crow_m` metres away on the great circle.
-pub fn seconds_along(crow_m: f64) -> i64 {
+fn seconds_along(crow_m: f64) -> i64 {
     (crow_m * DETOUR / CITY_SPEED_M_PER_S).ceil() as i64
 }
 

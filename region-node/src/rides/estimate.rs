@@ -19,6 +19,7 @@ use crate::{
     identity::Caller,
     pricing::{self, Quote, Surge, quote::SIGNING_PURPOSE},
     tenants::PublishedConfig,
+    travel::TravelTimes,
 };
 
 /// Where there are more free drivers than this, no surge can be told from none.
@@ -71,14 +72,21 @@ pub(super) async fn estimate_ride(
         false => Surge::NONE,
     };
     let quote = quote(&app, &published, wish, surge)?;
-    let nearest = free_drivers(&app, caller.tenant(), &published, wish, 1).into_iter().next();
+    let pickup_eta_s = match free_drivers(&app, caller.tenant(), &published, wish, 1).first() {
+        Some(nearest) => {
+            let (from, now) = ([nearest.position.point], app.clock.now());
+            let etas = app.travel.of(caller.tenant()).to_pickup(&from, wish.pickup, now).await;
+            etas.first().map(|eta_s| i64::from(*eta_s))
+        }
+        None => None,
+    };
     Ok(Json(Estimate {
         quote_id: quote.token(caller.tenant(), |bytes| app.sealer.sign(SIGNING_PURPOSE, bytes)),
         fare: quote.fare().total,
         surge_multiplier: quote.surge,
         distance_m: quote.distance_m,
         duration_s: quote.duration_s,
-        pickup_eta_s: nearest.map(|driver| pricing::travel::seconds_along(driver.distance_m)),
+        pickup_eta_s,
         expires_at: quote.expires_at,
     }))
 }

@@ -245,3 +245,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_node_that_has_not_heard_a_driver_went_offline_does_not_bring_him_back_by_telling_of_a_trip() {
+    let (here, there) = (fleet(), fleet());
+    let id = online_at(&here, 1, CENTER, START);
+    online_at(&there, 1, CENTER, START);
+    let (left_at, freed_at) = (START + Duration::seconds(1), START + Duration::seconds(2));
+    here.learn(id, standing(false, left_at));
+    // The other node hears of the trip's end first, and tells of what it knows.
+    there.set_duty(id, Duty::OnTrip { ride_id: RideId::new(), rider_id: RiderId::new() }, START);
+    there.set_duty(id, Duty::Free, freed_at);
+    here.merge(there.sighting(id, freed_at).unwrap(), freed_at);
+    assert!(everyone(&here, freed_at).is_empty());
+    there.merge(here.sighting(id, freed_at).unwrap(), freed_at);
+    assert!(everyone(&there, freed_at).is_empty());
+}
+
+#[test]
+fn an_offer_s_end_heard_late_does_not_end_the_trip_that_came_after_it() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    let trip = Duty::OnTrip { ride_id: RideId::new(), rider_id: RiderId::new() };
+    let (withdrawn_at, accepted_at) = (START + Duration::seconds(1), START + Duration::seconds(2));
+    fleet.set_duty(id, trip, accepted_at);
+    fleet.set_duty(id, Duty::Free, withdrawn_at);
+    assert_eq!(fleet.sighting(id, accepted_at).unwrap().standing.duty, trip);
+}
+
+#[test]
+fn a_step_of_a_trip_that_says_nothing_new_is_not_shared_again() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    let trip = Duty::OnTrip { ride_id: RideId::new(), rider_id: RiderId::new() };
+    fleet.set_duty(id, trip, START);
+    assert_eq!(fleet.take_to_share(START).len(), 1);
+    fleet.set_duty(id, trip, START + Duration::SECOND);
+    assert!(fleet.take_to_share(START).is_empty());
+}
