@@ -1,10 +1,13 @@
 //! Where to call: for clients (`/v1/route`) and for edges that follow this node (`/v1/directory`).
 
+use std::collections::BTreeSet;
+
 use axum::{Json, extract::State};
 use serde::Serialize;
 use shared::{
     ids::{RegionName, TenantId},
     problem::Code,
+    tenant_config::{MapView, TenantConfig},
 };
 
 use super::{Directory, TenantHeader};
@@ -15,7 +18,7 @@ use crate::{
     identity::Operator,
 };
 
-/// Where a tenant's clients connect directly.
+/// Where a tenant's clients connect directly, and what they show before anybody has signed in.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Route {
     tenant: TenantId,
@@ -23,26 +26,56 @@ pub(super) struct Route {
     home_region: RegionName,
     base_url: String,
     epoch: Epoch,
+    /// The company's name, as riders see it.
+    name: String,
+    /// Where its map opens; missing until its config says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map: Option<MapView>,
+    /// Kinds of vehicle riders may ask for; missing where the config has not arrived yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vehicle_classes: Option<BTreeSet<String>>,
 }
 
 impl Route {
-    /// The route of a tenant in `directory`.
-    pub(crate) fn find(directory: &Directory, tenant: TenantId) -> Result<Self, Problem> {
+    /// The route of a tenant in `directory`, which alone is enough to say where to call.
+    fn find(directory: &Directory, tenant: TenantId) -> Result<Self, Problem> {
         let unknown = || Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'"));
         let home = directory.homes.get(&tenant).ok_or_else(unknown)?;
         let region = directory.regions.get(&home.region).ok_or_else(|| {
             let detail = format!("the home region {} is not known here yet", home.region);
             Problem::new(Code::HomeRegionUnreachable, detail).retry_after(2)
         })?;
-        Ok(Self { home_region: home.region.clone(), base_url: region.base_url.clone(), epoch: home.epoch, tenant })
+        Ok(Self {
+            home_region: home.region.clone(),
+            base_url: region.base_url.clone(),
+            epoch: home.epoch,
+            name: home.name.clone(),
+            map: None,
+            vehicle_classes: None,
+            tenant,
+        })
+    }
+
+    fn described_by(mut self, config: &TenantConfig) -> Self {
+        if !config.name.is_empty() {
+            self.name.clone_from(&config.name);
+        }
+        self.map = Some(config.map).filter(|map| *map != MapView::default());
+        self.vehicle_classes = Some(config.vehicle_classes.clone());
+        self
     }
 }
 
-/// Tells a client where its tenant is at home.
+/// Tells a client where its tenant is at home, and what to show of it.
 #[utoipa::path(get, path = "/v1/route", tag = "tenants", params(("X-Tenant-Id" = String, Header)),
     responses((status = 200, body = Route), (status = 400, body = ProblemBody), (status = 404, body = ProblemBody)))]
 pub(super) async fn route(State(app): State<App>, TenantHeader(tenant): TenantHeader) -> Result<Json<Route>, Problem> {
-    Route::find(&app.tenants.directory(), tenant).map(Json)
+    let route = Route::find(&app.tenants.directory(), tenant.clone())?;
+    // A client must learn where to call even if the config cannot be read just now.
+    Ok(Json(match app.tenants.config(&tenant).await {
+        Ok(published) => route.described_by(&published.config),
+        Err(_) => route,
+    }))
 }
 
 /// All regions, homes and keys, for edges without a database.

@@ -79,3 +79,19 @@ async fn a_call_without_or_with_an_unknown_tenant_is_told_so(pool: PgPool) {
     assert_eq!(route["base_url"], "http://127.0.0.1:1");
     assert_eq!(route["epoch"], json!({"term": 1, "n": 0}));
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_route_says_what_a_client_shows_before_anybody_signs_in(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let bare = region.nobody().get("/v1/route").await.ok(200);
+    assert_eq!(bare["vehicle_classes"], json!(["standard"]));
+    assert!(bare.get("map").is_none(), "nobody has said where the map opens");
+    let config = json!({"name": "Springfield Cabs", "map": {"lat": 39.8, "lng": -89.6, "zoom": 12},
+        "vehicle_classes": ["xl", "auto"]});
+    patch(&region.admin().await, config, None).await.ok(200);
+    let route = region.nobody().get("/v1/route").await.ok(200);
+    assert_eq!(route["name"], "Springfield Cabs");
+    assert_eq!(route["map"], json!({"lat": 39.8, "lng": -89.6, "zoom": 12.0}));
+    assert_eq!(route["vehicle_classes"], json!(["auto", "xl"]));
+    assert_eq!(route["home_region"], "us-east");
+}

@@ -485,7 +485,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Tells a client where its tenant is at home. */
+        /** Tells a client where its tenant is at home, and what to show of it. */
         get: operations["route"];
         put?: never;
         post?: never;
@@ -959,6 +959,27 @@ export interface components {
          * @enum {string}
          */
         LineCode: "base" | "distance" | "time" | "waiting" | "surge" | "minimum" | "booking_fee" | "tax";
+        /** @description Where a map opens. */
+        MapView: {
+            /**
+             * Format: double
+             * @description Degrees north.
+             * @default 0
+             */
+            lat: number;
+            /**
+             * Format: double
+             * @description Degrees east.
+             * @default 0
+             */
+            lng: number;
+            /**
+             * Format: double
+             * @description Web-map zoom level.
+             * @default 2
+             */
+            zoom: number;
+        };
         /**
          * @description What money comes from.
          * @enum {string}
@@ -1687,12 +1708,17 @@ export interface components {
          * @enum {string}
          */
         Role: "rider" | "driver" | "tenant_admin" | "operator";
-        /** @description Where a tenant's clients connect directly. */
+        /** @description Where a tenant's clients connect directly, and what they show before anybody has signed in. */
         Route: {
             base_url: string;
             epoch: components["schemas"]["Epoch"];
             home_region: string;
+            map?: components["schemas"]["MapView"] | null;
+            /** @description The company's name, as riders see it. */
+            name: string;
             tenant: components["schemas"]["TenantId"];
+            /** @description Kinds of vehicle riders may ask for; missing where the config has not arrived yet. */
+            vehicle_classes?: string[] | null;
         };
         /** @description Money that moved, as every region knows it. */
         Settlement: {

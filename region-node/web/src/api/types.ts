@@ -16,8 +16,10 @@ export interface Route {
   tenant: string;
   home_region: string;
   base_url: string;
-  name?: string;
+  name: string;
+  /** Missing until the company says where its map opens. */
   map?: { lat: number; lng: number; zoom: number };
+  /** Missing where the company's config has not arrived yet. */
   vehicle_classes?: string[];
 }
 
