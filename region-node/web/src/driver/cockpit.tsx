@@ -1,4 +1,4 @@
-import { useMemo, useState } from 'react';
+import { useState } from 'react';
 import { offers as loadOffers, ride as loadRide, rides as loadRides, setDriverStatus, trip as loadTrip } from '../api/calls';
 import { clientOf, type Session } from '../api/session';
 import { useSocket } from '../api/socket';
@@ -9,7 +9,7 @@ import { cityAt } from '../map/cities';
 import { Map } from '../map/map';
 import { placesOf } from '../map/places';
 import type { MapMarker } from '../map/types';
-import { viewOf } from '../shell/tenants';
+import { useTenant } from '../shell/use-tenant';
 import { Badge, Button, Empty, Notice, Segments } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { PlaceField } from '../ui/place-field';
@@ -29,8 +29,8 @@ const isActive = (trip: Trip): boolean => trip.status !== 'completed' && trip.st
 /** The driver's one screen: position, offers and the trip. */
 export function Cockpit({ session }: { session: Session }) {
   const client = clientOf('driver');
-  const view = useMemo(() => viewOf(session.tenant), [session.tenant]);
-  const city = cityAt(view.centre);
+  const view = useTenant(session.tenant).tenant?.view;
+  const city = view == null ? null : cityAt(view.centre);
   const places = useLoad(city?.id ?? null, () => (city === null ? Promise.resolve([]) : placesOf(city))).data ?? [];
 
   const [online, setOnline] = useState(() => localStorage.getItem(onlineKey(session.subject)) === 'true');
@@ -194,8 +194,7 @@ export function Cockpit({ session }: { session: Session }) {
       <div className="split-map">
         <Map
           label="Map: where you are and where to go"
-          centre={view.centre}
-          zoom={view.zoom}
+          view={view}
           markers={markers}
           lines={here !== null && target !== null ? [{ from: here, to: target }] : []}
           fit={fit}

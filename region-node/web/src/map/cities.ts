@@ -5,7 +5,6 @@ export interface City {
   id: 'new-york' | 'porto' | 'bengaluru';
   name: string;
   centre: Point;
-  zoom: number;
   /** Water lies under everything, so that areas are the land; elsewhere the ground is land. */
   ground: 'water' | 'land';
   roads: string;
@@ -23,7 +22,6 @@ export const CITIES: readonly City[] = [
     id: 'new-york',
     name: 'New York',
     centre: { lat: 40.7549, lng: -73.984 },
-    zoom: 12.6,
     ground: 'water',
     roads: '/maps/new-york/roads.geojson',
     areas: '/maps/new-york/areas.geojson',
@@ -34,7 +32,6 @@ export const CITIES: readonly City[] = [
     id: 'porto',
     name: 'Porto',
     centre: { lat: 41.1466, lng: -8.611 },
-    zoom: 14,
     ground: 'land',
     roads: '/maps/porto/roads.geojson',
     background: '/maps/porto/background.geojson',
@@ -46,7 +43,6 @@ export const CITIES: readonly City[] = [
     id: 'bengaluru',
     name: 'Bengaluru',
     centre: { lat: 12.9655, lng: 77.5868 },
-    zoom: 14,
     ground: 'land',
     roads: '/maps/bengaluru/roads.geojson',
     areas: '/maps/bengaluru/areas.geojson',

@@ -14,6 +14,8 @@ import '../styles/map.css';
 setWorkerUrl(workerUrl);
 
 const GLIDE_MS = 900;
+/** Cities fit; a company that opens its map wider than this gets it that wide. */
+const WIDEST_ZOOM = 8;
 
 function carFeatures(cars: readonly MapCar[]): FeatureCollection {
   return {
@@ -94,7 +96,8 @@ function glide(placed: Placed, to: Point): void {
 }
 
 export default function MapView(props: MapProps) {
-  const { label, centre, zoom, markers = [], cars = [], lines = [], fit = [], fitKey = '', message } = props;
+  const { label, markers = [], cars = [], lines = [], fit = [], fitKey = '', message } = props;
+  const { centre, zoom } = props.view;
   const holder = useRef<HTMLDivElement>(null);
   const [map, setMap] = useState<MapLibre | null>(null);
   const [failed, setFailed] = useState(false);
@@ -114,9 +117,8 @@ export default function MapView(props: MapProps) {
       made = new MapLibre({
         container,
         style: buildStyle(null, NOTHING, NOTHING, NOTHING),
-        center: [latest.current.props.centre.lng, latest.current.props.centre.lat],
-        zoom: latest.current.props.zoom,
-        minZoom: 8,
+        center: [latest.current.props.view.centre.lng, latest.current.props.view.centre.lat],
+        zoom: latest.current.props.view.zoom,
         maxZoom: 18,
         attributionControl: { compact: false },
         dragRotate: false,
@@ -171,6 +173,7 @@ export default function MapView(props: MapProps) {
   }, [map, city, theme]);
 
   useEffect(() => {
+    map?.setMinZoom(Math.min(WIDEST_ZOOM, zoom));
     map?.jumpTo({ center: [centre.lng, centre.lat], zoom });
   }, [map, centre.lat, centre.lng, zoom]);
 
@@ -219,6 +222,7 @@ export default function MapView(props: MapProps) {
       ) : (
         <>
           {message !== undefined && <p className="map-message">{message}</p>}
+          {city === null && <p className="map-note">This app carries no streets of this area.</p>}
           <div className="map-zoom">
             <button type="button" className="icon-button" aria-label="Zoom in" onClick={() => map?.zoomIn()}>
               <Icon name="plus" />

@@ -26,11 +26,16 @@ export interface MapViewport {
   radiusM: number;
 }
 
+/** Where a map opens. */
+export interface View {
+  centre: Point;
+  zoom: number;
+}
+
 export interface MapProps {
   /** What the map shows, for those who cannot see it. */
   label: string;
-  centre: Point;
-  zoom: number;
+  view: View;
   markers?: readonly MapMarker[];
   cars?: readonly MapCar[];
   lines?: readonly MapLine[];

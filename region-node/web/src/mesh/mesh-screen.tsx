@@ -2,7 +2,7 @@ import { regions as loadRegions } from '../api/calls';
 import { clientOf, useSession } from '../api/session';
 import type { RegionView } from '../api/types';
 import { useLoad } from '../lib/hooks';
-import { ClientPanel } from '../shell/client-panel';
+import { OperatorPanel } from '../shell/client-panel';
 import { Badge, Empty, Skeleton, type Tone } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { agreement, furthest, known } from './agreement';
@@ -11,9 +11,7 @@ import '../styles/mesh.css';
 
 export default function MeshScreen() {
   const session = useSession('operator');
-  if (session === null) {
-    return <ClientPanel role="operator" title="Mesh" lead="For operators: all regions, the links between them, and whether they agree." />;
-  }
+  if (session === null) return <OperatorPanel />;
   return <Mesh />;
 }
 

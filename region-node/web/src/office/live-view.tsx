@@ -1,4 +1,4 @@
-import { useCallback, useMemo, useState } from 'react';
+import { useMemo, useState } from 'react';
 import { nearbyDrivers, rides as loadRides } from '../api/calls';
 import type { Client } from '../api/client';
 import type { RideStatus } from '../api/types';
@@ -6,7 +6,7 @@ import { useLoad } from '../lib/hooks';
 import { formatTime } from '../lib/time';
 import { Map } from '../map/map';
 import type { MapLine, MapMarker, MapViewport } from '../map/types';
-import { viewOf } from '../shell/tenants';
+import { useTenant } from '../shell/use-tenant';
 import { Badge, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { RideBadge } from '../ui/ride-badge';
@@ -15,19 +15,28 @@ const OPEN: readonly RideStatus[] = ['requested', 'offered', 'accepted', 'arrive
 const WIDEST_M = 50_000;
 const MOST_DRIVERS = 500;
 
-/** Drivers where they are now and the rides under way. */
-export function LiveView({ tenant, client, onOpen }: { tenant: string; client: Client; onOpen: (ride: string) => void }) {
-  const view = useMemo(() => viewOf(tenant), [tenant]);
-  const [viewport, setViewport] = useState<MapViewport>({ centre: view.centre, radiusM: 8000 });
-  const onViewport = useCallback((next: MapViewport) => setViewport(next), []);
-
-  const around = {
+const nearby = (viewport: MapViewport | null) =>
+  viewport && {
     lat: Number(viewport.centre.lat.toFixed(5)),
     lng: Number(viewport.centre.lng.toFixed(5)),
     radius_m: Math.min(WIDEST_M, Math.max(100, Math.round(viewport.radiusM))),
     limit: MOST_DRIVERS,
   };
-  const drivers = useLoad(JSON.stringify(around), (signal) => nearbyDrivers(client, around, signal), 1000);
+
+/** Drivers where they are now and the rides under way. */
+export function LiveView({ tenant, client, onOpen }: { tenant: string; client: Client; onOpen: (ride: string) => void }) {
+  const view = useTenant(tenant).tenant?.view;
+  const [viewport, setViewport] = useState<MapViewport | null>(null);
+
+  const around = nearby(viewport ?? (view == null ? null : { centre: view.centre, radiusM: 8000 }));
+  const drivers = useLoad(
+    around === null ? null : JSON.stringify(around),
+    (signal) => {
+      if (around === null) throw new Error('nowhere to look');
+      return nearbyDrivers(client, around, signal);
+    },
+    1000,
+  );
   const [lastDrivers, setLastDrivers] = useState(drivers.data);
   if (drivers.data !== null && drivers.data !== lastDrivers) setLastDrivers(drivers.data);
   const cars = useMemo(() => (lastDrivers?.items ?? []).map((car) => ({ ...car, busy: car.doing !== undefined && car.doing !== 'free' })), [lastDrivers]);
@@ -59,7 +68,7 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
   return (
     <div className="live">
       <div className="live-map">
-        <Map label="Live map of drivers and rides" centre={view.centre} zoom={view.zoom} cars={cars} lines={lines} markers={markers} onViewport={onViewport} />
+        <Map label="Live map of drivers and rides" view={view} cars={cars} lines={lines} markers={markers} onViewport={setViewport} />
       </div>
       <section className="live-side stack" aria-labelledby="live">
         <h1 id="live" className="visually-hidden">

@@ -1,6 +1,6 @@
 import { clientOf, useSession, type Session } from '../api/session';
 import { replaceQuery, useQuery } from '../router';
-import { ClientPanel } from '../shell/client-panel';
+import { OfficePanel } from '../shell/client-panel';
 import { ConfigView } from './config-view';
 import { LiveView } from './live-view';
 import { RideStory } from './ride-story';
@@ -17,9 +17,7 @@ const VIEWS = [
 
 export default function OfficeScreen() {
   const session = useSession('tenant_admin');
-  if (session === null) {
-    return <ClientPanel role="tenant_admin" title="Back office" lead="See your drivers and rides as they move, and what became of each." />;
-  }
+  if (session === null) return <OfficePanel />;
   return <Office key={`${session.tenant ?? ''} ${session.subject}`} session={session} />;
 }
 

@@ -6,7 +6,7 @@ import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { formatDistance, formatDuration, formatTime } from '../lib/time';
 import { Map } from '../map/map';
-import { viewOf } from '../shell/tenants';
+import { useTenant } from '../shell/use-tenant';
 import { Badge, Button, Empty, Skeleton, type Tone } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { FareLines } from '../ui/fare-lines';
@@ -23,7 +23,7 @@ interface RideStoryProps {
 export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   useEffect(() => dialog.current?.showModal(), []);
-  const view = viewOf(tenant);
+  const { view } = useTenant(tenant).tenant ?? {};
 
   const ride = useLoad(id, (signal) => loadRide(client, id, signal), 3000);
   const candidates = useLoad(id, (signal) => rideDispatch(client, id, signal), 3000);
@@ -52,8 +52,7 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
             <div className="story-map">
               <Map
                 label="Map of this ride"
-                centre={view.centre}
-                zoom={view.zoom}
+                view={view}
                 markers={[
                   { id: 'pickup', kind: 'pickup', lat: ride.data.pickup.lat, lng: ride.data.pickup.lng, label: 'Pick-up', showLabel: true },
                   { id: 'dropoff', kind: 'dropoff', lat: ride.data.dropoff.lat, lng: ride.data.dropoff.lng, label: 'Drop-off', showLabel: true },

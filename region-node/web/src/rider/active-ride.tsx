@@ -9,7 +9,7 @@ import { distanceM, type Point } from '../lib/geo';
 import { formatDistance, formatDuration } from '../lib/time';
 import { Map } from '../map/map';
 import type { MapMarker } from '../map/types';
-import { viewOf } from '../shell/tenants';
+import { useTenant } from '../shell/use-tenant';
 import { Badge, Button, Notice } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { AfterRide } from './after-ride';
@@ -47,9 +47,9 @@ export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRid
   const heading = useRef<HTMLHeadingElement>(null);
   const id = ride?.id;
   useEffect(() => heading.current?.focus(), [id]);
+  const { tenant } = useTenant(session.tenant);
   if (ride === null) return null;
 
-  const view = viewOf(session.tenant);
   const shown: Point[] = [ride.pickup, ride.dropoff];
   const markers: MapMarker[] = [
     { id: 'pickup', kind: 'pickup', lat: ride.pickup.lat, lng: ride.pickup.lng, label: 'Pick-up', showLabel: !isOver(ride.status) },
@@ -130,8 +130,7 @@ export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRid
       <div className="split-map">
         <Map
           label="Map of your ride"
-          centre={view.centre}
-          zoom={view.zoom}
+          view={tenant?.view}
           markers={markers}
           lines={driving ? [{ from: car, to: ride.pickup }] : isOver(ride.status) ? [] : [{ from: ride.pickup, to: ride.dropoff }]}
           fit={driving ? [car, ride.pickup] : shown}

@@ -1,4 +1,4 @@
-import { useEffect, useMemo, useState, type ReactNode } from 'react';
+import { useEffect, useState, type ReactNode } from 'react';
 import { estimate as loadEstimate, requestRide, type Journey } from '../api/calls';
 import { ApiError } from '../api/problem';
 import { clientOf, type Session } from '../api/session';
@@ -12,7 +12,9 @@ import { cityAt } from '../map/cities';
 import { Map } from '../map/map';
 import { describe, placesOf } from '../map/places';
 import type { MapMarker } from '../map/types';
-import { viewOf } from '../shell/tenants';
+import { useTenant } from '../shell/use-tenant';
+import { usualClass } from '../shell/vehicle-class';
+import { VehicleClassField } from '../shell/vehicle-class-field';
 import { Badge, Button, Field, Segments, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { Icon } from '../ui/icon';
@@ -21,10 +23,6 @@ import { RideHistory } from './ride-history';
 
 type End = 'pickup' | 'dropoff';
 
-const CLASSES = [
-  { value: 'standard', label: 'Standard' },
-  { value: 'xl', label: 'XL' },
-] as const;
 const METHODS = [
   { value: 'card', label: 'Card' },
   { value: 'cash', label: 'Cash' },
@@ -41,13 +39,16 @@ interface BookingProps {
 /** From two points and a price to a request. */
 export function Booking({ session, history, notice, onRide, onReload }: BookingProps) {
   const client = clientOf('rider');
-  const view = useMemo(() => viewOf(session.tenant), [session.tenant]);
-  const city = cityAt(view.centre);
+  const { tenant } = useTenant(session.tenant);
+  const view = tenant?.view;
+  const city = view == null ? null : cityAt(view.centre);
   const places = useLoad(city?.id ?? null, () => (city === null ? Promise.resolve([]) : placesOf(city))).data ?? [];
 
   const [ends, setEnds] = useState<{ pickup: Place | null; dropoff: Place | null }>({ pickup: null, dropoff: null });
   const [picking, setPicking] = useState<End>('pickup');
-  const [vehicleClass, setVehicleClass] = useState<(typeof CLASSES)[number]['value']>('standard');
+  const [chosenClass, setChosenClass] = useState<string | null>(null);
+  const classes = tenant?.vehicleClasses ?? [];
+  const vehicleClass = chosenClass !== null && classes.includes(chosenClass) ? chosenClass : usualClass(classes);
   const [method, setMethod] = useState<(typeof METHODS)[number]['value']>('card');
   const [when, setWhen] = useState<'now' | 'later'>('now');
   const [later, setLater] = useState('');
@@ -61,7 +62,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
   const findMe = useAction(async () => set('pickup', await locate()));
 
   const { pickup, dropoff } = ends;
-  const journey: Journey | null = pickup && dropoff ? { pickup, dropoff, vehicle_class: vehicleClass } : null;
+  const journey: Journey | null = pickup && dropoff && vehicleClass !== null ? { pickup, dropoff, vehicle_class: vehicleClass } : null;
   const quote = useLoad(journey === null ? null : JSON.stringify(journey), (signal) => {
     if (journey === null) throw new Error('nothing to estimate');
     return loadEstimate(client, journey, signal);
@@ -145,7 +146,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
           </div>
           {findMe.error != null && <p className="small error-text">Your position is not available. Choose the pick-up on the map.</p>}
         </div>
-        <Segments legend="Vehicle" value={vehicleClass} options={CLASSES} onChange={setVehicleClass} />
+        {vehicleClass !== null && <VehicleClassField classes={classes} value={vehicleClass} onChange={setChosenClass} />}
         <div className="field-row">
           <Segments legend="Pay by" value={method} options={METHODS} onChange={setMethod} />
           <Segments
@@ -202,13 +203,12 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
         >
           {when === 'later' ? 'Schedule ride' : 'Request ride'}
         </Button>
-        <RideHistory rides={history} />
+        <RideHistory rides={history} onChanged={onReload} />
       </section>
       <div className="split-map">
         <Map
           label="Map: choose pick-up and drop-off"
-          centre={view.centre}
-          zoom={view.zoom}
+          view={view}
           markers={markers}
           lines={pickup && dropoff ? [{ from: pickup, to: dropoff }] : []}
           fit={pickup && dropoff ? [pickup, dropoff] : []}

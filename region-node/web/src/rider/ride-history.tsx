@@ -1,10 +1,15 @@
+import { cancelRide } from '../api/calls';
+import { clientOf } from '../api/session';
 import type { Ride } from '../api/types';
+import { useAction, useAttemptKey } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { formatTime } from '../lib/time';
+import { Button } from '../ui/controls';
+import { ErrorNote } from '../ui/error-note';
 import { RideBadge } from '../ui/ride-badge';
 
 /** The rider's last rides and those booked ahead. */
-export function RideHistory({ rides }: { rides: readonly Ride[] }) {
+export function RideHistory({ rides, onChanged }: { rides: readonly Ride[]; onChanged: () => void }) {
   if (rides.length === 0) return null;
   return (
     <section className="stack-s" aria-labelledby="history">
@@ -17,6 +22,7 @@ export function RideHistory({ rides }: { rides: readonly Ride[] }) {
               <p className="small muted">
                 {ride.scheduled_at == null ? formatTime(ride.requested_at) : `Booked for ${formatTime(ride.scheduled_at)}`}
               </p>
+              {ride.scheduled_at != null && ride.status === 'requested' && <CancelBooking ride={ride} onCancelled={onChanged} />}
             </div>
             <div className="history-side">
               <span className="number">{formatMoney(ride.fare)}</span>
@@ -26,5 +32,22 @@ export function RideHistory({ rides }: { rides: readonly Ride[] }) {
         ))}
       </ul>
     </section>
+  );
+}
+
+function CancelBooking({ ride, onCancelled }: { ride: Ride; onCancelled: () => void }) {
+  const attempt = useAttemptKey();
+  const cancel = useAction(async () => {
+    await cancelRide(clientOf('rider'), ride.id, 'Changed my plans', attempt.keyFor(ride.id));
+    attempt.done();
+    onCancelled();
+  });
+  return (
+    <>
+      <Button compact kind="quiet" busy={cancel.busy} onClick={() => void cancel.run()}>
+        Cancel booking
+      </Button>
+      <ErrorNote error={cancel.error} />
+    </>
   );
 }

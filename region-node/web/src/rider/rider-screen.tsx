@@ -1,12 +1,9 @@
-import { useCallback, useReducer, useState } from 'react';
+import { useCallback, useReducer } from 'react';
 import { ride as loadRide, rides as loadRides } from '../api/calls';
 import { clientOf, useSession, type Session } from '../api/session';
 import { useSocket } from '../api/socket';
 import { useLoad } from '../lib/hooks';
-import { Map } from '../map/map';
-import { useQuery } from '../router';
-import { AccountPanel } from '../shell/account-panel';
-import { lastTenant, viewOf } from '../shell/tenants';
+import { AccountScreen } from '../shell/account-screen';
 import { Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ActiveRide } from './active-ride';
@@ -15,20 +12,8 @@ import { follow, hasDriver, isOver, NOT_FOLLOWING } from './follow';
 
 export default function RiderScreen() {
   const session = useSession('rider');
-  const asked = useQuery('tenant');
-  const [tenant, setTenant] = useState(asked ?? lastTenant());
   if (session !== null) return <SignedIn key={session.subject} session={session} />;
-  const view = viewOf(tenant);
-  return (
-    <div className="split">
-      <section className="split-panel" aria-label="Sign in">
-        <AccountPanel role="rider" title="Where to?" lead="Sign in to see your price and ride in minutes." onTenant={setTenant} />
-      </section>
-      <div className="split-map">
-        <Map label="Map of the company's city" centre={view.centre} zoom={view.zoom} />
-      </div>
-    </div>
-  );
+  return <AccountScreen role="rider" title="Where to?" lead="Sign in to see your price and ride in minutes." />;
 }
 
 function SignedIn({ session }: { session: Session }) {

@@ -3,30 +3,29 @@ import { registerDriver, registerRider } from '../api/calls';
 import { ApiError } from '../api/problem';
 import { anonymous, signIn } from '../api/session';
 import { useAction, useAttemptKey } from '../lib/hooks';
-import { useQuery } from '../router';
 import { Button, Field, Segments } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { TenantField } from './tenant-field';
-import { lastTenant, rememberTenant } from './tenants';
+import { rememberTenant } from './tenants';
+import type { AboutTenant } from './use-tenant';
+import { usualClass } from './vehicle-class';
+import { VehicleClassField } from './vehicle-class-field';
 
 type Mode = 'sign-in' | 'register';
 
-const VEHICLE_CLASSES = [
-  { value: 'standard', label: 'Standard' },
-  { value: 'xl', label: 'XL' },
-] as const;
-
 /** Signs riders and drivers in, or makes them an account first. */
-export function AccountPanel({ role, title, lead, onTenant }: {
+export function AccountPanel({ role, title, lead, tenant, about, onTenant }: {
   role: 'rider' | 'driver';
   title: string;
   lead: string;
+  tenant: string;
+  about: AboutTenant;
   onTenant: (tenant: string) => void;
 }) {
-  const asked = useQuery('tenant');
   const [mode, setMode] = useState<Mode>('sign-in');
-  const [tenant, setTenant] = useState(asked ?? lastTenant());
-  const [vehicleClass, setVehicleClass] = useState<(typeof VEHICLE_CLASSES)[number]['value']>('standard');
+  const [chosenClass, setChosenClass] = useState<string | null>(null);
+  const classes = about.tenant?.vehicleClasses ?? [];
+  const vehicleClass = chosenClass !== null && classes.includes(chosenClass) ? chosenClass : usualClass(classes);
   const attempt = useAttemptKey();
 
   const enter = useAction(async (form: FormData) => {
@@ -41,14 +40,14 @@ export function AccountPanel({ role, title, lead, onTenant }: {
       const account = { name: text('name'), phone, password };
       if (role === 'rider') {
         await registerRider(anonymous(tenant), account, attempt.keyFor([tenant, account]));
-      } else {
+      } else if (vehicleClass !== null) {
         const vehicle = { class: vehicleClass, plate: text('plate'), model: text('model'), seats: Number(text('seats')) };
         await registerDriver(anonymous(tenant), { ...account, vehicle }, attempt.keyFor([tenant, account, vehicle]));
       }
       attempt.done();
     }
     await signIn(role, tenant, { grant_type: 'password', phone, password });
-    rememberTenant(tenant);
+    rememberTenant(tenant, about.tenant?.name ?? tenant);
   });
 
   const problem = enter.error instanceof ApiError ? enter.error : null;
@@ -77,13 +76,7 @@ export function AccountPanel({ role, title, lead, onTenant }: {
           setMode(next);
         }}
       />
-      <TenantField
-        value={tenant}
-        onChange={(next) => {
-          setTenant(next);
-          onTenant(next);
-        }}
-      />
+      <TenantField value={tenant} about={about} onChange={onTenant} />
       {mode === 'register' && <Field label="Name" name="name" autoComplete="name" required maxLength={80} error={fieldError('name')} />}
       <Field
         label="Phone"
@@ -108,7 +101,7 @@ export function AccountPanel({ role, title, lead, onTenant }: {
       {mode === 'register' && role === 'driver' && (
         <fieldset className="stack card">
           <legend className="visually-hidden">Vehicle</legend>
-          <Segments legend="Vehicle class" value={vehicleClass} options={VEHICLE_CLASSES} onChange={setVehicleClass} />
+          {vehicleClass !== null && <VehicleClassField classes={classes} value={vehicleClass} onChange={setChosenClass} />}
           <Field label="Model" name="model" required maxLength={60} placeholder="Toyota Camry" error={fieldError('model')} />
           <div className="field-row">
             <Field label="Plate" name="plate" required maxLength={16} autoCapitalize="characters" error={fieldError('plate')} />
@@ -117,7 +110,7 @@ export function AccountPanel({ role, title, lead, onTenant }: {
         </fieldset>
       )}
       <ErrorNote error={enter.error} />
-      <Button type="submit" kind="primary" wide busy={enter.busy} disabled={tenant === ''}>
+      <Button type="submit" kind="primary" wide busy={enter.busy} disabled={about.tenant === null}>
         {mode === 'register' ? 'Create account' : 'Sign in'}
       </Button>
     </form>

@@ -1,20 +1,43 @@
-import { useState, type SubmitEvent } from 'react';
+import type { SubmitEvent } from 'react';
 import { signIn } from '../api/session';
 import { useAction } from '../lib/hooks';
-import { useQuery } from '../router';
 import { Button, Field } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
-import { TenantField } from './tenant-field';
-import { lastTenant, rememberTenant } from './tenants';
+import { TenantField, type TenantFieldProps } from './tenant-field';
+import { rememberTenant } from './tenants';
+import { useTenant, useTenantChoice } from './use-tenant';
 
-/** Signs a back office or an operator in with a client id and secret. */
-export function ClientPanel({ role, title, lead }: { role: 'tenant_admin' | 'operator'; title: string; lead: string }) {
-  const asked = useQuery('tenant');
-  const [tenant, setTenant] = useState(asked ?? lastTenant());
-  const needsTenant = role === 'tenant_admin';
+/** Signs a company's back office in. */
+export function OfficePanel() {
+  const [tenant, chooseTenant] = useTenantChoice();
+  const about = useTenant(tenant);
+  return (
+    <ClientPanel
+      role="tenant_admin"
+      title="Back office"
+      lead="See your drivers and rides as they move, and what became of each."
+      company={{ value: tenant, about, onChange: chooseTenant }}
+    />
+  );
+}
+
+/** Signs an operator in. */
+export function OperatorPanel() {
+  return <ClientPanel role="operator" title="Mesh" lead="For operators: all regions, the links between them, and whether they agree." />;
+}
+
+interface ClientPanelProps {
+  role: 'tenant_admin' | 'operator';
+  title: string;
+  lead: string;
+  /** The company whose back office signs in; an operator belongs to none. */
+  company?: TenantFieldProps;
+}
+
+function ClientPanel({ role, title, lead, company }: ClientPanelProps) {
   const enter = useAction(async (client_id: string, client_secret: string) => {
-    await signIn(role, needsTenant ? tenant : null, { grant_type: 'client_credentials', client_id, client_secret });
-    if (needsTenant) rememberTenant(tenant);
+    await signIn(role, company?.value ?? null, { grant_type: 'client_credentials', client_id, client_secret });
+    if (company !== undefined) rememberTenant(company.value, company.about.tenant?.name ?? company.value);
   });
   const submit = (event: SubmitEvent<HTMLFormElement>): void => {
     event.preventDefault();
@@ -33,11 +56,15 @@ export function ClientPanel({ role, title, lead }: { role: 'tenant_admin' | 'ope
           <h1>{title}</h1>
           <p className="muted">{lead}</p>
         </div>
-        {needsTenant && <TenantField value={tenant} onChange={setTenant} />}
+        {company !== undefined && <TenantField {...company} />}
         <Field label="Client id" name="client_id" autoComplete="username" autoCapitalize="none" spellCheck={false} required />
         <Field label="Client secret" name="client_secret" type="password" autoComplete="current-password" required />
+        <p className="small muted">
+          {company === undefined ? 'The operator is named in the configuration of each region.' : 'The operator hands these out when a company is created.'} In the
+          demo, <code>.local/cluster.json</code> lists them.
+        </p>
         <ErrorNote error={enter.error} />
-        <Button type="submit" kind="primary" wide busy={enter.busy} disabled={needsTenant && tenant === ''}>
+        <Button type="submit" kind="primary" wide busy={enter.busy} disabled={company !== undefined && company.about.tenant === null}>
           Sign in
         </Button>
       </form>

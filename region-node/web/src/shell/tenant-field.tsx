@@ -1,20 +1,22 @@
 import { useId, useState } from 'react';
-import { anonymous } from '../api/session';
-import { route } from '../api/calls';
-import { useLoad } from '../lib/hooks';
 import { explain } from '../api/problem';
 import { knownTenants } from './tenants';
+import type { AboutTenant } from './use-tenant';
 
-const SLUG = /^[a-z0-9-]{2,40}$/;
+const OTHER = '…other';
+
+export interface TenantFieldProps {
+  value: string;
+  about: AboutTenant;
+  onChange: (tenant: string) => void;
+}
 
 /** The company: one of a list or any other by its id; says at once whether it exists and which region is its home. */
-export function TenantField({ value, onChange }: { value: string; onChange: (tenant: string) => void }) {
+export function TenantField({ value, about, onChange }: TenantFieldProps) {
   const id = useId();
   const known = knownTenants();
   const [typing, setTyping] = useState(value !== '' && known.every((tenant) => tenant.id !== value));
-  const valid = SLUG.test(value);
-  const home = useLoad(valid ? value : null, (signal) => route(anonymous(value), signal));
-  const OTHER = '…other';
+  const { tenant, error, loading } = about;
 
   return (
     <div className="field">
@@ -33,9 +35,9 @@ export function TenantField({ value, onChange }: { value: string; onChange: (ten
         <option value="" disabled>
           Choose a company
         </option>
-        {known.map((tenant) => (
-          <option key={tenant.id} value={tenant.id}>
-            {tenant.name}
+        {known.map((one) => (
+          <option key={one.id} value={one.id}>
+            {one.name}
           </option>
         ))}
         <option value={OTHER}>Another company…</option>
@@ -51,11 +53,11 @@ export function TenantField({ value, onChange }: { value: string; onChange: (ten
           onChange={(event) => onChange(event.target.value.trim().toLowerCase())}
         />
       )}
-      <span id={`${id}-home`} className={home.error != null ? 'error' : 'hint'} aria-live="polite">
-        {home.data !== null && `At home in ${home.data.home_region}`}
-        {home.error != null && explain(home.error)}
-        {home.loading && 'Looking it up…'}
-        {value !== '' && !valid && 'Lower-case letters, digits and hyphens'}
+      <span id={`${id}-home`} className={error != null ? 'error' : 'hint'} aria-live="polite">
+        {error != null && explain(error)}
+        {error == null && tenant !== null && `${typing ? `${tenant.name}. ` : ''}At home in ${tenant.homeRegion}`}
+        {loading && tenant === null && 'Looking it up…'}
+        {value !== '' && tenant === null && error == null && !loading && 'Lower-case letters, digits and hyphens'}
       </span>
     </div>
   );
