@@ -12,6 +12,7 @@ export interface City {
   background?: string;
   traces?: string;
   places: string;
+  /** Whose data the map shows, and what of it is made up. */
   attribution: string;
 }
 
@@ -47,7 +48,7 @@ export const CITIES: readonly City[] = [
     roads: '/maps/bengaluru/roads.geojson',
     areas: '/maps/bengaluru/areas.geojson',
     places: '/maps/bengaluru/places.json',
-    attribution: `${OSM} · DataMeet, CC BY-SA 2.5 IN`,
+    attribution: `${OSM} · DataMeet, CC BY-SA 2.5 IN · Demo rides are synthetic`,
   },
 ];
 

@@ -15,6 +15,17 @@ const MAPS: readonly Credit[] = [
   { what: 'Streets of central Bengaluru', by: 'anirudhgovind/multi, from OpenStreetMap', licence: 'ODbL 1.0 (data)', href: 'https://github.com/anirudhgovind/multi' },
 ];
 
+const RIDES: readonly Credit[] = [
+  { what: 'New York: taxi requests of one December evening of 2014', by: 'NYC TLC trip records, as in nrel.hive', licence: 'BSD-3-Clause (package)', href: 'https://github.com/NREL/hive' },
+  { what: 'Porto: taxi trips of 1 July 2013', by: 'ECML/PKDD 2015 taxi data, Moreira-Matias et al.', licence: 'CC BY 4.0', href: 'https://creativecommons.org/licenses/by/4.0/' },
+  {
+    what: 'Bengaluru: synthetic, drawn by the population of the wards; nobody ever asked for these rides',
+    by: 'Wards of 2012: DataMeet',
+    licence: 'CC BY-SA 2.5 IN',
+    href: 'https://github.com/datameet/Municipal_Spatial_Data',
+  },
+];
+
 const SOFTWARE: readonly Credit[] = [
   { what: 'Map drawing', by: 'MapLibre GL JS contributors', licence: 'BSD-3-Clause', href: 'https://maplibre.org' },
   { what: 'Interface', by: 'React, Meta Platforms and contributors', licence: 'MIT', href: 'https://react.dev' },
@@ -27,6 +38,7 @@ export default function Credits() {
       <h1>Credits</h1>
       <p className="muted">The maps are made of open data, simplified and carried by this app; nothing is loaded from anybody else while you use it.</p>
       <CreditTable title="Map data" rows={MAPS} />
+      <CreditTable title="Rides of the demo companies" rows={RIDES} />
       <CreditTable title="Software" rows={SOFTWARE} />
     </div>
   );
