@@ -13,15 +13,10 @@ import { useTenant } from '../shell/use-tenant';
 import { Badge, Button, Empty, Notice, Segments } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { PlaceField } from '../ui/place-field';
+import { SPEEDS, type Speed } from './autopilot';
 import { OfferCard } from './offer-card';
 import { useAutopilot, usePosition, useReporting } from './position';
 import { TripCard } from './trip-card';
-
-const SPEEDS = [
-  { value: '40', label: 'City' },
-  { value: '100', label: 'Fast' },
-  { value: '600', label: 'Demo' },
-] as const;
 
 const onlineKey = (subject: string): string => `gocomet.driver.online.${subject}`;
 const isActive = (trip: Trip): boolean => trip.status !== 'completed' && trip.status !== 'cancelled';
@@ -38,7 +33,7 @@ export function Cockpit({ session }: { session: Session }) {
   const [withdrawn, setWithdrawn] = useState<string | null>(null);
   const [job, setJob] = useState<Trip | null>(null);
   const [autopilot, setAutopilot] = useState(false);
-  const [speed, setSpeed] = useState<(typeof SPEEDS)[number]['value']>('100');
+  const [speed, setSpeed] = useState<Speed>('100');
 
   const onRide = (ride: Ride): void => {
     if (job === null || ride.id !== job.ride_id || ride.trip_id == null || !isActive(job)) return;
@@ -91,9 +86,10 @@ export function Cockpit({ session }: { session: Session }) {
 
   const position = usePosition(session.subject);
   const { here, place } = position;
-  useReporting(online, session.subject, here, socket);
+  // The first metres of a trip count: where it begins is told as soon as it has.
+  useReporting(online, session.subject, here, socket, job?.status ?? '');
   const target: Point | null = job?.status === 'accepted' ? job.pickup : job?.status === 'in_progress' ? job.dropoff : null;
-  useAutopilot(autopilot, here, target, Number(speed), place);
+  useAutopilot(autopilot, here, target, speed, place);
 
   const toggle = useAction(async () => {
     const next = online ? 'offline' : 'online';

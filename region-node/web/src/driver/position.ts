@@ -2,10 +2,13 @@ import { useCallback, useEffect, useRef, useState } from 'react';
 import { sendLocation, type Position } from '../api/calls';
 import { clientOf } from '../api/session';
 import type { RideSocket } from '../api/socket';
-import { bearing, distanceM, stepTowards, type Point } from '../lib/geo';
+import { bearing, distanceM, type Point } from '../lib/geo';
+import { drive, type Speed } from './autopilot';
 
 export interface Here extends Point {
   heading: number | null;
+  /** Since when, milliseconds since 1970. */
+  at: number;
 }
 
 const KEY = 'gocomet.driver.position';
@@ -13,10 +16,13 @@ const TICK_MS = 1000;
 /** A driver who stands still says so this often; a position older than a minute is forgotten by the region. */
 const STILL_EVERY_MS = 10_000;
 
+/** Faster is no drive but a car put somewhere else on the map. */
+const FASTEST_M_PER_S = 60;
+
 function remembered(subject: string): Here | null {
   try {
     const stored = JSON.parse(sessionStorage.getItem(KEY) ?? 'null') as ({ subject: string } & Here) | null;
-    return stored?.subject === subject ? { lat: stored.lat, lng: stored.lng, heading: stored.heading } : null;
+    return stored?.subject === subject ? { lat: stored.lat, lng: stored.lng, heading: stored.heading, at: stored.at } : null;
   } catch {
     return null;
   }
@@ -42,6 +48,7 @@ export function usePosition(subject: string): DriverPosition {
         lat: point.lat,
         lng: point.lng,
         heading: before !== null && distanceM(before, point) > 1 ? bearing(before, point) : (before?.heading ?? null),
+        at: Date.now(),
       })),
     [],
   );
@@ -75,24 +82,31 @@ export function usePosition(subject: string): DriverPosition {
 }
 
 /** Moves the driver once a second on the straight line to a target until it is reached; for demos and tests. */
-export function useAutopilot(active: boolean, here: Here | null, target: Point | null, speedKmh: number, place: (point: Point) => void): void {
-  const latest = useRef({ here, target, speedKmh });
+export function useAutopilot(active: boolean, here: Here | null, target: Point | null, speed: Speed, place: (point: Point) => void): void {
+  const latest = useRef({ here, target, speed });
   useEffect(() => {
-    latest.current = { here, target, speedKmh };
+    latest.current = { here, target, speed };
   });
+  const goal = active && target !== null ? `${target.lat} ${target.lng}` : null;
   useEffect(() => {
-    if (!active) return;
+    if (goal === null) return;
+    let before = Date.now();
     const timer = window.setInterval(() => {
-      const { here, target, speedKmh } = latest.current;
-      if (here === null || target === null || distanceM(here, target) < 1) return;
-      place(stepTowards(here, target, (speedKmh / 3.6) * (TICK_MS / 1000)));
+      const { here, target, speed } = latest.current;
+      const now = Date.now();
+      const next = here === null || target === null ? null : drive(here, target, speed, now - before);
+      before = now;
+      if (next !== null) place(next);
     }, TICK_MS);
     return () => window.clearInterval(timer);
-  }, [active, place]);
+  }, [goal, place]);
 }
 
-/** Tells the region where the driver is: each second while moving, seldom while standing; over the socket if there is one. */
-export function useReporting(online: boolean, subject: string, here: Here | null, socket: RideSocket | null): void {
+/**
+ * Tells the region where the driver is: each second while moving, seldom while standing, and at once when `moment` changes;
+ * over the socket if there is one.
+ */
+export function useReporting(online: boolean, subject: string, here: Here | null, socket: RideSocket | null, moment: string): void {
   const latest = useRef({ here, socket });
   const sent = useRef<{ at: number; point: Point } | null>(null);
   useEffect(() => {
@@ -103,17 +117,21 @@ export function useReporting(online: boolean, subject: string, here: Here | null
     if (here === null) return;
     const now = Date.now();
     const last = sent.current;
-    const moved = last === null ? Infinity : distanceM(last.point, here);
-    if (last !== null && moved < 1 && now - last.at < STILL_EVERY_MS) return;
-    const elapsedS = last === null ? 0 : (now - last.at) / 1000;
+    const moved = last === null ? 0 : distanceM(last.point, here);
+    const moving = moved >= 1;
+    if (last !== null && !moving && now - last.at < STILL_EVERY_MS) return;
+    // Where a moving car was when, not when this was told: the fare is counted from it.
+    const at = moving ? here.at : now;
+    const elapsedS = last === null ? 0 : (at - last.at) / 1000;
+    const speed = elapsedS > 0 && elapsedS < 30 ? Math.round((moved / elapsedS) * 10) / 10 : Infinity;
     const position: Position = {
       lat: here.lat,
       lng: here.lng,
       ...(here.heading === null ? {} : { heading: Math.round(here.heading) % 360 }),
-      ...(elapsedS > 0 && elapsedS < 30 ? { speed: Math.round((moved / elapsedS) * 10) / 10 } : {}),
-      recorded_at: new Date(now).toISOString(),
+      ...(speed <= FASTEST_M_PER_S ? { speed } : {}),
+      recorded_at: new Date(at).toISOString(),
     };
-    sent.current = { at: now, point: here };
+    sent.current = { at, point: here };
     if (socket?.connected === true) socket.emit('location:update', position);
     else {
       // The next second tries again with a newer position; the socket's state is what the driver is shown.
@@ -129,5 +147,11 @@ export function useReporting(online: boolean, subject: string, here: Here | null
     report();
     const timer = window.setInterval(report, TICK_MS);
     return () => window.clearInterval(timer);
-  }, [online, report]);
+  }, [online, moment, report]);
+
+  // A step is told when it is made, so that the last one before a trip's end is not missing from it.
+  const at = here?.at;
+  useEffect(() => {
+    if (online && at !== undefined && at - (sent.current?.at ?? 0) >= TICK_MS / 2) report();
+  }, [online, at, report]);
 }

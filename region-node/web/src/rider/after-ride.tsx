@@ -72,7 +72,7 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
         <ErrorNote error={trip.error} onRetry={trip.reload} />
         {fare != null && <FareLines fare={fare} />}
         {trip.data?.distance_m != null && trip.data.duration_s != null && (
-          <p className="small muted">
+          <p className="small muted" data-testid="driven">
             {formatDistance(trip.data.distance_m)} in {formatDuration(trip.data.duration_s)}
           </p>
         )}
