@@ -1,38 +1,54 @@
-import { settlements as loadSettlements } from '../api/calls';
+import { useRef, useState } from 'react';
 import type { Client } from '../api/client';
+import { useLoad } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
-import { usePages } from '../lib/pages';
 import { formatTime } from '../lib/time';
 import { Badge, Button, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
+import { NOTHING_READ, readOn } from './ledger';
 
-/** The replicated ledger of this company, as this region knows it. */
+const EVERY_MS = 2000;
+const SHOWN_AT_ONCE = 50;
+
+/** The replicated ledger of this company as this region knows it, newest first and growing while one looks. */
 export function SettlementsView({ client, tenant }: { client: Client; tenant: string }) {
-  const pages = usePages(`settlements ${tenant}`, (after, signal) =>
-    loadSettlements(client, { limit: 50, tenant, ...(after === undefined ? {} : { after }) }, signal),
+  const read = useRef(NOTHING_READ);
+  const { data, error, loading, reload } = useLoad(
+    `ledger ${tenant}`,
+    (signal) => readOn(client, tenant, read.current, signal),
+    EVERY_MS,
+    (ledger) => {
+      read.current = ledger;
+    },
   );
+  const [most, setMost] = useState(SHOWN_AT_ONCE);
+  const { newest, count } = data ?? NOTHING_READ;
+  const shown = newest.slice(0, most);
+
   return (
     <section className="stack" aria-labelledby="settlements">
       <div className="row-between">
         <div>
           <h1 id="settlements">Settlements</h1>
-          <p className="muted small">Money that moved; every region holds the same list.</p>
+          <p className="muted small">Money that moved; every region holds the same list. New ones appear by themselves.</p>
         </div>
-        <Button compact onClick={pages.reload}>
-          Refresh
-        </Button>
+        {data !== null && (
+          <Badge>
+            <span className="number">{count}</span> {count === 1 ? 'entry' : 'entries'}
+          </Badge>
+        )}
       </div>
-      <ErrorNote error={pages.error} onRetry={pages.reload} />
-      {pages.loading && pages.items.length === 0 && <Skeleton lines={6} />}
-      {!pages.loading && pages.items.length === 0 && pages.error == null && (
+      <ErrorNote error={error} onRetry={reload} />
+      {loading && <Skeleton lines={6} />}
+      {data !== null && count === 0 && (
         <div className="card">
           <Empty title="No settlements yet">The first paid trip appears here.</Empty>
         </div>
       )}
-      {pages.items.length > 0 && (
+      {shown.length > 0 && (
         <div className="table-wrap">
           <table>
-            <caption className="visually-hidden">Settlements</caption>
+            <caption className="visually-hidden">Settlements, newest first</caption>
             <thead>
               <tr>
                 <th scope="col">When</th>
@@ -49,7 +65,7 @@ export function SettlementsView({ client, tenant }: { client: Client; tenant: st
               </tr>
             </thead>
             <tbody>
-              {pages.items.map((fact) => (
+              {shown.map((fact) => (
                 <tr key={fact.fact_id}>
                   <td>{formatTime(fact.settled_at)}</td>
                   <td>
@@ -68,7 +84,12 @@ export function SettlementsView({ client, tenant }: { client: Client; tenant: st
           </table>
         </div>
       )}
-      {pages.hasMore && <Button onClick={pages.more}>Show more</Button>}
+      {most < newest.length && <Button onClick={() => setMost(most + SHOWN_AT_ONCE)}>Show older settlements</Button>}
+      {most >= newest.length && count > newest.length && (
+        <p className="muted small">
+          These are the newest {newest.length}; the API hands out all of them.
+        </p>
+      )}
     </section>
   );
 }
