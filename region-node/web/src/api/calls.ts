@@ -122,6 +122,23 @@ export const rateTrip = (client: Client, id: string, body: { stars: number; comm
 export const config = (client: Client, tenant: string, signal?: AbortSignal): Promise<ConfigAnswer> =>
   client.json({ method: 'GET', path: `/v1/tenants/${enc(tenant)}/config`, signal });
 
+/** Edits the draft as it was read: what others wrote since merges with this. */
+export const patchConfig = (
+  client: Client,
+  tenant: string,
+  patch: Record<string, unknown>,
+  heads: readonly string[],
+  idempotencyKey: string,
+): Promise<ConfigAnswer> =>
+  client.json({
+    method: 'PATCH',
+    path: `/v1/tenants/${enc(tenant)}/config`,
+    body: patch,
+    contentType: 'application/merge-patch+json',
+    headers: { 'If-Match': heads.join(',') },
+    idempotencyKey,
+  });
+
 export const publishConfig = (client: Client, tenant: string, idempotencyKey: string): Promise<ConfigAnswer> =>
   client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/config/publish`, idempotencyKey });
 

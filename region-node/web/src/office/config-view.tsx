@@ -1,20 +1,31 @@
-import { config as loadConfig, publishConfig } from '../api/calls';
+import { useState } from 'react';
+import { config as loadConfig, patchConfig, publishConfig } from '../api/calls';
 import type { Client } from '../api/client';
 import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { formatTime } from '../lib/time';
 import { Badge, Button, Empty, Notice, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
-import { compare } from './compare';
+import { compare, pathOf } from './compare';
+import { patchOf } from './edit';
+import { LabelForm, SettingEditor } from './setting-editor';
 
 const show = (value: unknown): string => (value === undefined ? '–' : typeof value === 'string' ? value : JSON.stringify(value));
 
-/** The company's config: the merged draft beside what runs, and where edits in two regions disagreed. */
+/** The company's config: the merged draft beside what runs, where edits in two regions disagreed, and new edits. */
 export function ConfigView({ client, tenant }: { client: Client; tenant: string }) {
   const loaded = useLoad(tenant, (signal) => loadConfig(client, tenant, signal), 5000);
   const attempt = useAttemptKey();
   const publish = useAction(async () => {
     await publishConfig(client, tenant, attempt.keyFor(loaded.data?.heads));
     attempt.done();
+    loaded.reload();
+  });
+  const [editing, setEditing] = useState<string | null>(null);
+  const write = useAction(async (keys: readonly string[], value: unknown) => {
+    const heads = loaded.data?.heads ?? [];
+    await patchConfig(client, tenant, patchOf(keys, value), heads, attempt.keyFor([keys, value, heads]));
+    attempt.done();
+    setEditing(null);
     loaded.reload();
   });
   const { data } = loaded;
@@ -45,7 +56,7 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
           {data.rejected.length > 0 && (
             <Notice tone="bad">
               <div>
-                <p>The draft cannot be published:</p>
+                <p>The draft is not published:</p>
                 <ul>
                   {data.rejected.map((reason) => (
                     <li key={reason}>{reason}</li>
@@ -80,8 +91,8 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
               </div>
             </div>
           )}
-          <ErrorNote error={publish.error} />
-          {changed.length > 0 && data.rejected.length === 0 && (
+          <ErrorNote error={publish.error ?? write.error} />
+          {changed.length > 0 && data.config['auto_publish'] === false && (
             <div className="row">
               <Button kind="primary" busy={publish.busy} onClick={() => void publish.run()}>
                 Publish the draft
@@ -104,22 +115,51 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
                     <th scope="col">Setting</th>
                     <th scope="col">Published</th>
                     <th scope="col">Draft</th>
+                    <th scope="col">
+                      <span className="visually-hidden">Change</span>
+                    </th>
                   </tr>
                 </thead>
                 <tbody>
-                  {rows.map((row) => (
-                    <tr key={row.path} className={row.differs ? 'selected' : ''}>
-                      <th scope="row" className="mono">
-                        {row.path}
-                      </th>
-                      <td className="mono">{show(row.before)}</td>
-                      <td className="mono">{row.differs ? <strong>{show(row.after)}</strong> : show(row.after)}</td>
-                    </tr>
-                  ))}
+                  {rows.map((row) => {
+                    const path = pathOf(row.keys);
+                    return (
+                      <tr key={path} className={row.differs ? 'selected' : ''}>
+                        <th scope="row" className="mono">
+                          {path}
+                        </th>
+                        <td className="mono">{show(row.before)}</td>
+                        {editing === path ? (
+                          <td colSpan={2}>
+                            <SettingEditor
+                              keys={row.keys}
+                              value={row.after}
+                              busy={write.busy}
+                              onSave={(value) => void write.run(row.keys, value)}
+                              onRemove={row.keys[0] === 'labels' ? () => void write.run(row.keys, null) : undefined}
+                              onCancel={() => setEditing(null)}
+                            />
+                          </td>
+                        ) : (
+                          <>
+                            <td className="mono">{row.differs ? <strong>{show(row.after)}</strong> : show(row.after)}</td>
+                            <td className="num">
+                              {row.after !== undefined && (
+                                <button type="button" className="link-button" aria-label={`Edit ${path}`} onClick={() => setEditing(path)}>
+                                  Edit
+                                </button>
+                              )}
+                            </td>
+                          </>
+                        )}
+                      </tr>
+                    );
+                  })}
                 </tbody>
               </table>
             </div>
           )}
+          <LabelForm busy={write.busy} onAdd={(name, value) => write.run(['labels', name], value)} />
           <details>
             <summary className="small muted">Version of the draft</summary>
             <ul className="mono">
