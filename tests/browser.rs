@@ -30,7 +30,9 @@ async fn two_browsers_take_a_ride(cluster: TestCluster) {
         .env("BASE_URL", cluster.http_url("eu-west"))
         .env("TENANT", "porto-taxis")
         .env("OFFICE_CLIENT_ID", office.client_id)
-        .env("OFFICE_CLIENT_SECRET", office.client_secret);
+        .env("OFFICE_CLIENT_SECRET", office.client_secret)
+        .env("OPERATOR_CLIENT_ID", &cluster.operator().client_id)
+        .env("OPERATOR_CLIENT_SECRET", &cluster.operator().client_secret);
     run(&mut playwright).await;
 }
 

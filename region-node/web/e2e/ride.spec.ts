@@ -1,6 +1,7 @@
 import { expect, test, type Browser, type BrowserContext, type Page } from '@playwright/test';
 
-// One ride, seen by those who take part in it: two browsers from the estimate to the paid receipt, then the back office.
+// One ride, seen by those who take part in it: two browsers from the estimate to the paid receipt, then the back office and
+// the operator.
 
 const tenant = process.env['TENANT'] ?? 'porto-taxis';
 
@@ -42,6 +43,19 @@ async function person(browser: Browser, name: string, at: City['driver']): Promi
     if (message.type() === 'error') faults.push(`${name}: ${message.text()}`);
   });
   return { context, page };
+}
+
+/** What a step needs to sign in; null where the run was not given it. */
+function credentials(whose: 'OFFICE' | 'OPERATOR'): { id: string; secret: string } | null {
+  const id = process.env[`${whose}_CLIENT_ID`];
+  const secret = process.env[`${whose}_CLIENT_SECRET`];
+  return id === undefined || secret === undefined ? null : { id, secret };
+}
+
+async function signIn(page: Page, client: { id: string; secret: string }): Promise<void> {
+  await page.getByLabel('Client id').fill(client.id);
+  await page.getByLabel('Client secret').fill(client.secret);
+  await page.getByRole('button', { name: 'Sign in' }).click();
 }
 
 async function register(page: Page, role: 'rider' | 'driver'): Promise<void> {
@@ -103,7 +117,7 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     await driver.getByLabel("Rider's PIN").fill(pin);
     await driver.getByRole('button', { name: 'Start trip' }).click();
     await expect(rider.getByTestId('ride-headline')).toHaveText('On the way to your drop-off');
-    await expect(driver.getByTestId('distance-left')).toHaveText('You are there', { timeout: 60_000 });
+    await expect(driver.getByTestId('distance-left')).toHaveText('You are there', { timeout: 120_000 });
     await driver.getByRole('button', { name: 'End trip' }).click();
     await expect(driver.getByTestId('trip-headline')).toHaveText('Trip completed');
     await expect(driver.getByTestId('earned')).toHaveText(/\d/);
@@ -113,6 +127,8 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     await expect(rider.getByTestId('ride-headline')).toHaveText('You have arrived');
     const fare = await rider.getByTestId('total').innerText();
     await expect(driver.getByTestId('total')).toHaveText(fare);
+    // About two kilometres as the crow flies: the meter has counted what was driven.
+    await expect(rider.getByTestId('driven')).toHaveText(/^[1-9]\d*\.\d km in /);
     await rider.getByRole('button', { name: /^Pay / }).click();
     await expect(rider.getByTestId('payment-status')).toHaveText('Paid');
     await expect(rider.getByRole('heading', { name: 'Receipt' })).toBeVisible();
@@ -129,15 +145,12 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     }
   });
 
-  const clientId = process.env['OFFICE_CLIENT_ID'];
-  const clientSecret = process.env['OFFICE_CLIENT_SECRET'];
-  if (clientId !== undefined && clientSecret !== undefined) {
+  const backOffice = credentials('OFFICE');
+  if (backOffice !== null) {
+    const { page: office } = await person(browser, 'office', city.driver);
     await test.step('the back office finds the ride, its dispatch and its money', async () => {
-      const { page: office } = await person(browser, 'office', city.driver);
       await office.goto(`/office?tenant=${tenant}`);
-      await office.getByLabel('Client id').fill(clientId);
-      await office.getByLabel('Client secret').fill(clientSecret);
-      await office.getByRole('button', { name: 'Sign in' }).click();
+      await signIn(office, backOffice);
       await expect(office.getByTestId('drivers-shown')).toHaveText(/^[1-9]/);
       await office.getByRole('button', { name: 'Rides', exact: true }).click();
       await office.getByLabel('Status').selectOption('completed');
@@ -149,7 +162,35 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await expect(story.getByRole('row').nth(1)).toBeVisible();
       await story.getByRole('button', { name: 'Close' }).click();
       await office.getByRole('button', { name: 'Settlements' }).click();
-      await expect(office.getByRole('row').filter({ hasText: 'settlement' }).first()).toBeVisible();
+      await expect(office.getByRole('row').nth(1)).toContainText('settlement');
+    });
+
+    await test.step('the back office adds a label to the config, edits it, and sees it published', async () => {
+      await office.getByRole('button', { name: 'Config', exact: true }).click();
+      const label = `seen-${Date.now()}`;
+      await office.getByLabel('Label', { exact: true }).fill(label);
+      await office.getByLabel('Text', { exact: true }).fill('in a browser');
+      await office.getByRole('button', { name: 'Add label' }).click();
+      await office.getByRole('button', { name: `Edit labels.${label}` }).click();
+      await office.getByLabel(`New value of labels.${label}`).fill('twice');
+      await office.getByRole('button', { name: 'Save' }).click();
+      const setting = office.getByRole('row').filter({ hasText: `labels.${label}` });
+      // Setting, published, draft.
+      await expect(setting.getByRole('cell').nth(0)).toHaveText('twice');
+      await expect(office.getByText('Draft is published')).toBeVisible();
+    });
+  }
+
+  const operator = credentials('OPERATOR');
+  if (operator !== null) {
+    await test.step('the operator sees all regions, and that they agree', async () => {
+      const { page: mesh } = await person(browser, 'operator', city.driver);
+      await mesh.goto('/mesh');
+      await signIn(mesh, operator);
+      await expect(mesh.getByRole('article').first()).toContainText('Ready');
+      const regions = await mesh.getByRole('article').count();
+      await expect(mesh.getByRole('article').filter({ hasText: 'Ready' })).toHaveCount(regions);
+      if (regions > 1) await expect(mesh.getByTestId('agreement')).toHaveText(`${regions} regions hold the same facts`);
     });
   }
 
