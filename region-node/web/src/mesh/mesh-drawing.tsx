@@ -2,7 +2,7 @@ import type { PeerStatus, RegionView } from '../api/types';
 
 const RADIUS = 118;
 /** Room around the outermost regions for their circles and names. */
-const MARGIN = { x: 64, top: 42, bottom: 64 };
+const MARGIN = { x: 64, y: 64 };
 
 interface Spot {
   x: number;
@@ -27,8 +27,8 @@ export function MeshDrawing({ regions }: { regions: readonly RegionView[] }) {
   const pairs = regions.flatMap((a, i) => regions.slice(i + 1).map((b, j) => ({ a, b, i, k: i + 1 + j })));
   const left = Math.min(...spots.map(({ x }) => x)) - MARGIN.x;
   const right = Math.max(...spots.map(({ x }) => x)) + MARGIN.x;
-  const top = Math.min(...spots.map(({ y }) => y)) - MARGIN.top;
-  const bottom = Math.max(...spots.map(({ y }) => y)) + MARGIN.bottom;
+  const top = Math.min(...spots.map(({ y }) => y)) - MARGIN.y;
+  const bottom = Math.max(...spots.map(({ y }) => y)) + MARGIN.y;
   return (
     <svg className="mesh" viewBox={`${left} ${top} ${right - left} ${bottom - top}`} role="img" aria-label={`${regions.length} regions and the links between them`}>
       {pairs.map(({ a, b, i, k }) => {
@@ -59,7 +59,8 @@ export function MeshDrawing({ regions }: { regions: readonly RegionView[] }) {
           <g key={region.name} transform={`translate(${spot.x} ${spot.y})`}>
             <circle className={region.health.ready ? 'node' : 'node down'} r={30} />
             <circle className={region.health.ready ? 'node-core' : 'node-core down'} r={9} />
-            <text className="node-name" y={48}>
+            {/* On the side away from the others, where no link passes. */}
+            <text className="node-name" y={spot.y < 0 ? -40 : 48}>
               {region.name}
             </text>
           </g>

@@ -42,7 +42,7 @@ function Mesh() {
       {regions.length > 0 && (
         <>
           <div className="mesh-top">
-            <div className="card">
+            <div className="card mesh-card">
               <MeshDrawing regions={regions} />
             </div>
             <div className="region-cards">
@@ -99,7 +99,7 @@ function Links({ regions }: { regions: readonly RegionView[] }) {
           <Empty title="No links">A region alone has nobody to talk to.</Empty>
         </div>
       ) : (
-        <div className="table-wrap">
+        <div className="table-wrap tight">
           <table>
             <thead>
               <tr>
@@ -148,7 +148,7 @@ function Vectors({ regions }: { regions: readonly RegionView[] }) {
     <section className="stack-s" aria-labelledby="vectors">
       <h2 id="vectors">Version vectors</h2>
       <p className="small muted">What each region holds of every origin: control · config · ledger. Marked where it is behind the furthest.</p>
-      <div className="table-wrap">
+      <div className="table-wrap tight">
         <table>
           <thead>
             <tr>
