@@ -1,4 +1,4 @@
-import { useState } from 'react';
+import { Fragment, useState } from 'react';
 import { config as loadConfig, patchConfig, publishConfig } from '../api/calls';
 import type { Client } from '../api/client';
 import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
@@ -9,7 +9,26 @@ import { compare, pathOf } from './compare';
 import { patchOf } from './edit';
 import { LabelForm, SettingEditor } from './setting-editor';
 
-const show = (value: unknown): string => (value === undefined ? '–' : typeof value === 'string' ? value : JSON.stringify(value));
+function show(value: unknown): string {
+  if (value === undefined) return '–';
+  if (typeof value === 'string') return value;
+  if (Array.isArray(value) && value.length > 0 && value.every((item) => typeof item === 'string')) return value.join(', ');
+  return JSON.stringify(value);
+}
+
+/** A path that breaks between its names. */
+function Path({ keys }: { keys: readonly string[] }) {
+  return keys.map((key, index) => (
+    <Fragment key={index}>
+      {index > 0 && (
+        <>
+          .<wbr />
+        </>
+      )}
+      {key}
+    </Fragment>
+  ));
+}
 
 /** The company's config: the merged draft beside what runs, where edits in two regions disagreed, and new edits. */
 export function ConfigView({ client, tenant }: { client: Client; tenant: string }) {
@@ -107,7 +126,7 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
               <Empty title="Everything is at its default">Nothing was set for this company.</Empty>
             </div>
           ) : (
-            <div className="table-wrap">
+            <div className="table-wrap settings">
               <table>
                 <caption className="visually-hidden">Settings, draft and published</caption>
                 <thead>
@@ -126,11 +145,10 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
                     return (
                       <tr key={path} className={row.differs ? 'selected' : ''}>
                         <th scope="row" className="mono">
-                          {path}
+                          <Path keys={row.keys} />
                         </th>
-                        <td className="mono">{show(row.before)}</td>
                         {editing === path ? (
-                          <td colSpan={2}>
+                          <td colSpan={3}>
                             <SettingEditor
                               keys={row.keys}
                               value={row.after}
@@ -142,8 +160,9 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
                           </td>
                         ) : (
                           <>
+                            <td className="mono">{show(row.before)}</td>
                             <td className="mono">{row.differs ? <strong>{show(row.after)}</strong> : show(row.after)}</td>
-                            <td className="num">
+                            <td className="edit-cell">
                               {row.after !== undefined && (
                                 <button type="button" className="link-button" aria-label={`Edit ${path}`} onClick={() => setEditing(path)}>
                                   Edit

@@ -10,6 +10,7 @@ import { useTenant } from '../shell/use-tenant';
 import { Badge, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { RideBadge } from '../ui/ride-badge';
+import { ShortId } from '../ui/short-id';
 
 const OPEN: readonly RideStatus[] = ['requested', 'offered', 'accepted', 'arrived', 'in_progress'];
 const WIDEST_M = 50_000;
@@ -105,7 +106,7 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
                 onBlur={() => setHovered(null)}
               >
                 <span className="row-between">
-                  <span className="mono">…{ride.id.slice(-8)}</span>
+                  <ShortId id={ride.id} />
                   <RideBadge status={ride.status} />
                 </span>
                 <span className="small muted row-between">

@@ -11,6 +11,7 @@ import { Badge, Button, Empty, Skeleton, type Tone } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { FareLines } from '../ui/fare-lines';
 import { PaymentBadge, RideBadge } from '../ui/ride-badge';
+import { ShortId } from '../ui/short-id';
 
 interface RideStoryProps {
   id: string;
@@ -244,7 +245,7 @@ function Offers({ rows }: { rows: readonly OfferRecord[] }) {
       {rows.map((row) => (
         <li key={row.offer_id} className="row">
           <span className="number">{formatTime(row.offered_at)}</span>
-          <span className="mono">…{row.driver_id.slice(-8)}</span>
+          <ShortId id={row.driver_id} />
           <Badge tone={OFFER_TONES[row.status]}>{row.status}</Badge>
           {row.answered_at !== null && (
             <span className="muted">after {formatDuration((Date.parse(row.answered_at) - Date.parse(row.offered_at)) / 1000)}</span>
@@ -278,7 +279,9 @@ function Candidates({ rows }: { rows: readonly DispatchCandidate[] }) {
           {rows.map((row, index) => (
             <tr key={`${row.driver_id} ${row.round} ${index}`}>
               <td>{row.round + 1}</td>
-              <td className="mono">…{row.driver_id.slice(-8)}</td>
+              <td>
+                <ShortId id={row.driver_id} />
+              </td>
               <td>
                 <code>{row.reason}</code>
                 <span className="line-note small muted">{row.explanation}</span>

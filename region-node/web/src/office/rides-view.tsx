@@ -8,6 +8,7 @@ import { formatTime } from '../lib/time';
 import { Button, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { RideBadge } from '../ui/ride-badge';
+import { ShortId } from '../ui/short-id';
 
 const STATUSES: readonly RideStatus[] = ['requested', 'offered', 'accepted', 'arrived', 'in_progress', 'completed', 'cancelled', 'expired'];
 
@@ -67,8 +68,9 @@ export function RidesView({ client, selected, onOpen }: { client: Client; select
               {pages.items.map((ride) => (
                 <tr key={ride.id} className={ride.id === selected ? 'selected' : ''}>
                   <td>
-                    <button type="button" className="link-button mono" onClick={() => onOpen(ride.id)}>
-                      <span className="visually-hidden">Story of ride </span>…{ride.id.slice(-8)}
+                    <button type="button" className="link-button" onClick={() => onOpen(ride.id)}>
+                      <span className="visually-hidden">Story of ride </span>
+                      <ShortId id={ride.id} />
                     </button>
                   </td>
                   <td>

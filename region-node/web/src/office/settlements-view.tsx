@@ -5,6 +5,7 @@ import { formatMoney } from '../lib/money';
 import { formatTime } from '../lib/time';
 import { Badge, Button, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
+import { ShortId } from '../ui/short-id';
 import { NOTHING_READ, readOn } from './ledger';
 
 const EVERY_MS = 2000;
@@ -74,8 +75,12 @@ export function SettlementsView({ client, tenant }: { client: Client; tenant: st
                     </span>
                   </td>
                   <td className="num">{formatMoney({ amount: fact.kind === 'refund' ? -fact.amount : fact.amount, currency: fact.currency })}</td>
-                  <td className="mono">…{fact.trip_id.slice(-8)}</td>
-                  <td className="mono">…{fact.payment_id.slice(-8)}</td>
+                  <td>
+                    <ShortId id={fact.trip_id} />
+                  </td>
+                  <td>
+                    <ShortId id={fact.payment_id} />
+                  </td>
                   <td>{fact.origin_region}</td>
                   <td className="num">{fact.origin_seq}</td>
                 </tr>

@@ -189,7 +189,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
         </div>
         {quote.data !== null && (
           <p className="small muted number" aria-hidden="true">
-            {expired ? 'Getting a new price…' : `Price holds for ${left} s`}
+            {expired ? 'Getting a new price…' : `Price holds for ${formatDuration(left)}`}
           </p>
         )}
         <ErrorNote error={quote.error} onRetry={quote.reload} />
