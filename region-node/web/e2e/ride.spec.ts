@@ -45,6 +45,13 @@ async function person(browser: Browser, name: string, at: City['driver']): Promi
   return { context, page };
 }
 
+/** Where a marker is drawn. */
+async function middle(page: Page, marker: string): Promise<{ x: number; y: number }> {
+  const box = await page.getByRole('img', { name: marker, exact: true }).boundingBox();
+  if (box === null) throw new Error(`${marker} is not on the map`);
+  return { x: box.x + box.width / 2, y: box.y + box.height / 2 };
+}
+
 /** What a step needs to sign in; null where the run was not given it. */
 function credentials(whose: 'OFFICE' | 'OPERATOR'): { id: string; secret: string } | null {
   const id = process.env[`${whose}_CLIENT_ID`];
@@ -108,6 +115,9 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     await expect(rider.getByTestId('ride-headline')).toHaveText('Your driver is on the way');
     await expect(rider.getByRole('img', { name: 'Your driver' })).toBeVisible();
     await expect(driver.getByTestId('distance-left')).toHaveText('You are there');
+    // Who has arrived is drawn where the rider waits.
+    const [car, pickup] = await Promise.all([middle(driver, 'You'), middle(driver, 'Pick-up')]);
+    expect(Math.hypot(car.x - pickup.x, car.y - pickup.y)).toBeLessThan(20);
     await driver.getByRole('button', { name: 'I have arrived' }).click();
     await expect(rider.getByTestId('ride-headline')).toHaveText('Your driver is here');
   });
