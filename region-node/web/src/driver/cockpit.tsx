@@ -172,7 +172,7 @@ export function Cockpit({ session }: { session: Session }) {
               </Badge>
             )}
           </div>
-          <PlaceField label="Place me at" value="" places={places} placeholder="Type a place, or drag the car on the map" onChoose={place} />
+          <PlaceField label="Place me at" value="" places={places} placeholder="Type a place, or drag the car" onChoose={place} />
           <div className="actions">
             <Button compact aria-pressed={position.following} onClick={() => position.follow(!position.following)}>
               {position.following ? 'Stop following' : 'Use my position'}

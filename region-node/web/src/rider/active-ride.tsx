@@ -28,7 +28,7 @@ const HEADLINE: Record<RideStatus, string> = {
 
 const STEPS: readonly { label: string; from: readonly RideStatus[] }[] = [
   { label: 'Requested', from: ['requested', 'offered', 'accepted', 'arrived', 'in_progress', 'completed'] },
-  { label: 'Driver coming', from: ['accepted', 'arrived', 'in_progress', 'completed'] },
+  { label: 'Pick-up', from: ['accepted', 'arrived', 'in_progress', 'completed'] },
   { label: 'Riding', from: ['in_progress', 'completed'] },
   { label: 'Arrived', from: ['completed'] },
 ];
@@ -60,6 +60,7 @@ export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRid
     shown.push(car);
   }
   const driving = car !== null && ride.status === 'accepted';
+  const riding = car !== null && ride.status === 'in_progress';
 
   return (
     <div className="split">
@@ -132,7 +133,7 @@ export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRid
           label="Map of your ride"
           view={tenant?.view}
           markers={markers}
-          lines={driving ? [{ from: car, to: ride.pickup }] : isOver(ride.status) ? [] : [{ from: ride.pickup, to: ride.dropoff }]}
+          lines={isOver(ride.status) ? [] : [driving ? { from: car, to: ride.pickup } : { from: riding ? car : ride.pickup, to: ride.dropoff }]}
           fit={driving ? [car, ride.pickup] : shown}
           fitKey={`${ride.id}${ride.status}`}
         />

@@ -114,7 +114,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
                 label="Pick-up"
                 value={text(pickup)}
                 places={places}
-                placeholder="Choose on the map or type a place"
+                placeholder="Type a place or tap the map"
                 onFocus={() => setPicking('pickup')}
                 onChoose={(place) => set('pickup', place, place.name)}
               />
@@ -129,7 +129,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
                 label="Drop-off"
                 value={text(dropoff)}
                 places={places}
-                placeholder="Choose on the map or type a place"
+                placeholder="Type a place or tap the map"
                 onFocus={() => setPicking('dropoff')}
                 onChoose={(place) => set('dropoff', place, place.name)}
               />
