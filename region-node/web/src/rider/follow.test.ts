@@ -21,7 +21,8 @@ function ride(status: RideStatus, more: Partial<Ride> = {}): Ride {
 const payment = (status: Payment['status'], more: Partial<Payment> = {}): Payment =>
   ({ id: 'p1', trip_id: 't1', status, amount: { amount: 900, currency: 'EUR' }, method: { type: 'card' }, ...more });
 const car = (recorded_at: string, lat = 41.1): DriverLocation => ({ ride_id: 'r1', lat, lng: -8.6, recorded_at });
-const following = (one: Ride): Followed => follow(NOT_FOLLOWING, { type: 'ride', ride: one });
+const following = (one: Ride): Followed => ({ ...NOT_FOLLOWING, ride: one });
+const hearingOf = (one: Ride): Followed => follow(NOT_FOLLOWING, { type: 'ride', ride: one });
 
 describe('follow', () => {
   it('follows a ride from request to completion', () => {
@@ -44,6 +45,14 @@ describe('follow', () => {
   it('stays with its ride while another one is told of', () => {
     const state = following(ride('accepted'));
     expect(follow(state, { type: 'ride', ride: ride('requested', { id: 'r2' }) })).toBe(state);
+  });
+
+  it('lets a ride booked ahead wait until drivers are asked', () => {
+    const booked = ride('requested', { scheduled_at: '2026-01-01T18:00:00Z' });
+    expect(hearingOf(booked)).toBe(NOT_FOLLOWING);
+    expect(hearingOf({ ...booked, status: 'cancelled' })).toBe(NOT_FOLLOWING);
+    const asked = hearingOf({ ...booked, status: 'offered' });
+    expect(follow(asked, { type: 'ride', ride: booked }).ride?.status).toBe('requested');
   });
 
   it('keeps the newest place of the car and forgets it at the end', () => {

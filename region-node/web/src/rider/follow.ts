@@ -34,6 +34,11 @@ export function hasDriver(status: RideStatus): boolean {
   return ORDER[status] >= 1 && ORDER[status] <= 3;
 }
 
+/** Whether a ride is what its rider is busy with; one booked ahead is not, until drivers are asked. */
+export function isUnderWay(ride: Ride): boolean {
+  return !isOver(ride.status) && (ride.scheduled_at == null || ride.status !== 'requested');
+}
+
 /**
  * Takes what arrived, in whatever order it came: answers and events overtake each other, so older news of the same
  * ride, car or payment is dropped.
@@ -62,8 +67,10 @@ export function follow(state: Followed, event: FollowEvent): Followed {
 
 function followRide(state: Followed, ride: Ride): Followed {
   const before = state.ride;
-  if (before === null) return { ride, car: null, payment: null };
-  if (before.id !== ride.id) return isOver(ride.status) ? state : isOver(before.status) ? { ride, car: null, payment: null } : state;
+  if (before?.id !== ride.id) {
+    const free = before === null || isOver(before.status);
+    return free && isUnderWay(ride) ? { ride, car: null, payment: null } : state;
+  }
   if (isOlder(ride, before)) return state;
   return { ...state, ride, car: hasDriver(ride.status) ? state.car : null };
 }

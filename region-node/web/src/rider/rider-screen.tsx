@@ -8,7 +8,7 @@ import { Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ActiveRide } from './active-ride';
 import { Booking } from './booking';
-import { follow, hasDriver, isOver, NOT_FOLLOWING } from './follow';
+import { follow, isOver, isUnderWay, NOT_FOLLOWING } from './follow';
 
 export default function RiderScreen() {
   const session = useSession('rider');
@@ -21,15 +21,20 @@ function SignedIn({ session }: { session: Session }) {
   const [followed, tell] = useReducer(follow, NOT_FOLLOWING);
   const { ride } = followed;
 
+  const history = useLoad(session.subject, (signal) => loadRides(client, { limit: 10 }, signal), undefined, ({ items }) => {
+    const open = items.find(isUnderWay);
+    if (open !== undefined) tell({ type: 'ride', ride: open });
+  });
+  const reload = history.reload;
+
   const { live } = useSocket(session, {
-    'ride:update': (news) => tell({ type: 'ride', ride: news }),
+    'ride:update': (news) => {
+      tell({ type: 'ride', ride: news });
+      // About one that is not followed: a booking, in the list of rides.
+      if (ride === null) reload();
+    },
     'driver:location': (location) => tell({ type: 'car', location }),
     'payment:update': (news) => tell({ type: 'payment', payment: news }),
-  });
-
-  const history = useLoad(session.subject, (signal) => loadRides(client, { limit: 10 }, signal), undefined, ({ items }) => {
-    const open = items.find((one) => hasDriver(one.status) || (!isOver(one.status) && one.scheduled_at == null));
-    if (open !== undefined) tell({ type: 'ride', ride: open });
   });
 
   // The socket tells at once; asking now and then catches what it missed while it was down.
@@ -41,7 +46,6 @@ function SignedIn({ session }: { session: Session }) {
     (news) => tell({ type: 'ride', ride: news }),
   );
 
-  const reload = history.reload;
   const leave = useCallback(() => {
     tell({ type: 'leave' });
     reload();
