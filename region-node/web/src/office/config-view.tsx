@@ -73,7 +73,7 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
       {data !== null && (
         <>
           {data.rejected.length > 0 && (
-            <Notice tone="bad">
+            <Notice tone="warn">
               <div>
                 <p>The draft is not published:</p>
                 <ul>

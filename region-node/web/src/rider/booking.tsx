@@ -180,9 +180,11 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
               </div>
               <div className="quote-side">
                 {quote.data.surge_multiplier > 1 && <Badge tone="warn">Busy: {quote.data.surge_multiplier.toFixed(1)}×</Badge>}
-                <p className="small">
-                  {quote.data.pickup_eta_s == null ? 'No car near right now' : `Pick-up in ${formatDuration(quote.data.pickup_eta_s)}`}
-                </p>
+                {when === 'now' && (
+                  <p className="small">
+                    {quote.data.pickup_eta_s == null ? 'No car near right now' : `Pick-up in ${formatDuration(quote.data.pickup_eta_s)}`}
+                  </p>
+                )}
               </div>
             </div>
           )}

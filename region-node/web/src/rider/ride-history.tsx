@@ -4,9 +4,11 @@ import type { Ride } from '../api/types';
 import { useAction, useAttemptKey } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { formatTime } from '../lib/time';
-import { Button } from '../ui/controls';
+import { Badge, Button } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { RideBadge } from '../ui/ride-badge';
+
+const isBooked = (ride: Ride): boolean => ride.scheduled_at != null && ride.status === 'requested';
 
 /** The rider's last rides and those booked ahead. */
 export function RideHistory({ rides, onChanged }: { rides: readonly Ride[]; onChanged: () => void }) {
@@ -22,11 +24,11 @@ export function RideHistory({ rides, onChanged }: { rides: readonly Ride[]; onCh
               <p className="small muted">
                 {ride.scheduled_at == null ? formatTime(ride.requested_at) : `Booked for ${formatTime(ride.scheduled_at)}`}
               </p>
-              {ride.scheduled_at != null && ride.status === 'requested' && <CancelBooking ride={ride} onCancelled={onChanged} />}
+              {isBooked(ride) && <CancelBooking ride={ride} onCancelled={onChanged} />}
             </div>
             <div className="history-side">
               <span className="number">{formatMoney(ride.fare)}</span>
-              <RideBadge status={ride.status} />
+              {isBooked(ride) ? <Badge tone="info">Booked</Badge> : <RideBadge status={ride.status} />}
             </div>
           </li>
         ))}
