@@ -15,6 +15,7 @@ use crate::{
     payments::PspConfig,
     rides::RideConfig,
     travel::TravelConfig,
+    trips::TripConfig,
 };
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -38,6 +39,7 @@ pub struct Config {
     pub edge: EdgeConfig,
     pub limits: LimitsConfig,
     pub rides: RideConfig,
+    pub trips: TripConfig,
     pub drivers: DriversConfig,
     pub psp: PspConfig,
     pub dispatch: DispatchConfig,

@@ -27,7 +27,9 @@ pub(super) async fn end_trip(
     drivers::flush_breadcrumbs(&app).await?;
     let (mut tx, ride, trip) = drive::own_trip(&app, &caller, id, &command).await?;
     let measured_m = match trip.started_at {
-        Some(started_at) => trace::length_m(&store::trace(&mut tx, id, started_at).await?),
+        Some(started_at) => {
+            trace::length_m(&store::trace(&mut tx, id, started_at).await?, app.config.trips.fastest_leg_mps)
+        }
         None => None,
     };
     let (was, now) = (trip.status, app.clock.now());

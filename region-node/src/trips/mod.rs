@@ -3,6 +3,7 @@
 //! [`machine`] decides which step is legal and knows no database; [`store`] holds all SQL of trips. A trip changes only under
 //! the lock of its ride's row (`rides::lock`), and the two always agree.
 
+mod config;
 mod drive;
 mod end;
 mod error;
@@ -20,6 +21,7 @@ use shared::ids::{DriverId, PaymentId, RideId, RiderId, TripId};
 use time::OffsetDateTime;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use config::TripConfig;
 pub use error::TripError;
 pub use machine::TripStatus;
 pub use rating::{RatedBy, Rating};
@@ -77,7 +79,7 @@ pub struct Trip {
     pub duration_s: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fare: Option<Fare>,
-    /// The payment of the fare, once one was begun.
+    /// The payment of the fare, or of what the cancellation cost, once one was begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment_id: Option<PaymentId>,
     #[serde(with = "time::serde::rfc3339")]

@@ -10,14 +10,12 @@ pub(super) struct Breadcrumb {
     pub(super) place: Point,
 }
 
-/// Faster than any taxi (216 km/h): a leap of the receiver, not of the car.
-const MAX_SPEED_M_PER_S: f64 = 60.0;
 /// A receiver that stands still still wanders this far.
 const NOISE_M: f64 = 5.0;
 
-/// The trace's length; `None` without at least two positions. Positions come in the order of their times. A leg no car can
-/// drive counts nothing, and one within the receiver's noise waits until it adds up.
-pub(super) fn length_m(trace: &[Breadcrumb]) -> Option<i64> {
+/// The trace's length; `None` without at least two positions. Positions come in the order of their times. A leg faster than
+/// `fastest_mps`, which no car can drive, counts nothing, and one within the receiver's noise waits until it adds up.
+pub(super) fn length_m(trace: &[Breadcrumb], fastest_mps: f64) -> Option<i64> {
     let (first, rest) = trace.split_first()?;
     if rest.is_empty() {
         return None;
@@ -30,7 +28,7 @@ pub(super) fn length_m(trace: &[Breadcrumb]) -> Option<i64> {
             continue;
         }
         let leg_s = (next.at - from.at).as_seconds_f64();
-        if leg_m <= leg_s * MAX_SPEED_M_PER_S {
+        if leg_m <= leg_s * fastest_mps {
             total_m += leg_m;
         }
         from = next;
@@ -44,6 +42,10 @@ mod tests {
     use time::{Duration, macros::datetime};
 
     use super::*;
+
+    fn length_m(trace: &[Breadcrumb]) -> Option<i64> {
+        super::length_m(trace, 60.0)
+    }
 
     /// Metres north of a point in Porto, seconds after noon.
     fn trace(legs: &[(f64, i64)]) -> Vec<Breadcrumb> {
@@ -67,6 +69,13 @@ mod tests {
     #[test]
     fn a_leap_of_the_receiver_counts_nothing() {
         assert_near(length_m(&trace(&[(0.0, 0), (100.0, 10), (9_000.0, 11), (120.0, 12), (220.0, 22)])), 200);
+    }
+
+    #[test]
+    fn what_is_too_fast_is_a_setting_since_a_replay_runs_faster_than_any_car() {
+        let replayed = trace(&[(0.0, 0), (1_000.0, 10), (2_000.0, 20)]);
+        assert_eq!(length_m(&replayed), Some(0));
+        assert_near(super::length_m(&replayed, 600.0), 2_000);
     }
 
     #[test]
