@@ -25,7 +25,10 @@ CREATE TABLE rides (
     -- When the dispatcher looks at this ride next; null once nobody needs to.
     dispatch_at       timestamptz,
     expires_at        timestamptz NOT NULL,
+    -- Offers of the present search, against the tenant's limit; a driver who gives the ride up begins a new search.
     offers_made       int NOT NULL DEFAULT 0,
+    -- Offers ever: the number of the round of dispatch that looks now.
+    rounds            int NOT NULL DEFAULT 0,
     -- The driver's way to the pick-up, as the accepted offer said.
     pickup_eta_s      int,
     accepted_at       timestamptz,
@@ -40,9 +43,13 @@ CREATE INDEX rides_of_rider ON rides (tenant_id, rider_id, id DESC);
 CREATE INDEX rides_of_driver ON rides (tenant_id, driver_id, id DESC) WHERE driver_id IS NOT NULL;
 CREATE INDEX rides_of_tenant ON rides (tenant_id, id DESC);
 CREATE INDEX rides_by_status ON rides (tenant_id, status, id DESC);
--- A rider waits for one ride at a time; rides booked ahead don't count.
+-- A rider has one ride at a time. One booked ahead counts from when a driver takes it; until then it waits its turn
+-- (dispatch/store.rs `claim`).
 CREATE UNIQUE INDEX one_open_ride_per_rider ON rides (tenant_id, rider_id)
-    WHERE status IN ('requested', 'offered', 'accepted', 'arrived', 'in_progress') AND scheduled_at IS NULL;
+    WHERE status IN ('accepted', 'arrived', 'in_progress')
+       OR (status IN ('requested', 'offered') AND scheduled_at IS NULL);
+CREATE INDEX rides_booked ON rides (tenant_id, rider_id, scheduled_at)
+    WHERE status IN ('requested', 'offered') AND scheduled_at IS NOT NULL;
 CALL fence_by_tenant('rides');
 
 CREATE TABLE offers (

@@ -79,6 +79,8 @@ codes! {
     DriverBusy = 409 "driver_busy",
     /// The rider has an open ride already.
     RideInProgress = 409 "ride_in_progress",
+    /// The rider has as many rides booked ahead as allowed.
+    TooManyBookings = 409 "too_many_bookings",
     /// The account exists already.
     AlreadyExists = 409 "already_exists",
     /// The trip is paid, or a payment of it is under way.

@@ -235,7 +235,7 @@ async fn record(tx: &mut TenantTx, plans: &[Plan], round: &Round<'_>) -> sqlx::R
     };
     let of_plan = |plan: &Plan| store::Round {
         ride_id: plan.ride_id,
-        number: round.held[&plan.ride_id].offers_made,
+        number: round.held[&plan.ride_id].rounds,
         candidates: plan.verdicts.iter().map(candidate).collect(),
     };
     let rounds: Vec<_> = plans.iter().filter(|plan| !plan.verdicts.is_empty()).map(of_plan).collect();

@@ -105,6 +105,7 @@ pub(super) struct Claimed {
 }
 
 /// Claims rides that are due until `lease`: nobody else looks at them before, and should this node die, somebody will then.
+/// A ride booked ahead waits its turn: while its rider is on another ride, looks for one, or has booked an earlier one.
 pub(super) async fn claim(
     tx: &mut TenantTx,
     now: OffsetDateTime,
@@ -114,20 +115,26 @@ pub(super) async fn claim(
     let rows = sqlx::query!(
         "UPDATE rides SET dispatch_at = $2
          WHERE id IN (
-             SELECT id FROM rides WHERE status IN ('requested', 'offered') AND dispatch_at <= $1
+             SELECT id FROM rides r WHERE status IN ('requested', 'offered') AND dispatch_at <= $1
+               AND (scheduled_at IS NULL OR status = 'offered' OR expires_at <= $1 OR NOT EXISTS (
+                   SELECT FROM rides o WHERE o.tenant_id = r.tenant_id AND o.rider_id = r.rider_id AND o.id <> r.id
+                     AND (o.status IN ('offered', 'accepted', 'arrived', 'in_progress')
+                          OR (o.status = 'requested'
+                              AND (o.scheduled_at IS NULL OR (o.scheduled_at, o.id) < (r.scheduled_at, r.id))))))
              ORDER BY dispatch_at LIMIT $3 FOR UPDATE SKIP LOCKED
          )
          RETURNING id, status, pickup_lat, pickup_lng, vehicle_class, requested_at, scheduled_at, expires_at,
-                   offers_made",
+                   offers_made, rounds",
         now,
         lease,
         most
     )
     .fetch_all(tx.conn())
     .await?;
-    let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+    // Whom an earlier search asked counts as well.
+    let ids: Vec<_> = rows.iter().filter(|row| row.rounds > 0).map(|row| row.id).collect();
     let mut asked: HashMap<Uuid, HashMap<DriverId, Reason>> = HashMap::new();
-    if rows.iter().any(|row| row.offers_made > 0) {
+    if !ids.is_empty() {
         let offers =
             sqlx::query!("SELECT ride_id, driver_id, status FROM offers WHERE ride_id = ANY($1) ORDER BY id", &ids)
                 .fetch_all(tx.conn())
@@ -248,7 +255,8 @@ pub(super) async fn mark_offered(
                    AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
              ) RETURNING o.id
          )
-         UPDATE rides r SET status = 'offered', offers_made = r.offers_made + 1, dispatch_at = o.expires_at, updated_at = $3
+         UPDATE rides r SET status = 'offered', offers_made = r.offers_made + 1, rounds = r.rounds + 1,
+             dispatch_at = o.expires_at, updated_at = $3
          FROM offers o WHERE o.id = ANY($2) AND o.id NOT IN (SELECT id FROM taken_back) AND r.id = o.ride_id
          RETURNING r.id",
         tenant.as_str(),

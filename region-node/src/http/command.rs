@@ -47,6 +47,10 @@ pub struct Command<T> {
     pub key: Option<IdempotencyKey>,
 }
 
+/// The validated body of a call that changes nothing: it has no effect to repeat, so an idempotency key beside it, however
+/// long, is not even looked at.
+pub struct Question<T>(pub T);
+
 /// A client's name for one request.
 #[derive(Clone, Debug)]
 pub struct IdempotencyKey {
@@ -109,6 +113,19 @@ where
             hasher.update(&bytes);
         })?;
         Ok(Self { body: validated(parse_json(&parts.headers, &bytes)?)?, key })
+    }
+}
+
+impl<T> FromRequest<App> for Question<T>
+where
+    T: DeserializeOwned + Validate,
+    T::Context: Default,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        read_json(&parts.headers, body, app.config.http.body_limit_bytes).await.map(Self)
     }
 }
 

@@ -11,7 +11,7 @@ pub mod router;
 mod tests;
 
 pub use client_address::{ForwardedHeader, Networks};
-pub use command::{Command, CommandTx, Empty, IdempotencyKey, Stop, forget_old_answers};
+pub use command::{Command, CommandTx, Empty, IdempotencyKey, Question, Stop, forget_old_answers};
 pub(crate) use command::{KEPT_FOR, read_body, read_json};
 pub use extract::{Path, Query};
 pub use limits::Limits;

@@ -67,7 +67,8 @@ pub(super) async fn cancel_ride(
             let ride = end(&mut tx, ride, by, command.body.reason, fee, now).await?;
             if fee > 0 {
                 let fee = Money::new(fee, ride.quote.currency);
-                payments::charge_cancellation_fee(&app, &mut tx, &ride, fee).await?;
+                let psp = &config.config.psp.provider;
+                payments::charge_cancellation_fee(&app, &mut tx, psp, &ride, fee).await?;
             }
             ride
         }

@@ -16,6 +16,11 @@ pub struct RideConfig {
     pub schedule_lead: Duration,
     /// How far ahead a ride may be booked.
     pub schedule_days_ahead: i64,
+    /// Nearer than this is now.
+    #[serde(with = "humantime_serde")]
+    pub schedule_min_ahead: Duration,
+    /// Rides one rider may have booked ahead at once.
+    pub max_bookings: i64,
     /// The longest ride, along its way.
     pub max_distance_km: i64,
     /// A trip longer than this percentage of the quoted distance is priced as driven instead of as quoted.

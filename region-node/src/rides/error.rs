@@ -17,6 +17,10 @@ pub enum RideError {
     InvalidTransition { from: RideStatus, to: RideStatus },
     #[error("you have an open ride already")]
     RideInProgress,
+    #[error("you have {0} rides booked ahead already; cancel one to book another")]
+    TooManyBookings(i64),
+    #[error("the rider has begun another ride, and this one waits until that ends")]
+    RiderBusy,
     #[error("another driver has the ride")]
     AlreadyTaken,
     #[error("you have another trip under way")]
@@ -25,8 +29,8 @@ pub enum RideError {
     DispatchOff,
     #[error("must be one of: {known}")]
     UnknownVehicleClass { known: String },
-    #[error("must be in the future and at most {days} days ahead")]
-    BadSchedule { days: i64 },
+    #[error("must be at least {minutes} minutes and at most {days} days ahead; leave it out to be picked up now")]
+    BadSchedule { minutes: u64, days: i64 },
     #[error("must be within {km} km of the pickup")]
     TooFar { km: i64 },
     #[error(transparent)]
@@ -43,6 +47,8 @@ impl From<RideError> for Problem {
             RideError::NotFound(_) => Problem::new(Code::NotFound, detail),
             RideError::InvalidTransition { .. } => Problem::new(Code::InvalidTransition, detail),
             RideError::RideInProgress => Problem::new(Code::RideInProgress, detail),
+            RideError::TooManyBookings(_) => Problem::new(Code::TooManyBookings, detail),
+            RideError::RiderBusy => Problem::new(Code::OfferExpired, detail),
             RideError::AlreadyTaken => Problem::new(Code::RideAlreadyTaken, detail),
             RideError::DriverBusy => Problem::new(Code::DriverBusy, detail),
             RideError::DispatchOff => Problem::new(Code::FeatureDisabled, detail),

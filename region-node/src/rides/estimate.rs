@@ -15,7 +15,7 @@ use crate::{
     app::App,
     db::TenantTx,
     drivers::{Duty, Found, Standing},
-    http::{Command, Problem, ProblemBody},
+    http::{Problem, ProblemBody, Question},
     identity::Caller,
     pricing::{self, Quote, Surge, quote::SIGNING_PURPOSE},
     tenants::PublishedConfig,
@@ -61,10 +61,10 @@ pub(super) struct Estimate {
 pub(super) async fn estimate_ride(
     State(app): State<App>,
     caller: Caller,
-    command: Command<EstimateRequest>,
+    Question(asked): Question<EstimateRequest>,
 ) -> Result<Json<Estimate>, Problem> {
     let rider = caller.rider()?;
-    let EstimateRequest { pickup, dropoff, vehicle_class } = &command.body;
+    let EstimateRequest { pickup, dropoff, vehicle_class } = &asked;
     let published = app.tenants.config(caller.tenant()).await?;
     let wish = Wish { rider, pickup: pickup.point(), dropoff: dropoff.point(), vehicle_class };
     let surge = match is_surging(&published) {

@@ -65,7 +65,10 @@ pub struct Ride {
     /// When the dispatcher looks at it next; none once nobody needs to.
     pub dispatch_at: Option<OffsetDateTime>,
     pub expires_at: OffsetDateTime,
+    /// Offers of the present search; a new one begins when a driver gives the ride up.
     pub offers_made: i32,
+    /// Offers ever, which number the rounds of its dispatch.
+    pub rounds: i32,
     /// As the driver's offer said.
     pub pickup_eta_s: Option<i32>,
     pub accepted_at: Option<OffsetDateTime>,

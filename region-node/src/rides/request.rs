@@ -5,7 +5,7 @@ use garde::Validate;
 use rand::RngExt;
 use serde::Deserialize;
 use shared::ids::RideId;
-use time::{Duration, OffsetDateTime};
+use time::{Duration, OffsetDateTime, UtcOffset};
 
 use super::{
     PaymentMethod, Place, Ride, RideConfig, RideError, RideStatus, RideView, Viewer, announce,
@@ -39,7 +39,7 @@ pub(super) struct RideRequest {
     #[garde(length(max = 2000))]
     #[serde(default)]
     quote_id: Option<String>,
-    /// When to be picked up; missing: now.
+    /// When to be picked up, some minutes ahead at least; missing: now.
     #[garde(skip)]
     #[serde(default, with = "time::serde::rfc3339::option")]
     scheduled_at: Option<OffsetDateTime>,
@@ -52,7 +52,8 @@ struct Schedule {
     expires_at: OffsetDateTime,
 }
 
-/// Requests a ride. One booked ahead waits until shortly before its time; every other one is dispatched at once.
+/// Requests a ride. One booked ahead waits until shortly before its time, and then until its rider has no other ride;
+/// every other one is dispatched at once. A rider has one ride at a time and a limited number booked ahead.
 #[utoipa::path(post, path = "/v1/rides", tag = "rides", security(("bearer" = [])), request_body = RideRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = RideView), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
@@ -72,8 +73,13 @@ pub(super) async fn request_ride(
         return Err(RideError::DispatchOff.into());
     }
     let now = app.clock.now();
+    let scheduled_at = scheduled_at.map(as_stored);
     let expire_after = Duration::seconds(published.config.dispatch.expire_after_s.into());
     let schedule = schedule(&app.config.rides, expire_after, scheduled_at, now)?;
+    let most = app.config.rides.max_bookings;
+    if scheduled_at.is_some() && store::count_bookings(&mut tx, rider).await? >= most {
+        return Err(RideError::TooManyBookings(most).into());
+    }
     let (from, to) = (pickup.point(), dropoff.point());
     let quote = match &quote_id {
         Some(token) => {
@@ -109,6 +115,7 @@ pub(super) async fn request_ride(
         dispatch_at: Some(schedule.dispatch_at),
         expires_at: schedule.expires_at,
         offers_made: 0,
+        rounds: 0,
         pickup_eta_s: None,
         accepted_at: None,
         ended_at: None,
@@ -135,11 +142,19 @@ fn schedule(
     now: OffsetDateTime,
 ) -> Result<Schedule, RideError> {
     let Some(at) = scheduled_at else { return Ok(Schedule { dispatch_at: now, expires_at: now + expire_after }) };
-    if at <= now || at > now + Duration::days(config.schedule_days_ahead) {
-        return Err(RideError::BadSchedule { days: config.schedule_days_ahead });
+    let days = config.schedule_days_ahead;
+    if at < now + config.schedule_min_ahead || at > now + Duration::days(days) {
+        // Rounded up: what this says must be enough.
+        return Err(RideError::BadSchedule { minutes: config.schedule_min_ahead.as_secs().div_ceil(60), days });
     }
     let dispatch_at = (at - config.schedule_lead).max(now);
     Ok(Schedule { dispatch_at, expires_at: at.max(dispatch_at) + expire_after })
+}
+
+/// In UTC and to the microsecond, as it is read back.
+fn as_stored(at: OffsetDateTime) -> OffsetDateTime {
+    let at = at.to_offset(UtcOffset::UTC);
+    at.replace_nanosecond(at.nanosecond() / 1_000 * 1_000).expect("rounding down keeps it below a second")
 }
 
 #[cfg(test)]
@@ -154,6 +169,8 @@ mod tests {
         quote_ttl: std::time::Duration::from_secs(300),
         schedule_lead: std::time::Duration::from_secs(600),
         schedule_days_ahead: 30,
+        schedule_min_ahead: std::time::Duration::from_secs(300),
+        max_bookings: 5,
         max_distance_km: 1_000,
         reprice_percent: 150,
     };
@@ -173,15 +190,16 @@ mod tests {
         let pickup_at = NOW + Duration::hours(2);
         let later = Schedule { dispatch_at: pickup_at - Duration::minutes(10), expires_at: pickup_at + EXPIRE_AFTER };
         assert_eq!(at(Some(pickup_at)).unwrap(), later);
-        let soon = NOW + Duration::minutes(4);
+        let soon = NOW + Duration::minutes(6);
         assert_eq!(at(Some(soon)).unwrap(), Schedule { dispatch_at: NOW, expires_at: soon + EXPIRE_AFTER });
     }
 
     #[test]
-    fn a_ride_is_not_for_the_past_nor_for_next_year() {
-        for bad in [NOW, NOW - Duration::SECOND, NOW + Duration::days(30) + Duration::SECOND] {
+    fn a_ride_booked_ahead_is_for_neither_the_past_nor_at_once_nor_next_year() {
+        let too_soon = NOW + Duration::minutes(5) - Duration::SECOND;
+        for bad in [NOW, NOW - Duration::SECOND, too_soon, NOW + Duration::days(30) + Duration::SECOND] {
             assert!(matches!(at(Some(bad)), Err(RideError::BadSchedule { .. })), "{bad}");
         }
-        assert!(at(Some(NOW + Duration::days(30))).is_ok());
+        assert!(at(Some(NOW + Duration::days(30))).is_ok() && at(Some(NOW + Duration::minutes(5))).is_ok());
     }
 }

@@ -37,6 +37,7 @@ struct RideRow {
     dispatch_at: Option<OffsetDateTime>,
     expires_at: OffsetDateTime,
     offers_made: i32,
+    rounds: i32,
     pickup_eta_s: Option<i32>,
     accepted_at: Option<OffsetDateTime>,
     ended_at: Option<OffsetDateTime>,
@@ -54,7 +55,7 @@ macro_rules! select_rides {
             r#"SELECT id, rider_id, driver_id, trip_id, status, pickup_lat, pickup_lng, pickup_address, dropoff_lat,
                       dropoff_lng, dropoff_address, vehicle_class, payment_method AS "payment_method: Json<PaymentMethod>",
                       quote AS "quote: Json<Quote>", pin, scheduled_at, requested_at, dispatch_at, expires_at, offers_made,
-                      pickup_eta_s, accepted_at, ended_at, cancelled_by, cancel_reason, cancellation_fee, updated_at
+                      rounds, pickup_eta_s, accepted_at, ended_at, cancelled_by, cancel_reason, cancellation_fee, updated_at
                FROM rides "# + $tail
             $(, $argument)*
         )
@@ -143,6 +144,20 @@ pub(super) async fn list(
     rows.into_iter().map(|row| row.into_ride(tx)).collect()
 }
 
+/// Rides a rider has booked ahead that no driver has taken yet; whoever counts them holds the rider until the transaction
+/// ends, so that nobody books between counting and inserting.
+pub(super) async fn count_bookings(tx: &mut TenantTx, rider: RiderId) -> sqlx::Result<i64> {
+    sqlx::query!("SELECT id FROM riders WHERE id = $1 FOR NO KEY UPDATE", rider.0).fetch_optional(tx.conn()).await?;
+    let tenant = tx.tenant().clone();
+    let booked = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM rides
+           WHERE tenant_id = $1 AND rider_id = $2 AND status IN ('requested', 'offered') AND scheduled_at IS NOT NULL"#,
+        tenant.as_str(),
+        rider.0
+    );
+    booked.fetch_one(tx.conn()).await
+}
+
 /// Inserts a new ride; a rider waits for one ride at a time.
 pub(super) async fn insert(tx: &mut TenantTx, ride: &Ride) -> Result<(), RideError> {
     sqlx::query!(
@@ -228,7 +243,11 @@ pub async fn accept(
         now
     )
     .fetch_optional(tx.conn())
-    .await?
+    .await
+    .map_err(|error| match constraint(&error) {
+        Some("one_open_ride_per_rider") => RideError::RiderBusy,
+        _ => error.into(),
+    })?
     .ok_or(RideError::AlreadyTaken)?;
     trips::insert(tx, &trip).await.map_err(|error| match constraint(&error) {
         Some("one_active_trip_per_driver") => RideError::DriverBusy,
@@ -336,6 +355,7 @@ impl RideRow {
             dispatch_at: self.dispatch_at,
             expires_at: self.expires_at,
             offers_made: self.offers_made,
+            rounds: self.rounds,
             pickup_eta_s: self.pickup_eta_s,
             accepted_at: self.accepted_at,
             ended_at: self.ended_at,

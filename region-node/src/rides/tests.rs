@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
+    dispatch::{run_due, tests::online},
     pricing::Surge,
     testing::{TestRegion, TestUser},
     trips::Trip,
@@ -49,6 +50,7 @@ pub(crate) fn ride() -> Ride {
         dispatch_at: Some(requested_at),
         expires_at: datetime!(2026-03-01 12:02 UTC),
         offers_made: 0,
+        rounds: 0,
         pickup_eta_s: None,
         accepted_at: None,
         ended_at: None,
@@ -90,11 +92,13 @@ pub(crate) fn id_of<T: From<Uuid>>(value: &Value) -> T {
 pub(crate) async fn offer(region: &TestRegion, ride: &Value, driver: &TestUser) {
     let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
     let (now, ride) = (region.clock.now(), id_of::<RideId>(ride));
-    sqlx::query("UPDATE rides SET status = 'offered', offers_made = offers_made + 1 WHERE id = $1")
-        .bind(ride.0)
-        .execute(tx.conn())
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE rides SET status = 'offered', offers_made = offers_made + 1, rounds = rounds + 1 WHERE id = $1",
+    )
+    .bind(ride.0)
+    .execute(tx.conn())
+    .await
+    .unwrap();
     sqlx::query(
         "INSERT INTO offers (id, tenant_id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at)
          VALUES ($1, $2, $3, $4, 'live', 240, $5, $5 + interval '15 seconds')",
@@ -163,6 +167,18 @@ async fn a_ride_costs_what_its_estimate_said(pool: PgPool) {
     assert_eq!(ride["fare"], estimate["fare"]);
     assert_eq!(ride["pin"].as_str().unwrap().len(), 4);
     assert_eq!(rider.get(&path(&ride)).await.ok(200), ride);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_estimate_has_no_effect_to_repeat_and_ignores_every_key(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    for key in ["k", "k", &"k".repeat(300), " "] {
+        let answer = rider.post_keyed("/v1/rides/estimate", key, wish()).await;
+        assert!(!answer.headers.contains_key("idempotency-replayed"));
+        answer.ok(200);
+    }
+    assert_eq!(rider.post_keyed("/v1/rides", &"k".repeat(300), wish()).await.problem(422).fields, ["Idempotency-Key"]);
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
@@ -380,6 +396,32 @@ async fn a_driver_who_gives_up_sends_the_ride_back_to_the_dispatcher(pool: PgPoo
     assert_eq!(rider.get(&path(&ride)).await.ok(200)["driver_id"], second.id.to_string());
 }
 
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_second_search_remembers_whom_the_first_asked_and_adds_to_its_story(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let (first, second) = (region.driver().await, region.driver().await);
+    online(&first, 300.0).await;
+    online(&second, 1_500.0).await;
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    let accept = |driver: &TestUser| format!("/v1/drivers/{}/accept", driver.id);
+    first.post(&accept(&first), json!({"ride_id": ride["id"]})).await.ok(200);
+    first.post(&cancel(&ride), json!({"reason": "flat tyre"})).await.ok(200);
+    region.clock.advance(time::Duration::seconds(20));
+    run_due(&region.app).await;
+    second.post(&accept(&second), json!({"ride_id": ride["id"]})).await.ok(200);
+
+    let story = region.admin().await.get(&format!("{}/dispatch", path(&ride))).await.ok(200);
+    let told = |round: i64, driver: &TestUser| {
+        let mut candidates = story["candidates"].as_array().unwrap().iter();
+        let found = candidates.find(|one| one["round"] == round && one["driver_id"] == driver.id.to_string());
+        found.map_or("nothing", |one| one["reason"].as_str().unwrap())
+    };
+    assert_eq!([told(0, &first), told(0, &second)], ["offered", "not_chosen"], "{story}");
+    assert_eq!([told(1, &first), told(1, &second)], ["declined_before", "offered"], "{story}");
+}
+
 async fn offer_and_take(region: &TestRegion, ride: &Value, driver: &TestUser) {
     offer(region, ride, driver).await;
     take(region, ride, driver).await.unwrap();
@@ -425,6 +467,162 @@ async fn a_ride_booked_ahead_waits_and_leaves_room_for_one_now(pool: PgPool) {
     assert!(ride.expires_at > at);
     drop(tx);
     request(&rider).await;
+}
+
+/// A time so far ahead, as a client writes it.
+fn ahead(region: &TestRegion, by: time::Duration) -> Value {
+    json!({"scheduled_at": (region.clock.now() + by).format(&time::format_description::well_known::Rfc3339).unwrap()})
+}
+
+async fn book(region: &TestRegion, rider: &TestUser, minutes: i64) -> Value {
+    let body = wish_with(ahead(region, time::Duration::minutes(minutes)));
+    rider.post("/v1/rides", body).await.ok(201)
+}
+
+async fn status(rider: &TestUser, ride: &Value) -> String {
+    rider.get(&path(ride)).await.ok(200)["status"].as_str().unwrap().to_owned()
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_ride_cannot_be_booked_for_at_once(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    for soon in [time::Duration::SECOND, time::Duration::minutes(9)] {
+        let refused = rider.post("/v1/rides", wish_with(ahead(&region, soon))).await.problem(422);
+        assert_eq!(refused.fields, ["scheduled_at"], "{soon}");
+    }
+    book(&region, &rider, 11).await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_booking_reads_the_same_whichever_zone_and_precision_its_time_came_in(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let at = (region.clock.now() + time::Duration::hours(5)).replace_nanosecond(123_456_789).unwrap();
+    let there = at.to_offset(time::UtcOffset::from_hms(5, 30, 0).unwrap());
+    let rfc3339 = time::format_description::well_known::Rfc3339;
+    let body = wish_with(json!({"scheduled_at": there.format(&rfc3339).unwrap()}));
+    let booked = rider.post("/v1/rides", body).await.ok(201);
+    assert_eq!(booked["scheduled_at"], at.replace_nanosecond(123_456_000).unwrap().format(&rfc3339).unwrap());
+    assert_eq!(rider.get(&path(&booked)).await.ok(200), booked);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_rider_books_so_many_rides_and_no_more_even_at_once(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let body = |i: i64| wish_with(ahead(&region, time::Duration::hours(1 + i)));
+    let answers = futures::future::join_all((0..9).map(|i| rider.post("/v1/rides", body(i)))).await;
+    let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 201);
+    assert_eq!(made.len(), 5);
+    for answer in refused {
+        assert_eq!(answer.problem(409).code, "too_many_bookings");
+    }
+    rider.post(&cancel(&made[0].json()), json!({})).await.ok(200);
+    book(&region, &rider, 600).await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_booking_that_is_due_waits_until_its_rider_has_no_other_ride(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"dispatch": {"expire_after_s": 3_600}})).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let booked = book(&region, &rider, 15).await;
+    let now = request(&rider).await;
+    region.clock.advance(time::Duration::minutes(6));
+    online(&driver, 300.0).await;
+    run_due(&region.app).await;
+    assert_eq!((status(&rider, &now).await, status(&rider, &booked).await), ("offered".into(), "requested".into()));
+    rider.post(&cancel(&now), json!({})).await.ok(200);
+    // By now the driver's position and the offer he had are a while ago.
+    region.clock.advance(time::Duration::minutes(1));
+    online(&driver, 300.0).await;
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &booked).await, "offered");
+    let accept = format!("/v1/drivers/{}/accept", driver.id);
+    driver.post(&accept, json!({"ride_id": booked["id"]})).await.ok(200);
+    assert_eq!(rider.post("/v1/rides", wish()).await.problem(409).code, "ride_in_progress");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_booking_whose_turn_does_not_come_in_time_expires(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let booked = book(&region, &rider, 15).await;
+    accepted(&region, &rider, &driver).await;
+    region.clock.advance(time::Duration::minutes(17));
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &booked).await, "requested");
+    region.clock.advance(time::Duration::minutes(2));
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &booked).await, "expired");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn of_two_bookings_for_one_time_one_goes_first(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, drivers) = (region.rider().await, [region.driver().await, region.driver().await]);
+    let booked = [book(&region, &rider, 15).await, book(&region, &rider, 15).await];
+    region.clock.advance(time::Duration::minutes(6));
+    for driver in &drivers {
+        online(driver, 300.0).await;
+    }
+    run_due(&region.app).await;
+    let seen = [status(&rider, &booked[0]).await, status(&rider, &booked[1]).await];
+    assert_eq!(seen, ["offered", "requested"]);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_ride_for_now_goes_before_a_booking_nobody_has_taken_yet(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let booked = book(&region, &rider, 15).await;
+    offer(&region, &booked, &driver).await;
+    let now = request(&rider).await;
+    let accept = format!("/v1/drivers/{}/accept", driver.id);
+    let late = driver.post(&accept, json!({"ride_id": booked["id"]})).await;
+    assert_eq!(late.problem(409).code, "offer_expired");
+    rider.post(&cancel(&now), json!({})).await.ok(200);
+    driver.post(&accept, json!({"ride_id": booked["id"]})).await.ok(200);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_acceptance_while_the_offer_times_out_leaves_one_truth(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (mut taken, mut timed_out) = (0, 0);
+    for round in 0..12 {
+        let (rider, driver) = (region.rider().await, region.driver().await);
+        let ride = request(&rider).await;
+        offer(&region, &ride, &driver).await;
+        let accept = format!("/v1/drivers/{}/accept", driver.id);
+        let late = async {
+            // Sooner or later while the acceptance is under way.
+            tokio::time::sleep(Duration::from_micros(500) * round).await;
+            region.clock.advance(time::Duration::seconds(15));
+            run_due(&region.app).await;
+        };
+        let (answer, ()) = tokio::join!(driver.post(&accept, json!({"ride_id": ride["id"]})), late);
+        run_due(&region.app).await;
+        let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+        let busy = crate::trips::active_of_driver(&mut tx, DriverId(driver.id)).await.unwrap();
+        let offer: String = sqlx::query_scalar("SELECT status FROM offers WHERE driver_id = $1")
+            .bind(driver.id)
+            .fetch_one(tx.conn())
+            .await
+            .unwrap();
+        drop(tx);
+        let seen = status(&rider, &ride).await;
+        if answer.status == 200 {
+            taken += 1;
+            assert_eq!((seen.as_str(), offer.as_str()), ("accepted", "accepted"));
+            assert_eq!(busy.unwrap().ride_id, id_of(&ride));
+        } else {
+            timed_out += 1;
+            assert_eq!(answer.problem(409).code, "offer_expired");
+            assert_eq!((seen.as_str(), offer.as_str()), ("requested", "expired"));
+            assert_eq!(busy, None);
+        }
+    }
+    println!("{taken} taken, {timed_out} timed out");
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
