@@ -35,10 +35,8 @@ CREATE TABLE payments (
     updated_at       timestamptz NOT NULL,
     CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount)
 );
--- A trip is charged once: a second payment may not even be begun unless the first one failed for good.
+-- A trip is charged and settled once: a second payment may not even be begun unless the first one failed for good.
 CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed';
-CREATE UNIQUE INDEX one_settled_payment_per_trip ON payments (tenant_id, trip_id)
-    WHERE status IN ('settled', 'refunded', 'partially_refunded');
 CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
 CREATE INDEX payments_unknown ON payments (tenant_id) WHERE status = 'unknown';
 CREATE INDEX payments_of_trip ON payments (tenant_id, trip_id, id DESC);

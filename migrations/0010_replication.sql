@@ -313,6 +313,7 @@ CREATE UNIQUE INDEX ledger_facts_origin ON ledger_facts (origin_region, origin_i
 CREATE UNIQUE INDEX ledger_facts_position ON ledger_facts (position);
 CREATE INDEX ledger_facts_tenant ON ledger_facts (tenant_id, position);
 CREATE INDEX ledger_facts_payment ON ledger_facts (tenant_id, payment_id);
+CREATE INDEX ledger_facts_trip ON ledger_facts (tenant_id, trip_id);
 CREATE INDEX ledger_facts_not_remote ON ledger_facts (origin_region, origin_incarnation, origin_seq)
     WHERE remote_durable_at IS NULL;
 ALTER TABLE ledger_facts ENABLE ROW LEVEL SECURITY;

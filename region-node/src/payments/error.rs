@@ -16,10 +16,12 @@ pub enum PaymentError {
     NotFound(PaymentId),
     #[error("no trip {0}")]
     NoSuchTrip(TripId),
-    #[error("trip {trip} is {status}; only a completed trip can be paid")]
-    TripNotCompleted { trip: TripId, status: String },
+    #[error("trip {trip} is {status}; what can be paid is a completed trip or a cancellation that costs")]
+    NothingToPay { trip: TripId, status: String },
     #[error("trip {0} is paid, or a payment of it is under way")]
     AlreadyPaid(TripId),
+    #[error("this was not to be paid in cash; pay by card or wallet, or have the company record the cash")]
+    CashNotAgreed,
     #[error("this tenant has switched payments off")]
     PaymentsOff,
     #[error("{0}")]
@@ -47,9 +49,10 @@ impl From<PaymentError> for Problem {
         let detail = error.to_string();
         let code = match error {
             PaymentError::NotFound(_) | PaymentError::NoSuchTrip(_) | PaymentError::NoSuchProvider(_) => Code::NotFound,
-            PaymentError::TripNotCompleted { .. } | PaymentError::NotRefundable(_) => Code::InvalidTransition,
+            PaymentError::NothingToPay { .. } | PaymentError::NotRefundable(_) => Code::InvalidTransition,
             PaymentError::AlreadyPaid(_) => Code::AlreadyPaid,
             PaymentError::PaymentsOff => Code::FeatureDisabled,
+            PaymentError::CashNotAgreed => return Self::field("method.type", detail),
             PaymentError::UnusableToken(_) => return Self::field("method.token", detail),
             PaymentError::AmountExceedsPayment { .. } => Code::AmountExceedsPayment,
             PaymentError::WrongCurrency(_) => return Self::field("amount.currency", detail),

@@ -15,12 +15,16 @@ const NO_PAYMENT_METHOD: &str = "no_payment_method";
 const UNUSABLE_TOKEN: &str = "unusable_token";
 
 /// Records a cancellation fee with the cancellation it is for; [`super::resume`] charges it. A ride costs to give up only
-/// once a driver had accepted it, so it has a trip; without one there is nothing to pay for.
-pub async fn charge_cancellation_fee(app: &App, tx: &mut TenantTx, ride: &Ride, fee: Money) -> Result<(), Problem> {
+/// once a driver had accepted it, so it has a trip; without one there is nothing to pay for. `psp` is the tenant's provider.
+pub async fn charge_cancellation_fee(
+    app: &App,
+    tx: &mut TenantTx,
+    psp: &str,
+    ride: &Ride,
+    fee: Money,
+) -> Result<(), Problem> {
     let Some(trip_id) = ride.trip_id else { return Ok(()) };
     let now = app.clock.now();
-    let config = app.tenants.config(tx.tenant()).await?;
-    let psp = config.config.psp.provider.as_str();
     let mut method = ride.payment_method.clone();
     let (provider, sequence) = match is_chargeable(&method) {
         false => (NO_PSP, Sequence::refused(NO_PAYMENT_METHOD)),

@@ -18,6 +18,7 @@ use shared::{
     money::Currency,
 };
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// Who shares an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,8 @@ pub(super) struct Posting {
     pub(super) amount: i64,
 }
 
-/// A balanced set of postings; its id is the id of the fact other regions learn.
+/// A balanced set of postings; its id is the id of the fact other regions learn, made of what it is about: booked again
+/// after an old backup was restored, it is the same fact and counts once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: FactId,
@@ -81,6 +83,27 @@ pub(super) struct Parties {
     pub(super) psp: Option<String>,
     /// Whose trip it was.
     pub(super) driver: Option<DriverId>,
+}
+
+impl Entry {
+    /// The only id a payment's settlement can have.
+    pub(super) fn id_of_settlement(payment: PaymentId) -> FactId {
+        derived("settlement", payment.0)
+    }
+
+    /// The only id a refund's entry can have.
+    pub(super) fn id_of_refund(refund: RefundId) -> FactId {
+        derived("refund", refund.0)
+    }
+}
+
+/// A UUIDv8 that is always the same for the same thing.
+fn derived(kind: &str, id: Uuid) -> FactId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(kind.as_bytes()).update(&[0]).update(id.as_bytes());
+    let mut bytes = [0; 16];
+    hasher.finalize_xof().fill(&mut bytes);
+    FactId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
 impl Split {
@@ -235,6 +258,18 @@ mod tests {
         let postings = settlement(Split::of_fare(1_100, 100, 20), &parties);
         assert_eq!(on(&postings, &Account::Driver(driver)), -300);
         assert_eq!(on(&postings, &Account::Revenue) + on(&postings, &Account::Tax), 300);
+    }
+
+    #[test]
+    fn an_entry_s_id_is_made_of_what_it_is_about_and_never_changes() {
+        let id = Uuid::from_u128(0x0195_5b2e_7000_7000_8000_0000_0000_0001);
+        let (settlement, refund) = (Entry::id_of_settlement(id.into()), Entry::id_of_refund(id.into()));
+        assert_eq!(settlement, Entry::id_of_settlement(id.into()));
+        assert_ne!(settlement, refund);
+        assert_eq!((settlement.0.get_version_num(), refund.0.get_version_num()), (8, 8));
+        // Other regions keep these for ever: another way to derive them would count old money anew.
+        let known = ["c4f479fb-10e4-86d2-8605-3d4aee490d07", "74d082d7-e0aa-854c-bbea-3e98999f09f3"];
+        assert_eq!([settlement, refund].map(|id| id.to_string()), known);
     }
 
     #[test]

@@ -6,13 +6,15 @@ use serde::Deserialize;
 use shared::{
     claims::Role,
     ids::{PaymentId, TripId},
+    money::Money,
+    tenant_config::TenantConfig,
 };
 use time::OffsetDateTime;
 
 use super::{
     Payment, PaymentError, PaymentKind, Sequence, Split, Step,
     record::{AskedBy, NO_PSP, PaymentRecord, is_chargeable},
-    steps, store,
+    resume, steps, store,
 };
 use crate::{
     app::App,
@@ -20,14 +22,14 @@ use crate::{
     http::{Command, CommandTx, KEPT_FOR, ProblemBody, Stop},
     identity::{Caller, Subject},
     pricing::LineCode,
-    rides::{self, PaymentMethod},
+    rides::{self, MethodType, PaymentMethod, Ride},
     trips::{self, Trip, TripStatus},
 };
 
 /// What to pay, and how.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 pub(super) struct PayRequest {
-    /// A completed trip.
+    /// A completed trip, or a cancelled one whose ride has a cancellation fee.
     #[garde(skip)]
     trip_id: TripId,
     /// `cash`, or `card` and `wallet` with the PSP's token; without a token, the ride's own or the rider's usual one is
@@ -37,8 +39,10 @@ pub(super) struct PayRequest {
     method: PaymentMethod,
 }
 
-/// Pays for a completed trip, once. A card that is declined leaves a `failed` payment, and the trip may be paid anew. Where
-/// the PSP does not answer in time the payment is `unknown`, and resolves by itself once the PSP says what happened.
+/// Pays for a completed trip, or the fee of a cancellation that cost, once. A rider may name cash only where the ride was to
+/// be paid so; the back office may record it for any. A card that is declined leaves a `failed` payment, and the trip may be
+/// paid anew. Where the PSP does not answer in time the payment is `unknown`, and resolves by itself once the PSP says what
+/// happened.
 #[utoipa::path(post, path = "/v1/payments", tag = "payments", security(("bearer" = [])), request_body = PayRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = Payment), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
@@ -50,11 +54,13 @@ pub(super) async fn pay(
     command: Command<PayRequest>,
 ) -> Result<Response, Stop> {
     caller.must_be(&[Role::Rider, Role::TenantAdmin, Role::Operator])?;
+    let published = app.tenants.config(caller.tenant()).await?;
+    let config = &published.config;
     let now = app.clock.now();
     let mut tx = command.begin(&app, &caller).await?;
     let (begun, is_new) = match begun_before(&mut tx, &command, &caller, now).await? {
         Some(payment) => (payment, false),
-        None => (intend(&app, &mut tx, &command, &caller, now).await?, true),
+        None => (intend(&app, &mut tx, config, &command, &caller, now).await?, true),
     };
     let payment = match begun.sequence.step {
         Step::Pending if is_new => {
@@ -66,9 +72,13 @@ pub(super) async fn pay(
             let begun = PaymentRecord { sequence: begun.sequence.taken(now + app.psp.hold()), ..begun };
             store::save_payment(&mut tx, &begun, now).await?;
             tx.commit().await?;
-            let answer = steps::find_or_charge(&app, caller.tenant(), &begun, true).await;
-            let answer = answer.expect("a charge that may be made has an answer or none in time");
-            steps::record_charge(&app, caller.tenant(), begun.id, &answer).await?
+            match steps::find_or_charge(&app, caller.tenant(), &begun, config.flags.payments).await {
+                Some(answer) => steps::record_charge(&app, caller.tenant(), begun.id, &answer).await?,
+                None => {
+                    resume::put_off(&app, caller.tenant(), begun.id).await?;
+                    return Err(PaymentError::PaymentsOff.into());
+                }
+            }
         }
         Step::Unknown | Step::Authorized | Step::Settled | Step::Failed => {
             let payment = steps::settle_payment(&mut tx, begun, now).await?;
@@ -111,27 +121,27 @@ async fn begun_before(
 async fn intend(
     app: &App,
     tx: &mut TenantTx,
+    config: &TenantConfig,
     command: &Command<PayRequest>,
     caller: &Caller,
     now: OffsetDateTime,
 ) -> Result<PaymentRecord, Stop> {
-    let config = app.tenants.config(caller.tenant()).await?;
-    if !config.config.flags.payments {
+    if !config.flags.payments {
         return Err(PaymentError::PaymentsOff.into());
     }
     let trip = trip_of(tx, caller, command.body.trip_id).await?;
-    let Some(fare) = trip.fare.as_ref().filter(|_| trip.status == TripStatus::Completed) else {
-        return Err(PaymentError::TripNotCompleted { trip: trip.id, status: trip.status.to_string() }.into());
-    };
-    let tax = fare.lines.iter().filter(|line| line.code == LineCode::Tax).map(|line| line.amount.amount).sum();
+    let ride = rides::load(tx, trip.ride_id).await?.ok_or(PaymentError::NoSuchTrip(trip.id))?;
+    let due = Due::of(&trip, &ride, config.commission_percent)?;
     let mut method = command.body.method.clone();
-    let needs_psp = is_chargeable(&method) && fare.total.amount > 0;
-    let provider = if needs_psp { config.config.psp.provider.as_str() } else { NO_PSP };
+    due.check_method(&method, &ride, caller)?;
+    // A payment of before an old backup was restored is gone here, but not from the ledger.
+    if store::trip_is_settled(tx, trip.id).await? {
+        return Err(PaymentError::AlreadyPaid(trip.id).into());
+    }
+    let needs_psp = is_chargeable(&method) && due.amount.amount > 0;
+    let provider = if needs_psp { config.psp.provider.as_str() } else { NO_PSP };
     if needs_psp {
-        let given = match method.token {
-            Some(token) => Some(token),
-            None => rides::load(tx, trip.ride_id).await?.and_then(|ride| ride.payment_method.token),
-        };
+        let given = method.token.or(ride.payment_method.token);
         method.token = Some(app.psp.get(provider)?.token(given.as_deref())?);
     }
     let payment = PaymentRecord {
@@ -140,11 +150,11 @@ async fn intend(
         trip_id: trip.id,
         rider_id: trip.rider_id,
         driver_id: Some(trip.driver_id),
-        kind: PaymentKind::Fare,
+        kind: due.kind,
         method,
-        amount: fare.total,
+        amount: due.amount,
         refunded_amount: 0,
-        split: Split::of_fare(fare.total.amount, tax, config.config.commission_percent),
+        split: due.split,
         provider: provider.to_owned(),
         sequence: if needs_psp { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
         asked_by: AskedBy::of(command, caller),
@@ -157,6 +167,43 @@ async fn intend(
         _ => Stop::from(error),
     })?;
     Ok(payment)
+}
+
+/// What a trip costs its rider, and who shares it.
+struct Due {
+    kind: PaymentKind,
+    amount: Money,
+    split: Split,
+}
+
+impl Due {
+    /// A completed trip costs its fare. A cancelled one costs the fee of the cancellation that ended it, if that cost.
+    fn of(trip: &Trip, ride: &Ride, commission_percent: u8) -> Result<Self, PaymentError> {
+        match (trip.status, &trip.fare, ride.cancellation_fee) {
+            (TripStatus::Completed, Some(fare), _) => {
+                let tax = fare.lines.iter().filter(|line| line.code == LineCode::Tax).map(|line| line.amount.amount);
+                let split = Split::of_fare(fare.total.amount, tax.sum(), commission_percent);
+                Ok(Self { kind: PaymentKind::Fare, amount: fare.total, split })
+            }
+            (TripStatus::Cancelled, _, Some(fee)) if ride.trip_id == Some(trip.id) => Ok(Self {
+                kind: PaymentKind::CancellationFee,
+                amount: Money::new(fee, ride.quote.currency),
+                split: Split::of_cancellation_fee(fee, Some(trip.driver_id)),
+            }),
+            _ => Err(PaymentError::NothingToPay { trip: trip.id, status: trip.status.to_string() }),
+        }
+    }
+
+    /// Nobody but the driver sees cash change hands, so a rider's word counts only where cash was agreed on and the two
+    /// have met.
+    fn check_method(&self, method: &PaymentMethod, ride: &Ride, caller: &Caller) -> Result<(), PaymentError> {
+        let is_agreed = self.kind == PaymentKind::Fare && ride.payment_method.kind == MethodType::Cash;
+        let by_rider = matches!(caller.subject, Subject::Rider(_));
+        if by_rider && method.kind == MethodType::Cash && !is_agreed {
+            return Err(PaymentError::CashNotAgreed);
+        }
+        Ok(())
+    }
 }
 
 /// The trip, if the caller may pay for it.

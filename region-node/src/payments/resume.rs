@@ -114,7 +114,8 @@ async fn load(app: &App, tenant: &TenantId, id: PaymentId) -> Result<PaymentReco
     Ok(store::load_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?)
 }
 
-async fn put_off(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
+/// Lets a payment wait until its tenant may have switched payments on again.
+pub(super) async fn put_off(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
     let now = app.clock.now();
     let mut tx = app.db.begin(tenant).await?;
     let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;

@@ -40,6 +40,8 @@ pub enum LineCode {
     Minimum,
     BookingFee,
     Tax,
+    /// A ride given up too late; alone on its receipt.
+    CancellationFee,
 }
 
 /// A trip as it was driven.

@@ -18,7 +18,7 @@ pub enum TripError {
     NotCompleted(TripStatus),
     #[error("you have rated this trip already")]
     AlreadyRated,
-    #[error("trip {0} has no receipt: it is not completed")]
+    #[error("trip {0} has no receipt: it is neither completed nor cancelled at a cost")]
     NoReceipt(TripId),
     #[error("a receipt comes as application/json, text/html or application/pdf")]
     NotAcceptable,

@@ -1,4 +1,4 @@
-//! The receipt of a completed trip, as JSON, HTML or PDF by the Accept header.
+//! The receipt of a trip, completed or cancelled at a cost, as JSON, HTML or PDF by the Accept header.
 
 use axum::{
     extract::State,
@@ -18,8 +18,9 @@ use crate::{
     db::TenantTx,
     http::{Path, Problem, ProblemBody},
     identity::{self, Caller, Vehicle},
-    pricing::{Fare, FareLine},
-    rides::Place,
+    payments::PaymentKind,
+    pricing::{Fare, FareLine, LineCode, Surge},
+    rides::{self, CancelledBy, Place, Ride},
 };
 
 /// What every receipt says about its arithmetic (pricing/tariff.rs keeps to it).
@@ -41,19 +42,27 @@ pub(super) struct Receipt {
     pub vehicle: Option<Vehicle>,
     pub pickup: Place,
     pub dropoff: Place,
-    #[serde(with = "time::serde::rfc3339")]
-    pub started_at: OffsetDateTime,
+    /// What the receipt is for.
+    pub kind: PaymentKind,
+    /// Missing where nothing was driven: what was cancelled has neither a start nor a length.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339")]
     pub ended_at: OffsetDateTime,
-    pub distance_m: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distance_m: Option<i64>,
     /// From start to end, pauses included.
-    pub duration_s: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_s: Option<i64>,
     pub paused_s: i64,
     pub lines: Vec<FareLine>,
     /// The sum of the lines.
     pub total: Money,
-    pub tariff_version: i64,
-    pub surge_multiplier: crate::pricing::Surge,
+    /// Missing from a cancellation's: no tariff makes its fee.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tariff_version: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub surge_multiplier: Option<Surge>,
     /// How amounts are rounded.
     pub rounding: &'static str,
     /// Missing until a payment was begun.
@@ -81,7 +90,7 @@ enum Format {
     Pdf,
 }
 
-/// The receipt of a completed trip, for its rider, its driver and the tenant's back office.
+/// The receipt of a completed trip, or of a cancellation that cost, for its rider, its driver and the tenant's back office.
 #[utoipa::path(get, path = "/v1/trips/{id}/receipt", tag = "trips", security(("bearer" = [])),
     params(("X-Tenant-Id" = String, Header), ("id" = TripId, Path),
            ("Accept" = Option<String>, Header, description = "application/json, text/html or application/pdf")),
@@ -94,11 +103,12 @@ pub(super) async fn get_receipt(
     Path(id): Path<TripId>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let published = app.tenants.config(caller.tenant()).await?;
     let mut tx = app.db.read(caller.tenant()).await?;
     let trip = get::visible(&mut tx, &caller, id).await?;
     let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = negotiate(&accepts.join(",")).ok_or(TripError::NotAcceptable)?;
-    let receipt = receipt(&app, &mut tx, trip).await?;
+    let receipt = receipt(&app, &mut tx, &published.config.name, trip).await?;
     let (kind, body) = match format {
         Format::Json => ("application/json", serde_json::to_vec(&receipt).expect("a receipt is plain data")),
         Format::Html => ("text/html; charset=utf-8", receipt_html::render(&receipt).into_bytes()),
@@ -115,40 +125,38 @@ pub(super) async fn get_receipt(
     Ok(response)
 }
 
-async fn receipt(app: &App, tx: &mut TenantTx, trip: Trip) -> Result<Receipt, Problem> {
-    let (Some(fare), Some(started_at), Some(ended_at), TripStatus::Completed) =
-        (&trip.fare, trip.started_at, trip.ended_at, trip.status)
+async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Result<Receipt, Problem> {
+    let ride = rides::load(tx, trip.ride_id).await?.ok_or(TripError::NoReceipt(trip.id))?;
+    let (Some(ended_at), Some(Charged { kind, lines, total, fare })) = (trip.ended_at, Charged::of(&trip, &ride))
     else {
         return Err(TripError::NoReceipt(trip.id).into());
     };
-    let Fare { total, lines, tariff_version, surge_multiplier, .. } = fare.clone();
     let driver = identity::driver_profile(tx, &app.sealer, trip.driver_id).await?;
     let rider = identity::rider_first_name(tx, &app.sealer, trip.rider_id).await?;
     let payment = match trip.payment_id {
         Some(id) => store::payment(tx, id).await?,
         None => None,
     };
-    let config = app.tenants.config(tx.tenant()).await?;
-    let company = if config.config.name.is_empty() { tx.tenant().to_string() } else { config.config.name.clone() };
     Ok(Receipt {
         trip_id: trip.id,
         ride_id: trip.ride_id,
         tenant: tx.tenant().clone(),
-        company,
+        company: if company.is_empty() { tx.tenant().to_string() } else { company.to_owned() },
         rider: rider.unwrap_or_default(),
         driver: driver.as_ref().map(|driver| driver.name.clone()).unwrap_or_default(),
         vehicle: driver.map(|driver| driver.vehicle),
+        kind,
         pickup: trip.pickup,
         dropoff: trip.dropoff,
-        started_at,
+        started_at: trip.started_at,
         ended_at,
-        distance_m: trip.distance_m.unwrap_or_default(),
-        duration_s: trip.duration_s.unwrap_or_default(),
+        distance_m: trip.distance_m,
+        duration_s: trip.duration_s,
         paused_s: trip.paused_s,
         lines,
         total,
-        tariff_version,
-        surge_multiplier,
+        tariff_version: fare.as_ref().map(|fare| fare.tariff_version),
+        surge_multiplier: fare.map(|fare| fare.surge_multiplier),
         rounding: ROUNDING,
         payment: payment.map(|payment| ReceiptPayment {
             status: payment.status,
@@ -158,6 +166,39 @@ async fn receipt(app: &App, tx: &mut TenantTx, trip: Trip) -> Result<Receipt, Pr
             settled_at: payment.settled_at,
         }),
     })
+}
+
+/// What there is a receipt of.
+struct Charged {
+    kind: PaymentKind,
+    lines: Vec<FareLine>,
+    total: Money,
+    /// Of what was driven.
+    fare: Option<Fare>,
+}
+
+impl Charged {
+    fn of(trip: &Trip, ride: &Ride) -> Option<Self> {
+        match (trip.status, &trip.fare, ride.cancellation_fee) {
+            (TripStatus::Completed, Some(fare), _) => {
+                let (lines, total) = (fare.lines.clone(), fare.total);
+                Some(Self { kind: PaymentKind::Fare, lines, total, fare: Some(fare.clone()) })
+            }
+            (TripStatus::Cancelled, _, Some(fee)) if ride.trip_id == Some(trip.id) => {
+                let why = match ride.cancelled_by {
+                    Some(CancelledBy::Driver) => "nobody came to the pick-up",
+                    Some(CancelledBy::Rider | CancelledBy::Tenant | CancelledBy::System) | None => {
+                        "called off too late"
+                    }
+                };
+                let total = Money::new(fee, ride.quote.currency);
+                let description = format!("Cancellation fee: {why}");
+                let line = FareLine { code: LineCode::CancellationFee, description, amount: total };
+                Some(Self { kind: PaymentKind::CancellationFee, lines: vec![line], total, fare: None })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The format an Accept header asks for (RFC 9110, 12.5.1): the highest weight wins, then our own order. A range's weight
@@ -214,6 +255,25 @@ pub(super) mod tests {
     use super::*;
     use crate::rides::tests::ride;
 
+    /// A receipt of a ride the rider called off too late, with what cannot be charged.
+    pub(in crate::trips) fn cancelled() -> Receipt {
+        let fee = Money::new(500, shared::money::Currency::USD);
+        let description = "Cancellation fee: called off too late".into();
+        Receipt {
+            kind: PaymentKind::CancellationFee,
+            started_at: None,
+            distance_m: None,
+            duration_s: None,
+            paused_s: 0,
+            lines: vec![FareLine { code: LineCode::CancellationFee, description, amount: fee }],
+            total: fee,
+            tariff_version: None,
+            surge_multiplier: None,
+            payment: None,
+            ..example()
+        }
+    }
+
     /// A receipt with something of everything.
     pub(in crate::trips) fn example() -> Receipt {
         let ride = ride();
@@ -233,15 +293,16 @@ pub(super) mod tests {
             }),
             pickup: Place { address: Some("Times Square, New York".into()), ..ride.pickup },
             dropoff: Place { address: Some("ಬೆಂಗಳೂರು".into()), ..ride.dropoff },
-            started_at: datetime!(2026-03-01 12:00 UTC),
+            kind: PaymentKind::Fare,
+            started_at: Some(datetime!(2026-03-01 12:00 UTC)),
             ended_at: datetime!(2026-03-01 12:21:30 UTC),
-            distance_m: 7_930,
-            duration_s: 1_290,
+            distance_m: Some(7_930),
+            duration_s: Some(1_290),
             paused_s: 65,
             lines: fare.lines,
             total: fare.total,
-            tariff_version: fare.tariff_version,
-            surge_multiplier: fare.surge_multiplier,
+            tariff_version: Some(fare.tariff_version),
+            surge_multiplier: Some(fare.surge_multiplier),
             rounding: ROUNDING,
             payment: Some(ReceiptPayment {
                 status: "settled".into(),

@@ -28,8 +28,8 @@ pub(super) fn render(receipt: &Receipt) -> String {
     };
     detail("From", &address(&receipt.pickup));
     detail("To", &address(&receipt.dropoff));
-    detail("Distance", &kilometres(receipt.distance_m));
-    detail("Time", &minutes(receipt.duration_s));
+    detail("Distance", &receipt.distance_m.map(kilometres).unwrap_or_default());
+    detail("Time", &receipt.duration_s.map(minutes).unwrap_or_default());
     if receipt.paused_s > 0 {
         detail("Paused", &minutes(receipt.paused_s));
     }
@@ -53,12 +53,11 @@ pub(super) fn render(receipt: &Receipt) -> String {
 <p class="total">{total}</p><p class="when">{when}</p>
 <dl>{details}</dl>
 <table><tbody>{lines}<tr class="sum"><td>Total</td><td>{total}</td></tr></tbody></table>
-<footer>Trip {trip}<br>Tariff version {version}. {rounding}</footer></main></body></html>
+<footer>Trip {trip}<br>{footnote}</footer></main></body></html>
 "#,
         when = written(receipt.ended_at),
         trip = receipt.trip_id,
-        version = receipt.tariff_version,
-        rounding = receipt.rounding,
+        footnote = footnote(receipt),
     )
 }
 
@@ -70,6 +69,14 @@ pub(super) fn payment(receipt: &Receipt) -> String {
         _ => format!(", {} refunded", payment.refunded),
     };
     format!("{}, {}{refunded}", payment.method, payment.status.replace('_', " "))
+}
+
+/// What the amounts were made by.
+pub(super) fn footnote(receipt: &Receipt) -> String {
+    match receipt.tariff_version {
+        Some(version) => format!("Tariff version {version}. {}", receipt.rounding),
+        None => "A cancellation's fee follows the company's policy at the time.".to_owned(),
+    }
 }
 
 fn escape(text: &str) -> String {
@@ -90,7 +97,7 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trips::receipt::tests::example;
+    use crate::trips::receipt::tests::{cancelled, example};
 
     #[test]
     fn the_page_stays_as_it_is() {
@@ -106,6 +113,13 @@ mod tests {
         }
         assert!(page.contains("1 March 2026, 12:21 UTC"));
         assert!(page.contains("7.9 km") && page.contains("21 min 30 s") && page.contains("card, settled"));
+    }
+
+    #[test]
+    fn a_cancellation_s_page_shows_its_fee_and_no_way() {
+        let page = render(&cancelled());
+        assert!(page.contains("Cancellation fee: called off too late") && page.contains("5.00 USD"));
+        assert!(!page.contains("Distance") && !page.contains("Tariff version"), "{page}");
     }
 
     #[test]

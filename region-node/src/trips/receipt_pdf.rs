@@ -4,7 +4,7 @@ use pdf_writer::{Content, Finish, Name, Pdf, Rect, Ref, Str, TextStr};
 
 use super::{
     receipt::{Receipt, address, coordinates, written},
-    receipt_html::payment,
+    receipt_html::{footnote, payment},
 };
 use crate::{
     pricing::{kilometres, minutes},
@@ -50,8 +50,8 @@ fn draw(receipt: &Receipt) -> Vec<u8> {
 
     sheet.detail("From", &place(&receipt.pickup));
     sheet.detail("To", &place(&receipt.dropoff));
-    sheet.detail("Distance", &kilometres(receipt.distance_m));
-    sheet.detail("Time", &minutes(receipt.duration_s));
+    sheet.detail("Distance", &receipt.distance_m.map(kilometres).unwrap_or_default());
+    sheet.detail("Time", &receipt.duration_s.map(minutes).unwrap_or_default());
     if receipt.paused_s > 0 {
         sheet.detail("Paused", &minutes(receipt.paused_s));
     }
@@ -74,13 +74,7 @@ fn draw(receipt: &Receipt) -> Vec<u8> {
     sheet.down(44.0);
     sheet.text(LEFT, Font::Regular, 8.0, GREY, &format!("Trip {}", receipt.trip_id));
     sheet.down(12.0);
-    sheet.text(
-        LEFT,
-        Font::Regular,
-        8.0,
-        GREY,
-        &format!("Tariff version {}. {}", receipt.tariff_version, receipt.rounding),
-    );
+    sheet.text(LEFT, Font::Regular, 8.0, GREY, &footnote(receipt));
     sheet.content.finish().into_vec()
 }
 
@@ -222,7 +216,7 @@ const HELVETICA_BOLD: [u16; 95] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trips::receipt::tests::example;
+    use crate::trips::receipt::tests::{cancelled, example};
 
     fn contains(haystack: &[u8], needle: &str) -> bool {
         let needle = win_ansi(needle);
@@ -245,6 +239,13 @@ mod tests {
     #[test]
     fn the_page_stays_as_it_is() {
         insta::assert_snapshot!(String::from_utf8_lossy(&draw(&example())));
+    }
+
+    #[test]
+    fn a_cancellation_s_page_shows_its_fee_and_no_way() {
+        let pdf = render(&cancelled());
+        assert!(contains(&pdf, "Cancellation fee: called off too late") && contains(&pdf, "5.00 USD"));
+        assert!(!contains(&pdf, "Distance") && !contains(&pdf, "Tariff version"));
     }
 
     #[test]

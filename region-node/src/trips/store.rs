@@ -49,7 +49,7 @@ macro_rules! select_trips {
             r#"SELECT t.id, t.ride_id, t.rider_id, t.driver_id, t.status, r.pickup_lat, r.pickup_lng, r.pickup_address,
                       r.dropoff_lat, r.dropoff_lng, r.dropoff_address, t.accepted_at, t.arrived_at, t.started_at,
                       t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>",
-                      (SELECT p.id FROM payments p WHERE p.trip_id = t.id AND p.kind = 'fare'
+                      (SELECT p.id FROM payments p WHERE p.trip_id = t.id
                        ORDER BY p.status = 'failed', p.id DESC LIMIT 1) AS payment_id,
                       t.updated_at
                FROM trips t JOIN rides r ON r.id = t.ride_id "# + $tail

@@ -50,6 +50,27 @@ impl Driven {
         self.rider.get(&path).await.ok(200)["status"].clone()
     }
 
+    /// Drives northwards for so many minutes at 15 m/s and reports as a phone does: several positions at a time.
+    async fn drive_reporting(&self, minutes: i64) {
+        let path = format!("/v1/drivers/{}/location", self.driver.id);
+        let rfc3339 = time::format_description::well_known::Rfc3339;
+        let mut north_m = 0.0;
+        for minute in 0..minutes {
+            let mut positions = Vec::new();
+            for _ in 0..6 {
+                // The first position is of where the trip began.
+                if minute > 0 || !positions.is_empty() {
+                    self.region.clock.advance(time::Duration::seconds(10));
+                    north_m += 150.0;
+                }
+                let at = self.region.clock.now().format(&rfc3339).unwrap();
+                let lat = 40.758 + north_m / 111_195.0;
+                positions.push(json!({"lat": lat, "lng": -73.9855, "speed": 15.0, "recorded_at": at}));
+            }
+            self.driver.post(&path, json!(positions)).await.ok(202);
+        }
+    }
+
     /// Leaves breadcrumbs northwards, one every ten seconds from now on, and moves the clock along.
     async fn drive(&self, metres: f64, minutes: i64) {
         let mut tx = self.region.app.db.begin(&self.region.tenant).await.unwrap();
@@ -111,6 +132,61 @@ async fn a_trip_far_longer_than_quoted_is_priced_as_driven(pool: PgPool) {
     assert_eq!(ended["fare"]["quoted"], false);
     assert!(ended["fare"]["total"]["amount"].as_i64() > driven.ride["fare"]["amount"].as_i64());
     assert_eq!(sum(&ended["fare"]), ended["fare"]["total"]["amount"].as_i64().unwrap());
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn the_positions_a_driver_reports_make_the_fare_of_a_trip_longer_than_quoted(pool: PgPool) {
+    let driven = Driven::started(pool).await;
+    driven.drive_reporting(20).await;
+    let ended = driven.step("end").await;
+    // 119 legs of 150 m.
+    let distance_m = ended["distance_m"].as_i64().unwrap();
+    assert!((17_849..=17_851).contains(&distance_m), "{ended}");
+    assert_eq!(ended["fare"]["quoted"], false);
+    let duration_s = ended["duration_s"].as_i64().unwrap();
+    assert!((1_190..1_200).contains(&duration_s), "{ended}");
+    let half_up = |amount: i64, part: i64, whole: i64| (amount * part * 2 + whole) / (whole * 2);
+    let expected = [
+        ("base", 250),
+        ("distance", half_up(120, distance_m, 1_000)),
+        ("time", half_up(35, duration_s, 60)),
+        ("booking_fee", 100),
+    ];
+    let lines = ended["fare"]["lines"].as_array().unwrap().iter();
+    let lines: Vec<_> =
+        lines.map(|line| (line["code"].as_str().unwrap(), line["amount"]["amount"].as_i64().unwrap())).collect();
+    assert_eq!(lines, expected);
+    let total: i64 = expected.iter().map(|(_, amount)| amount).sum();
+    assert_eq!(ended["fare"]["total"], json!({"amount": total, "currency": "USD"}));
+    assert_eq!(driven.rider.get(&format!("{}/receipt", driven.trip)).await.ok(200)["total"]["amount"], total);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn who_hangs_up_while_ending_a_trip_loses_nobody_s_trace(pool: PgPool) {
+    let driven = Driven::started(pool.clone()).await;
+    let region = &driven.region;
+    let (rider, other) = (region.rider().await, region.driver().await);
+    let (_, others_trip) = accepted(region, &rider, &other).await;
+    for step in ["arrive", "start"] {
+        other.post(&format!("{others_trip}/{step}"), json!({})).await.ok(200);
+    }
+    let there = format!("/v1/drivers/{}/location", other.id);
+    other.post(&there, json!({"lat": 40.758, "lng": -73.9855})).await.ok(202);
+    region.clock.advance(time::Duration::seconds(30));
+    other.post(&there, json!({"lat": 40.762, "lng": -73.9855})).await.ok(202);
+
+    // Somebody else's `/end` takes these positions along, finds Postgres slow and gives up waiting.
+    let mut slow = pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE breadcrumbs").execute(&mut *slow).await.unwrap();
+    let end = format!("{}/end", driven.trip);
+    let hung_up =
+        tokio::time::timeout(std::time::Duration::from_millis(500), driven.driver.post(&end, json!({}))).await;
+    assert!(hung_up.is_err(), "{hung_up:?}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut *slow).await.unwrap();
+
+    let ended = other.post(&format!("{others_trip}/end"), json!({})).await.ok(200);
+    assert!((440..=450).contains(&ended["distance_m"].as_i64().unwrap()), "{ended}");
+    driven.step("end").await;
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
@@ -219,6 +295,34 @@ async fn a_receipt_comes_in_the_format_asked_for(pool: PgPool) {
     assert!(pdf.bytes.starts_with(b"%PDF-"));
     assert_eq!(ask(&driven.rider, "image/png").await.problem(406).code, "not_acceptable");
     assert_eq!(driven.region.rider().await.get(&path).await.problem(404).code, "not_found");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_cancellation_that_cost_has_a_receipt_in_every_format_and_a_free_one_has_none(pool: PgPool) {
+    let driven = Driven::accepted(pool).await;
+    let cancel = format!("/v1/rides/{}/cancel", driven.ride["id"].as_str().unwrap());
+    driven.region.clock.advance(time::Duration::minutes(2));
+    driven.rider.post(&cancel, json!({})).await.ok(200);
+    let path = format!("{}/receipt", driven.trip);
+    let receipt = driven.rider.get(&path).await.ok(200);
+    let fee = json!({"amount": 500, "currency": "USD"});
+    assert_eq!((&receipt["kind"], &receipt["total"]), (&json!("cancellation_fee"), &fee));
+    let line =
+        json!([{"code": "cancellation_fee", "description": "Cancellation fee: called off too late", "amount": fee}]);
+    assert_eq!(receipt["lines"], line);
+    assert_eq!((&receipt["payment"]["status"], receipt.get("distance_m")), (&json!("pending"), None));
+    assert_eq!(receipt.get("tariff_version"), None);
+    for (accept, begins) in [("text/html", "<!DOCTYPE"), ("application/pdf", "%PDF-")] {
+        let answer = driven.driver.call(axum::http::Method::GET, &path, None, &[("accept", accept)]).await;
+        assert_eq!(answer.status, 200);
+        assert!(answer.bytes.starts_with(begins.as_bytes()), "{accept}");
+    }
+    assert_eq!(driven.region.rider().await.get(&path).await.problem(404).code, "not_found");
+
+    let (rider, driver) = (driven.region.rider().await, driven.region.driver().await);
+    let (free, trip) = accepted(&driven.region, &rider, &driver).await;
+    rider.post(&format!("/v1/rides/{}/cancel", free["id"].as_str().unwrap()), json!({})).await.ok(200);
+    assert_eq!(rider.get(&format!("{trip}/receipt")).await.problem(404).code, "not_found");
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

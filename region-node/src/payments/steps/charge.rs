@@ -1,6 +1,6 @@
 use shared::{
     fact::{Fact, LedgerEntry},
-    ids::{FactId, PaymentId, TenantId},
+    ids::{PaymentId, TenantId},
 };
 use time::OffsetDateTime;
 
@@ -75,17 +75,21 @@ pub(in crate::payments) async fn record_charge(
 }
 
 /// Books a locked payment the PSP has agreed to: settlement, ledger entry and fact in the transaction at hand. One that is
-/// not at this step, because another node was faster, stays as it is.
+/// not at this step, because another node was faster, stays as it is. What the replicated ledger holds already, since a
+/// backup of before was restored, is booked here as of then and not told a second time.
 pub(in crate::payments) async fn settle_payment(
     tx: &mut TenantTx,
     payment: PaymentRecord,
     now: OffsetDateTime,
 ) -> sqlx::Result<PaymentRecord> {
     let Some(sequence) = payment.sequence.clone().settled() else { return Ok(payment) };
-    let payment = PaymentRecord { sequence, settled_at: Some(now), ..payment };
+    let entry_id = Entry::id_of_settlement(payment.id);
+    let told_before = store::settled_at_of(tx, entry_id).await?;
+    let settled_at = told_before.unwrap_or(now);
+    let payment = PaymentRecord { sequence, settled_at: Some(settled_at), ..payment };
     store::save_payment(tx, &payment, now).await?;
     let entry = Entry {
-        id: FactId::new(),
+        id: entry_id,
         kind: match payment.kind {
             PaymentKind::Fare => EntryKind::Settlement,
             PaymentKind::CancellationFee => EntryKind::CancellationFee,
@@ -94,19 +98,21 @@ pub(in crate::payments) async fn settle_payment(
         refund_id: None,
         currency: payment.amount.currency,
         postings: ledger::settlement(payment.split, &payment.parties()),
-        posted_at: now,
+        posted_at: settled_at,
     };
     store::post(tx, &entry).await?;
-    let fact = Fact::Settlement(LedgerEntry {
-        fact_id: entry.id.0,
-        payment_id: payment.id.0,
-        trip_id: payment.trip_id.0,
-        tenant: tx.tenant().to_string(),
-        amount: payment.amount.amount,
-        currency: payment.amount.currency.to_string(),
-        settled_at: now,
-    });
-    outbox::append(tx, &fact).await?;
+    if told_before.is_none() {
+        let fact = Fact::Settlement(LedgerEntry {
+            fact_id: entry.id.0,
+            payment_id: payment.id.0,
+            trip_id: payment.trip_id.0,
+            tenant: tx.tenant().to_string(),
+            amount: payment.amount.amount,
+            currency: payment.amount.currency.to_string(),
+            settled_at,
+        });
+        outbox::append(tx, &fact).await?;
+    }
     tell(tx, &payment);
     Ok(payment)
 }

@@ -87,7 +87,7 @@ macro_rules! select {
                    p.method AS "method: Json<PaymentMethod>", p.amount, p.refunded_amount, p.currency, p.tax_amount,
                    p.commission_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at,
                    p.requested_by, p.idempotency_key, p.request_hash, p.created_at, p.settled_at,
-                   (SELECT f.remote_durable_at FROM ledger_facts f
+                   (SELECT min(f.remote_durable_at) FROM ledger_facts f
                     WHERE f.tenant_id = p.tenant_id AND f.payment_id = p.id AND f.kind = 'settlement')
                    AS remote_durable_at
                FROM payments p "# + $tail

@@ -6,11 +6,18 @@ use crate::{payments::charge_cancellation_fee, rides};
 async fn owe(scene: &Scene, method: Value) -> PaymentId {
     let trip = scene.trip_that_is("cancelled", 0).await;
     let mut tx = scene.tx().await;
-    sqlx::query("UPDATE rides SET payment_method = $1").bind(method).execute(tx.conn()).await.unwrap();
+    sqlx::query(
+        "UPDATE rides SET status = 'cancelled', cancellation_fee = 500, payment_method = $1 WHERE trip_id = $2",
+    )
+    .bind(method)
+    .bind(trip.0)
+    .execute(tx.conn())
+    .await
+    .unwrap();
     let ride = trips::load(&mut tx, trip).await.unwrap().unwrap().ride_id;
     let ride = rides::load(&mut tx, ride).await.unwrap().unwrap();
     let fee = Money::new(500, Currency::USD);
-    charge_cancellation_fee(&scene.region.app, &mut tx, &ride, fee).await.unwrap();
+    charge_cancellation_fee(&scene.region.app, &mut tx, "sandbox", &ride, fee).await.unwrap();
     tx.commit().await.unwrap();
     let mut conn = scene.conn().await;
     let id: Uuid =
@@ -42,4 +49,31 @@ async fn a_fee_nobody_can_charge_fails_in_the_open(pool: PgPool) {
         assert_eq!((&payment["status"], &payment["failure_code"]), (&json!("failed"), &json!(code)));
     }
     assert_eq!(scene.later().await, 0);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_fee_that_could_not_be_charged_is_paid_by_another_card_and_is_the_driver_s(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let failed = scene.payment(owe(&scene, json!({"type": "cash"})).await).await;
+    let trip: TripId = failed["trip_id"].as_str().unwrap().parse().unwrap();
+    let cash = scene.rider.post("/v1/payments", json!({"trip_id": trip, "method": {"type": "cash"}})).await;
+    assert_eq!(cash.problem(422).fields, ["method.type"], "nobody was there to take it");
+    let paid = scene.pay(trip, "tok_visa").await.ok(201);
+    assert_eq!((&paid["status"], &paid["kind"]), (&json!("settled"), &json!("cancellation_fee")));
+    assert_eq!(paid["amount"], json!({"amount": 500, "currency": "USD"}));
+    assert_eq!(scene.pay(trip, "tok_visa").await.problem(409).code, "already_paid");
+    let driver = "SELECT sum(amount)::bigint FROM ledger_postings WHERE account LIKE 'driver:%'";
+    assert_eq!(scene.number(driver).await, 500);
+    let fees = "SELECT count(*) FROM ledger_entries WHERE kind = 'cancellation_fee'";
+    assert_eq!(scene.number(fees).await, 1);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_fee_under_way_is_not_paid_a_second_time(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let begun = scene.payment(owe(&scene, json!({"type": "card", "token": "tok_visa"})).await).await;
+    let trip: TripId = begun["trip_id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(scene.pay(trip, "tok_amex").await.problem(409).code, "already_paid");
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations").await, 0);
 }

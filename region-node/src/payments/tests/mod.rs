@@ -10,13 +10,14 @@ mod webhook;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use shared::ids::{PaymentId, TripId};
+use shared::ids::{FactId, PaymentId, TripId};
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Answer, NoAnswer, PaymentKind, Sequence, Split, psp::OperationKey, record::AskedBy, record::PaymentRecord, resume,
-    steps, store,
+    Answer, Entry, NoAnswer, PaymentKind, Sequence, Split, psp::OperationKey, record::AskedBy, record::PaymentRecord,
+    resume, steps, store,
 };
 use crate::{
     db::TenantTx,
@@ -52,6 +53,46 @@ impl Scene {
     /// A trip that was driven to its end.
     async fn trip(&self) -> TripId {
         self.trip_that_is("completed", FARE).await
+    }
+
+    /// A driven trip of a ride the rider said he would pay in cash.
+    async fn cash_trip(&self) -> TripId {
+        let trip = self.trip().await;
+        let mut tx = self.tx().await;
+        sqlx::query("UPDATE rides SET payment_method = $1 WHERE trip_id = $2")
+            .bind(json!({"type": "cash"}))
+            .bind(trip.0)
+            .execute(tx.conn())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        trip
+    }
+
+    /// Writes a fact as replication does when it comes, or comes back, from another region.
+    async fn replicated(&self, fact: FactId, kind: &str, payment: PaymentId, trip: TripId, at: OffsetDateTime) {
+        let mut conn = self.conn().await;
+        sqlx::query(
+            "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
+                 origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash)
+             SELECT $1, $2, $3, $4, $5, 1100, 'USD', 'us-east', 1, 1 + count(*), 1, 0, $6, decode(repeat('00', 32), 'hex')
+             FROM ledger_facts",
+        )
+        .bind(fact.0)
+        .bind(payment.0)
+        .bind(trip.0)
+        .bind(self.region.tenant.as_str())
+        .bind(kind)
+        .bind(at)
+        .execute(&mut *conn)
+        .await
+        .unwrap();
+    }
+
+    async fn set_payments(&self, on: bool) {
+        let path = format!("/v1/tenants/{}/config", self.region.tenant);
+        let patch = json!({"flags": {"payments": on}});
+        self.admin.call(axum::http::Method::PATCH, &path, Some(patch), &[]).await.ok(200);
     }
 
     async fn trip_that_is(&self, status: &str, total: i64) -> TripId {

@@ -168,16 +168,67 @@ async fn payments_switched_off_are_refused(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
-async fn cash_needs_no_psp_and_leaves_the_driver_owing_commission_and_tax(pool: PgPool) {
+async fn a_repeat_that_takes_a_payment_over_charges_nothing_while_payments_are_off(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let trip = scene.trip().await;
-    let body = json!({"trip_id": trip, "method": {"type": "cash"}});
+    let asked_by = asked_by(&scene.rider, "/v1/payments", "k", &card(trip, "tok_visa"));
+    let begun = scene.intent(trip, "tok_visa", Some(asked_by)).await;
+    scene.set_payments(false).await;
+    scene.region.clock.advance(time::Duration::minutes(1));
+    let again = scene.rider.post_keyed("/v1/payments", "k", card(trip, "tok_visa")).await;
+    assert_eq!(again.problem(403).code, "feature_disabled");
+    assert_eq!(scene.payment(begun.id).await["status"], "pending");
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations").await, 0);
+    scene.set_payments(true).await;
+    scene.later().await;
+    assert_eq!(scene.payment(begun.id).await["status"], "settled");
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn cash_needs_no_psp_and_leaves_the_driver_owing_commission_and_tax(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let body = json!({"trip_id": scene.cash_trip().await, "method": {"type": "cash"}});
     let payment = scene.rider.post("/v1/payments", body).await.ok(201);
     assert_eq!((&payment["status"], &payment["provider"]), (&json!("settled"), &json!("cash")));
     let driver = "SELECT sum(amount)::bigint FROM ledger_postings WHERE account LIKE 'driver:%'";
     assert_eq!(scene.number(driver).await, -300);
     assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations").await, 0);
     scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_rider_s_word_makes_no_card_ride_a_cash_ride_but_the_back_office_s_does(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let body = json!({"trip_id": scene.trip().await, "method": {"type": "cash"}});
+    let refused = scene.rider.post("/v1/payments", body.clone()).await.problem(422);
+    assert_eq!((refused.code.as_str(), refused.fields), ("validation_failed", vec!["method.type".to_owned()]));
+    assert_eq!(scene.number("SELECT count(*) FROM payments").await, 0);
+    assert_eq!(scene.admin.post("/v1/payments", body).await.ok(201)["status"], "settled");
+    // The other way round it is the rider's choice.
+    assert_eq!(scene.pay(scene.cash_trip().await, "tok_visa").await.ok(201)["status"], "settled");
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_trip_the_ledger_holds_as_settled_is_paid_although_its_payment_is_gone(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let (trip, lost) = (scene.trip().await, PaymentId::new());
+    let now = scene.region.clock.now();
+    scene.replicated(Entry::id_of_settlement(lost), "settlement", lost, trip, now).await;
+    assert_eq!(scene.pay(trip, "tok_visa").await.problem(409).code, "already_paid");
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations").await, 0);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_payment_is_read_even_if_the_ledger_holds_two_settlements_of_it(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let now = scene.region.clock.now();
+    for _ in 0..2 {
+        scene.replicated(FactId::new(), "settlement", id, TripId::new(), now).await;
+    }
+    assert_eq!(scene.payment(id).await["status"], "settled");
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

@@ -124,6 +124,49 @@ async fn many_nodes_at_once_settle_each_payment_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_payment_settled_again_after_an_old_backup_was_restored_is_the_same_fact(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let (app, tenant) = (&scene.region.app, &scene.region.tenant);
+    let (trip, id) = crash(&scene, "tok_visa", None, AfterAnswer).await;
+    // Settled, told to the others, and lost: the region is as it was before, but for what comes back from the others.
+    let settled_at = scene.region.clock.now() - time::Duration::hours(1);
+    let fact = Entry::id_of_settlement(id);
+    scene.replicated(fact, "settlement", id, trip, settled_at).await;
+    scene.later().await;
+    let payment = scene.payment(id).await;
+    let text = settled_at.format(&time::format_description::well_known::Rfc3339).unwrap();
+    assert_eq!((&payment["status"], &payment["settled_at"]), (&json!("settled"), &json!(text)));
+    let mut conn = scene.conn().await;
+    let entry: Uuid = sqlx::query_scalar("SELECT id FROM ledger_entries").fetch_one(&mut *conn).await.unwrap();
+    assert_eq!(entry, fact.0);
+    drop(conn);
+    let told = "SELECT count(*) FROM repl_outbox WHERE stream = 'ledger'";
+    assert_eq!(scene.number(told).await, 0, "the others know it already");
+
+    let mut tx = scene.tx().await;
+    let payment = store::load_payment(&mut tx, id).await.unwrap().unwrap();
+    let refund = crate::payments::record::RefundRecord {
+        id: shared::ids::RefundId::new(),
+        payment_id: id,
+        amount: payment.amount,
+        split: payment.split,
+        reason: "restored".into(),
+        sequence: Sequence::begun(scene.region.clock.now()),
+        asked_by: None,
+        created_at: scene.region.clock.now(),
+        settled_at: None,
+    };
+    store::insert_refund(&mut tx, &refund).await.unwrap();
+    tx.commit().await.unwrap();
+    scene.replicated(Entry::id_of_refund(refund.id), "refund", id, trip, settled_at).await;
+    let answer = steps::ask_for_refund(app, tenant, &payment, &refund).await;
+    steps::record_refund(app, tenant, refund.id, &answer).await.unwrap();
+    scene.later().await;
+    assert_eq!(scene.payment(id).await["status"], "refunded");
+    assert_eq!(scene.number(told).await, 0, "nor is the refund told again");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_slow_node_whose_hold_ran_out_changes_nothing_any_more(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let (app, tenant) = (&scene.region.app, &scene.region.tenant);

@@ -156,7 +156,7 @@ async fn a_crash_in_a_refund_is_made_good_whatever_step_it_follows(pool: PgPool)
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn cash_is_given_back_out_of_the_tenant_s_till(pool: PgPool) {
     let scene = Scene::new(pool).await;
-    let body = json!({"trip_id": scene.trip().await, "method": {"type": "cash"}});
+    let body = json!({"trip_id": scene.cash_trip().await, "method": {"type": "cash"}});
     let id = id_of(&scene.rider.post("/v1/payments", body).await.ok(201));
     let refund = scene.admin.post(&path(id), json!({"reason": "sorry"})).await.ok(201);
     assert_eq!(refund["status"], "settled");
