@@ -1,5 +1,7 @@
 //! The schema itself: the tenant fence and the constraints that decide races, each tried.
 
+use std::collections::BTreeSet;
+
 use sqlx::PgPool;
 
 use crate::{db::constraint, testing::TestRegion};
@@ -72,6 +74,18 @@ const FIXTURE: &str = "
     INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount) VALUES
         ('00000000-0000-0000-0000-0000000000c1', 1, 'cabs', 'psp:sandbox', 100),
         ('00000000-0000-0000-0000-0000000000c1', 2, 'cabs', 'tenant:revenue', -100);
+    INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at) VALUES
+        ('00000000-0000-0000-0000-0000000000b2', 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
+         '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'failed', '{}', 100, 'USD', 0, 20, 'sandbox', 1, now(), now());
+    INSERT INTO refunds (id, tenant_id, payment_id, status, amount, currency, tax_amount, commission_amount, reason, attempts, created_at, updated_at) VALUES
+        ('00000000-0000-0000-0000-0000000000b5', 'cabs', '00000000-0000-0000-0000-0000000000b1', 'settled', 40, 'USD', 0, 8, 'sorry', 1, now(), now());
+    INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, refund_id, currency, posted_at) VALUES
+        ('00000000-0000-0000-0000-0000000000c2', 'cabs', 'refund', '00000000-0000-0000-0000-0000000000b1', '00000000-0000-0000-0000-0000000000b5', 'USD', now());
+    INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, created_at) VALUES
+        ('cabs', '00000000-0000-0000-0000-0000000000f1', 'rider', 5, now());
+    INSERT INTO psp_webhook_events (tenant_id, provider, event_id, received_at) VALUES ('cabs', 'sandbox', 'evt_1', now());
+    UPDATE riders SET phone_hash = '\\x01' WHERE id = '00000000-0000-0000-0000-0000000000a1';
+    UPDATE drivers SET phone_hash = '\\x01' WHERE id = '00000000-0000-0000-0000-0000000000d1';
 ";
 
 async fn broken_rule(pool: &PgPool, statement: &'static str) -> Option<String> {
@@ -96,17 +110,64 @@ async fn the_schema_decides_every_race(pool: PgPool) {
             (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000a1',
              '00000000-0000-0000-0000-0000000000d2', 'accepted', now(), now())"),
         ("one_open_ride_per_rider", "UPDATE rides SET rider_id = '00000000-0000-0000-0000-0000000000a1'"),
+        // A ride booked ahead counts from when a driver takes it.
+        ("one_open_ride_per_rider", "UPDATE rides SET rider_id = '00000000-0000-0000-0000-0000000000a1',
+            scheduled_at = CASE id WHEN '00000000-0000-0000-0000-0000000000e2' THEN now() END,
+            status = CASE id WHEN '00000000-0000-0000-0000-0000000000e2' THEN 'accepted' ELSE status END"),
+        ("one_rider_per_phone", "UPDATE riders SET phone_hash = '\\x01'"),
+        ("one_driver_per_phone", "UPDATE drivers SET phone_hash = '\\x01'"),
         ("one_live_payment_per_trip", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at) VALUES
             (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
              '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'pending', '{}', 100, 'USD', 0, 20, 'sandbox', 0, now(), now())"),
+        ("one_live_payment_per_trip", "UPDATE payments SET status = 'settled'"),
+        ("one_live_payment_per_trip", "UPDATE payments SET status = 'unknown' WHERE status = 'failed'"),
+        ("payments_check", "UPDATE payments SET refunded_amount = 101"),
+        ("payment_is_divided", "UPDATE payments SET tax_amount = 81"),
+        ("refund_is_divided", "UPDATE refunds SET tax_amount = 33"),
+        ("refunds_amount_check", "UPDATE refunds SET amount = 0, tax_amount = 0, commission_amount = 0"),
         ("ledger_entry_balances", "INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount) VALUES
             ('00000000-0000-0000-0000-0000000000c1', 3, 'cabs', 'tenant:revenue', 1)"),
         ("ledger_is_immutable", "UPDATE ledger_postings SET amount = 0"),
         ("ledger_is_immutable", "DELETE FROM ledger_entries"),
         ("one_settlement_entry_per_payment", "INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at) VALUES
             (gen_random_uuid(), 'cabs', 'settlement', '00000000-0000-0000-0000-0000000000b1', 'USD', now())"),
+        // A fee settles its payment as a fare does.
+        ("one_settlement_entry_per_payment", "INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at) VALUES
+            (gen_random_uuid(), 'cabs', 'cancellation_fee', '00000000-0000-0000-0000-0000000000b1', 'USD', now())"),
+        ("one_entry_per_refund", "INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, refund_id, currency, posted_at) VALUES
+            (gen_random_uuid(), 'cabs', 'refund', '00000000-0000-0000-0000-0000000000b1', '00000000-0000-0000-0000-0000000000b5', 'USD', now())"),
+        ("one_rating_per_party", "INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, created_at) VALUES
+            ('cabs', '00000000-0000-0000-0000-0000000000f1', 'rider', 1, now())"),
+        ("ratings_stars_check", "UPDATE ratings SET stars = 6"),
+        ("one_webhook_event", "INSERT INTO psp_webhook_events (tenant_id, provider, event_id, received_at)
+            VALUES ('cabs', 'sandbox', 'evt_1', now())"),
     ];
     for (rule, attempt) in attempts {
         assert_eq!(broken_rule(&pool, attempt).await.as_deref(), Some(rule), "{attempt}");
+    }
+    let named: BTreeSet<String> = sqlx::query_scalar(
+        r"SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public' AND indexname LIKE 'one\_%'",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap()
+    .into_iter()
+    .collect();
+    let tried: BTreeSet<String> =
+        attempts.iter().map(|(rule, _)| (*rule).to_owned()).filter(|rule| rule.starts_with("one_")).collect();
+    assert_eq!(tried, named, "every index that decides a race is tried");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_no_rule_forbids_is_possible(pool: PgPool) {
+    for statement in [
+        // Rides booked ahead wait beside the one for now.
+        "UPDATE rides SET rider_id = '00000000-0000-0000-0000-0000000000a1',
+            scheduled_at = CASE id WHEN '00000000-0000-0000-0000-0000000000e2' THEN now() END",
+        "INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, created_at) VALUES
+            ('cabs', '00000000-0000-0000-0000-0000000000f1', 'driver', 1, now())",
+        "UPDATE payments SET status = CASE status WHEN 'settled' THEN 'refunded' ELSE status END, refunded_amount = amount",
+    ] {
+        assert_eq!(broken_rule(&pool, statement).await, None, "{statement}");
     }
 }
