@@ -3,22 +3,36 @@
 
 use std::{path::Path, time::Duration};
 
+use reqwest::Method;
 use serde_json::{Value, json};
-use shared::ids::TripId;
+use shared::{clock::Clock, ids::TripId};
 use system_tests::{
-    api::{PaymentStatus, Ride, RideStatus, Trip, TripStatus, location_update},
+    api::{Payment, PaymentStatus, Ride, RideStatus, Trip, TripStatus, location_update, ride_request},
     harness::{Spot, TestCluster, eventually, eventually_within, run, tell},
     socket::Socket,
     stories,
     streets::Position,
 };
+use time::format_description::well_known::Rfc3339;
 use tokio::{process::Command, sync::OnceCell, time::timeout};
 
 const TENANT: &str = "manhattan-cabs";
+/// A tenant whose offers and rides end within seconds and who charges every cancellation.
+const IMPATIENT: &str = "bengaluru-rides";
+const IMPATIENT_FEE: i64 = 5_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn full_ride() {
-    let cluster = TestCluster::start().await;
+    // Nobody here has ten minutes.
+    let builder = deploy_local::Cluster::builder()
+        .node_env("REGION_NODE_RIDES__SCHEDULE_MIN_AHEAD", "2s")
+        .node_env("REGION_NODE_RIDES__SCHEDULE_LEAD", "1s");
+    let cluster = TestCluster::start_as(builder).await;
+    let policy = json!({
+        "dispatch": {"offer_ttl_s": 2, "expire_after_s": 6},
+        "cancellation": {"free_seconds": 0, "fee": IMPATIENT_FEE, "no_show_wait_seconds": 300},
+    });
+    cluster.office(IMPATIENT, "ap-south").await.patch_config(IMPATIENT, &policy).await.unwrap();
     let stories = stories!(cluster;
         a_ride_over_rest_ends_in_every_region_s_ledger,
         every_step_of_a_ride_is_told_on_the_socket,
@@ -27,6 +41,13 @@ async fn full_ride() {
         a_declined_ride_goes_to_the_next_driver,
         a_ride_called_off_in_time_is_free_and_withdraws_the_offer,
         a_refund_reaches_every_region,
+        a_refund_of_a_part_leaves_the_rest_paid,
+        an_offer_nobody_answers_goes_to_the_next_driver,
+        a_ride_nobody_takes_expires_and_its_rider_may_ask_again,
+        a_ride_booked_ahead_is_dispatched_shortly_before_its_time,
+        a_late_cancellation_costs_a_fee_that_reaches_every_ledger,
+        a_cash_ride_is_paid_in_cash_and_a_card_ride_is_not,
+        erasing_a_rider_leaves_every_ledger_as_it_is,
     );
     tell(&cluster, 3, stories).await;
 }
@@ -56,13 +77,14 @@ async fn a_ride_over_rest_ends_in_every_region_s_ledger(cluster: TestCluster) {
     let ended = driver.client.end(trip.id).await.unwrap();
     let fare = ended.fare.expect("an ended trip has a fare");
     assert_eq!(fare.lines.iter().map(|line| line.amount.amount).sum::<i64>(), fare.total.amount);
+    assert_eq!(json!(fare.total), quote.fare, "the price he saw is the price he pays");
     assert_eq!(rider.sees(ride.id, RideStatus::Completed).await.trip_id, Some(trip.id));
 
     let payment = rider.pay(trip.id).await;
     for (accept, begins) in [("application/json", "{"), ("text/html", "<!"), ("application/pdf", "%PDF")] {
         let receipt = rider
             .client
-            .call(reqwest::Method::GET, &format!("/v1/trips/{}/receipt", trip.id))
+            .call(Method::GET, &format!("/v1/trips/{}/receipt", trip.id))
             .header("accept", accept)
             .send()
             .await
@@ -175,6 +197,115 @@ async fn a_refund_reaches_every_region(cluster: TestCluster) {
     assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
     assert_eq!(ledger_everywhere(&cluster, served.trip.id, "refund").await.abs(), total);
     assert_eq!(office.payment(payment.id).await.unwrap().status, PaymentStatus::Refunded);
+}
+
+async fn a_refund_of_a_part_leaves_the_rest_paid(cluster: TestCluster) {
+    let served = cluster.city(TENANT).serve_ride().await;
+    let payment = served.rider.pay(served.trip.id).await;
+    let office = cluster.office(TENANT, "us-east").await;
+    let path = format!("/v1/payments/{}/refunds", payment.id);
+    let _: Value = office.post(&path, &json!({"amount": 100, "reason": "a short detour"})).await.unwrap();
+    assert_eq!(office.payment(payment.id).await.unwrap().status, PaymentStatus::PartiallyRefunded);
+    let total = served.trip.fare.unwrap().total.amount;
+    let rest = json!({"amount": total - 99, "reason": "more than is left"});
+    let refused = office.post::<Value>(&path, &rest).await.unwrap_err();
+    assert_eq!(refused.code(), Some("amount_exceeds_payment"));
+    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
+    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "refund").await.abs(), 100);
+}
+
+async fn an_offer_nobody_answers_goes_to_the_next_driver(cluster: TestCluster) {
+    let city = cluster.city(IMPATIENT);
+    let (rider, near, far, spot) = (city.rider().await, city.driver().await, city.driver().await, Spot::new());
+    near.online_at(spot.north_m(100.0)).await;
+    far.online_at(spot.north_m(2_000.0)).await;
+    let ride = rider.request(&spot).await;
+    assert_eq!(near.next_offer().await.ride_id, ride.id);
+    assert_eq!(far.next_offer().await.ride_id, ride.id);
+    let late = near.client.accept(near.id, ride.id).await.unwrap_err();
+    assert!(matches!(late.code(), Some("offer_expired" | "ride_already_taken")), "{late}");
+    far.accept(ride.id).await;
+    assert_eq!(rider.sees(ride.id, RideStatus::Accepted).await.driver_id, Some(far.id));
+}
+
+async fn a_ride_nobody_takes_expires_and_its_rider_may_ask_again(cluster: TestCluster) {
+    let rider = cluster.city(IMPATIENT).rider().await;
+    let spot = Spot::new();
+    let ride = rider.request(&spot).await;
+    let impatient = rider.client.request_ride(&spot.journey(), None).await.unwrap_err();
+    assert_eq!(impatient.code(), Some("ride_in_progress"));
+    rider.sees(ride.id, RideStatus::Expired).await;
+    let again = rider.request(&spot).await;
+    rider.client.cancel_ride(again.id, "only a test").await.unwrap();
+}
+
+async fn a_ride_booked_ahead_is_dispatched_shortly_before_its_time(cluster: TestCluster) {
+    let city = cluster.city(TENANT);
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    driver.online_at(spot.pickup).await;
+    let at = Clock::system().now() + Duration::from_secs(5);
+    let mut body = ride_request(&spot.journey(), None);
+    body["scheduled_at"] = json!(at.format(&Rfc3339).unwrap());
+    let booked: Ride = rider.client.post("/v1/rides", &body).await.unwrap();
+    assert!(driver.client.offers(driver.id).await.unwrap().is_empty(), "not yet");
+    assert_eq!(rider.client.ride(booked.id).await.unwrap().status, RideStatus::Requested);
+    assert_eq!(driver.next_offer().await.ride_id, booked.id);
+    assert!(Clock::system().now() >= at - Duration::from_secs(1), "not before its time");
+    let trip = driver.accept(booked.id).await;
+    assert_eq!(driver.drive(trip.id, &spot).await.status, TripStatus::Completed);
+    driver.offline().await;
+}
+
+async fn a_late_cancellation_costs_a_fee_that_reaches_every_ledger(cluster: TestCluster) {
+    let city = cluster.city(IMPATIENT);
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    driver.online_at(spot.pickup).await;
+    let ride = rider.request(&spot).await;
+    driver.next_offer().await;
+    let trip = driver.accept(ride.id).await;
+    let cancelled = rider.client.cancel_ride(ride.id, "changed my mind").await.unwrap();
+    assert_eq!(cancelled.cancellation_fee.map(|fee| fee.amount), Some(IMPATIENT_FEE));
+    assert_eq!(ledger_everywhere(&cluster, trip.id, "settlement").await, IMPATIENT_FEE);
+    let receipt: Value = rider.client.get(&format!("/v1/trips/{}/receipt", trip.id)).await.unwrap();
+    assert_eq!((&receipt["kind"], &receipt["total"]["amount"]), (&json!("cancellation_fee"), &json!(IMPATIENT_FEE)));
+    assert_eq!(receipt["payment"]["status"], "settled");
+    driver.offline().await;
+}
+
+async fn a_cash_ride_is_paid_in_cash_and_a_card_ride_is_not(cluster: TestCluster) {
+    let city = cluster.city(TENANT);
+    let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+    driver.online_at(spot.pickup).await;
+    let mut body = ride_request(&spot.journey(), None);
+    body["payment_method"] = json!({"type": "cash"});
+    let ride: Ride = rider.client.post("/v1/rides", &body).await.unwrap();
+    driver.next_offer().await;
+    let trip = driver.accept(ride.id).await;
+    let total = driver.drive(trip.id, &spot).await.fare.unwrap().total.amount;
+    driver.offline().await;
+    let cash = |trip: TripId| json!({"trip_id": trip, "method": {"type": "cash"}});
+    let paid: Payment = rider.client.post("/v1/payments", &cash(trip.id)).await.unwrap();
+    assert_eq!(paid.status, PaymentStatus::Settled);
+    assert_eq!(ledger_everywhere(&cluster, trip.id, "settlement").await, total);
+
+    let by_card = city.serve_ride().await;
+    let refused = by_card.rider.client.post::<Payment>("/v1/payments", &cash(by_card.trip.id)).await.unwrap_err();
+    assert_eq!(refused.code(), Some("validation_failed"));
+}
+
+async fn erasing_a_rider_leaves_every_ledger_as_it_is(cluster: TestCluster) {
+    let served = cluster.city("porto-taxis").serve_ride().await;
+    let payment = served.rider.pay(served.trip.id).await;
+    let total = served.trip.fare.unwrap().total.amount;
+    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
+    let account = format!("/v1/riders/{}", served.rider.id);
+    let erased = served.rider.client.call(Method::DELETE, &account).send().await.unwrap();
+    assert_eq!(erased.status, 202);
+    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
+    let office = cluster.office("porto-taxis", "eu-west").await;
+    assert_eq!(office.payment(payment.id).await.unwrap().status, PaymentStatus::Settled);
+    let receipt: Value = office.get(&format!("/v1/trips/{}/receipt", served.trip.id)).await.unwrap();
+    assert_eq!((&receipt["total"]["amount"], &receipt["rider"]), (&json!(total), &json!("")), "a sum without a name");
 }
 
 /// The amount of a trip's only fact of a kind, once every region's ledger has it.

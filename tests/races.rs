@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::json;
 use shared::ids::{PaymentId, RideId};
 use system_tests::{
-    api::{Answer, ApiError, RideStatus, payment_request, ride_request},
+    api::{Answer, ApiError, PaymentStatus, RideStatus, TripStatus, payment_request, ride_request},
     harness::{Driver, Spot, TestCluster, eventually, tell},
     stories,
 };
@@ -27,7 +27,9 @@ async fn races() {
         one_driver_who_accepts_on_two_nodes_gets_one_trip,
         a_driver_with_a_trip_is_busy_for_another_ride,
         accept_and_cancel_at_once_leave_one_truth,
+        cancel_and_start_at_once_leave_one_truth,
         fifty_payments_at_once_charge_once,
+        refunds_at_once_on_two_nodes_give_back_once,
         one_key_fifty_times_at_once_is_one_ride,
         one_rider_asking_many_times_at_once_has_one_open_ride,
         ending_a_trip_many_times_at_once_ends_it_once,
@@ -97,8 +99,20 @@ async fn a_driver_with_a_trip_is_busy_for_another_ride(cluster: TestCluster) {
     let second = other.request(&spot).await;
     driver.accept(ride.id).await;
     let refused = driver.client.accept(driver.id, second.id).await.unwrap_err();
-    assert!(matches!(refused.code(), Some("driver_busy" | "offer_expired" | "not_found")), "{refused}");
+    assert_eq!(refused.code(), Some("offer_expired"), "he was never asked");
     assert!(driver.client.offers(driver.id).await.unwrap().is_empty(), "a driver on a trip is offered nothing");
+    // Even asked against all rules he cannot have two trips.
+    let database = sqlx::PgPool::connect(&cluster.postgres_url("us-east")).await.unwrap();
+    let offer = "WITH offered AS (
+             UPDATE rides SET status = 'offered', dispatch_at = now() + interval '1 minute' WHERE id = $1
+             RETURNING tenant_id, id
+         )
+         INSERT INTO offers (id, tenant_id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at)
+         SELECT gen_random_uuid(), tenant_id, id, $2, 'live', 60, now(), now() + interval '1 minute' FROM offered";
+    sqlx::query(offer).bind(second.id.0).bind(driver.id.0).execute(&database).await.unwrap();
+    database.close().await;
+    let refused = driver.client.accept(driver.id, second.id).await.unwrap_err();
+    assert_eq!(refused.code(), Some("driver_busy"));
     for (rider, ride) in [(&rider, ride.id), (&other, second.id)] {
         rider.client.cancel_ride(ride, "only a test").await.unwrap();
     }
@@ -121,7 +135,7 @@ async fn accept_and_cancel_at_once_leave_one_truth(cluster: TestCluster) {
         match accepted {
             Ok(trip) => {
                 let trip = driver.client.trip(trip.id).await.unwrap();
-                assert_eq!(trip.status, system_tests::api::TripStatus::Cancelled);
+                assert_eq!(trip.status, TripStatus::Cancelled);
             }
             Err(error) => assert!(matches!(error.code(), Some("ride_already_taken" | "offer_expired")), "{error}"),
         }
@@ -132,6 +146,57 @@ async fn accept_and_cancel_at_once_leave_one_truth(cluster: TestCluster) {
         next.client.cancel_ride(wanted.id, "only a test").await.unwrap();
         driver.offline().await;
     }
+}
+
+async fn cancel_and_start_at_once_leave_one_truth(cluster: TestCluster) {
+    let city = cluster.city(TENANT);
+    for _ in 0..2 * ROUNDS {
+        let (rider, driver, spot) = (city.rider().await, city.driver().await, Spot::new());
+        driver.online_at(spot.pickup).await;
+        let ride = rider.request(&spot).await;
+        driver.next_offer().await;
+        let trip = driver.accept(ride.id).await;
+        driver.client.arrive(trip.id).await.unwrap();
+        let starting = driver.client.through(&cluster.node_url("us-east", 1));
+        let cancelling = rider.client.through(&cluster.node_url("us-east", 2));
+        let (started, cancelled) =
+            tokio::join!(starting.start(trip.id, None), cancelling.cancel_ride(ride.id, "in a hurry"));
+        let (ride, trip) = (rider.client.ride(ride.id).await.unwrap(), driver.client.trip(trip.id).await.unwrap());
+        match (started, cancelled) {
+            (Ok(_), Err(refused)) => {
+                assert_eq!(refused.code(), Some("invalid_transition"));
+                assert_eq!((ride.status, trip.status), (RideStatus::InProgress, TripStatus::InProgress));
+                driver.client.end(trip.id).await.unwrap();
+            }
+            (Err(refused), Ok(_)) => {
+                assert_eq!(refused.code(), Some("invalid_transition"));
+                assert_eq!((ride.status, trip.status), (RideStatus::Cancelled, TripStatus::Cancelled));
+            }
+            both => panic!("one of them must win: {both:?}"),
+        }
+        driver.offline().await;
+    }
+}
+
+async fn refunds_at_once_on_two_nodes_give_back_once(cluster: TestCluster) {
+    let served = cluster.city(TENANT).serve_ride().await;
+    let payment = served.rider.pay(served.trip.id).await;
+    let office = cluster.office(TENANT, "us-east").await;
+    let offices = [1, 2].map(|node| office.through(&cluster.node_url("us-east", node)));
+    let refunds = join_all((0..20).map(|n| offices[n % 2].refund(payment.id, "all of it"))).await;
+    assert_eq!(refunds.iter().filter(|refund| refund.is_ok()).count(), 1, "{refunds:?}");
+    for refused in refunds.iter().filter_map(|refund| refund.as_ref().err()) {
+        assert_eq!(refused.code(), Some("amount_exceeds_payment"), "{refused}");
+    }
+    assert_eq!(office.payment(payment.id).await.unwrap().status, PaymentStatus::Refunded);
+    eventually("one refund", async || {
+        let ledger = office.all_settlements().await.map_err(|error| error.to_string())?;
+        let facts = ledger.iter().filter(|fact| fact.trip_id == served.trip.id && fact.kind == "refund");
+        let amounts: Vec<_> = facts.map(|fact| fact.amount.abs()).collect();
+        let total = served.trip.fare.as_ref().map(|fare| fare.total.amount);
+        if amounts.len() == 1 && amounts.first().copied() == total { Ok(()) } else { Err(format!("{amounts:?}")) }
+    })
+    .await;
 }
 
 async fn fifty_payments_at_once_charge_once(cluster: TestCluster) {
