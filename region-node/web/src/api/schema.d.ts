@@ -272,8 +272,10 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Pays for a completed trip, once. A card that is declined leaves a `failed` payment, and the trip may be paid anew. Where
-         *     the PSP does not answer in time the payment is `unknown`, and resolves by itself once the PSP says what happened.
+         * Pays for a completed trip, or the fee of a cancellation that cost, once. A rider may name cash only where the ride was to
+         *     be paid so; the back office may record it for any. A card that is declined leaves a `failed` payment, and the trip may be
+         *     paid anew. Where the PSP does not answer in time the payment is `unknown`, and resolves by itself once the PSP says what
+         *     happened.
          */
         post: operations["pay"];
         delete?: never;
@@ -399,7 +401,10 @@ export interface paths {
         /** The caller's rides, newest first; the back office sees the tenant's. */
         get: operations["list_rides"];
         put?: never;
-        /** Requests a ride. One booked ahead waits until shortly before its time; every other one is dispatched at once. */
+        /**
+         * Requests a ride. One booked ahead waits until shortly before its time, and then until its rider has no other ride;
+         *     every other one is dispatched at once. A rider has one ride at a time and a limited number booked ahead.
+         */
         post: operations["request_ride"];
         delete?: never;
         options?: never;
@@ -659,7 +664,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The receipt of a completed trip, for its rider, its driver and the tenant's back office. */
+        /** The receipt of a completed trip, or of a cancellation that cost, for its rider, its driver and the tenant's back office. */
         get: operations["get_receipt"];
         put?: never;
         post?: never;
@@ -729,13 +734,16 @@ export interface components {
         CancelledBy: "rider" | "driver" | "tenant" | "system";
         /** @description A driver considered. */
         CandidateRecord: {
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When the round was last added to.
+             */
             considered_at: string;
             /**
              * Format: int32
              * @description As the crow flies.
              */
-            distance_m?: number | null;
+            distance_m: number;
             driver_id: components["schemas"]["DriverId"];
             /** @description What the reason means. */
             explanation: string;
@@ -958,7 +966,7 @@ export interface components {
          * @description What a line is for.
          * @enum {string}
          */
-        LineCode: "base" | "distance" | "time" | "waiting" | "surge" | "minimum" | "booking_fee" | "tax";
+        LineCode: "base" | "distance" | "time" | "waiting" | "surge" | "minimum" | "booking_fee" | "tax" | "cancellation_fee";
         /** @description Where a map opens. */
         MapView: {
             /**
@@ -1267,7 +1275,7 @@ export interface components {
              *     `tok_refund_declined` and `tok_refund_timeout`.
              */
             method: components["schemas"]["PaymentMethod"];
-            /** @description A completed trip. */
+            /** @description A completed trip, or a cancelled one whose ride has a cancellation fee. */
             trip_id: components["schemas"]["TripId"];
         };
         /** @description Money asked of a rider. */
@@ -1507,7 +1515,7 @@ export interface components {
             /** @description The company's name. */
             company: string;
             /** Format: int64 */
-            distance_m: number;
+            distance_m?: number | null;
             /** @description First name. */
             driver: string;
             dropoff: components["schemas"]["Place"];
@@ -1515,9 +1523,11 @@ export interface components {
              * Format: int64
              * @description From start to end, pauses included.
              */
-            duration_s: number;
+            duration_s?: number | null;
             /** Format: date-time */
             ended_at: string;
+            /** @description What the receipt is for. */
+            kind: components["schemas"]["PaymentKind"];
             lines: components["schemas"]["FareLine"][];
             /** Format: int64 */
             paused_s: number;
@@ -1528,11 +1538,17 @@ export interface components {
             rider: string;
             /** @description How amounts are rounded. */
             rounding: string;
-            /** Format: date-time */
-            started_at: string;
-            surge_multiplier: components["schemas"]["Surge"];
-            /** Format: int64 */
-            tariff_version: number;
+            /**
+             * Format: date-time
+             * @description Missing where nothing was driven: what was cancelled has neither a start nor a length.
+             */
+            started_at?: string | null;
+            surge_multiplier?: components["schemas"]["Surge"] | null;
+            /**
+             * Format: int64
+             * @description Missing from a cancellation's: no tariff makes its fee.
+             */
+            tariff_version?: number | null;
             tenant: components["schemas"]["TenantId"];
             /** @description The sum of the lines. */
             total: components["schemas"]["Money"];
@@ -1673,7 +1689,7 @@ export interface components {
             quote_id?: string | null;
             /**
              * Format: date-time
-             * @description When to be picked up; missing: now.
+             * @description When to be picked up, some minutes ahead at least; missing: now.
              */
             scheduled_at?: string | null;
             /** @description One of the tenant's vehicle classes. */
