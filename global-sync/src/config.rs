@@ -40,6 +40,8 @@ pub struct RegionConfig {
 pub struct DatabaseConfig {
     pub url: secrecy::SecretString,
     pub max_connections: u32,
+    #[serde(with = "humantime_serde")]
+    pub wait_for_schema: Duration,
 }
 
 /// The way to other regions.

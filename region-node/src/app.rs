@@ -172,11 +172,14 @@ pub async fn keep_subscribed(client: SubscriberClient) {
 /// Connects to Redis; it must be there at start, and may go and come back after that.
 pub async fn connect_redis(config: &crate::config::RedisConfig) -> anyhow::Result<Redis> {
     let client = redis_builder(config)?.build().context("the Redis client could not be made")?;
+    let servers: Vec<String> = client.client_config().server.hosts().iter().map(ToString::to_string).collect();
     let connected = tokio::time::timeout(Duration::from_secs(5), client.init()).await;
-    connected
-        .map_err(anyhow::Error::from)
-        .and_then(|result| result.map_err(anyhow::Error::from))
-        .context("Redis cannot be used: is it running, and is redis.url right?")?;
+    connected.map_err(anyhow::Error::from).and_then(|result| result.map_err(anyhow::Error::from)).with_context(
+        || {
+            let at = servers.join(", ");
+            format!("Redis at {at} cannot be used: is it running there, and is redis.url right?")
+        },
+    )?;
     Ok(client)
 }
 

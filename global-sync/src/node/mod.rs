@@ -12,13 +12,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::Context;
 use secrecy::ExposeSecret;
 use shared::ids::RegionName;
-use tokio::{net::TcpListener, time::sleep};
+use sqlx::{Connection, PgConnection};
+use tokio::{
+    net::TcpListener,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::Config,
     status::{Board, router},
-    store::Store,
+    store::{Store, StoreError},
     transport::{Credentials, KeyRing, Mesh, SigningKey},
 };
 
@@ -95,9 +99,10 @@ impl Node {
         tasks.spawn(watch_certificates(config.clone(), mesh.clone(), shutdown.clone()));
         tasks.spawn(measure(board.clone(), shutdown.clone()));
 
-        let mut outcome = Ok(());
-        if wait_for_schema(&store, &shutdown).await {
-            outcome = loop {
+        let outcome = match wait_for_database(&store, config.database.wait_for_schema, &shutdown).await {
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+            Ok(true) => loop {
                 let life = driver::Life {
                     config: &config,
                     store: &store,
@@ -111,18 +116,15 @@ impl Node {
                     Ok(driver::End::NewIncarnation) => tracing::warn!("starting over as a new incarnation"),
                     Err(error) if shutdown.is_cancelled() => break Err(error),
                     Err(error) => {
-                        if error
-                            .downcast_ref()
-                            .is_some_and(|error| matches!(error, crate::store::StoreError::Damaged(_)))
-                        {
+                        if error.downcast_ref().is_some_and(|error| matches!(error, StoreError::Damaged(_))) {
                             break Err(error);
                         }
                         tracing::warn!("starting over: {error:#}");
                         sleep(Duration::from_millis(500)).await;
                     }
                 }
-            };
-        }
+            },
+        };
         shutdown.cancel();
         events.close();
         mesh.close().await;
@@ -144,23 +146,77 @@ fn load_credentials(config: &Config) -> anyhow::Result<Credentials> {
     .context("tls")
 }
 
-/// region-node brings the schema; until it has, there is nothing to do. False if we are told to stop first.
-async fn wait_for_schema(store: &Store, shutdown: &CancellationToken) -> bool {
-    let mut attempts = 0_u32;
+/// How long a database that cannot be used is tried at start. It may be starting too; after that a person has to look.
+const CONNECT_FOR: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often somebody who watches is told what is waited for.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Waits until the database can be used and region-node has brought the schema; false if we are told to stop first.
+async fn wait_for_database(
+    store: &Store,
+    wait_for_schema: Duration,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let options = store.pool().connect_options();
+    let (host, port) = (options.get_host(), options.get_port());
+    let begun = Instant::now();
+    let mut told: Option<Instant> = None;
+    let mut unusable_since = None;
     loop {
-        let problem = match store.is_ready().await {
-            Ok(true) => return true,
-            Ok(false) => "it has no schema yet: start region-node, or run `region-node migrate`".to_owned(),
-            Err(error) => error.to_string(),
+        let (problem, over) = match look_for_schema(store).await {
+            Ok(true) => return Ok(true),
+            Ok(false) => {
+                unusable_since = None;
+                let fix = "start region-node, or run `region-node migrate`";
+                (
+                    anyhow::anyhow!("the database at {host}:{port} has no schema yet: {fix}"),
+                    begun.elapsed() >= wait_for_schema,
+                )
+            }
+            Err(error) => {
+                let since = *unusable_since.get_or_insert_with(Instant::now);
+                let over = !may_pass(&error) || since.elapsed() >= CONNECT_FOR;
+                let fix = "is Postgres running there, and is database.url right?";
+                (
+                    anyhow::Error::new(error).context(format!("the database at {host}:{port} cannot be used: {fix}")),
+                    over,
+                )
+            }
         };
-        if attempts.is_multiple_of(20) {
-            tracing::info!("waiting for the database: {problem}");
+        if over {
+            return Err(problem);
         }
-        attempts = attempts.wrapping_add(1);
+        if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            tracing::info!("waiting: {problem:#}");
+            told = Some(Instant::now());
+        }
         tokio::select! {
-            () = sleep(Duration::from_millis(500)) => {}
-            () = shutdown.cancelled() => return false,
+            () = sleep(LOOK_EVERY) => {}
+            () = shutdown.cancelled() => return Ok(false),
         }
+    }
+}
+
+async fn look_for_schema(store: &Store) -> Result<bool, StoreError> {
+    // A connection of its own says why it fails; the pool would say only that it has none in time.
+    let options = store.pool().connect_options();
+    let connecting = timeout(CONNECT_FOR, PgConnection::connect_with(&options)).await;
+    connecting.map_err(|_| StoreError::Database(sqlx::Error::PoolTimedOut))??.close().await?;
+    store.is_ready().await
+}
+
+/// Whether a failure to connect can end by itself: nobody listens yet, or the server is still starting. A wrong role,
+/// password or database stays wrong.
+fn may_pass(error: &StoreError) -> bool {
+    const CANNOT_CONNECT_NOW: &str = "57P03";
+    const TOO_MANY_CONNECTIONS: &str = "53300";
+    match error {
+        StoreError::Database(sqlx::Error::Database(error)) => {
+            error.code().is_some_and(|code| [CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS].contains(&code.as_ref()))
+        }
+        StoreError::Database(_) => true,
+        StoreError::NotLeading | StoreError::Discontinuous | StoreError::Conflict | StoreError::Damaged(_) => false,
     }
 }
 

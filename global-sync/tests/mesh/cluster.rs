@@ -308,7 +308,7 @@ impl Cluster {
         );
         Config {
             region: RegionConfig { name: name.parse().unwrap(), cluster_id: CLUSTER.to_owned() },
-            database: DatabaseConfig { url: url.into(), max_connections: 8 },
+            database: DatabaseConfig { url: url.into(), max_connections: 8, wait_for_schema: Duration::from_secs(10) },
             quic: QuicConfig { listen: quic, max_age: Duration::from_secs(3600) },
             status: StatusConfig { listen: "127.0.0.1:0".parse().unwrap() },
             tls: TlsConfig {

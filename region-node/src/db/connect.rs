@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     Connection, PgPool,
@@ -25,7 +25,7 @@ pub async fn connect(url: &SecretString, setting: &str, config: &DatabaseConfig)
         ("lock_timeout", LOCK_TIMEOUT),
         ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
     ]);
-    PgPoolOptions::new()
+    let pool = PgPoolOptions::new()
         .max_connections(config.max_connections)
         .acquire_timeout(config.acquire_timeout)
         .max_lifetime(Duration::from_secs(1800))
@@ -41,7 +41,17 @@ pub async fn connect(url: &SecretString, setting: &str, config: &DatabaseConfig)
         })
         .connect_with(options.clone())
         .await
-        .with_context(|| unreachable(setting, &options))
+        .with_context(|| unreachable(setting, &options))?;
+    let migrated: bool = sqlx::query_scalar("SELECT to_regclass('tenant_homes') IS NOT NULL")
+        .fetch_one(&pool)
+        .await
+        .with_context(|| unreachable(setting, &options))?;
+    let (host, port) = (options.get_host(), options.get_port());
+    ensure!(
+        migrated,
+        "the database at {host}:{port} has no schema: run `region-node migrate`, or set database.migrate_url to have it brought at start"
+    );
+    Ok(pool)
 }
 
 /// Brings the schema up to date. Nodes that start together take turns on an advisory lock.
