@@ -10,7 +10,9 @@ REGIONS ?= us-east,eu-west,ap-south
 PORT_BASE ?= 18000
 SPEED ?= 10
 BENCH ?=
+STATE ?= .local
 export REGIONS PORT_BASE SPEED BENCH
+export GOCOMET_STATE := $(STATE)
 
 WEB := region-node/web
 PROGRAMS := $(or $(CARGO_TARGET_DIR),target)/debug
@@ -19,13 +21,14 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # One command runs all tests, with nextest where it is installed.
 TEST := $(if $(NEXTEST),cargo nextest run,cargo test --no-fail-fast)
 
-.PHONY: help up down status test chaos bench check fix sqlx api web build tools
+.PHONY: help up down status test chaos bench check check-deploy fix sqlx api web build tools
 
 help: ## List all targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  Variables of make up: DETACH=1 returns once all is ready, SIM=0 starts without simulated traffic,"
 	@echo "  REGIONS=a,b chooses regions, PORT_BASE=19600 moves all ports, SPEED=10 sets the pace of the traffic."
+	@echo "  STATE=.local-2 (with a PORT_BASE of its own) keeps a second cluster beside the first; make down and status take it too."
 	@echo "  $(LOCAL) --help breaks the running cluster on purpose: kill, freeze, restart, link, backup, restore, region."
 
 up: build ## Build everything and start three regions with real trips (Ctrl-C stops them)
@@ -38,8 +41,11 @@ status: ## Show every program and every link of the running cluster
 	@exec $(LOCAL) status
 
 test: build ## Run every test
+	$(LOCAL) tools --tests
 	cd $(WEB) && npm run check
 	$(LOCAL) services -- $(TEST) --workspace
+	@if [ -z "$${TERRAFORM:-}" ] && ! command -v terraform >/dev/null && ! command -v tofu >/dev/null; then \
+	  echo "NOT TESTED: terraform/, since neither terraform nor tofu is on the PATH and this system has no package of them"; fi
 
 chaos: build ## Run the fault suite
 	$(LOCAL) services -- $(if $(NEXTEST),cargo nextest run -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
@@ -53,6 +59,9 @@ check: $(WEB)/dist/index.html ## Check format, lints, documentation, licences an
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps --document-private-items
 	@if command -v cargo-deny >/dev/null; then cargo deny --log-level warn check; else echo "cargo-deny is not installed: licences and advisories were not checked"; fi
+
+check-deploy: build ## Check deploy/ and terraform/ with the tools that need no daemon (CI=true fetches those)
+	deploy/check.sh
 
 fix: ## Format and apply what the linters can mend
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
@@ -80,9 +89,9 @@ tools:
 	@missing() { echo "$$1 is missing; $$2" >&2; exit 1; }; \
 	command -v cargo >/dev/null || missing cargo "install Rust from https://rustup.rs"; \
 	command -v cc >/dev/null || missing "a C compiler (cc)" "install gcc or clang with the system's package manager"; \
-	command -v node >/dev/null || missing node "install Node.js 20 or newer"; \
+	command -v node >/dev/null || missing node "install Node.js 20.19 or newer"; \
 	command -v npm >/dev/null || missing npm "install it beside Node.js"; \
-	node -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 20 ? 0 : 1)' || missing "Node.js 20" "this is $$(node --version): install a newer one"
+	node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)' || missing "Node.js 20.19" "this is $$(node --version): install a newer one"
 
 WEB_SOURCES := $(shell find $(WEB) -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/e2e/*' -not -path '*/test-results/*' 2>/dev/null)
 

@@ -1,14 +1,13 @@
 //! Two browsers take a ride through the web app of a running cluster.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use deploy_local::TestTools;
 use system_tests::{
     harness::{TestCluster, run},
     stories,
 };
 use tokio::process::Command;
-
-const CHROMIUMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn browser() {
@@ -21,12 +20,13 @@ async fn two_browsers_take_a_ride(cluster: TestCluster) {
     if !web.join("node_modules/.bin/playwright").exists() {
         run(Command::new("npm").args(["ci", "--no-audit", "--no-fund", "--silent"]).current_dir(&web)).await;
     }
+    let TestTools { chromium, .. } = TestTools::find().unwrap_or_else(|error| panic!("{error}"));
     let office = cluster.tenant("porto-taxis");
     let mut playwright = Command::new("npm");
     playwright
         .args(["run", "e2e"])
         .current_dir(&web)
-        .env("CHROMIUM", chromium())
+        .env("CHROMIUM", chromium)
         .env("BASE_URL", cluster.http_url("eu-west"))
         .env("TENANT", "porto-taxis")
         .env("OFFICE_CLIENT_ID", office.client_id)
@@ -34,16 +34,4 @@ async fn two_browsers_take_a_ride(cluster: TestCluster) {
         .env("OPERATOR_CLIENT_ID", &cluster.operator().client_id)
         .env("OPERATOR_CLIENT_SECRET", &cluster.operator().client_secret);
     run(&mut playwright).await;
-}
-
-fn chromium() -> PathBuf {
-    if let Some(named) = std::env::var_os("CHROMIUM") {
-        return named.into();
-    }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders: Vec<_> = std::env::split_paths(&path).collect();
-    let found = CHROMIUMS.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    found.into_iter().find(|file| file.is_file()).expect(
-        "no Chromium is installed: install the system's package `chromium`, or name one in the variable CHROMIUM",
-    )
 }

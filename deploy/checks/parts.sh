@@ -210,8 +210,10 @@ check_programs() {
     local programs=${CARGO_TARGET_DIR:-target}/debug
     if [ ! -x "$programs/region-node" ] || [ ! -x "$programs/global-sync" ]; then
         missing "whether the programs take the settings these files give them" "a build" "cargo build"
-    elif [ -z "$python" ] || [ -z "$kustomize" ] || ! have openssl; then
-        missing "whether the programs take the settings these files give them" "Python with yaml, kustomize or openssl" "apt-get install python3-yaml openssl"
+    elif [ -z "$python" ] || ! have openssl; then
+        missing "whether the programs take the settings these files give them" "Python with yaml or openssl" "apt-get install python3-yaml openssl"
+    elif [ -z "$kustomize" ]; then
+        missing "whether the programs take the settings these files give them" "kustomize or kubectl" "https://kubectl.docs.kubernetes.io/installation/kustomize"
     else
         check "the programs take the settings these files give them" programs_take_settings "$programs"
     fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # example-local.sh PROGRAM STATE_DIR [REGION]: lives through examples/local against a running demo: adds REGION (sa-east), sees that
 # nothing is left to do, takes it out of the list, adds it again, destroys it. Works on a copy, so the state of a user's own apply is never touched.
+# TERRAFORM names another program than terraform, such as tofu.
 set -euo pipefail
 program=$(realpath "${1:?usage: example-local.sh PROGRAM STATE_DIR [REGION]}")
 state_dir=$(realpath "${2:?usage: example-local.sh PROGRAM STATE_DIR [REGION]}")
@@ -15,7 +16,7 @@ fail() {
     say "FAILED: $*"
     exit 1
 }
-tf() { terraform -chdir="$example" "$@"; }
+tf() { "${TERRAFORM:-terraform}" -chdir="$example" "$@"; }
 settings=(-var "program=$program" -var "state_dir=$state_dir" -input=false -no-color)
 apply() { tf apply -auto-approve "${settings[@]}" -var "regions={$1}" >"$scratch/log" 2>&1 || { cat "$scratch/log"; fail "apply"; }; }
 destroy() { tf destroy -auto-approve "${settings[@]}" -var "regions={$region={}}" >"$scratch/log" 2>&1 || { cat "$scratch/log"; fail "destroy"; }; }

@@ -10,7 +10,7 @@ use crate::certificates::Authority;
 use crate::cluster::{Cluster, lock};
 use crate::failure::Failure;
 use crate::link::Direction;
-use crate::ports::{MAX_REGIONS, check_free, of_region};
+use crate::ports::{MAX_REGIONS, check_free, of_links, of_region};
 use crate::postgres;
 use crate::progress::Progress;
 use crate::region::Region;
@@ -132,7 +132,13 @@ impl Cluster {
                 Failure::new(format!("a cluster has room for {MAX_REGIONS} regions"), "remove one first")
             })?;
             let ports = self.setup.ports;
-            check_free(&of_region(ports, name, index, &self.setup.services()), ports.base)?;
+            let mut needed = of_region(ports, name, index, &self.setup.services());
+            if self.setup.links {
+                let others = regions.values().map(|other| (other.name.as_str(), other.index));
+                let pairs = others.flat_map(|other| [((name, index), other), (other, (name, index))]);
+                needed.extend(of_links(ports, pairs));
+            }
+            check_free(&needed, ports.base)?;
             let region = Region::new(name, index);
             regions.insert(name.to_owned(), region.clone());
             region
@@ -194,7 +200,7 @@ pub struct Link<'a> {
 impl Link<'_> {
     /// Nothing arrives any more: TCP waits, datagrams are lost.
     pub fn cut(&self) -> anyhow::Result<()> {
-        self.change(|way| way.cut = true)
+        self.spoil(|way| way.cut = true)
     }
 
     /// As if nothing had ever been wrong: no cut, no delay, no loss.
@@ -204,7 +210,7 @@ impl Link<'_> {
 
     /// Everything takes so much longer, each way.
     pub fn delay(&self, delay: Duration) -> anyhow::Result<()> {
-        self.change(|way| way.delay = delay)
+        self.spoil(|way| way.delay = delay)
     }
 
     /// This share of datagrams is lost, 0 to 1.
@@ -212,7 +218,28 @@ impl Link<'_> {
         if !(0.0..=1.0).contains(&share) {
             return Err(Failure::new(format!("{share} is no share of datagrams"), "give a number from 0 to 1").into());
         }
-        self.change(|way| way.loss = share)
+        self.spoil(|way| way.loss = share)
+    }
+
+    /// As [`Self::change`], where both regions use the relays between them. Programs that started before a region joined
+    /// have found it by themselves and reach it directly: what is done to the relay would not be done to them.
+    fn spoil(&self, change: impl Fn(&mut Direction)) -> anyhow::Result<()> {
+        for (from, to) in self.ways.iter().flat_map(|(from, to)| [(from, to), (to, from)]) {
+            let past: Vec<String> = self
+                .cluster
+                .processes()
+                .into_iter()
+                .filter(|(region, service, process)| {
+                    region == from && !service.is_database() && process.is_running() && !knows(&process.spec.envs, to)
+                })
+                .map(|(region, service, _)| format!("`local restart {region} {service}`"))
+                .collect();
+            if !past.is_empty() {
+                let cause = format!("{from} was started before {to} joined and reaches it past the relay between them");
+                return Err(Failure::new(cause, format!("run {} first", past.join(" and "))).into());
+            }
+        }
+        self.change(change)
     }
 
     fn change(&self, change: impl Fn(&mut Direction)) -> anyhow::Result<()> {
@@ -222,5 +249,23 @@ impl Link<'_> {
             links.change(from, to, &change)?;
         }
         Ok(())
+    }
+}
+
+/// Whether a program was told the address of a region's relay when it started.
+fn knows(settings: &[(String, String)], region: &str) -> bool {
+    let peers = settings.iter().filter(|(name, _)| name.ends_with("PEERS")).flat_map(|(_, list)| list.split(','));
+    peers.filter_map(|peer| peer.split_once('=')).any(|(name, _)| name == region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_knows_the_relays_it_was_started_with() {
+        let settings = [("GLOBAL_SYNC_PEERS".to_owned(), "eu-west=127.0.0.1:1,ap-south=127.0.0.1:2".to_owned())];
+        assert!(knows(&settings, "eu-west") && knows(&settings, "ap-south"));
+        assert!(!knows(&settings, "sa-east") && !knows(&settings, "eu") && !knows(&[], "eu-west"));
     }
 }

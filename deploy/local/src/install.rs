@@ -13,41 +13,67 @@ use crate::failure::{Failure, last_lines};
 use crate::progress::Progress;
 use crate::tools::find_program;
 
-/// What a cluster needs and this machine has not.
+/// What is needed and this machine has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
     Postgres,
     Redis,
+    Chromium,
+    Curl,
+    Jq,
+    Terraform,
 }
 
 impl Missing {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Postgres => "PostgreSQL 14 or newer",
             Self::Redis => "Redis 7 (or Valkey) or newer",
+            Self::Chromium => "Chromium",
+            Self::Curl => "curl",
+            Self::Jq => "jq",
+            Self::Terraform => "Terraform 1.7 (or OpenTofu) or newer",
         }
     }
 
     pub(crate) fn not_found(self) -> Failure {
-        let variable = match self {
-            Self::Postgres => "GOCOMET_POSTGRES=<folder with postgres and initdb>",
-            Self::Redis => "GOCOMET_REDIS=<path of redis-server>",
+        let fix = match self {
+            Self::Postgres => "install it by hand and set GOCOMET_POSTGRES=<folder with postgres and initdb>",
+            Self::Redis => "install it by hand and set GOCOMET_REDIS=<path of redis-server>",
+            Self::Chromium => "install it by hand and set CHROMIUM=<its path>",
+            Self::Curl | Self::Jq => "install it by hand so that it is on the PATH",
+            Self::Terraform => {
+                "install it by hand so that `terraform` or `tofu` is on the PATH, or set TERRAFORM=<its path>"
+            }
         };
-        Failure::new(
-            format!("{} was not found after installing packages", self.name()),
-            format!("install it by hand and set {variable}"),
-        )
+        Failure::new(format!("{} was not found after installing packages", self.name()), fix)
     }
 }
 
-/// A package manager: how it refreshes its lists, how it installs, what it calls the packages (first that exists is taken).
+/// A package manager: how it refreshes its lists, how it installs, what it calls the packages (first that exists is taken;
+/// none where the system has no such package).
 struct Manager {
     program: &'static str,
     refresh: &'static [&'static str],
     install: &'static [&'static str],
+    needs_root: bool,
     postgres: &'static [&'static str],
     redis: &'static [&'static str],
-    needs_root: bool,
+    chromium: &'static [&'static str],
+    terraform: &'static [&'static str],
+}
+
+impl Manager {
+    fn packages(&self, what: Missing) -> &'static [&'static str] {
+        match what {
+            Missing::Postgres => self.postgres,
+            Missing::Redis => self.redis,
+            Missing::Chromium => self.chromium,
+            Missing::Curl => &["curl"],
+            Missing::Jq => &["jq"],
+            Missing::Terraform => self.terraform,
+        }
+    }
 }
 
 const MANAGERS: [Manager; 5] = [
@@ -55,43 +81,61 @@ const MANAGERS: [Manager; 5] = [
         program: "apt-get",
         refresh: &["update", "-q"],
         install: &["install", "-y", "-q", "--no-install-recommends"],
+        needs_root: true,
         postgres: &["postgresql"],
         redis: &["redis-server", "valkey-server"],
-        needs_root: true,
+        chromium: &["chromium"],
+        terraform: &[],
     },
     Manager {
         program: "dnf",
         refresh: &[],
         install: &["install", "-y"],
+        needs_root: true,
         postgres: &["postgresql-server"],
         redis: &["valkey", "redis"],
-        needs_root: true,
+        chromium: &["chromium"],
+        terraform: &["opentofu", "terraform"],
     },
     Manager {
         program: "apk",
         refresh: &["update"],
         install: &["add"],
+        needs_root: true,
         postgres: &["postgresql"],
         redis: &["valkey", "redis"],
-        needs_root: true,
+        chromium: &["chromium"],
+        terraform: &["opentofu"],
     },
     Manager {
         program: "pacman",
         refresh: &[],
         install: &["-Sy", "--noconfirm", "--needed"],
+        needs_root: true,
         postgres: &["postgresql"],
         redis: &["valkey", "redis"],
-        needs_root: true,
+        chromium: &["chromium"],
+        terraform: &["opentofu", "terraform"],
     },
     Manager {
         program: "brew",
         refresh: &[],
         install: &["install"],
+        needs_root: false,
         postgres: &["postgresql@17"],
         redis: &["valkey", "redis"],
-        needs_root: false,
+        chromium: &["google-chrome"],
+        terraform: &["opentofu"],
     },
 ];
+
+/// Whether this system's package manager has it at all.
+pub(crate) fn is_packaged(what: Missing) -> bool {
+    MANAGERS
+        .iter()
+        .find(|manager| find_program(manager.program).is_some())
+        .is_some_and(|manager| !manager.packages(what).is_empty())
+}
 
 /// Installs the packages, or says in one line why that cannot be and what to do by hand.
 pub(crate) fn install(missing: &[Missing], progress: &Progress) -> anyhow::Result<()> {
@@ -115,11 +159,7 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> anyhow::Resul
     let refreshed = manager.refresh.is_empty() || run(manager.refresh);
     let mut ok = true;
     for what in missing {
-        let packages = match what {
-            Missing::Postgres => manager.postgres,
-            Missing::Redis => manager.redis,
-        };
-        ok &= packages.iter().any(|package| run(&[manager.install, &[*package]].concat()));
+        ok &= manager.packages(*what).iter().any(|package| run(&[manager.install, &[*package]].concat()));
     }
     let said = last_lines(&log, 8);
     let _ = std::fs::remove_file(&log);
@@ -135,11 +175,7 @@ pub(crate) fn install(missing: &[Missing], progress: &Progress) -> anyhow::Resul
 }
 
 fn by_hand(manager: &Manager, missing: &[Missing]) -> String {
-    let package = |what: &Missing| match what {
-        Missing::Postgres => manager.postgres[0],
-        Missing::Redis => manager.redis[0],
-    };
-    let packages: Vec<&str> = missing.iter().map(package).collect();
+    let packages: Vec<&str> = missing.iter().filter_map(|what| manager.packages(*what).first().copied()).collect();
     format!("{} {} {}", manager.program, manager.install[0], packages.join(" "))
 }
 

@@ -137,6 +137,18 @@ pub(crate) enum Port {
     Udp(u16),
 }
 
+/// The ports of the relays between regions, for each pair of a sender and a receiver.
+pub(crate) fn of_links<'a>(
+    ports: Ports,
+    pairs: impl IntoIterator<Item = ((&'a str, u16), (&'a str, u16))>,
+) -> Vec<(String, Port)> {
+    let both = |((from, from_index), (to, to_index)): ((&str, u16), (&str, u16))| {
+        let (user, port) = (format!("the relay {from} → {to}"), ports.link(from_index, to_index));
+        [(user.clone(), Port::Tcp(port)), (user, Port::Udp(port))]
+    };
+    pairs.into_iter().flat_map(both).collect()
+}
+
 /// The ports one region listens on, with whose they are.
 pub(crate) fn of_region(ports: Ports, name: &str, index: u16, services: &[Service]) -> Vec<(String, Port)> {
     let mut all = Vec::new();

@@ -103,7 +103,10 @@ impl Postgres {
             release(to);
             tokio::fs::remove_dir_all(to).await.with_context(|| format!("cannot remove {}", to.display()))?;
         }
-        let status = Command::new("cp").arg("-a").arg(from).arg(to).status().await?;
+        // Works where it copies to, and ends with this future: so it cannot outlive an interrupted start.
+        let mut copying = Command::new("cp");
+        copying.arg("-a").arg(from).arg(to).current_dir(to.parent().unwrap_or(to)).kill_on_drop(true);
+        let status = copying.status().await?;
         if !status.success() {
             return Err(Failure::new(
                 format!("{} could not be copied to {}", from.display(), to.display()),

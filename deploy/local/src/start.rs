@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, keep_logs, lock};
 use crate::failure::Failure;
 use crate::guard::Guard;
 use crate::link::{Links, Route};
-use crate::ports::{Block, MAX_INSTANCES, MAX_REGIONS, Port, Ports, check_free, of_region};
+use crate::ports::{Block, MAX_INSTANCES, MAX_REGIONS, Port, Ports, check_free, of_links, of_region};
 use crate::postgres::{self, Durability, Postgres};
 use crate::process::Process;
 use crate::progress::Progress;
@@ -274,7 +274,14 @@ impl Builder {
 
     fn needed_ports(&self, ports: Ports) -> Vec<(String, Port)> {
         let services = Service::all(self.region_nodes, self.global_syncs, self.edges);
-        self.regions.iter().zip(0..).flat_map(|(name, index)| of_region(ports, name, index, &services)).collect()
+        let regions: Vec<(&str, u16)> = self.regions.iter().map(String::as_str).zip(0..).collect();
+        let mut needed: Vec<_> =
+            regions.iter().flat_map(|(name, index)| of_region(ports, name, *index, &services)).collect();
+        if self.links {
+            let pairs = regions.iter().flat_map(|from| regions.iter().map(move |to| (*from, *to)));
+            needed.extend(of_links(ports, pairs.filter(|(from, to)| from != to)));
+        }
+        needed
     }
 }
 

@@ -51,7 +51,17 @@ const CONTENTS: [&str; 9] =
 pub const KEPT_LOGS: &str = "logs-of-failure";
 
 /// Programs a cluster runs, by the names the kernel knows them (cut at 15 characters).
-const PROGRAMS: [&str; 6] = ["postgres", "redis-server", "valkey-server", "region-node", "global-sync", "demo"];
+const PROGRAMS: [&str; 9] = [
+    "postgres",
+    "redis-server",
+    "valkey-server",
+    "region-node",
+    "global-sync",
+    "demo",
+    "cp",
+    "initdb",
+    "pg_basebackup",
+];
 
 impl State {
     /// Takes a folder for a new cluster.
@@ -118,7 +128,8 @@ pub fn settle(dir: &Path) -> anyhow::Result<bool> {
     let Some(owner) = Owner::read(dir) else { return Ok(false) };
     if owner.supervisor.is_running() {
         let cause = format!("a cluster already runs from {} (process {})", dir.display(), owner.supervisor.pid);
-        return Err(Failure::new(cause, "stop it with `make down`").into());
+        let fix = "stop it with `make down`, or start another beside it with `make up STATE=.local-2 PORT_BASE=19600`";
+        return Err(Failure::new(cause, fix).into());
     }
     // Its guard is at work: two sweeping at once could take away what comes next.
     wait_gone(owner.guard.as_slice(), Duration::from_secs(20));

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,12 +20,16 @@ use crate::cluster::Cluster;
 use crate::cluster_file::ClusterFile;
 use crate::control::{self, Order};
 use crate::failure::Failure;
+use crate::interrupts::Interrupts;
 use crate::postgres::Durability;
 use crate::process::{Process, Spec};
 use crate::progress::{Event, Progress};
 use crate::state::{self, Owner};
-use crate::tools::Programs;
+use crate::tools::{Programs, Tools};
 use crate::wait::until;
+
+/// What the supervisor in the background says besides its progress.
+const SUPERVISOR_LOG: &str = "supervisor.log";
 
 /// What `make up` may be told.
 #[derive(Clone, Debug, clap::Args)]
@@ -95,8 +99,14 @@ pub async fn run(options: &Options, state_dir: &Path, progress: &Progress, foreg
 
 /// Starts a supervisor of its own session that outlives this command, and returns when all is ready.
 pub async fn run_detached(options: &Options, state_dir: &Path, progress: &Progress) -> anyhow::Result<()> {
+    let mut interrupts = Interrupts::hold()?;
+    // Here, where a person can be asked for a password: the supervisor has no terminal.
+    Tools::ensure(progress)?;
+    interrupts.check()?;
+    // Before anything is written: the folder may be a running cluster's.
+    state::settle(state_dir)?;
     make_folder(state_dir)?;
-    let words = File::create(state_dir.join("supervisor.log"))?;
+    let words = state_dir.join(SUPERVISOR_LOG);
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--state-dir").arg(state_dir).arg("supervise");
     command.arg("--regions").arg(options.regions.join(",")).arg("--speed").arg(&options.speed);
@@ -104,40 +114,56 @@ pub async fn run_detached(options: &Options, state_dir: &Path, progress: &Progre
     command
         .args(["--global-syncs", &options.global_syncs.to_string(), "--edges", &options.edges.to_string()])
         .args(options.no_sim.then_some("--no-sim"));
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(words).spawn()?;
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
-    loop {
-        let line = tokio::select! {
-            line = lines.next_line() => line?,
-            _ = interrupt.recv() => { end(&mut child); continue }
-            _ = terminate.recv() => { end(&mut child); continue }
-        };
-        let event = line.as_deref().map(serde_json::from_str::<Event>).transpose()?;
-        match event {
-            Some(Event::Started) => {
-                progress.tell(&Event::Started);
-                break;
-            }
-            Some(Event::Failed { text }) => {
-                progress.tell(&Event::Failed { text: text.clone() });
-                let _ = child.wait().await;
-                anyhow::bail!("{text}");
-            }
-            Some(event) => progress.tell(&event),
-            None => {
-                let said = crate::last_lines(&state_dir.join("supervisor.log"), 15);
-                return Err(Failure {
-                    log: Some(said),
-                    ..Failure::new("the supervisor ended while starting", "its last words are above")
-                }
-                .into());
-            }
-        }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&words)?).spawn()?;
+    if let Err(error) = until_started(&mut child, &words, progress, &mut interrupts).await {
+        end(&child);
+        child.wait().await?;
+        let dir = state_dir.to_owned();
+        tokio::task::spawn_blocking(move || clear_away(&dir)).await?;
+        return Err(error);
     }
     let file: ClusterFile = serde_json::from_slice(&std::fs::read(state_dir.join("cluster.json"))?)?;
     println!("{}\n\n`make down` stops everything.", summary(&file));
     Ok(())
+}
+
+/// Passes on what the supervisor tells until it has started the cluster.
+async fn until_started(
+    child: &mut Child,
+    words: &Path,
+    progress: &Progress,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
+    loop {
+        let line = tokio::select! {
+            line = lines.next_line() => line?,
+            _ = interrupts.next() => { end(child); continue }
+        };
+        match line.as_deref().map(serde_json::from_str::<Event>).transpose()? {
+            Some(Event::Started) => {
+                progress.tell(&Event::Started);
+                return Ok(());
+            }
+            Some(Event::Failed { text }) => {
+                progress.tell(&Event::Failed { text: text.clone() });
+                anyhow::bail!("{text}");
+            }
+            Some(event) => progress.tell(&event),
+            None => {
+                let failure = Failure::new("the supervisor ended while starting", "its last words are above");
+                return Err(failure.with_log(words).into());
+            }
+        }
+    }
+}
+
+/// Leaves nothing of a start that failed but the logs that were kept to tell why.
+fn clear_away(state_dir: &Path) {
+    // Somebody else's cluster may run from there by now.
+    if state::settle(state_dir).is_ok() {
+        state::remove(state_dir, None);
+    }
 }
 
 /// Stops the cluster of a state folder and waits until nothing of it is left. Says what it did.
@@ -183,7 +209,7 @@ pub fn summary(file: &ClusterFile) -> String {
     lines.join("\n")
 }
 
-fn end(child: &mut tokio::process::Child) {
+fn end(child: &Child) {
     if let Some(id) = child.id().and_then(crate::ProcessId::of) {
         id.signal(Signal::SIGTERM);
     }

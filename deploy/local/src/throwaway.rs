@@ -9,11 +9,11 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::account::Account;
 use crate::failure::Failure;
 use crate::guard::Guard;
+use crate::interrupts::Interrupts;
 use crate::ports::{Block, of_region};
 use crate::postgres::{self, Durability, Postgres};
 use crate::process::Process;
@@ -32,7 +32,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Runs a command with `DATABASE_URL` (as gocomet_owner) and `TEST_REDIS_URL` set and returns how it ended.
 pub async fn run(command: &[String]) -> anyhow::Result<u8> {
     let programs = Programs::discover()?;
+    let mut interrupts = Interrupts::hold()?;
     let tools = Tools::ensure(&Progress::for_person())?;
+    interrupts.check()?;
     let account = Account::for_postgres()?;
     let state_dir = std::env::temp_dir().join(format!("gocomet-services-{}", secrets::hex(6)));
     let block = Block::any(|ports| of_region(ports, "services", 0, &[Service::Postgres, Service::Redis]))?;
@@ -66,7 +68,7 @@ pub async fn run(command: &[String]) -> anyhow::Result<u8> {
         ("TEST_REDIS_URL", redis::url(redis_port).into()),
         ("PATH", path),
     ];
-    let status = run_to_end(command, &envs, &state).await?;
+    let status = run_to_end(command, &envs, &state, &mut interrupts).await?;
     // The data is thrown away, so both may end without a word; the guard removes the files.
     tokio::join!(database.abort(GRACE), cache.abort(GRACE));
     Ok(code(status))
@@ -86,7 +88,12 @@ async fn wait<F: Future<Output = Option<()>>>(process: &Process, mut answers: im
 }
 
 /// Runs the command in this terminal; a request to end is passed on to it.
-async fn run_to_end(command: &[String], envs: &[(&str, OsString)], state: &State) -> anyhow::Result<ExitStatus> {
+async fn run_to_end(
+    command: &[String],
+    envs: &[(&str, OsString)],
+    state: &State,
+    interrupts: &mut Interrupts,
+) -> anyhow::Result<ExitStatus> {
     let (program, args) = command.split_first().context("which command? local services -- COMMAND…")?;
     let mut child = Command::new(program)
         .args(args)
@@ -97,13 +104,13 @@ async fn run_to_end(command: &[String], envs: &[(&str, OsString)], state: &State
         state.record(&PidRecord { name: "command".to_owned(), id, abort: Signal::SIGTERM as i32 })?;
     }
     let pid = child.id().map(|pid| Pid::from_raw(pid.cast_signed()));
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     loop {
         tokio::select! {
             status = child.wait() => return Ok(status?),
             // Ctrl-C in a terminal reaches the command by itself.
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => drop(pid.map(|pid| kill(pid, Signal::SIGTERM))),
+            signal = interrupts.next() => if signal == Signal::SIGTERM {
+                let _ = pid.map(|pid| kill(pid, signal));
+            },
         }
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::failure::Failure;
-use crate::install::{Missing, install};
+use crate::install::{Missing, install, is_packaged};
 use crate::progress::Progress;
 
 const POSTGRES_AT_LEAST: u32 = 14;
@@ -37,6 +37,46 @@ impl Tools {
         let redis = redis.or_else(find_redis).ok_or_else(|| Missing::Redis.not_found())?;
         Ok(Self { postgres, redis })
     }
+}
+
+/// What the tests use beside the databases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestTools {
+    /// Chromium or Chrome, for the web app.
+    pub chromium: PathBuf,
+    /// `terraform` or `tofu`. Not every system has it among its packages; then it cannot be installed here.
+    pub terraform: Option<PathBuf>,
+}
+
+impl TestTools {
+    /// Finds them, or installs what is missing with the system's package manager.
+    pub fn ensure(progress: &Progress) -> anyhow::Result<Self> {
+        let chromium = provide(Missing::Chromium, find_chromium, progress)?;
+        for what in [Missing::Curl, Missing::Jq] {
+            provide(what, || find_program(what.name()), progress)?;
+        }
+        let terraform = match find_terraform() {
+            None if is_packaged(Missing::Terraform) => Some(provide(Missing::Terraform, find_terraform, progress)?),
+            found => found,
+        };
+        Ok(Self { chromium, terraform })
+    }
+
+    /// What is already there.
+    pub fn find() -> anyhow::Result<Self> {
+        let chromium = find_chromium().ok_or_else(|| {
+            Failure::new("Chromium is missing", "`target/debug/local tools --tests` installs what the tests need")
+        })?;
+        Ok(Self { chromium, terraform: find_terraform() })
+    }
+}
+
+fn provide(what: Missing, find: impl Fn() -> Option<PathBuf>, progress: &Progress) -> anyhow::Result<PathBuf> {
+    if let Some(found) = find() {
+        return Ok(found);
+    }
+    install(&[what], progress)?;
+    find().ok_or_else(|| what.not_found().into())
 }
 
 /// Our own binaries, beside each other in one folder.
@@ -122,6 +162,22 @@ fn find_redis() -> Option<PathBuf> {
         .iter()
         .filter_map(|name| find_program(name))
         .find(|file| version(file) >= Some(REDIS_AT_LEAST))
+}
+
+fn find_chromium() -> Option<PathBuf> {
+    if let Some(file) = std::env::var_os("CHROMIUM") {
+        return Some(file.into());
+    }
+    let of_macos = Path::new("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome");
+    let names = ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
+    names.into_iter().find_map(find_program).or_else(|| is_program(of_macos).then(|| of_macos.to_owned()))
+}
+
+fn find_terraform() -> Option<PathBuf> {
+    if let Some(file) = std::env::var_os("TERRAFORM") {
+        return Some(file.into());
+    }
+    ["terraform", "tofu"].into_iter().find_map(find_program)
 }
 
 fn is_program(file: &Path) -> bool {

@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::{Parser, Subcommand};
 use deploy_local::control::{Change, Order, send};
 use deploy_local::supervisor::{self, Options};
-use deploy_local::{Event, Failure, Progress, Tools, guard, throwaway};
+use deploy_local::{Event, Failure, Interrupts, Progress, TestTools, Tools, guard, throwaway};
 
 #[derive(Debug, Parser)]
 #[command(name = "local", about = "Runs GoComet DAW on this machine, and breaks it on purpose", version)]
@@ -85,7 +85,11 @@ enum Command {
         command: Vec<String>,
     },
     /// Find Postgres and Redis on this machine, or install them
-    Tools,
+    Tools {
+        /// And what the tests use: a browser, curl, jq, Terraform
+        #[arg(long)]
+        tests: bool,
+    },
     /// Clean up after the process at the other end of standard input
     #[command(hide = true)]
     Guard { dir: PathBuf },
@@ -146,11 +150,7 @@ async fn command(command: Command, state_dir: &Path) -> anyhow::Result<u8> {
             return logs::show(state_dir, region.as_deref(), service.as_deref(), follow).await.map(|()| 0);
         }
         Command::Services { command } => return throwaway::run(&command).await,
-        Command::Tools => {
-            let tools = Tools::ensure(&Progress::for_person())?;
-            println!("Postgres in {}\nRedis {}", tools.postgres.display(), tools.redis.display());
-            return Ok(0);
-        }
+        Command::Tools { tests } => return tools(tests).map(|()| 0),
         Command::Guard { .. } => return Ok(0),
         Command::Kill { region, service } => Order::Kill { region, service },
         Command::Freeze { region, service } => Order::Freeze { region, service },
@@ -165,6 +165,27 @@ async fn command(command: Command, state_dir: &Path) -> anyhow::Result<u8> {
     send(state_dir, &order).await?;
     println!("done");
     Ok(0)
+}
+
+fn tools(tests: bool) -> anyhow::Result<()> {
+    // Ctrl-C ends the package manager, which shares this terminal; this program lives on to clean up after it.
+    let mut interrupts = Interrupts::hold()?;
+    let progress = Progress::for_person();
+    let tools = Tools::ensure(&progress)?;
+    interrupts.check()?;
+    println!("Postgres in {}\nRedis {}", tools.postgres.display(), tools.redis.display());
+    if !tests {
+        return Ok(());
+    }
+    let TestTools { chromium, terraform } = TestTools::ensure(&progress)?;
+    println!("Chromium {}", chromium.display());
+    match terraform {
+        Some(terraform) => println!("Terraform {}", terraform.display()),
+        None => {
+            println!("Terraform is missing and not among this system's packages: the test of terraform/ cannot run")
+        }
+    }
+    Ok(())
 }
 
 async fn supervise(options: &Options, state_dir: &Path) -> anyhow::Result<u8> {

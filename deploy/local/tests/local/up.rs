@@ -1,6 +1,6 @@
 //! `local up` as a person uses it, with the databases alone: the programs they serve have tests of their own.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -84,7 +84,10 @@ fn a_detached_cluster_runs_until_down_and_leaves_nothing() {
     let all = everything(&file);
     let data = data_of(file.regions[0].pids["postgres"]);
     assert!(text(&up.local(&["status"])).contains("2 links, all healthy"));
+    let words = up.dir.join("supervisor.log");
+    std::fs::write(&words, "what the supervisor said").unwrap();
     let again = up.local(&["up", "--detach", "--no-sim"]);
+    assert_eq!(std::fs::read_to_string(&words).unwrap(), "what the supervisor said");
     assert!(
         text(&again).contains("a cluster already runs from") && text(&again).contains("make down"),
         "{}",
@@ -153,6 +156,21 @@ fn a_busy_port_ends_the_start_with_its_number_and_the_way_out() {
         base(3) + 1600
     );
     assert_eq!(text(&output).trim(), line);
+    assert!(!dir.exists());
+}
+
+#[test]
+fn a_busy_relay_port_ends_a_detached_start_and_leaves_nothing() {
+    let link = base(7) + 400 + 1;
+    let taken = UdpSocket::bind(("127.0.0.1", link)).unwrap();
+    let dir = folder("busy-relay");
+    let args = ["up", "--detach", "--no-sim", "--region-nodes", "0", "--global-syncs", "0"];
+    let more = ["--regions", "us-east,eu-west", "--port-base", &base(7).to_string()];
+    let output = local().arg("--state-dir").arg(&dir).args(args).args(more).output().unwrap();
+    drop(taken);
+    assert_eq!(output.status.code(), Some(1));
+    let begins = format!("port {link}, needed for the relay us-east → eu-west, is in use; stop what uses it");
+    assert!(text(&output).trim().starts_with(&begins) && text(&output).lines().count() == 1, "{}", text(&output));
     assert!(!dir.exists());
 }
 
