@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use deploy_local::Service;
+use deploy_local::{Cluster, Service};
 use system_tests::{
     harness::{Spot, TestCluster, Traffic, eventually_within, tell},
     stories,
@@ -27,6 +27,13 @@ async fn chaos_crash() {
         an_emptied_redis_costs_seconds_and_no_truth,
         with_one_region_gone_the_others_go_on,
     );
+    tell(&cluster, 1, stories).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_crash_of_what_two_nodes_share() {
+    let cluster = TestCluster::start_as(Cluster::builder().regions(["us-east"]).region_nodes(2)).await;
+    let stories = stories!(cluster; an_emptied_redis_hides_no_driver_from_the_other_node);
     tell(&cluster, 1, stories).await;
 }
 
@@ -78,6 +85,46 @@ async fn an_emptied_redis_costs_seconds_and_no_truth(cluster: TestCluster) {
     driver.accept(ride.id).await;
     rider.client.cancel_ride(ride.id, "only a test").await.unwrap();
     driver.offline().await;
+    traffic.rides_go_on(4).await;
+    traffic.stop().await.must_hold(&cluster).await;
+    no_double_assignment(&cluster).await;
+}
+
+async fn an_emptied_redis_hides_no_driver_from_the_other_node(cluster: TestCluster) {
+    let here = cluster.city("manhattan-cabs");
+    let there = here.through(&cluster.node_url("us-east", 2));
+    let traffic = Traffic::start(&[here.clone(), there.clone()], 2).await;
+    let (rider, driver) = (here.rider().await, there.driver().await);
+    let mut socket = driver.socket().await;
+    for _ in 0..3 {
+        traffic.rides_go_on(2).await;
+        let spot = Spot::new();
+        driver.online_at(spot.pickup).await;
+        flush_all(&cluster.redis_url("us-east")).await;
+        let ride = rider.request(&spot).await;
+        // The driver goes on saying where he is, to his own node; over his socket there the offer reaches him.
+        let heard = async {
+            loop {
+                let event = socket.next().await.expect("the socket holds");
+                if event.name == "ride:offer" && event.payload["ride_id"] == serde_json::json!(ride.id) {
+                    return;
+                }
+            }
+        };
+        let reporting = async {
+            loop {
+                driver.is_at(spot.pickup).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let offered = tokio::time::timeout(FULL_SPEED, async {
+            tokio::select! { () = heard => {}, () = reporting => {} }
+        });
+        offered.await.expect("an offer crosses to the other node within seconds after FLUSHALL");
+        driver.accept(ride.id).await;
+        rider.client.cancel_ride(ride.id, "only a test").await.unwrap();
+        driver.offline().await;
+    }
     traffic.rides_go_on(4).await;
     traffic.stop().await.must_hold(&cluster).await;
     no_double_assignment(&cluster).await;

@@ -166,6 +166,7 @@ pub struct Payment {
     pub id: PaymentId,
     pub trip_id: TripId,
     pub status: PaymentStatus,
+    pub amount: Money,
     #[serde(default)]
     pub remote_durable_at: Option<String>,
 }

@@ -9,6 +9,14 @@ use tokio::process::Command;
 /// # Panics
 /// With all it said when it fails, or when it is not installed.
 pub async fn run(command: &mut Command) {
+    run_for_output(command).await;
+}
+
+/// As [`run`]; what it wrote to its standard output.
+///
+/// # Panics
+/// As [`run`] does.
+pub async fn run_for_output(command: &mut Command) -> String {
     let running = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
     let output = running.unwrap_or_else(|error| panic!("{command:?} cannot run: {error}; is it installed?"));
     assert!(
@@ -18,4 +26,5 @@ pub async fn run(command: &mut Command) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

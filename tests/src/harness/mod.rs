@@ -10,13 +10,15 @@ mod driver;
 mod rider;
 mod stories;
 mod traffic;
+mod up;
 mod wait;
 
 pub use city::{Served, Spot, TestCity};
 pub use cluster::TestCluster;
-pub use command::run;
+pub use command::{run, run_for_output};
 pub use driver::Driver;
 pub use rider::Rider;
 pub use stories::{Story, tell};
 pub use traffic::{Book, Traffic};
+pub use up::Up;
 pub use wait::{eventually, eventually_within};

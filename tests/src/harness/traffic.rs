@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use shared::ids::{PaymentId, RideId, TripId};
+use shared::{
+    ids::{PaymentId, RideId, TripId},
+    money::Money,
+};
 use tokio_util::task::TaskTracker;
 
 use super::{Driver, Rider, Spot, TestCity, TestCluster, eventually, eventually_within};
@@ -34,7 +37,8 @@ struct Entry {
     city: TestCity,
     rider: Rider,
     ride: RideId,
-    ended: Option<TripId>,
+    /// The trip, and what it cost.
+    ended: Option<(TripId, Money)>,
     settled: Option<PaymentId>,
 }
 
@@ -107,7 +111,8 @@ impl Book {
         driver.client.start(trip.id, None).await?;
         driver.try_be_at(spot.dropoff).await?;
         let trip = driver.client.end(trip.id).await?;
-        self.amend(number, |entry| entry.ended = Some(trip.id));
+        let fare = trip.fare.map(|fare| fare.total);
+        self.amend(number, |entry| entry.ended = fare.map(|fare| (trip.id, fare)));
         let mut payment = rider.client.pay(trip.id).await?;
         while payment.status != PaymentStatus::Settled {
             tokio::time::sleep(std::time::Duration::from_millis(200)).await;
@@ -141,21 +146,27 @@ impl Book {
         let entries = self.entries().clone();
         for entry in &entries {
             let ride = eventually("the ride is there", async || entry.rider.client.ride(entry.ride).await).await;
-            if let Some(trip) = entry.ended {
+            if let Some((trip, fare)) = entry.ended {
                 assert_eq!(
                     (ride.status, ride.trip_id),
                     (RideStatus::Completed, Some(trip)),
                     "{} lost its end",
                     entry.ride
                 );
+                let trip = entry.rider.client.trip(trip).await.expect("a rider sees his trip");
+                let priced = trip.fare.map(|fare| fare.total);
                 assert_eq!(
-                    entry.rider.client.trip(trip).await.expect("a rider sees his trip").status,
-                    TripStatus::Completed
+                    (trip.status, priced),
+                    (TripStatus::Completed, Some(fare)),
+                    "{} has another fare",
+                    entry.ride
                 );
             }
             if let Some(payment) = entry.settled {
                 let payment = entry.rider.client.payment(payment).await.expect("a rider sees his payment");
                 assert_eq!(payment.status, PaymentStatus::Settled, "{} lost its payment", entry.ride);
+                let fare = entry.ended.map(|(_, fare)| fare);
+                assert_eq!(Some(payment.amount), fare, "{} was paid with another amount", entry.ride);
             }
         }
         for region in cluster.regions() {
@@ -163,12 +174,19 @@ impl Book {
             let what = format!("{region} has every acknowledged settlement, once");
             eventually_within(CONVERGENCE, &what, async || {
                 let ledger = operator.all_settlements().await.map_err(|error| error.to_string())?;
-                for entry in entries.iter().filter(|entry| entry.settled.is_some()) {
-                    let of_trip = ledger.iter().filter(|fact| Some(fact.trip_id) == entry.ended).count();
-                    assert!(of_trip <= 1, "{region}: trip {:?} is in the ledger {of_trip} times", entry.ended);
-                    if of_trip == 0 {
-                        return Err(format!("trip {:?} of {} is missing", entry.ended, entry.city.tenant));
-                    }
+                for entry in &entries {
+                    let (Some((trip, fare)), Some(payment)) = (entry.ended, entry.settled) else { continue };
+                    let of_trip: Vec<_> = ledger.iter().filter(|fact| fact.trip_id == trip).collect();
+                    assert!(of_trip.len() <= 1, "{region} has trip {trip} in its ledger twice: {of_trip:?}");
+                    let Some(fact) = of_trip.first() else {
+                        return Err(format!("trip {trip} of {} is missing", entry.city.tenant));
+                    };
+                    let tenant = entry.city.tenant.as_str();
+                    let settlement = (fact.kind.as_str(), fact.tenant.as_str(), fact.origin_region.as_str());
+                    assert_eq!(settlement, ("settlement", tenant, entry.city.home.as_str()), "{region}: {fact:?}");
+                    let paid = Money { amount: fact.amount, ..fare };
+                    assert_eq!((fact.payment_id, paid), (payment, fare), "{region} has another amount: {fact:?}");
+                    assert_eq!(fact.currency, fare.currency.to_string(), "{region}: {fact:?}");
                 }
                 Ok(())
             })

@@ -1,0 +1,91 @@
+//! A region is taken back to an old backup: what it had told the others comes back from them, and nothing is told twice.
+#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use system_tests::{
+    api::{Patience, Settlement},
+    harness::{TestCluster, Traffic, eventually_within, tell},
+    stories,
+};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chaos_restore() {
+    let cluster = TestCluster::start().await;
+    let stories = stories!(cluster; an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnation);
+    tell(&cluster, 1, stories).await;
+}
+
+async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnation(cluster: TestCluster) {
+    let city = cluster.city("manhattan-cabs");
+    let elsewhere = Traffic::start(&[cluster.city("porto-taxis")], 1).await;
+    rides(&cluster, 3).await;
+    cluster.backup("us-east", "old").await.unwrap();
+    let at_backup = ledger(&cluster, "us-east").await;
+    rides(&cluster, 4).await;
+    // What the region told nobody is lost with its database; this it has told.
+    eventually_within(PATIENCE, "eu-west knows what us-east settled", async || {
+        let (there, here) = (ledger(&cluster, "eu-west").await, ledger(&cluster, "us-east").await);
+        let missing =
+            here.values().filter(|fact| fact.tenant == city.tenant && !there.contains_key(&fact.fact_id)).count();
+        if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing")) }
+    })
+    .await;
+    let told = ledger(&cluster, "eu-west").await;
+    let newer =
+        told.values().filter(|fact| fact.tenant == city.tenant && !at_backup.contains_key(&fact.fact_id)).count();
+    assert!(newer >= 4, "the backup lacks what was settled after it");
+    let before = incarnations(&cluster).await;
+
+    cluster.restore("us-east", "old").await.unwrap();
+    eventually_within(PATIENCE, "us-east has what it had told, from the others", async || {
+        let back = ledger(&cluster, "us-east").await;
+        let missing = told.iter().filter(|(id, fact)| back.get(id) != Some(fact)).count();
+        if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing or not the same")) }
+    })
+    .await;
+    rides(&cluster, 3).await;
+    elsewhere.stop().await.must_hold(&cluster).await;
+    cluster.converged().await;
+
+    let after = incarnations(&cluster).await;
+    assert!(
+        after.last() > before.last(),
+        "numbers that peers have seen are not given again: {before:?}, then {after:?}"
+    );
+    let all = ledger(&cluster, "us-east").await;
+    assert!(all.len() >= told.len() + 3, "rides after the restore are settled");
+    for region in cluster.regions() {
+        let held = ledger(&cluster, &region).await;
+        assert_eq!(held, all, "{region} holds the same");
+        let settled: Vec<_> = held.values().filter(|fact| fact.kind == "settlement").collect();
+        let trips: BTreeSet<_> = settled.iter().map(|fact| fact.trip_id).collect();
+        assert_eq!(trips.len(), settled.len(), "{region} has a trip's settlement twice");
+    }
+}
+
+/// New people take so many rides; who registered after a backup is unknown once it is restored.
+async fn rides(cluster: &TestCluster, more: usize) {
+    let traffic = Traffic::start(&[cluster.city("manhattan-cabs")], 2).await;
+    traffic.rides_go_on(more).await;
+    traffic.stop().await;
+}
+
+async fn ledger(cluster: &TestCluster, region: &str) -> BTreeMap<shared::ids::FactId, Settlement> {
+    let operator = cluster.operator_at(region).await.with_patience(Patience::PATIENT);
+    operator.all_settlements().await.unwrap().into_iter().map(|fact| (fact.fact_id, fact)).collect()
+}
+
+/// Under which incarnations eu-west knows us-east, the newest last.
+async fn incarnations(cluster: &TestCluster) -> Vec<u64> {
+    let known = cluster.sync_status("eu-west").await.unwrap().version_vector;
+    let mut numbers: Vec<u64> =
+        known.keys().filter_map(|origin| origin.strip_prefix("us-east/")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    numbers
+}
