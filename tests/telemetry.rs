@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::Router;
 use deploy_local::Cluster;
 use opentelemetry_proto::tonic::{
     collector::{
@@ -27,11 +28,9 @@ use system_tests::{
     harness::{TestCluster, eventually_within, tell},
     stories,
 };
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{Request, Response, Status};
 
 /// Spans are exported every few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn telemetry() {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let collector = Collector::default();
-    let endpoint = collector.listen(&tasks, &stop);
+    let endpoint = collector.listen(&tasks, &stop).await;
     let mut builder = Cluster::builder();
     for (name, value) in
         [("TELEMETRY__OTLP_ENDPOINT", endpoint.as_str()), ("TELEMETRY__LOG_FILTER", "info,sqlx=warn,fred=warn")]
@@ -92,16 +91,22 @@ struct Collector {
 
 impl Collector {
     /// Listens until told to stop; the address for `otlp_endpoint`.
-    fn listen(&self, tasks: &TaskTracker, stop: &CancellationToken) -> String {
-        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = incoming.local_addr().unwrap();
-        let server = Server::builder()
-            .add_service(TraceServiceServer::new(self.clone()))
-            .add_service(MetricsServiceServer::new(self.clone()));
+    async fn listen(&self, tasks: &TaskTracker, stop: &CancellationToken) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        // A gRPC call is a POST to the method's path.
+        let service = Router::new()
+            .route_service(
+                "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+                TraceServiceServer::new(self.clone()),
+            )
+            .route_service(
+                "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+                MetricsServiceServer::new(self.clone()),
+            );
         let stop = stop.clone();
         tasks.spawn(async move {
-            // Connections of programs that were killed would hold up an orderly end.
-            stop.run_until_cancelled(server.serve_with_incoming(incoming)).await;
+            stop.run_until_cancelled(axum::serve(listener, service).into_future()).await;
         });
         format!("http://{address}")
     }
@@ -124,7 +129,7 @@ impl Collector {
             };
             let of_payments: Vec<_> =
                 traces.values().filter(|spans| spans.iter().any(|span| span.path == "/v1/payments")).collect();
-            if of_payments.iter().any(|spans| whole(&spans)) { Ok(()) } else { Err(format!("{of_payments:?}")) }
+            if of_payments.iter().any(|spans| whole(spans)) { Ok(()) } else { Err(format!("{of_payments:?}")) }
         })
         .await;
     }
