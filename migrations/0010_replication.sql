@@ -55,12 +55,14 @@ GRANT SELECT, INSERT, DELETE ON repl_rejected TO gocomet_sync;
 -- ---------------------------------------------------------------------------------------------------------------
 
 -- Who this region is. A region restored from a backup starts a new incarnation, so that it never reuses a number.
+-- `database` names the Postgres and its timeline: another one means a restore or a promoted replica.
 CREATE TABLE repl_self (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     cluster_id  text NOT NULL,
     region      text NOT NULL,
     incarnation bigint NOT NULL CHECK (incarnation > 0),
     state       text NOT NULL DEFAULT 'active' CHECK (state IN ('joining', 'active', 'draining', 'retired')),
+    database    text NOT NULL DEFAULT '',
     changed_at  timestamptz NOT NULL DEFAULT now()
 );
 
@@ -198,8 +200,9 @@ ALTER TABLE repl_promise FORCE ROW LEVEL SECURITY;
 CREATE POLICY repl_promise_system ON repl_promise TO gocomet_system USING (true);
 CREATE POLICY repl_promise_sync ON repl_promise TO gocomet_sync USING (true);
 
--- Order-independent sums over ledger_facts (wrapping 256-bit, by the first nibble of the fact's hash). Whoever
+-- Order-independent sums over ledger_facts (wrapping 256-bit, by the first nibble of ledger_fact_hash). Whoever
 -- writes ledger_facts locks these rows first, which also makes `ledger_facts.position` follow the order of commits.
+-- From time to time they are compared with the rows themselves, and follow them.
 CREATE TABLE repl_ledger_digest (
     bucket smallint PRIMARY KEY CHECK (bucket BETWEEN 0 AND 15),
     facts  bigint NOT NULL DEFAULT 0,
@@ -266,13 +269,19 @@ CREATE POLICY tenant_documents_system ON tenant_documents TO gocomet_system USIN
 CREATE POLICY tenant_documents_sync ON tenant_documents TO gocomet_sync USING (true);
 GRANT SELECT, INSERT, UPDATE ON tenant_documents TO gocomet_app, gocomet_system, gocomet_sync;
 
--- What the home region published: immutable, numbered, the only config anything reads at run time.
+-- What the home region published: numbered, the only config anything reads at run time. Two homes may have published
+-- under one number; all regions keep that of the later tenure, and nothing older at or above it. The home writes the
+-- row without its tenure, which comes with the number of the fact.
 CREATE TABLE tenant_config_versions (
-    tenant_id    text NOT NULL,
-    version      bigint NOT NULL CHECK (version > 0),
-    config       jsonb NOT NULL,
-    published_at timestamptz NOT NULL,
-    config_md5   text NOT NULL GENERATED ALWAYS AS (md5(config::text)) STORED,
+    tenant_id          text NOT NULL,
+    version            bigint NOT NULL CHECK (version > 0),
+    config             jsonb NOT NULL,
+    published_at       timestamptz NOT NULL,
+    home_term          bigint NOT NULL DEFAULT -1,
+    home_n             bigint NOT NULL DEFAULT -1,
+    origin_region      text NOT NULL DEFAULT '',
+    origin_incarnation bigint NOT NULL DEFAULT 0,
+    config_md5         text NOT NULL GENERATED ALWAYS AS (md5(config::text)) STORED,
     PRIMARY KEY (tenant_id, version)
 );
 ALTER TABLE tenant_config_versions ENABLE ROW LEVEL SECURITY;
@@ -282,7 +291,8 @@ CREATE POLICY tenant_config_versions_tenant ON tenant_config_versions
 CREATE POLICY tenant_config_versions_directory ON tenant_config_versions FOR SELECT TO gocomet_app USING (true);
 CREATE POLICY tenant_config_versions_system ON tenant_config_versions TO gocomet_system USING (true);
 CREATE POLICY tenant_config_versions_sync ON tenant_config_versions TO gocomet_sync USING (true);
-GRANT SELECT, INSERT ON tenant_config_versions TO gocomet_app, gocomet_system, gocomet_sync;
+GRANT SELECT, INSERT ON tenant_config_versions TO gocomet_app, gocomet_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_config_versions TO gocomet_sync;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- Derived: the ledger, one set of immutable facts
@@ -323,3 +333,10 @@ CREATE POLICY ledger_facts_system ON ledger_facts FOR SELECT TO gocomet_system U
 CREATE POLICY ledger_facts_sync ON ledger_facts TO gocomet_sync USING (true);
 GRANT SELECT ON ledger_facts TO gocomet_app, gocomet_system;
 GRANT SELECT, INSERT, UPDATE ON ledger_facts TO gocomet_sync;
+
+-- What a fact says, whoever told it first and whenever: the same in every region.
+CREATE FUNCTION ledger_fact_hash(fact ledger_facts) RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT sha256(convert_to(concat_ws(' ', fact.fact_id, fact.payment_id, fact.trip_id, fact.tenant_id, fact.kind,
+                                       fact.amount, fact.currency, extract(epoch FROM fact.settled_at),
+                                       encode(fact.body_hash, 'hex')), 'UTF8'))
+$$;

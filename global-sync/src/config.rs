@@ -19,6 +19,7 @@ pub struct Config {
     pub tls: TlsConfig,
     pub signing: SigningConfig,
     pub numbering: NumberingConfig,
+    pub digest: DigestConfig,
     pub telemetry: TelemetryConfig,
     #[serde(deserialize_with = "peers")]
     pub peers: BTreeMap<RegionName, String>,
@@ -90,6 +91,15 @@ pub struct SigningConfig {
 pub struct NumberingConfig {
     #[serde(with = "humantime_serde")]
     pub every: Duration,
+}
+
+/// How it is noticed that regions do not hold the same.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.default.toml explains every setting")]
+pub struct DigestConfig {
+    #[serde(with = "humantime_serde")]
+    pub check_ledger_every: Duration,
 }
 
 impl Config {

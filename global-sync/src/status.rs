@@ -15,12 +15,15 @@ use axum::{
 };
 use serde::Serialize;
 use shared::ids::RegionName;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     protocol::Origin,
     store::{Store, StoreError},
     transport::Link,
 };
+
+const DIGEST_AGE: Duration = Duration::from_secs(1);
 
 /// What the running parts tell the status page.
 #[derive(Clone)]
@@ -29,6 +32,7 @@ pub struct Board {
     store: Store,
     region: RegionName,
     configured: Arc<[RegionName]>,
+    digest: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
 #[derive(Default)]
@@ -82,7 +86,7 @@ pub struct PeerStatus {
 impl Board {
     /// A board of an instance that does nothing yet.
     pub fn new(store: Store, region: RegionName, configured: impl Iterator<Item = RegionName>) -> Self {
-        Self { inner: Arc::default(), store, region, configured: configured.collect() }
+        Self { inner: Arc::default(), store, region, configured: configured.collect(), digest: Arc::default() }
     }
 
     pub(crate) fn set_origin(&self, origin: Origin) {
@@ -114,7 +118,26 @@ impl Board {
                 shared::fact::FactStream::Ledger => heads.ledger = state.head.seq,
             }
         }
-        let mut lags = self.store.lag(&origin).await?;
+        let peers = self.peers(&origin, &links).await?;
+        let digest = self.digest().await?;
+        Ok(Some(Status { region: self.region.clone(), leader, version_vector, digest, peers }))
+    }
+
+    /// The digest, at most a second old: however many ask, the database computes it once a second.
+    async fn digest(&self) -> Result<String, StoreError> {
+        let mut known = self.digest.lock().await;
+        if let Some((at, digest)) = &*known
+            && at.elapsed() < DIGEST_AGE
+        {
+            return Ok(digest.clone());
+        }
+        let digest = self.store.digest().await?;
+        *known = Some((Instant::now(), digest.clone()));
+        Ok(digest)
+    }
+
+    async fn peers(&self, origin: &Origin, links: &BTreeMap<RegionName, Link>) -> Result<Vec<PeerStatus>, StoreError> {
+        let mut lags = self.store.lag(origin).await?;
         for region in links.keys().chain(self.configured.iter()) {
             lags.entry(region.clone()).or_default();
         }
@@ -129,20 +152,17 @@ impl Board {
                 region,
             }
         });
-        let peers = peers.collect();
-        Ok(Some(Status {
-            region: self.region.clone(),
-            leader,
-            version_vector,
-            digest: self.store.digest().await?,
-            peers,
-        }))
+        Ok(peers.collect())
     }
 
     /// Puts lag and quarantine into metrics.
     pub(crate) async fn measure(&self) -> Result<(), StoreError> {
-        let Some(status) = self.status().await? else { return Ok(()) };
-        for peer in status.peers {
+        let (origin, links) = {
+            let inner = self.inner.read().expect("nobody panics while holding it");
+            (inner.origin.clone(), inner.links.clone())
+        };
+        let Some(origin) = origin else { return Ok(()) };
+        for peer in self.peers(&origin, &links).await? {
             let name = peer.region.to_string();
             metrics::gauge!("global_sync_peer_connected", "peer" => name.clone())
                 .set(f64::from(u8::from(peer.connected)));

@@ -6,7 +6,7 @@ mod mesh {
 
 use std::time::Duration;
 
-use mesh::cluster::{Authority, Cluster, eventually};
+use mesh::cluster::{Authority, Cluster, Process, eventually};
 use sqlx::PgPool;
 
 #[sqlx::test(migrations = "../migrations")]
@@ -85,6 +85,86 @@ async fn a_standby_takes_over_and_lost_database_connections_heal(pool: PgPool) {
     cluster.cut_database_connections("eu-west").await;
     cluster.settle("eu-west", 500).await;
     cluster.converged(22).await;
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_leader_that_is_killed_or_frozen_is_replaced_and_no_number_is_given_twice(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.add_standby("us-east", "us-standby").await;
+    cluster.start("eu-west").await;
+    let mut instances = vec![cluster.start_process("us-east"), cluster.start_process("us-standby")];
+    let leader = async |instances: &[Process]| {
+        let mut found = None;
+        eventually("exactly one leads", async || {
+            let leads = [instances[0].leads().await, instances[1].leads().await];
+            found = leads.iter().position(|leads| *leads);
+            leads[0] != leads[1]
+        })
+        .await;
+        found.unwrap()
+    };
+    let arrive = async |cluster: &Cluster, facts: i64| {
+        eventually(&format!("eu-west has {facts} facts"), async || {
+            cluster.count("eu-west", "SELECT count(*) FROM ledger_facts").await == facts
+        })
+        .await;
+    };
+    cluster.settle("us-east", 1).await;
+    arrive(&cluster, 1).await;
+
+    let killed = leader(&instances).await;
+    instances[killed].signal("KILL");
+    for n in 10..20 {
+        cluster.settle("us-east", n).await;
+    }
+    arrive(&cluster, 11).await;
+    instances[killed] = cluster.start_process(["us-east", "us-standby"][killed]);
+
+    let frozen = leader(&instances).await;
+    instances[frozen].signal("STOP");
+    for n in 20..30 {
+        cluster.settle("us-east", n).await;
+    }
+    arrive(&cluster, 21).await;
+    instances[frozen].signal("CONT");
+    for n in 30..40 {
+        cluster.settle("us-east", n).await;
+    }
+    arrive(&cluster, 31).await;
+    leader(&instances).await;
+    let numbers =
+        "SELECT count(DISTINCT origin_seq) FROM ledger_facts WHERE origin_incarnation = 1 AND origin_seq <= 31";
+    assert_eq!(cluster.count("eu-west", numbers).await, 31);
+    drop(instances);
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn keys_and_authorities_change_while_facts_flow(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.start_all().await;
+    cluster.settle("us-east", 1).await;
+    cluster.converged(1).await;
+
+    let authority = cluster.authority.clone();
+    cluster.reissue("us-east", &authority, "us-east");
+    eventually("us-east signs with its new key", async || cluster.known_keys("us-east", "us-east").await == 2).await;
+    cluster.settle("us-east", 2).await;
+    cluster.converged(2).await;
+
+    let successor = Authority::new("successor");
+    let both = authority.beside(&successor);
+    cluster.believe(&both);
+    cluster.reissue("us-east", &successor, "us-east");
+    cluster.believe(&both);
+    eventually("us-east signs with the successor's", async || cluster.known_keys("us-east", "us-east").await >= 3)
+        .await;
+    cluster.settle("us-east", 3).await;
+    cluster.settle("eu-west", 4).await;
+    cluster.converged(4).await;
+    let passed_on = cluster.known_keys("eu-west", "us-east").await;
+    assert_eq!(passed_on, cluster.known_keys("us-east", "us-east").await);
     cluster.stop_all().await;
 }
 

@@ -1,7 +1,8 @@
 //! The replication core against a hostile world: everything follows from a printed seed.
 //!
 //! Three to five regions emit facts while messages are lost, doubled, reordered and cut off one way or both, and while
-//! regions crash between any two effects, losing what was not durable. After each step the laws in `world` are checked.
+//! regions crash between any two effects, losing what was not durable, and one loses its disk and gets an old copy back.
+//! Lines have a bandwidth, and at first some alter what they carry. After each step the laws in `world` are checked.
 //! Then the world heals, and within thirty simulated seconds every region must have every fact. Each seed runs twice
 //! and must leave the same trace.
 //!
@@ -64,9 +65,22 @@ fn regions_converge_whatever_happens_and_every_seed_replays_exactly() {
             "relayed",
             "close",
             "late numbering",
+            "slow batch",
+            "altered and noticed",
+            "disk lost",
         ] {
             assert!(seen.contains_key(what), "no seed has shown: {what}");
         }
+    }
+}
+
+/// A batch that takes longer than a source is given time must not be thrown away when it comes.
+#[test]
+fn slow_lines_bring_everything_all_the_same() {
+    for seed in 0..40 {
+        let outcome = World::new(seed).with_slow_lines().run();
+        assert!(outcome.failure.is_none(), "seed {seed}: {}", outcome.failure.unwrap_or_default());
+        assert!(outcome.seen.contains_key("slow batch"), "seed {seed} had no slow batch");
     }
 }
 

@@ -266,7 +266,24 @@ impl Fact {
         if written.keys().any(|field| !allowed.contains_key(field)) {
             return Err(FactError::NotAllowed { kind: kind.to_owned() });
         }
+        fact.check_values().map_err(|reason| FactError::Malformed { kind: kind.to_owned(), reason })?;
         Ok(fact)
+    }
+
+    /// What no field's type says and no other region could store.
+    fn check_values(&self) -> Result<(), String> {
+        let stored = |number: u64| i64::try_from(number).map(|_| ()).map_err(|_| format!("{number} is too great"));
+        match self {
+            Self::RegionAnnounced(fact) => stored(fact.incarnation),
+            Self::TenantCreated(fact) => stored(fact.term).and_then(|()| stored(fact.n)),
+            Self::ConfigChanged(_) => Ok(()),
+            Self::ConfigPublished(fact) if fact.version == 0 => Err("versions count from 1".to_owned()),
+            Self::ConfigPublished(fact) => stored(fact.version),
+            Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => {
+                let letters = fact.currency.len() == 3 && fact.currency.bytes().all(|byte| byte.is_ascii_uppercase());
+                if letters { Ok(()) } else { Err(format!("{:?} is no currency", fact.currency)) }
+            }
+        }
     }
 
     fn to_value(&self) -> Value {
@@ -383,6 +400,18 @@ mod tests {
         let body = value.to_string().into_bytes();
         assert!(matches!(Fact::check(FactStream::Ledger, "settlement", &body), Err(FactError::NotAllowed { .. })));
         assert!(Fact::from_body("settlement", &body).is_ok(), "a newer region may say more than we know");
+    }
+
+    #[test]
+    fn values_no_region_could_store_do_not_leave() {
+        let euro = Fact::Settlement(LedgerEntry { currency: "euro".to_owned(), ..settlement() });
+        let Fact::ConfigPublished(published) = one_of_each().swap_remove(3) else { panic!("the fourth kind") };
+        let unnumbered = Fact::ConfigPublished(ConfigPublished { version: 0, ..published.clone() });
+        let beyond = Fact::ConfigPublished(ConfigPublished { version: u64::MAX, ..published });
+        for fact in [euro, unnumbered, beyond] {
+            let refused = Fact::check(fact.stream(), fact.kind(), &fact.to_body());
+            assert!(matches!(refused, Err(FactError::Malformed { .. })), "{fact:?}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ async fn announce(
         fact.base_url,
         fact.quic_addr,
         fact.jwks,
-        to_sql(origin.incarnation)
+        to_sql(origin.incarnation)?
     )
     .execute(connection)
     .await?;
@@ -71,15 +71,15 @@ async fn settle_tenant(connection: &mut PgConnection, fact: &TenantCreated) -> R
         fact.tenant,
         fact.name,
         fact.home_region,
-        to_sql(fact.term),
-        to_sql(fact.n)
+        to_sql(fact.term)?,
+        to_sql(fact.n)?
     )
     .execute(&mut *connection)
     .await?;
     let home = sqlx::query!("SELECT region, term, n FROM tenant_homes WHERE tenant_id = $1", fact.tenant)
         .fetch_one(connection)
         .await?;
-    let same_epoch = home.term == to_sql(fact.term) && home.n == to_sql(fact.n);
+    let same_epoch = home.term == to_sql(fact.term)? && home.n == to_sql(fact.n)?;
     Ok((same_epoch && home.region != fact.home_region)
         .then(|| ("conflict", format!("{} is at home in {} since the same epoch", fact.tenant, home.region))))
 }

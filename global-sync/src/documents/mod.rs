@@ -5,5 +5,5 @@
 mod config;
 mod control;
 
-pub(crate) use config::apply_config;
+pub(crate) use config::{apply_config, keep_version};
 pub(crate) use control::apply_control;

@@ -14,11 +14,15 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::tasks::{self, Acks, Leader};
+use super::{
+    Trusted, Vital,
+    tasks::{self, Acks, Leader},
+};
 use crate::{
     config::Config,
     protocol::{
-        Alarm, Batch, CloseReason, ConnectionId, Effect, Event, Message, Millis, Replica, Settings, VerifiedBatch,
+        Alarm, Batch, CloseReason, ConnectionId, Effect, Event, LogId, LogState, Message, Millis, Replica, Settings,
+        Trust as _, VerifiedBatch,
     },
     status::Board,
     store::{Signer, Store},
@@ -32,8 +36,7 @@ pub(super) struct Life<'a> {
     pub(super) config: &'a Config,
     pub(super) store: &'a Store,
     pub(super) mesh: &'a Mesh,
-    pub(super) signer: Arc<SigningKey>,
-    pub(super) ring: KeyRing,
+    pub(super) trusted: watch::Receiver<Arc<Trusted>>,
     pub(super) board: &'a Board,
 }
 
@@ -41,13 +44,16 @@ pub(super) struct Life<'a> {
 pub(super) enum End {
     Shutdown,
     NewIncarnation,
+    NewCertificates,
 }
 
 /// What the tasks report to the driver.
 pub(super) enum Report {
     Core(Box<Event>),
-    /// This instance leads from now on, or no longer.
-    Leading(bool),
+    /// This instance leads from now on; with it comes what the database holds.
+    Leads(BTreeMap<LogId, LogState>),
+    /// This instance leads no longer.
+    Follows,
     /// The incarnation in the database is no longer ours.
     Outlived,
 }
@@ -65,7 +71,8 @@ struct Driver {
     acks: Arc<Acks>,
     connected: watch::Sender<BTreeSet<RegionName>>,
     work: TaskTracker,
-    incarnation_after: Option<u64>,
+    /// Begin an incarnation after this one, and whether not everybody could be asked.
+    incarnation_after: Option<(u64, bool)>,
 }
 
 impl Life<'_> {
@@ -75,11 +82,16 @@ impl Life<'_> {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<End> {
         let region = &self.config.region;
+        let trusted = self.trusted.borrow_and_update().clone();
+        let (signer, mut ring) = (&trusted.signer, KeyRing::new(trusted.credentials.roots(), &region.cluster_id));
         let identity = self.store.identify(&region.cluster_id, &region.name).await?;
-        self.store.save_certificate(&region.name, &self.signer.key_id(), self.signer.certificate()).await?;
+        self.store.save_certificate(&region.name, &signer.key_id(), signer.certificate()).await?;
         for (region, _, certificate) in self.store.certificates().await? {
-            if let Err(error) = self.ring.learn(&region, &certificate) {
-                tracing::warn!(%region, "a stored certificate of {region} is not believed any more: {error}");
+            match ring.learn(&region, &certificate) {
+                Ok(key) => ring.stored(&region, &key),
+                Err(error) => {
+                    tracing::warn!(%region, "a stored certificate of {region} is not believed any more: {error}");
+                }
             }
         }
         let mut expected: BTreeSet<_> = self.store.members().await?.into_iter().collect();
@@ -91,19 +103,22 @@ impl Life<'_> {
             instance: Uuid::new_v4().as_u128(),
             state: identity.state,
             expected,
+            may_be_restored: identity.may_be_restored,
         };
         tracing::info!(origin = %identity.origin, "replicating as {}", identity.origin);
         let board = self.board;
         board.set_origin(identity.origin.clone());
-        let end = self.drive(settings, events, shutdown).await;
+        let end = self.drive(settings, signer.clone(), ring, events, shutdown).await;
         board.set_leader(false);
         board.set_links(BTreeMap::new());
         end
     }
 
     async fn drive(
-        self,
+        &mut self,
         settings: Settings,
+        signer: Arc<SigningKey>,
+        ring: KeyRing,
         events: &mut mpsc::Receiver<MeshEvent>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<End> {
@@ -113,6 +128,7 @@ impl Life<'_> {
         let logs = self.store.logs().await?;
         let stop = shutdown.child_token();
         let work = TaskTracker::new();
+        let mut vital = Vital::default();
         let (reports, mut reported) = mpsc::unbounded_channel();
         let (fence, fence_seen) = watch::channel(None);
         let (may_number, number_seen) = watch::channel(false);
@@ -131,30 +147,28 @@ impl Life<'_> {
             let (batches, queue) = mpsc::unbounded_channel();
             writers.insert(stream, batches);
             let stored = Arc::new(Notify::new());
-            work.spawn(tasks::write(self.store.clone(), queue, stored.clone(), reports.clone(), stop.clone()));
-            work.spawn(tasks::apply(leader.clone(), stream, stored));
+            let writing = tasks::write(self.store.clone(), queue, stored.clone(), reports.clone(), stop.clone());
+            vital.spawn("storing", writing);
+            vital.spawn("applying", tasks::apply(leader.clone(), stream, stored));
         }
-        work.spawn(tasks::keep_lease(leader.clone(), holder, fence));
+        vital.spawn("leading", tasks::keep_lease(leader.clone(), holder, fence));
         let numbering = tasks::Numbering {
             cluster_id: self.config.region.cluster_id.clone(),
             origin: origin.clone(),
-            signer: self.signer.clone(),
+            signer,
             every: self.config.numbering.every,
             allowed: number_seen,
         };
-        work.spawn(tasks::number(leader.clone(), numbering));
-        work.spawn(tasks::save_acks(self.store.clone(), origin.clone(), acks.clone(), stop.clone()));
-        work.spawn(tasks::refresh(leader.clone(), origin));
-        work.spawn(tasks::dial(
-            self.config.clone(),
-            self.store.clone(),
-            self.mesh.clone(),
-            connected_seen,
-            stop.clone(),
-        ));
+        vital.spawn("numbering", tasks::number(leader.clone(), numbering));
+        let acknowledging = tasks::save_acks(self.store.clone(), origin.clone(), acks.clone(), stop.clone());
+        vital.spawn("acknowledging", acknowledging);
+        vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
+        vital.spawn("looking at the database", tasks::refresh(leader, origin));
+        let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
+        vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
 
         let mut driver = Driver {
-            replica: Replica::new(settings, self.ring, logs, Millis(0)),
+            replica: Replica::new(settings, ring, logs, Millis(0)),
             started,
             links: BTreeMap::new(),
             store: self.store.clone(),
@@ -167,14 +181,18 @@ impl Life<'_> {
             work: work.clone(),
             incarnation_after: None,
         };
-        let end = driver.run(events, &mut reported, shutdown).await;
+        let end = driver.run(events, &mut reported, &mut vital, &mut self.trusted, shutdown).await;
         stop.cancel();
         for link in driver.links.values() {
             link.close("starting over");
         }
         drop(driver);
         work.close();
-        if timeout(Duration::from_secs(10), work.wait()).await.is_err() {
+        let all = async {
+            vital.wait().await;
+            work.wait().await;
+        };
+        if timeout(Duration::from_secs(10), all).await.is_err() {
             tracing::warn!("some work did not end in time");
         }
         end
@@ -186,6 +204,8 @@ impl Driver {
         &mut self,
         events: &mut mpsc::Receiver<MeshEvent>,
         reported: &mut mpsc::UnboundedReceiver<Report>,
+        vital: &mut Vital,
+        trusted: &mut watch::Receiver<Arc<Trusted>>,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<End> {
         let mut ticks = interval(TICK);
@@ -196,10 +216,13 @@ impl Driver {
                 () = shutdown.cancelled() => return Ok(End::Shutdown),
                 report = reported.recv() => match report {
                     Some(Report::Core(event)) => self.feed(*event),
-                    Some(Report::Leading(leading)) => {
-                        let logs = self.store.logs().await?;
-                        self.board.set_leader(leading);
-                        self.feed(Event::Leading { leading, logs });
+                    Some(Report::Leads(logs)) => {
+                        self.board.set_leader(true);
+                        self.feed(Event::Leads { logs });
+                    }
+                    Some(Report::Follows) => {
+                        self.board.set_leader(false);
+                        self.feed(Event::Follows);
                     }
                     Some(Report::Outlived) | None => return Ok(End::NewIncarnation),
                 },
@@ -207,12 +230,18 @@ impl Driver {
                     Some(event) => self.on_mesh(event),
                     None => return Ok(End::Shutdown),
                 },
+                ended = vital.ended() => return Err(ended.into()),
+                Ok(()) = trusted.changed() => return Ok(End::NewCertificates),
                 _ = ticks.tick() => self.feed(Event::Tick),
             }
-            if let Some(after) = self.incarnation_after.take() {
-                tracing::error!("peers know facts of ours that this database does not: it was restored from a backup");
+            if let Some((after, alone)) = self.incarnation_after.take() {
+                if alone {
+                    tracing::warn!("this database may be a restored one, and not every region could be asked");
+                } else {
+                    tracing::error!("facts of ours are known that this database lacks: it was restored from a backup");
+                }
                 self.may_number.send_replace(false);
-                self.store.begin_incarnation(after).await?;
+                self.store.begin_incarnation(after, alone).await?;
                 return Ok(End::NewIncarnation);
             }
         }
@@ -251,7 +280,7 @@ impl Driver {
             }
             Effect::Close { conn, reason } => {
                 if let Some(link) = self.links.remove(&conn) {
-                    if reason != CloseReason::Duplicate {
+                    if !matches!(reason, CloseReason::Duplicate | CloseReason::Silent) {
                         metrics::counter!("global_sync_refused_connections_total").increment(1);
                         tracing::warn!(peer = %link.region, "connection to {} ended: {}", link.region, reason.as_str());
                     }
@@ -280,9 +309,11 @@ impl Driver {
                             let bytes = outgoing.entries.iter().map(|entry| entry.len() as u64).sum();
                             let next = outgoing.checkpoint.head.seq + 1;
                             let stream = log.stream;
-                            served = Event::Served { conn, log: log.clone(), pull, next, bytes };
-                            let batch = Batch { log, pull, entries: outgoing.entries, checkpoint: outgoing.checkpoint };
-                            link.send(stream, Message::Batch(batch)).await;
+                            let (entries, checkpoint) = (outgoing.entries, outgoing.checkpoint);
+                            let batch = Batch { log: log.clone(), pull, entries, checkpoint };
+                            if link.send(stream, Message::Batch(batch)).await {
+                                served = Event::Served { conn, log, pull, next, bytes };
+                            }
                         }
                         Ok(None) => tracing::warn!(%log, from, "nothing signed to send"),
                         Err(error) => tracing::warn!(%log, from, "could not read for a peer: {error}"),
@@ -302,8 +333,14 @@ impl Driver {
             Effect::SaveAck { peer, log, state } => self.acks.add(peer, log, state),
             Effect::AllowNumbering => {
                 self.may_number.send_replace(true);
+                let store = self.store.clone();
+                self.work.spawn(async move {
+                    if let Err(error) = store.confirm_database().await {
+                        tracing::warn!("the database's name is not remembered: {error}");
+                    }
+                });
             }
-            Effect::BeginIncarnation { after } => self.incarnation_after = Some(after),
+            Effect::BeginIncarnation { after, alone } => self.incarnation_after = Some((after, alone)),
             Effect::Alarm(alarm) => raise(&alarm),
         }
     }

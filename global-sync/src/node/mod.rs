@@ -15,15 +15,17 @@ use shared::ids::RegionName;
 use sqlx::{Connection, PgConnection};
 use tokio::{
     net::TcpListener,
+    sync::watch,
+    task::JoinSet,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
     status::{Board, router},
     store::{Store, StoreError},
-    transport::{Credentials, KeyRing, Mesh, SigningKey},
+    transport::{Credentials, Mesh, SigningKey},
 };
 
 /// An instance that listens and is about to run.
@@ -32,35 +34,67 @@ pub struct Node {
     store: Store,
     mesh: Mesh,
     events: tokio::sync::mpsc::Receiver<crate::transport::MeshEvent>,
-    credentials: Credentials,
-    signer: Arc<SigningKey>,
+    trusted: Trusted,
     board: Board,
     status_listener: TcpListener,
+}
+
+/// Whom we believe, and with what we sign: what the files say.
+struct Trusted {
+    credentials: Credentials,
+    signer: Arc<SigningKey>,
+}
+
+/// Tasks that only end when they are told to. If one does not keep to that, the process ends: its supervisor starts it
+/// again, whole.
+#[derive(Default)]
+struct Vital {
+    tasks: JoinSet<&'static str>,
+}
+
+/// A part of the process is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("a part of the process has ended: {0}")]
+struct Ended(String);
+
+impl Vital {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// Waits until one of them ends.
+    async fn ended(&mut self) -> Ended {
+        match self.tasks.join_next().await {
+            Some(Ok(name)) => Ended(name.to_owned()),
+            Some(Err(error)) => Ended(error.to_string()),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until all have ended, once they were told to.
+    async fn wait(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
 }
 
 impl Node {
     /// Reads certificates and takes the ports; every error names what to change.
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
         let region = &config.region.name;
-        let credentials = load_credentials(&config)?;
-        let signer = SigningKey::load(
-            &config.signing.cert_file,
-            &config.signing.key_file,
-            credentials.roots(),
-            &config.region.cluster_id,
-            region,
-        )
-        .context("signing")?;
+        let trusted = load_trusted(&config)?;
         let store = Store::new(config.database.url.expose_secret(), config.database.max_connections)
             .context("database.url is not the address of a Postgres")?;
         let (mesh, events) =
-            Mesh::listen(config.quic.listen, &credentials, &config.region.cluster_id, config.quic.max_age)
+            Mesh::listen(config.quic.listen, &trusted.credentials, &config.region.cluster_id, config.quic.max_age)
                 .with_context(|| format!("cannot listen at {}: change quic.listen", config.quic.listen))?;
         let status_listener = TcpListener::bind(config.status.listen)
             .await
             .with_context(|| format!("cannot listen at {}: change status.listen", config.status.listen))?;
         let board = Board::new(store.clone(), region.clone(), config.peers.keys().cloned());
-        Ok(Self { store, mesh, events, credentials, signer: Arc::new(signer), board, status_listener, config })
+        Ok(Self { store, mesh, events, trusted, board, status_listener, config })
     }
 
     /// Where other regions reach this instance.
@@ -84,66 +118,78 @@ impl Node {
         shutdown: CancellationToken,
         render_metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
     ) -> anyhow::Result<()> {
-        let Self { config, store, mesh, mut events, credentials, signer, board, status_listener } = self;
-        let tasks = TaskTracker::new();
+        let Self { config, store, mesh, mut events, trusted, board, status_listener } = self;
+        let mut vital = Vital::default();
+        let (use_trusted, trusted) = watch::channel(Arc::new(trusted));
         let page = router(board.clone(), render_metrics);
         let stop = shutdown.clone();
-        tasks.spawn(async move {
+        vital.spawn("the status page", async move {
             let served = axum::serve(status_listener, page).with_graceful_shutdown(stop.cancelled_owned()).await;
             if let Err(error) = served {
                 tracing::error!("the status page has ended: {error}");
             }
         });
         let (acceptor, stop) = (mesh.clone(), shutdown.clone());
-        tasks.spawn(async move { acceptor.accept(stop).await });
-        tasks.spawn(watch_certificates(config.clone(), mesh.clone(), shutdown.clone()));
-        tasks.spawn(measure(board.clone(), shutdown.clone()));
+        vital.spawn("taking calls", async move { acceptor.accept(stop).await });
+        let watching = watch_certificates(config.clone(), mesh.clone(), use_trusted, shutdown.clone());
+        vital.spawn("watching certificates", watching);
+        vital.spawn("measuring", measure(board.clone(), shutdown.clone()));
 
-        let outcome = match wait_for_database(&store, config.database.wait_for_schema, &shutdown).await {
-            Ok(false) => Ok(()),
-            Err(error) => Err(error),
-            Ok(true) => loop {
+        let mut lives = Box::pin(async {
+            if !wait_for_database(&store, config.database.wait_for_schema, &shutdown).await? {
+                return Ok(());
+            }
+            loop {
                 let life = driver::Life {
                     config: &config,
                     store: &store,
                     mesh: &mesh,
-                    signer: signer.clone(),
-                    ring: KeyRing::new(credentials.roots(), &config.region.cluster_id),
+                    trusted: trusted.clone(),
                     board: &board,
                 };
                 match life.run(&mut events, &shutdown).await {
                     Ok(driver::End::Shutdown) => break Ok(()),
                     Ok(driver::End::NewIncarnation) => tracing::warn!("starting over as a new incarnation"),
-                    Err(error) if shutdown.is_cancelled() => break Err(error),
+                    Ok(driver::End::NewCertificates) => tracing::info!("starting over with changed certificates"),
+                    Err(error) if shutdown.is_cancelled() || is_final(&error) => break Err(error),
                     Err(error) => {
-                        if error.downcast_ref().is_some_and(|error| matches!(error, StoreError::Damaged(_))) {
-                            break Err(error);
-                        }
                         tracing::warn!("starting over: {error:#}");
                         sleep(Duration::from_millis(500)).await;
                     }
                 }
-            },
+            }
+        });
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                outcome = &mut lives => break outcome,
+                ended = vital.ended() => if !shutdown.is_cancelled() {
+                    break Err(ended.into());
+                }
+            }
         };
+        drop(lives);
         shutdown.cancel();
         events.close();
         mesh.close().await;
-        tasks.close();
-        tasks.wait().await;
+        vital.wait().await;
         outcome
     }
 }
 
-fn load_credentials(config: &Config) -> anyhow::Result<Credentials> {
-    let region = &config.region;
-    Credentials::load(
-        &config.tls.ca_file,
-        &config.tls.cert_file,
-        &config.tls.key_file,
-        &region.cluster_id,
-        &region.name,
-    )
-    .context("tls")
+/// What starting over does not mend.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.is::<Ended>() || matches!(error.downcast_ref(), Some(StoreError::Damaged(_)))
+}
+
+fn load_trusted(config: &Config) -> anyhow::Result<Trusted> {
+    let (region, tls, signing) = (&config.region, &config.tls, &config.signing);
+    let credentials = Credentials::load(&tls.ca_file, &tls.cert_file, &tls.key_file, &region.cluster_id, &region.name)
+        .context("tls")?;
+    let (roots, cluster_id) = (credentials.roots(), &region.cluster_id);
+    let signer =
+        SigningKey::load(&signing.cert_file, &signing.key_file, roots, cluster_id, &region.name).context("signing")?;
+    Ok(Trusted { credentials, signer: Arc::new(signer) })
 }
 
 /// How long a database that cannot be used is tried at start. It may be starting too; after that a person has to look.
@@ -216,13 +262,24 @@ fn may_pass(error: &StoreError) -> bool {
             error.code().is_some_and(|code| [CANNOT_CONNECT_NOW, TOO_MANY_CONNECTIONS].contains(&code.as_ref()))
         }
         StoreError::Database(_) => true,
-        StoreError::NotLeading | StoreError::Discontinuous | StoreError::Conflict | StoreError::Damaged(_) => false,
+        StoreError::NotLeading
+        | StoreError::Discontinuous
+        | StoreError::Conflict
+        | StoreError::Damaged(_)
+        | StoreError::TooGreat(_) => false,
     }
 }
 
-/// Takes up changed certificate files for new connections; a bad file is reported and the old one stays in use.
-async fn watch_certificates(config: Config, mesh: Mesh, shutdown: CancellationToken) {
-    let files = [&config.tls.ca_file, &config.tls.cert_file, &config.tls.key_file];
+/// Takes up changed certificate files: for connections, for what is believed and for what is signed from then on. A bad
+/// file is reported and the old ones stay in use.
+async fn watch_certificates(
+    config: Config,
+    mesh: Mesh,
+    use_trusted: watch::Sender<Arc<Trusted>>,
+    shutdown: CancellationToken,
+) {
+    let (tls, signing) = (&config.tls, &config.signing);
+    let files = [&tls.ca_file, &tls.cert_file, &tls.key_file, &signing.cert_file, &signing.key_file];
     let read = || files.map(|file| std::fs::read(file).unwrap_or_default());
     let mut known = read();
     loop {
@@ -234,10 +291,14 @@ async fn watch_certificates(config: Config, mesh: Mesh, shutdown: CancellationTo
         if now == known {
             continue;
         }
-        let used = load_credentials(&config).and_then(|credentials| Ok(mesh.use_credentials(&credentials)?));
+        let used = load_trusted(&config).and_then(|trusted| {
+            mesh.use_credentials(&trusted.credentials)?;
+            Ok(trusted)
+        });
         match used {
-            Ok(()) => {
+            Ok(trusted) => {
                 tracing::info!("changed certificates are in use");
+                use_trusted.send_replace(Arc::new(trusted));
                 known = now;
             }
             Err(error) => tracing::error!("changed certificates are not usable, the old ones stay: {error:#}"),

@@ -71,14 +71,15 @@ pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sende
     let mut renewed_at = Instant::now();
     loop {
         let held = *fence.borrow();
+        let asked_at = Instant::now();
         let next = match held {
-            None => leader.store.take_lease(holder).await.unwrap_or_else(|error| {
-                tracing::warn!("the lease cannot be asked for: {error}");
+            None => lead(&leader, holder).await.unwrap_or_else(|error| {
+                tracing::warn!("the lease cannot be had: {error}");
                 None
             }),
             Some(mine) => match leader.store.renew_lease(&mine).await {
                 Ok(true) => {
-                    renewed_at = Instant::now();
+                    renewed_at = asked_at;
                     Some(mine)
                 }
                 Ok(false) => None,
@@ -88,15 +89,13 @@ pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sende
             },
         };
         if next != held {
-            if next.is_some() {
-                renewed_at = Instant::now();
-            }
+            renewed_at = asked_at;
             tracing::info!(leading = next.is_some(), epoch = next.map(|fence| fence.epoch()), "leadership changed");
-            if leader.reports.send(Report::Leading(next.is_some())).is_err() {
-                break;
-            }
-            if let Some(fence) = next {
-                metrics::gauge!("global_sync_lease_epoch").set(fence.epoch() as f64);
+            match next {
+                Some(fence) => metrics::gauge!("global_sync_lease_epoch").set(fence.epoch() as f64),
+                None => {
+                    let _ = leader.reports.send(Report::Follows);
+                }
             }
             fence.send_replace(next);
         }
@@ -104,7 +103,7 @@ pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sende
             () = sleep(RENEW_EVERY) => {}
             () = leader.lost.notified() => {
                 fence.send_replace(None);
-                let _ = leader.reports.send(Report::Leading(false));
+                let _ = leader.reports.send(Report::Follows);
             }
             () = leader.stop.cancelled() => break,
         }
@@ -114,6 +113,22 @@ pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sende
         && let Err(error) = leader.store.release_lease(&mine).await
     {
         tracing::warn!("the lease runs out by itself: {error}");
+    }
+}
+
+/// Takes the lease if it is free and tells the driver what the database holds from then on: nobody else numbers any more.
+async fn lead(leader: &Leader, holder: Uuid) -> Result<Option<Fence>, StoreError> {
+    let Some(fence) = leader.store.take_lease(holder).await? else { return Ok(None) };
+    match leader.store.logs().await {
+        Ok(logs) => {
+            let _ = leader.reports.send(Report::Leads(logs));
+            Ok(Some(fence))
+        }
+        Err(error) => {
+            // Another instance may be luckier.
+            leader.store.release_lease(&fence).await?;
+            Err(error)
+        }
     }
 }
 
@@ -237,16 +252,18 @@ pub(super) async fn apply(mut leader: Leader, stream: FactStream, stored: Arc<No
     }
 }
 
-/// One transaction for each log that has something; whether anything was done.
+/// One transaction for each log that has something; whether anything was done. A log that fails does not keep the others
+/// from going on; the first failure is returned at the end.
 async fn apply_all(leader: &Leader, fence: &Fence, stream: FactStream) -> Result<bool, StoreError> {
     let mut progress = false;
+    let mut failure = None;
     for log in leader.store.unapplied(stream).await? {
         if leader.stop.is_cancelled() {
             return Ok(false);
         }
         let begun = Instant::now();
-        match leader.store.apply(fence, &log).await? {
-            Some(done) => {
+        match leader.store.apply(fence, &log).await {
+            Ok(Some(done)) => {
                 progress = true;
                 metrics::histogram!("global_sync_apply_batch_duration_seconds", "stream" => stream.as_str())
                     .record(begun.elapsed().as_secs_f64());
@@ -254,13 +271,18 @@ async fn apply_all(leader: &Leader, fence: &Fence, stream: FactStream) -> Result
                     .increment(done.entries as u64);
                 let _ = leader.reports.send(Report::Core(Box::new(Event::Applied { log, applied: done.applied })));
             }
-            None => {
+            Ok(None) => {
                 metrics::counter!("global_sync_stuck_total", "stream" => stream.as_str()).increment(1);
                 tracing::error!(%log, "too many entries of {log} are set aside: look at repl_quarantine");
             }
+            Err(StoreError::NotLeading) => return Err(StoreError::NotLeading),
+            Err(error) => {
+                tracing::warn!(%log, "entries of {log} are not applied: {error}");
+                failure.get_or_insert(error);
+            }
         }
     }
-    Ok(progress)
+    failure.map_or(Ok(progress), Err)
 }
 
 /// Acknowledgements on their way to the database, the newest of each kind.
@@ -319,6 +341,31 @@ pub(super) async fn refresh(leader: Leader, origin: Origin) {
             && let Ok(logs) = leader.store.logs().await
         {
             let _ = leader.reports.send(Report::Core(Box::new(Event::Refreshed { logs })));
+        }
+    }
+}
+
+/// Compares the ledger's sums with its rows, at once and then now and again.
+pub(super) async fn check_ledger(mut leader: Leader, every: Duration) {
+    while let Some(fence) = leader.lead().await {
+        match leader.store.check_ledger(&fence).await {
+            Ok(buckets) if buckets.is_empty() => {}
+            Ok(buckets) => {
+                metrics::counter!("global_sync_ledger_damaged_total").increment(buckets.len() as u64);
+                tracing::error!(
+                    ?buckets,
+                    "rows of ledger_facts are not what was put there: the digest shows what is there now"
+                );
+            }
+            Err(error) => {
+                if leader.after("the ledger is not checked", &error).await {
+                    continue;
+                }
+                return;
+            }
+        }
+        if !leader.pause(every).await {
+            return;
         }
     }
 }
@@ -430,5 +477,36 @@ impl Wait {
         self.failures += 1;
         let jittered = Duration::from_millis(wait_ms).mul_f64(rand::random_range(0.7..1.3));
         self.until = Some(Instant::now() + jittered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::PgPool;
+
+    use super::*;
+    use crate::{
+        protocol::Head,
+        store::tests::{Home, batch, log, published},
+    };
+
+    #[sqlx::test(migrations = "../migrations")]
+    async fn a_log_that_cannot_be_applied_keeps_no_other_from_going_on(pool: PgPool) {
+        let us = Home::new(&pool, "us-east").await;
+        let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+                      CREATE TRIGGER refuse BEFORE INSERT ON tenant_config_versions FOR EACH ROW
+                      WHEN (NEW.origin_region = 'ap-south') EXECUTE FUNCTION refuse()";
+        sqlx::raw_sql(refuse).execute(&pool).await.unwrap();
+        for (region, version) in [("ap-south", 1), ("eu-west", 2)] {
+            let arrived = batch(&log(region, FactStream::Config), Head::EMPTY, &[published(version, "EUR")]);
+            us.store.receive(&arrived).await.unwrap();
+        }
+        let (reports, _reported) = mpsc::unbounded_channel();
+        let (_hold, fence) = watch::channel(Some(us.fence));
+        let stop = CancellationToken::new();
+        let leader = Leader { store: us.store.clone(), fence, lost: Arc::default(), reports, stop };
+        let failed = apply_all(&leader, &us.fence, FactStream::Config).await;
+        assert!(matches!(failed, Err(StoreError::Database(_))), "{failed:?}");
+        assert_eq!(us.scalar::<i64>("SELECT max(version) FROM tenant_config_versions").await, 2);
     }
 }

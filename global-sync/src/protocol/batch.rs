@@ -13,8 +13,11 @@ pub trait Trust {
     /// Checks that `signature` over `message` is by a key of `region`, learning the key if its certificate comes along.
     fn verify(&mut self, region: &RegionName, checkpoint: &Checkpoint, message: &[u8]) -> Result<(), TrustError>;
 
-    /// Keys of a region whose certificates need not be sent again.
+    /// Keys of a region whose certificates need not be sent again: those that are durable here.
     fn known_keys(&self, region: &RegionName) -> Vec<KeyId>;
+
+    /// The certificate that came with a checkpoint is durable here.
+    fn stored(&mut self, region: &RegionName, key: &KeyId);
 }
 
 /// Why a signature is not believed.
@@ -55,6 +58,9 @@ pub enum BatchError {
         /// Last entry we have.
         ours: u64,
     },
+    /// An entry came without its body, which nothing in it allows.
+    #[error("entry {0} came without its body")]
+    NoBody(u64),
     /// Everything in it is known already.
     #[error("nothing in it is new")]
     Nothing,
@@ -73,6 +79,23 @@ pub enum BatchError {
     /// The origin did not sign this.
     #[error("{0}")]
     Untrusted(#[from] TrustError),
+}
+
+/// Checks that the origin of a log signed the last entry of a batch, whatever came before it. That proves that the entry
+/// exists, not that it continues what we have.
+pub(super) fn prove(cluster_id: &str, batch: &Batch, trust: &mut impl Trust) -> Result<Head, BatchError> {
+    let head = batch.checkpoint.head;
+    let last = batch.entries.last().ok_or(BatchError::Nothing)?;
+    let envelope = Envelope::read(&last.envelope).map_err(|error| BatchError::Entry(head.seq, error))?;
+    if envelope.log != batch.log || envelope.cluster_id != cluster_id {
+        return Err(BatchError::WrongLog(envelope.seq));
+    }
+    if envelope.seq != head.seq || hash_of(&last.envelope) != head.hash {
+        return Err(BatchError::WrongCheckpoint);
+    }
+    let message = checkpoint_message(cluster_id, &batch.log, &head);
+    trust.verify(&batch.log.origin.region, &batch.checkpoint, &message)?;
+    Ok(head)
 }
 
 /// Checks a batch against the head of our copy of its log. Entries we have are skipped.
@@ -98,8 +121,11 @@ pub fn verify(cluster_id: &str, ours: Head, batch: Batch, trust: &mut impl Trust
         if (seq == ours.seq + 1 && envelope.prev_hash != ours.hash) || (seq == ours.seq && hash != ours.hash) {
             return Err(BatchError::BrokenChain(seq));
         }
-        if let Some(body) = &entry.body {
-            envelope.check_body(body).map_err(|error| BatchError::Entry(seq, error))?;
+        match &entry.body {
+            Some(body) => envelope.check_body(body).map_err(|error| BatchError::Entry(seq, error))?,
+            // The envelope says whether a body may be withheld; whoever passes it on does not.
+            None if envelope.residency_tag.is_empty() => return Err(BatchError::NoBody(seq)),
+            None => {}
         }
         let reached = Head { seq, hash };
         head = Some(reached);

@@ -7,7 +7,7 @@ use shared::{
 };
 use uuid::Uuid;
 
-use super::log::{GENESIS_HASH, Hash, Head, LogId, Origin, hash_of};
+use super::log::{GENESIS_HASH, Hash, Head, LogId, MAX_NUMBER, Origin, hash_of};
 
 /// The largest envelope; checked before anything of it is read.
 pub const MAX_ENVELOPE_BYTES: usize = 8 * 1024;
@@ -159,6 +159,10 @@ impl Envelope {
         if wire.version != ENVELOPE_VERSION {
             return Err(EnvelopeError::UnknownVersion(wire.version));
         }
+        let numbers = [wire.seq, wire.incarnation, wire.home_term.unwrap_or_default(), wire.home_n.unwrap_or_default()];
+        if numbers.iter().any(|number| *number > MAX_NUMBER) {
+            return Err(malformed("a number is too great"));
+        }
         let prev_hash = match (wire.seq, wire.prev_hash.as_slice()) {
             (0, _) => return Err(malformed("entries count from 1")),
             (1, []) => GENESIS_HASH,
@@ -296,5 +300,15 @@ pub(super) mod tests {
         assert!(matches!(Envelope::read(&[8, 9]), Err(EnvelopeError::UnknownVersion(9))));
         assert!(matches!(Envelope::read(&[8, 1]), Err(EnvelopeError::Malformed(_))));
         assert!(matches!(Envelope::read(&[255; 40]), Err(EnvelopeError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_number_the_database_cannot_hold_is_refused() {
+        let far = LogId { origin: Origin { incarnation: u64::MAX, ..log().origin }, ..log() };
+        let (entry, _) = Envelope::seal("c1", &far, &Head::EMPTY, draft(1));
+        assert!(matches!(Envelope::read(&entry.envelope), Err(EnvelopeError::Malformed(_))));
+        let late = Draft { home_epoch: Some(HomeEpoch { term: MAX_NUMBER + 1, n: 0 }), ..draft(1) };
+        let (entry, _) = Envelope::seal("c1", &log(), &Head::EMPTY, late);
+        assert!(matches!(Envelope::read(&entry.envelope), Err(EnvelopeError::Malformed(_))));
     }
 }

@@ -14,6 +14,9 @@ pub type KeyId = [u8; 32];
 /// What the first entry of a log has instead of a predecessor.
 pub const GENESIS_HASH: Hash = [0; 32];
 
+/// The greatest number anything is counted with: the database's integers end here.
+pub const MAX_NUMBER: u64 = i64::MAX.unsigned_abs();
+
 /// The time as the core sees it: milliseconds of a clock that only moves forward, from any start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Millis(pub u64);

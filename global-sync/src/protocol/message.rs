@@ -10,17 +10,18 @@ use shared::{fact::FactStream, ids::RegionName};
 
 use super::{
     envelope::{Entry, MAX_ENVELOPE_BYTES},
-    log::{Hash, Head, KeyId, LogId, Origin},
+    log::{Hash, Head, KeyId, LogId, MAX_NUMBER, Origin},
 };
 
 /// The version of the protocol this program speaks, offered as a range in [`Hello`].
 pub const PROTOCOL_VERSION: u32 = 1;
 /// The largest frame, checked before a byte of it is read.
 pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
-/// The most entries' bytes in one batch; a batch may exceed it by finishing the group it is in.
-pub const MAX_BATCH_BYTES: u64 = 1024 * 1024;
-/// The most bytes an origin leaves between two signed checkpoints.
-pub const MAX_GROUP_BYTES: usize = 512 * 1024;
+/// The most entries' bytes in one batch; a batch may exceed it by finishing the group it is in. Small enough that a slow
+/// link still brings one every few seconds.
+pub const MAX_BATCH_BYTES: u64 = 256 * 1024;
+/// The most bytes an origin leaves between two signed checkpoints, unless a single entry has more.
+pub const MAX_GROUP_BYTES: usize = 128 * 1024;
 /// The most entries an origin leaves between two signed checkpoints.
 pub const MAX_GROUP_ENTRIES: usize = 1000;
 
@@ -96,6 +97,8 @@ pub struct LogState {
 pub struct Advert {
     /// Every log it knows of, empty ones too.
     pub logs: BTreeMap<LogId, LogState>,
+    /// Whether the speaker leads its region and so hears of new entries first.
+    pub leading: bool,
 }
 
 /// Send me this log from here on, now and as it grows, up to so many bytes. No bytes: stop.
@@ -258,7 +261,7 @@ mod tests {
                 instance: 77,
                 state: MemberState::Active,
             }),
-            Message::Advert(Advert { logs: [(log(), state)].into() }),
+            Message::Advert(Advert { logs: [(log(), state)].into(), leading: true }),
             Message::Pull(Pull { log: log(), id: 3, from: 8, credit: 1 << 20, known_keys: vec![[4; 32]] }),
             Message::Credit(Credit { log: log(), id: 3, bytes: 512 }),
             Message::Batch(Batch {
@@ -290,7 +293,7 @@ mod tests {
         }
         insta::assert_snapshot!(golden, @r"
         1 08011001220a736574746c656d656e742a026331320765752d77657374380242100000000000000000000000000000004d4a06616374697665
-        2 0a3b0a130a0765752d7765737410021a066c656467657210071a2009090909090909090909090909090909090909090909090909090909090909092005
+        2 0a3b0a130a0765752d7765737410021a066c656467657210071a20090909090909090909090909090909090909090909090909090909090909090920051001
         3 0a130a0765752d7765737410021a066c656467657210031808208080402a200404040404040404040404040404040404040404040404040404040404040404
         4 0a130a0765752d7765737410021a066c65646765721003188004
         5 0a130a0765752d7765737410021a066c656467657210031a070a0201021201031a030a010420072a200909090909090909090909090909090909090909090909090909090909090909322004040404040404040404040404040404040404040404040404040404040404043a4005050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505420106
@@ -306,6 +309,35 @@ mod tests {
             assert_eq!(Message::decode(message.frame_type(), &bytes).unwrap(), Some(message));
         }
         assert_eq!(Message::decode(99, &[1, 2, 3]).unwrap(), None);
+    }
+
+    #[test]
+    fn numbers_the_database_cannot_hold_are_refused_whoever_says_them() {
+        let far = LogId { origin: Origin { incarnation: u64::MAX, ..log().origin }, ..log() };
+        let near = LogState { head: Head { seq: 7, hash: [9; 32] }, applied: 5 };
+        let beyond = LogState { head: Head { seq: MAX_NUMBER + 1, hash: [9; 32] }, applied: 5 };
+        let applied = LogState { applied: u64::MAX, ..near };
+        let advert = |log: LogId, state| Message::Advert(Advert { logs: [(log, state)].into(), leading: false });
+        for message in [
+            advert(far.clone(), near),
+            advert(log(), beyond),
+            advert(log(), applied),
+            Message::Ack(Ack { log: log(), state: beyond }),
+            Message::Pull(Pull { log: far.clone(), id: 3, from: 8, credit: 1, known_keys: vec![] }),
+            Message::Pull(Pull { log: log(), id: 3, from: u64::MAX, credit: 1, known_keys: vec![] }),
+        ] {
+            let refused = Message::decode(message.frame_type(), &message.encode());
+            assert!(matches!(refused, Err(WireError::Malformed(..))), "{message:?}");
+        }
+        for mut message in one_of_each() {
+            match &mut message {
+                Message::Hello(hello) => hello.origin.incarnation = u64::MAX,
+                Message::Batch(batch) => batch.checkpoint.head.seq = u64::MAX,
+                Message::Advert(_) | Message::Pull(_) | Message::Credit(_) | Message::Ack(_) => continue,
+            }
+            let refused = Message::decode(message.frame_type(), &message.encode());
+            assert!(matches!(refused, Err(WireError::Malformed(..))), "{message:?}");
+        }
     }
 
     #[test]

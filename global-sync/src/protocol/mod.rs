@@ -15,7 +15,9 @@ mod session;
 
 pub use batch::{BatchError, Trust, TrustError, VerifiedBatch, verify};
 pub use envelope::{Draft, Entry, Envelope, EnvelopeError, HomeEpoch, MAX_ENVELOPE_BYTES, SALT_BYTES};
-pub use log::{GENESIS_HASH, Hash, Head, KeyId, LogId, Millis, Origin, VersionVector, checkpoint_message, hash_of};
+pub use log::{
+    GENESIS_HASH, Hash, Head, KeyId, LogId, MAX_NUMBER, Millis, Origin, VersionVector, checkpoint_message, hash_of,
+};
 pub use message::{
     Ack, Advert, Batch, Checkpoint, Credit, Hello, LogState, MAX_BATCH_BYTES, MAX_FRAME_BYTES, MAX_GROUP_BYTES,
     MAX_GROUP_ENTRIES, MemberState, Message, PROTOCOL_VERSION, Pull, WireError,

@@ -1,6 +1,7 @@
 //! One instance's replication state: which peers are there, what they have, who is asked for what.
 
 mod fetch;
+mod past;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,21 +15,19 @@ use super::{
     session::{Greeting, Session},
 };
 use fetch::Incoming;
+use past::{Claim, Numbering};
 
 /// How many bytes of one log may be on their way or waiting to be stored.
 pub const PULL_CREDIT_BYTES: u64 = 2 * 1024 * 1024;
 
 /// A peer says what it has this often.
 const ADVERT_EVERY_MS: u64 = 400;
-/// A peer not heard for this long is not asked; another one may have what it wrote.
+/// A peer not heard for this long is asked only if nobody else can be; another one may have what it wrote.
 const SILENT_AFTER_MS: u64 = 1_000;
-/// A pull that brings nothing for this long although there is something is asked elsewhere.
-const STALLED_AFTER_MS: u64 = 1_000;
-/// A source that stalled is avoided this long, one that lied longer.
-const AVOID_STALLED_MS: u64 = 2_000;
-const AVOID_LIAR_MS: u64 = 30_000;
-/// How long a region waits at start to hear whether others know newer facts of its own than it does.
-const NUMBERING_GRACE_MS: u64 = 3_000;
+/// A connection on which nothing is heard for this long is a leftover, whatever the network says of it.
+const GONE_AFTER_MS: u64 = 20_000;
+/// A peer says hello within this time.
+const HELLO_WITHIN_MS: u64 = 5_000;
 
 /// Names a connection; never used twice by one instance.
 pub type ConnectionId = u64;
@@ -46,6 +45,8 @@ pub struct Settings {
     pub state: MemberState,
     /// Regions that may know more of us than we do after a restore; numbering waits a little for them.
     pub expected: BTreeSet<RegionName>,
+    /// Whether the database may be a restored backup, for all that can be seen from here.
+    pub may_be_restored: bool,
 }
 
 /// What can happen.
@@ -113,13 +114,13 @@ pub enum Event {
         /// The bytes sent.
         bytes: u64,
     },
-    /// We became the region's leader, or no longer are. With it comes what the database holds.
-    Leading {
-        /// Whether we lead.
-        leading: bool,
+    /// We became the region's leader; this is what the database holds.
+    Leads {
         /// Every log we have.
         logs: BTreeMap<LogId, LogState>,
     },
+    /// We lead no longer.
+    Follows,
     /// Another instance leads; this is what it has stored meanwhile.
     Refreshed {
         /// Every log we have.
@@ -192,10 +193,12 @@ pub enum Effect {
     },
     /// Facts of our own may be numbered from now on.
     AllowNumbering,
-    /// Peers know facts of ours that we do not: begin an incarnation after this one, then start over.
+    /// This database lacks facts of ours, or may: begin an incarnation after this one, then start over.
     BeginIncarnation {
-        /// The newest incarnation anybody knows.
+        /// The newest incarnation we know of.
         after: u64,
+        /// Not everybody could be asked: only an incarnation that nobody can have begun before will do.
+        alone: bool,
     },
     /// Tell people.
     Alarm(Alarm),
@@ -214,6 +217,8 @@ pub enum CloseReason {
     OutOfOrder,
     /// There are two connections to one peer.
     Duplicate,
+    /// The peer has said nothing for too long.
+    Silent,
 }
 
 impl CloseReason {
@@ -225,6 +230,7 @@ impl CloseReason {
             Self::WrongRegion => "wrong_region",
             Self::OutOfOrder => "out_of_order",
             Self::Duplicate => "duplicate",
+            Self::Silent => "silent",
         }
     }
 }
@@ -258,6 +264,10 @@ pub struct Replica<T> {
     trust: T,
     leading: bool,
     numbering: Numbering,
+    /// Regions whose word about our logs we have.
+    heard: BTreeSet<RegionName>,
+    /// What peers say they have of our own log beyond what we have, while we wait for the proof.
+    claims: BTreeMap<LogId, Claim>,
     /// What is durable here. Changes only by what the database says.
     logs: BTreeMap<LogId, LogState>,
     sessions: BTreeMap<ConnectionId, Session>,
@@ -267,14 +277,6 @@ pub struct Replica<T> {
     diverged: BTreeSet<(RegionName, LogId)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Numbering {
-    WaitingUntil(Millis),
-    Allowed,
-    /// A new incarnation was asked for; this one numbers nothing any more.
-    Stopped,
-}
-
 impl<T: Trust> Replica<T> {
     /// An instance that has `logs` stored, is connected to nobody and does not lead.
     pub fn new(settings: Settings, trust: T, logs: BTreeMap<LogId, LogState>, now: Millis) -> Self {
@@ -282,7 +284,9 @@ impl<T: Trust> Replica<T> {
             settings,
             trust,
             leading: false,
-            numbering: Numbering::WaitingUntil(now.plus(NUMBERING_GRACE_MS)),
+            numbering: Numbering::from(now),
+            heard: BTreeSet::new(),
+            claims: BTreeMap::new(),
             logs: BTreeMap::new(),
             sessions: BTreeMap::new(),
             incoming: BTreeMap::new(),
@@ -314,10 +318,14 @@ impl<T: Trust> Replica<T> {
             Event::Served { conn, log, pull, next, bytes } => {
                 self.on_served(now, conn, &log, pull, next, bytes, &mut effects);
             }
-            Event::Leading { leading, logs } => {
-                self.leading = leading;
+            Event::Leads { logs } => {
+                self.leading = true;
                 self.incoming.clear();
-                self.take_logs(logs);
+                self.on_leads(now, logs, &mut effects);
+            }
+            Event::Follows => {
+                self.leading = false;
+                self.incoming.clear();
             }
             Event::Refreshed { logs } => {
                 if !self.leading {
@@ -388,7 +396,7 @@ impl<T: Trust> Replica<T> {
         let greeted = session.greeting.is_some();
         match message {
             Message::Hello(hello) if !greeted => self.on_hello(conn, hello, effects),
-            Message::Advert(advert) if greeted => self.on_advert(conn, advert, effects),
+            Message::Advert(advert) if greeted => self.on_advert(now, conn, advert, effects),
             Message::Pull(pull) if greeted => self.on_pull(now, conn, pull, effects),
             Message::Credit(credit) if greeted => self.on_credit(now, conn, credit, effects),
             Message::Batch(batch) if greeted => self.on_batch(now, conn, batch, effects),
@@ -445,17 +453,20 @@ impl<T: Trust> Replica<T> {
         self.close(loser, CloseReason::Duplicate, effects);
     }
 
-    fn on_advert(&mut self, conn: ConnectionId, advert: Advert, effects: &mut Vec<Effect>) {
+    fn on_advert(&mut self, now: Millis, conn: ConnectionId, advert: Advert, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         session.adverted = true;
+        session.leading = advert.leading;
         let previous = std::mem::replace(&mut session.logs, advert.logs);
         let region = session.region.clone();
         let current = session.logs.clone();
+        self.heard.insert(region.clone());
         for (log, state) in &current {
             if previous.get(log) != Some(state) {
                 effects.push(Effect::SaveAck { peer: region.clone(), log: log.clone(), state: *state });
             }
             self.compare(&region, log, state, effects);
+            self.look_for_claim(now, conn, log, state, effects);
         }
     }
 
@@ -466,8 +477,7 @@ impl<T: Trust> Replica<T> {
         }
     }
 
-    /// Two copies of a log that end at the same number must end in the same hash; and nobody may know more of our own logs
-    /// than we do, unless we are a restored backup.
+    /// Two copies of a log that end at the same number must end in the same hash.
     fn compare(&mut self, peer: &RegionName, log: &LogId, theirs: &LogState, effects: &mut Vec<Effect>) {
         let ours = self.logs.get(log).map_or(Head::EMPTY, |state| state.head);
         if ours.seq == theirs.head.seq
@@ -475,17 +485,6 @@ impl<T: Trust> Replica<T> {
             && self.diverged.insert((peer.clone(), log.clone()))
         {
             effects.push(Effect::Alarm(Alarm::Diverged { peer: peer.clone(), log: log.clone(), seq: ours.seq }));
-        }
-        let own = &self.settings.origin;
-        let newer_life = log.origin.incarnation > own.incarnation;
-        let newer_entry = log.origin == *own && theirs.head.seq > ours.seq;
-        if log.origin.region == own.region
-            && (newer_life || newer_entry)
-            && self.leading
-            && self.numbering != Numbering::Stopped
-        {
-            self.numbering = Numbering::Stopped;
-            effects.push(Effect::BeginIncarnation { after: log.origin.incarnation.max(own.incarnation) });
         }
     }
 
@@ -499,24 +498,22 @@ impl<T: Trust> Replica<T> {
                 }
             }
         }
-        if let Numbering::WaitingUntil(until) = self.numbering
-            && self.leading
-        {
-            let heard = |region: &RegionName| {
-                self.sessions.values().any(|session| session.is_ready() && session.region == *region)
-            };
-            if now >= until || self.settings.expected.iter().all(heard) {
-                self.numbering = Numbering::Allowed;
-                effects.push(Effect::AllowNumbering);
-            }
+        let gone = |session: &Session| {
+            let patience = if session.greeting.is_some() { GONE_AFTER_MS } else { HELLO_WITHIN_MS };
+            now.since(session.heard_at) > patience
+        };
+        let gone: Vec<_> = self.sessions.iter().filter(|(_, session)| gone(session)).map(|(conn, _)| *conn).collect();
+        for conn in gone {
+            self.close(conn, CloseReason::Silent, effects);
         }
+        self.decide_numbering(now, effects);
         for log in self.logs.keys().cloned().collect::<Vec<_>>() {
             self.serve_all(now, &log, effects);
         }
     }
 
     fn advert(&self) -> Advert {
-        Advert { logs: self.logs.clone() }
+        Advert { logs: self.logs.clone(), leading: self.leading }
     }
 
     fn close(&mut self, conn: ConnectionId, reason: CloseReason, effects: &mut Vec<Effect>) {
@@ -529,6 +526,7 @@ impl<T: Trust> Replica<T> {
         for incoming in self.incoming.values_mut() {
             incoming.forget(conn);
         }
+        self.claims.retain(|_, claim| claim.conn != conn);
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Session {
     /// What the peer has, by its last word; empty before its first advert.
     pub(super) logs: BTreeMap<LogId, LogState>,
     pub(super) adverted: bool,
+    /// Whether the instance at the other end leads its region.
+    pub(super) leading: bool,
     pub(super) heard_at: Millis,
     pub(super) subscriptions: BTreeMap<LogId, Subscription>,
 }
@@ -51,6 +53,7 @@ impl Session {
             greeting: None,
             logs: BTreeMap::new(),
             adverted: false,
+            leading: false,
             heard_at: now,
             subscriptions: BTreeMap::new(),
         }

@@ -44,7 +44,8 @@ impl Store {
         Ok(backlog.fetch_one(&self.pool).await?)
     }
 
-    /// Remembers what peers have, and marks the settlements of `own` that another region has now.
+    /// Remembers what peers have, and marks the settlements of `own` that another region has now: those it names by the hash
+    /// they have here.
     pub async fn save_acks(
         &self,
         own: &Origin,
@@ -52,10 +53,11 @@ impl Store {
     ) -> Result<(), StoreError> {
         let peers: Vec<String> = acks.keys().map(|(peer, _)| peer.to_string()).collect();
         let regions: Vec<String> = acks.keys().map(|(_, log)| log.origin.region.to_string()).collect();
-        let incarnations: Vec<i64> = acks.keys().map(|(_, log)| to_sql(log.origin.incarnation)).collect();
+        let incarnations: Vec<i64> =
+            acks.keys().map(|(_, log)| to_sql(log.origin.incarnation)).collect::<Result<_, _>>()?;
         let streams: Vec<String> = acks.keys().map(|(_, log)| log.stream.to_string()).collect();
-        let stored: Vec<i64> = acks.values().map(|state| to_sql(state.head.seq)).collect();
-        let applied: Vec<i64> = acks.values().map(|state| to_sql(state.applied)).collect();
+        let stored: Vec<i64> = acks.values().map(|state| to_sql(state.head.seq)).collect::<Result<_, _>>()?;
+        let applied: Vec<i64> = acks.values().map(|state| to_sql(state.applied)).collect::<Result<_, _>>()?;
         let mut tx = self.pool.begin().await?;
         sqlx::query!(
             "INSERT INTO repl_ack (peer, origin_region, origin_incarnation, stream, stored, applied)
@@ -78,10 +80,15 @@ impl Store {
                 let marked = sqlx::query!(
                     "UPDATE ledger_facts SET remote_durable_at = now()
                      WHERE origin_region = $1 AND origin_incarnation = $2 AND origin_seq <= $3
-                       AND remote_durable_at IS NULL",
+                       AND remote_durable_at IS NULL
+                       AND EXISTS (SELECT 1 FROM repl_log l
+                                   WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $4
+                                     AND l.seq = $3 AND l.hash = $5)",
                     log.origin.region.as_str(),
-                    to_sql(log.origin.incarnation),
-                    to_sql(state.head.seq)
+                    to_sql(log.origin.incarnation)?,
+                    to_sql(state.head.seq)?,
+                    log.stream.as_str(),
+                    state.head.hash.as_slice()
                 )
                 .execute(&mut *tx)
                 .await?;
@@ -132,9 +139,9 @@ async fn measure_newest(connection: &mut PgConnection, log: &LogId, state: &LogS
         r#"SELECT envelope, (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS "now_ms!" FROM repl_log
            WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4"#,
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
-        to_sql(state.head.seq)
+        to_sql(state.head.seq)?
     )
     .fetch_optional(connection)
     .await?;

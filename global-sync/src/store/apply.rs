@@ -16,12 +16,21 @@ use crate::{
     documents,
     protocol::{Entry, Envelope, LogId, Origin},
 };
-use shared::fact::{Fact, FactError, FactStream};
+use shared::{
+    fact::{Fact, FactError, FactStream},
+    ids::TenantId,
+};
 
 /// Entries applied in one transaction: measured to be where larger batches stop paying.
 const BATCH: i64 = 500;
-/// The most entries of one log that may be set aside; past it the log stops and people are told.
+/// Bytes read for one transaction after which no further entry is.
+const BATCH_BYTES: i64 = 4 * 1024 * 1024;
+/// The most entries of one log that may be set aside; past it the log stops and people are told. Of each tenant only the
+/// first hundred count, so that one tenant cannot stop what the origin says of all others.
 pub const MAX_EXCEPTIONS: i64 = 1000;
+const MAX_COUNTED_PER_TENANT: i64 = 100;
+/// Places of parked entries looked up at a time.
+const PARKED: i64 = 1000;
 
 /// What one transaction applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,27 +99,58 @@ impl Store {
     /// Tries again what an older version did not know. Called once at start.
     pub async fn retry_parked(&self, fence: &Fence) -> Result<usize, StoreError> {
         let kinds: Vec<String> = Fact::KINDS.iter().map(|kind| (*kind).to_owned()).collect();
-        let parked = sqlx::query!(
-            "SELECT q.origin_region, q.origin_incarnation, q.stream, q.seq, l.envelope, l.body
-             FROM repl_quarantine q JOIN repl_log l USING (origin_region, origin_incarnation, stream, seq)
-             WHERE q.state = 'parked' AND q.kind = ANY($1) ORDER BY 1, 2, 3, 4 LIMIT 10000",
-            &kinds
-        )
-        .fetch_all(&self.pool)
-        .await?;
         let mut done = 0;
-        for row in parked {
-            let log = log_id(&row.origin_region, row.origin_incarnation, &row.stream)?;
-            let mut tx = self.begin_fenced(fence).await?;
-            let entry = Entry { envelope: row.envelope, body: row.body };
-            let set_aside = apply_entries(&mut tx, &log, vec![(from_sql(row.seq), entry)]).await?;
-            if set_aside.is_empty() {
-                release(&mut tx, &log, &[from_sql(row.seq)]).await?;
-                done += 1;
-                tx.commit().await?;
+        let mut after = (String::new(), 0, String::new(), 0);
+        loop {
+            let parked = sqlx::query!(
+                "SELECT origin_region, origin_incarnation, stream, seq FROM repl_quarantine
+                 WHERE state = 'parked' AND kind = ANY($1)
+                   AND (origin_region, origin_incarnation, stream, seq) > ($2, $3, $4, $5)
+                 ORDER BY 1, 2, 3, 4 LIMIT $6",
+                &kinds,
+                after.0,
+                after.1,
+                after.2,
+                after.3,
+                PARKED
+            )
+            .fetch_all(&self.pool)
+            .await?;
+            for row in &parked {
+                let log = log_id(&row.origin_region, row.origin_incarnation, &row.stream)?;
+                match self.retry_entry(fence, &log, row.seq).await {
+                    Ok(applied) => done += usize::from(applied),
+                    Err(error) if error.is_about_data() => {
+                        tracing::error!(%log, seq = row.seq, "a parked entry stays parked: {error}");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
+            let Some(last) = parked.into_iter().next_back() else { return Ok(done) };
+            after = (last.origin_region, last.origin_incarnation, last.stream, last.seq);
         }
-        Ok(done)
+    }
+
+    async fn retry_entry(&self, fence: &Fence, log: &LogId, seq: i64) -> Result<bool, StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        let row = sqlx::query!(
+            "SELECT envelope, body FROM repl_log
+             WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4",
+            log.origin.region.as_str(),
+            to_sql(log.origin.incarnation)?,
+            log.stream.as_str(),
+            seq
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(false) };
+        let entry = Entry { envelope: row.envelope, body: row.body };
+        let applied = apply_entries(&mut tx, log, vec![(from_sql(seq), entry)]).await?.is_empty();
+        if applied {
+            release(&mut tx, log, &[from_sql(seq)]).await?;
+            tx.commit().await?;
+        }
+        Ok(applied)
     }
 
     /// Entries set aside, by state.
@@ -127,11 +167,14 @@ impl Store {
 
     async fn exceptions(&self, log: &LogId) -> Result<i64, StoreError> {
         let count = sqlx::query_scalar!(
-            r#"SELECT count(*) AS "count!" FROM repl_quarantine
-               WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND state <> 'stale'"#,
+            r#"SELECT COALESCE(sum(CASE WHEN tenant_id IS NULL THEN found ELSE LEAST(found, $4) END), 0)::bigint AS "count!"
+               FROM (SELECT tenant_id, count(*) AS found FROM repl_quarantine
+                     WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND state <> 'stale'
+                     GROUP BY tenant_id) tenants"#,
             log.origin.region.as_str(),
-            to_sql(log.origin.incarnation),
-            log.stream.as_str()
+            to_sql(log.origin.incarnation)?,
+            log.stream.as_str(),
+            MAX_COUNTED_PER_TENANT
         );
         Ok(count.fetch_one(&self.pool).await?)
     }
@@ -146,16 +189,22 @@ impl Store {
         let mut tx = self.begin_fenced(fence).await?;
         let applied = lock_applied(&mut tx, log).await?;
         let rows = sqlx::query!(
-            "SELECT l.seq, l.envelope, l.body FROM repl_log l
-             JOIN repl_cursor c USING (origin_region, origin_incarnation, stream)
-             WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3
-               AND l.seq > $4 AND l.seq <= c.stored
-             ORDER BY l.seq LIMIT $5",
+            "SELECT l.seq, l.envelope, l.body
+             FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS bytes_before
+                   FROM (SELECT seq, octet_length(envelope) + COALESCE(octet_length(body), 0) AS size
+                         FROM repl_log JOIN repl_cursor c USING (origin_region, origin_incarnation, stream)
+                         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3
+                           AND seq > $4 AND seq <= c.stored
+                         ORDER BY seq LIMIT $5) next) counted
+             JOIN repl_log l USING (seq)
+             WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3 AND bytes_before < $6
+             ORDER BY l.seq",
             log.origin.region.as_str(),
-            to_sql(log.origin.incarnation),
+            to_sql(log.origin.incarnation)?,
             log.stream.as_str(),
-            to_sql(applied),
-            limit
+            to_sql(applied)?,
+            limit,
+            BATCH_BYTES
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -188,8 +237,8 @@ async fn apply_entries(
                 kinds.insert(seq, (stored.envelope.kind.clone(), stored.envelope.tenant.clone()));
                 facts.push(stored);
             }
-            Err((kind, reason)) => {
-                kinds.insert(seq, (kind, None));
+            Err((kind, tenant, reason)) => {
+                kinds.insert(seq, (kind, tenant));
                 set_aside.push(reason);
             }
         }
@@ -205,7 +254,7 @@ async fn apply_entries(
         if !matches!(*state, "held" | "parked") {
             tracing::error!(%log, seq, kind, state, "an entry could not be applied: {reason}");
         }
-        let tenant = tenant.as_ref().map(shared::ids::TenantId::as_str);
+        let tenant = tenant.as_ref().map(TenantId::as_str);
         quarantine(connection, log, *seq, tenant, &kind, state, reason).await?;
     }
     Ok(set_aside.into_iter().map(|entry| entry.seq).collect())
@@ -224,31 +273,35 @@ fn trace(stored: &Stored) -> Option<tracing::Span> {
     Some(span)
 }
 
-fn understand(log: &LogId, seq: u64, entry: &Entry) -> Result<Stored, (String, SetAside)> {
-    let unreadable = |kind: &str, reason: String| (kind.to_owned(), SetAside::new(seq, "failed", reason));
-    let envelope = Envelope::read(&entry.envelope).map_err(|error| unreadable("", error.to_string()))?;
-    if envelope.log != *log || envelope.seq != seq {
-        return Err(unreadable(&envelope.kind, "the stored envelope is of another place".to_owned()));
-    }
-    let Some(body) = &entry.body else {
-        return Err((envelope.kind, SetAside::new(seq, "parked", "its body is withheld")));
-    };
-    if let Err(error) = envelope.check_body(body) {
-        return Err(unreadable(&envelope.kind, error.to_string()));
-    }
-    let json = entry.json().unwrap_or_default();
-    let fact = match Fact::from_body(&envelope.kind, json) {
-        Ok(fact) => fact,
-        Err(error @ FactError::UnknownKind(_)) => {
-            return Err((envelope.kind, SetAside::new(seq, "parked", error)));
+/// What an entry says; or its kind and tenant, as far as they can be told, and why it is set aside.
+fn understand(log: &LogId, seq: u64, entry: &Entry) -> Result<Stored, (String, Option<TenantId>, SetAside)> {
+    let envelope =
+        Envelope::read(&entry.envelope).map_err(|error| (String::new(), None, SetAside::new(seq, "failed", error)))?;
+    match fact_of(log, seq, &envelope, entry) {
+        Ok(fact) => {
+            let hash = fact_hash(&envelope.kind, entry.json().unwrap_or_default());
+            Ok(Stored { origin: log.origin.clone(), seq, envelope, fact, hash })
         }
-        Err(error) => return Err(unreadable(&envelope.kind, error.to_string())),
-    };
-    if fact.stream() != log.stream || fact.tenant() != envelope.tenant.as_ref().map(shared::ids::TenantId::as_str) {
-        return Err(unreadable(&envelope.kind, "envelope and body disagree".to_owned()));
+        Err(reason) => Err((envelope.kind, envelope.tenant, reason)),
     }
-    let hash = fact_hash(&envelope.kind, json);
-    Ok(Stored { origin: log.origin.clone(), seq, envelope, fact, hash })
+}
+
+fn fact_of(log: &LogId, seq: u64, envelope: &Envelope, entry: &Entry) -> Result<Fact, SetAside> {
+    let failed = |reason: &dyn ToString| SetAside::new(seq, "failed", reason.to_string());
+    if envelope.log != *log || envelope.seq != seq {
+        return Err(failed(&"the stored envelope is of another place"));
+    }
+    let Some(body) = &entry.body else { return Err(SetAside::new(seq, "parked", "its body is withheld")) };
+    envelope.check_body(body).map_err(|error| failed(&error))?;
+    let fact = match Fact::from_body(&envelope.kind, entry.json().unwrap_or_default()) {
+        Ok(fact) => fact,
+        Err(error @ FactError::UnknownKind(_)) => return Err(SetAside::new(seq, "parked", error)),
+        Err(error) => return Err(failed(&error)),
+    };
+    if fact.stream() != log.stream || fact.tenant() != envelope.tenant.as_ref().map(TenantId::as_str) {
+        return Err(failed(&"envelope and body disagree"));
+    }
+    Ok(fact)
 }
 
 async fn apply_ledger(
@@ -282,8 +335,10 @@ async fn set_aside_unread(
 ) -> Result<usize, StoreError> {
     for (seq, entry) in entries {
         tracing::error!(%log, seq, "an entry could not be applied: {reason}");
-        let kind = Envelope::read(&entry.envelope).map(|envelope| envelope.kind).unwrap_or_default();
-        quarantine(connection, log, *seq, None, &kind, "failed", reason).await?;
+        let read = Envelope::read(&entry.envelope).ok();
+        let tenant = read.as_ref().and_then(|envelope| envelope.tenant.as_ref()).map(TenantId::as_str);
+        let kind = read.as_ref().map_or("", |envelope| envelope.kind.as_str());
+        quarantine(connection, log, *seq, tenant, kind, "failed", reason).await?;
     }
     Ok(entries.len())
 }
@@ -293,7 +348,7 @@ async fn lock_applied(connection: &mut PgConnection, log: &LogId) -> Result<u64,
         "INSERT INTO repl_apply (origin_region, origin_incarnation, stream) VALUES ($1, $2, $3)
          ON CONFLICT DO NOTHING",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str()
     )
     .execute(&mut *connection)
@@ -302,7 +357,7 @@ async fn lock_applied(connection: &mut PgConnection, log: &LogId) -> Result<u64,
         "SELECT applied FROM repl_apply
          WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND bucket = 0 FOR UPDATE",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str()
     )
     .fetch_one(connection)
@@ -328,9 +383,9 @@ pub(crate) async fn quarantine(
          SET state = EXCLUDED.state, reason = EXCLUDED.reason, attempts = repl_quarantine.attempts + 1,
              last_at = now()",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
-        to_sql(seq),
+        to_sql(seq)?,
         tenant,
         kind,
         state,
@@ -343,12 +398,12 @@ pub(crate) async fn quarantine(
 
 /// Entries that could be applied after all.
 pub(crate) async fn release(connection: &mut PgConnection, log: &LogId, seqs: &[u64]) -> Result<(), StoreError> {
-    let seqs: Vec<i64> = seqs.iter().map(|seq| to_sql(*seq)).collect();
+    let seqs: Vec<i64> = seqs.iter().map(|seq| to_sql(*seq)).collect::<Result<_, _>>()?;
     sqlx::query!(
         "DELETE FROM repl_quarantine
          WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = ANY($4)",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
         &seqs
     )
@@ -357,17 +412,33 @@ pub(crate) async fn release(connection: &mut PgConnection, log: &LogId, seqs: &[
     Ok(())
 }
 
-/// Edits of a tenant's document that wait for others, from whatever log.
+/// Bytes of waiting edits taken at a time.
+const HELD_BYTES: i64 = 2 * 1024 * 1024;
+
+/// Edits of a tenant's document that wait for others, from whatever log: a few, those after `after`.
 pub(crate) async fn held_edits(
     connection: &mut PgConnection,
     tenant: &str,
+    after: Option<&(LogId, u64)>,
 ) -> Result<Vec<(LogId, u64, shared::fact::ConfigChanged)>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT q.origin_region, q.origin_incarnation, q.stream, q.seq, l.envelope, l.body
-         FROM repl_quarantine q JOIN repl_log l USING (origin_region, origin_incarnation, stream, seq)
-         WHERE q.tenant_id = $1 AND q.state = 'held' AND q.kind = 'config.changed'
-         ORDER BY 1, 2, 3, 4 LIMIT 2000",
-        tenant
+        "SELECT l.origin_region, l.origin_incarnation, l.stream, l.seq, l.envelope, l.body
+         FROM (SELECT origin_region, origin_incarnation, stream, seq,
+                      sum(size) OVER (ORDER BY origin_region, origin_incarnation, stream, seq) - size AS bytes_before
+               FROM (SELECT origin_region, origin_incarnation, stream, seq, COALESCE(octet_length(b.body), 0) AS size
+                     FROM repl_quarantine q JOIN repl_log b USING (origin_region, origin_incarnation, stream, seq)
+                     WHERE q.tenant_id = $1 AND q.state = 'held' AND q.kind = 'config.changed'
+                       AND (origin_region, origin_incarnation, stream, seq) > ($2, $3, $4, $5)
+                     ORDER BY 1, 2, 3, 4 LIMIT 500) next) counted
+         JOIN repl_log l USING (origin_region, origin_incarnation, stream, seq)
+         WHERE bytes_before < $6
+         ORDER BY 1, 2, 3, 4",
+        tenant,
+        after.map_or("", |(log, _)| log.origin.region.as_str()),
+        after.map_or(Ok(0), |(log, _)| to_sql(log.origin.incarnation))?,
+        after.map_or("", |(log, _)| log.stream.as_str()),
+        after.map_or(Ok(0), |(_, seq)| to_sql(*seq))?,
+        HELD_BYTES
     )
     .fetch_all(connection)
     .await?;

@@ -5,6 +5,9 @@ use shared::ids::RegionName;
 use super::{Store, StoreError, from_sql, hash, region_name, to_sql};
 use crate::protocol::{KeyId, MemberState, Origin};
 
+/// A database that nobody has led for longer than this may have been put back from a backup meanwhile.
+const LONGEST_RESTART_S: f64 = 10.0;
+
 /// This region as its database knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -12,6 +15,9 @@ pub struct Identity {
     pub origin: Origin,
     /// Where it stands as a member.
     pub state: MemberState,
+    /// Whether the database may be a restored one: it runs elsewhere than it did, or nobody has led it for longer than
+    /// a restart takes.
+    pub may_be_restored: bool,
 }
 
 impl Store {
@@ -19,23 +25,38 @@ impl Store {
     /// log would be continued under a wrong name.
     pub async fn identify(&self, cluster_id: &str, region: &RegionName) -> Result<Identity, StoreError> {
         sqlx::query!(
-            "INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING",
+            "INSERT INTO repl_self (cluster_id, region, incarnation, database) VALUES ($1, $2, 1, $3)
+             ON CONFLICT DO NOTHING",
             cluster_id,
-            region.as_str()
+            region.as_str(),
+            self.database().await?
         )
         .execute(&self.pool)
         .await?;
-        let row =
-            sqlx::query!("SELECT cluster_id, region, incarnation, state FROM repl_self").fetch_one(&self.pool).await?;
+        let row = sqlx::query!(
+            r#"SELECT cluster_id, region, incarnation, state,
+                      database <> $1 OR COALESCE((SELECT isfinite(expires_at)
+                          AND expires_at < clock_timestamp() - make_interval(secs => $2) FROM repl_lease_expiry), false)
+                      AS "may_be_restored!"
+               FROM repl_self"#,
+            self.database().await?,
+            LONGEST_RESTART_S
+        )
+        .fetch_one(&self.pool)
+        .await?;
         if row.cluster_id != cluster_id || row.region != region.as_str() {
             return Err(StoreError::Damaged(format!(
                 "this database belongs to region {} of cluster {}: point database.url at the one of {region}, {cluster_id}",
                 row.region, row.cluster_id
             )));
         }
+        if row.may_be_restored {
+            // Whoever leads next is to doubt it too, until it is settled.
+            sqlx::query!("UPDATE repl_self SET database = ''").execute(&self.pool).await?;
+        }
         let origin = Origin { region: region.clone(), incarnation: from_sql(row.incarnation) };
         let state = MemberState::from_name(&row.state).unwrap_or(MemberState::Active);
-        Ok(Identity { origin, state })
+        Ok(Identity { origin, state, may_be_restored: row.may_be_restored })
     }
 
     /// The incarnation the database is in.
@@ -43,15 +64,36 @@ impl Store {
         Ok(from_sql(sqlx::query_scalar!("SELECT incarnation FROM repl_self").fetch_one(&self.pool).await?))
     }
 
-    /// Starts a life after `after`. Another instance may have done so already, which is as good.
-    pub async fn begin_incarnation(&self, after: u64) -> Result<(), StoreError> {
+    /// Starts a life after `after`. Another instance may have done so already, which is as good. When not everybody could
+    /// be asked, lives may have been that nobody here knows of, so it is named after the time: no two begin in a second.
+    pub async fn begin_incarnation(&self, after: u64, alone: bool) -> Result<(), StoreError> {
         sqlx::query!(
-            "UPDATE repl_self SET incarnation = $1 + 1, changed_at = now() WHERE incarnation <= $1",
-            to_sql(after)
+            "UPDATE repl_self SET database = $3, changed_at = now(), incarnation = GREATEST(
+                 $1 + 1, CASE WHEN $2 THEN extract(epoch FROM clock_timestamp())::bigint ELSE 0 END)
+             WHERE incarnation <= $1",
+            to_sql(after)?,
+            alone,
+            self.database().await?
         )
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// Everybody was heard and knows nothing of this region that is not here: the database is its own.
+    pub async fn confirm_database(&self) -> Result<(), StoreError> {
+        let database = self.database().await?;
+        sqlx::query!("UPDATE repl_self SET database = $1 WHERE database <> $1", database).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// Names the Postgres and its timeline, which a restore to a point in time and a promotion change.
+    async fn database(&self) -> Result<String, StoreError> {
+        let name = sqlx::query_scalar!(
+            r#"SELECT concat_ws(' ', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS "name!"
+               FROM pg_control_system()"#
+        );
+        Ok(name.fetch_one(&self.pool).await?)
     }
 
     /// Remembers a member.
@@ -68,7 +110,7 @@ impl Store {
              SET incarnation = EXCLUDED.incarnation, state = EXCLUDED.state, features = EXCLUDED.features,
                  kinds = EXCLUDED.kinds, last_seen = now()",
             origin.region.as_str(),
-            to_sql(origin.incarnation),
+            to_sql(origin.incarnation)?,
             state.as_str(),
             i64::from_ne_bytes(features.to_ne_bytes()),
             kinds

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{StoreError, hash, to_sql};
+use super::{Fence, Store, StoreError, hash, to_sql};
 use crate::protocol::{Hash, HomeEpoch, Origin, hash_of};
 
 /// A ledger fact on its way into the table.
@@ -40,7 +40,7 @@ pub(super) async fn insert(
     }
     let mut sums = lock_sums(connection).await?;
     let column = |get: fn(&NewFact) -> Uuid| facts.iter().map(get).collect::<Vec<_>>();
-    let numbers = |get: fn(&NewFact) -> i64| facts.iter().map(get).collect::<Vec<_>>();
+    let numbers = |get: fn(&NewFact) -> u64| facts.iter().map(get).map(to_sql).collect::<Result<Vec<_>, _>>();
     let texts = |get: fn(&NewFact) -> String| facts.iter().map(get).collect::<Vec<_>>();
     let settled: Vec<OffsetDateTime> = facts.iter().map(|fact| fact.entry.settled_at).collect();
     let hashes: Vec<Vec<u8>> = facts.iter().map(|fact| fact.hash.to_vec()).collect();
@@ -57,28 +57,28 @@ pub(super) async fn insert(
            LEFT JOIN tenant_homes h ON h.tenant_id = f.tenant_id
            ORDER BY f.nr
            ON CONFLICT (fact_id) DO NOTHING
-           RETURNING fact_id, body_hash"#,
+           RETURNING ledger_fact_hash(ledger_facts) AS "hash!""#,
         origin.region.as_str(),
-        to_sql(origin.incarnation),
+        to_sql(origin.incarnation)?,
         &column(|fact| fact.entry.fact_id),
         &column(|fact| fact.entry.payment_id),
         &column(|fact| fact.entry.trip_id),
         &texts(|fact| fact.entry.tenant.clone()),
         &texts(|fact| fact.kind.to_owned()),
-        &numbers(|fact| fact.entry.amount),
+        &facts.iter().map(|fact| fact.entry.amount).collect::<Vec<_>>(),
         &texts(|fact| fact.entry.currency.clone()),
-        &numbers(|fact| to_sql(fact.seq)),
-        &numbers(|fact| to_sql(fact.epoch.term)),
-        &numbers(|fact| to_sql(fact.epoch.n)),
+        &numbers(|fact| fact.seq)?,
+        &numbers(|fact| fact.epoch.term)?,
+        &numbers(|fact| fact.epoch.n)?,
         &settled,
         &hashes,
     )
     .fetch_all(&mut *connection)
     .await?;
     for row in &inserted {
-        sums.add(&hash(&row.body_hash)?);
+        sums.add(&hash(&row.hash)?);
     }
-    sums.save(connection).await?;
+    sums.save(&mut *connection).await?;
     if inserted.len() == facts.len() {
         return Ok(Vec::new());
     }
@@ -93,10 +93,38 @@ pub(super) async fn insert(
     Ok(facts.iter().filter(contradicts).map(|fact| fact.seq).collect())
 }
 
-/// Wrapping 256-bit sums by the first nibble of a fact's hash: the order facts came in leaves no mark.
-pub(super) struct Sums {
-    buckets: BTreeMap<i16, (i64, [u64; 4])>,
+/// Wrapping 256-bit sums by the first nibble of a fact's hash, which the schema's `ledger_fact_hash` computes from the
+/// row itself: the order facts came in leaves no mark.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sums {
+    buckets: BTreeMap<i16, Sum>,
     changed: bool,
+}
+
+/// How many facts, and the sum of their hashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    facts: i64,
+    hashes: [u64; 4],
+}
+
+impl Sum {
+    fn plus(self, other: Self) -> Self {
+        let mut hashes = self.hashes;
+        let mut carry = false;
+        for (word, addend) in hashes.iter_mut().zip(other.hashes).rev() {
+            let (with_addend, over) = word.overflowing_add(addend);
+            let (with_carry, over_again) = with_addend.overflowing_add(u64::from(carry));
+            *word = with_carry;
+            carry = over || over_again;
+        }
+        Self { facts: self.facts + other.facts, hashes }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        let complement = Self { facts: -other.facts, hashes: other.hashes.map(|word| !word) };
+        self.plus(complement).plus(Self { facts: 0, hashes: [0, 0, 0, 1] })
+    }
 }
 
 async fn lock_sums(connection: &mut PgConnection) -> Result<Sums, StoreError> {
@@ -105,22 +133,19 @@ async fn lock_sums(connection: &mut PgConnection) -> Result<Sums, StoreError> {
         .await?;
     let buckets = rows
         .into_iter()
-        .map(|row| Ok((row.bucket, (row.facts, words(&hash(&row.sum)?)))))
+        .map(|row| Ok((row.bucket, Sum { facts: row.facts, hashes: words(&hash(&row.sum)?) })))
         .collect::<Result<_, StoreError>>()?;
     Ok(Sums { buckets, changed: false })
 }
 
 impl Sums {
     fn add(&mut self, fact: &Hash) {
-        let (facts, sum) = self.buckets.entry(i16::from(fact[0] >> 4)).or_default();
-        *facts += 1;
-        let mut carry = false;
-        for (word, addend) in sum.iter_mut().zip(words(fact)).rev() {
-            let (with_addend, over) = word.overflowing_add(addend);
-            let (with_carry, over_again) = with_addend.overflowing_add(u64::from(carry));
-            *word = with_carry;
-            carry = over || over_again;
-        }
+        self.add_sum(i16::from(fact[0] >> 4), Sum { facts: 1, hashes: words(fact) });
+    }
+
+    fn add_sum(&mut self, bucket: i16, sum: Sum) {
+        let known = self.buckets.entry(bucket).or_default();
+        *known = known.plus(sum);
         self.changed = true;
     }
 
@@ -129,13 +154,13 @@ impl Sums {
             return Ok(());
         }
         let buckets: Vec<i16> = self.buckets.keys().copied().collect();
-        let facts: Vec<i64> = self.buckets.values().map(|(facts, _)| *facts).collect();
+        let facts: Vec<i64> = self.buckets.values().map(|sum| sum.facts).collect();
         let sums: Vec<Vec<u8>> =
-            self.buckets.values().map(|(_, sum)| sum.iter().flat_map(|word| word.to_be_bytes()).collect()).collect();
+            self.buckets.values().map(|sum| sum.hashes.iter().flat_map(|word| word.to_be_bytes()).collect()).collect();
         sqlx::query!(
             "UPDATE repl_ledger_digest d SET facts = n.facts, sum = n.sum
              FROM UNNEST($1::smallint[], $2::bigint[], $3::bytea[]) AS n (bucket, facts, sum)
-             WHERE d.bucket = n.bucket AND d.facts <> n.facts",
+             WHERE d.bucket = n.bucket AND (d.facts, d.sum) IS DISTINCT FROM (n.facts, n.sum)",
             &buckets,
             &facts,
             &sums
@@ -144,6 +169,89 @@ impl Sums {
         .await?;
         Ok(())
     }
+}
+
+impl Store {
+    /// Compares the sums with the rows they are sums of. Where a row was altered, removed or added behind our back the sums
+    /// follow the rows, so that the digest shows what is there; returns the buckets that differed.
+    pub async fn check_ledger(&self, fence: &Fence) -> Result<Vec<i16>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+        let mut said = Sums::default();
+        for row in sqlx::query!("SELECT bucket, facts, sum FROM repl_ledger_digest").fetch_all(&mut *tx).await? {
+            said.add_sum(row.bucket, Sum { facts: row.facts, hashes: words(&hash(&row.sum)?) });
+        }
+        let found = sum_rows(&mut tx).await?;
+        tx.rollback().await?;
+        let corrections: Vec<(i16, Sum)> = (0..16)
+            .filter_map(|bucket| {
+                let sum = |sums: &Sums| sums.buckets.get(&bucket).copied().unwrap_or_default();
+                let (said, found) = (sum(&said), sum(&found));
+                (said != found).then(|| (bucket, found.minus(said)))
+            })
+            .collect();
+        if !corrections.is_empty() {
+            // Facts have come in meanwhile; they are in the sums, and so is what was wrong with them.
+            let mut tx = self.begin_fenced(fence).await?;
+            let mut sums = lock_sums(&mut tx).await?;
+            for (bucket, correction) in &corrections {
+                sums.add_sum(*bucket, *correction);
+            }
+            sums.save(&mut tx).await?;
+            tx.commit().await?;
+        }
+        Ok(corrections.into_iter().map(|(bucket, _)| bucket).collect())
+    }
+}
+
+/// Rows summed by one statement.
+const SLICE: i64 = 100_000;
+
+async fn sum_rows(connection: &mut PgConnection) -> Result<Sums, StoreError> {
+    let mut sums = Sums::default();
+    let newest = sqlx::query_scalar!(r#"SELECT COALESCE(max(position), 0) AS "newest!" FROM ledger_facts"#)
+        .fetch_one(&mut *connection)
+        .await?;
+    let mut after = 0;
+    while after < newest {
+        let rows = sqlx::query!(
+            r#"SELECT (get_byte(h, 0) >> 4)::smallint AS "bucket!", count(*) AS "facts!",
+                      ARRAY[sum(('x' || substr(x, 1, 8))::bit(32)::bigint)::bigint,
+                            sum(('x' || substr(x, 9, 8))::bit(32)::bigint)::bigint,
+                            sum(('x' || substr(x, 17, 8))::bit(32)::bigint)::bigint,
+                            sum(('x' || substr(x, 25, 8))::bit(32)::bigint)::bigint,
+                            sum(('x' || substr(x, 33, 8))::bit(32)::bigint)::bigint,
+                            sum(('x' || substr(x, 41, 8))::bit(32)::bigint)::bigint,
+                            sum(('x' || substr(x, 49, 8))::bit(32)::bigint)::bigint,
+                            sum(('x' || substr(x, 57, 8))::bit(32)::bigint)::bigint] AS "words!"
+               FROM (SELECT h, encode(h, 'hex') AS x
+                     FROM (SELECT ledger_fact_hash(f) AS h FROM ledger_facts f
+                           WHERE position > $1 AND position <= $1 + $2) hashed) spelled
+               GROUP BY 1"#,
+            after,
+            SLICE
+        )
+        .fetch_all(&mut *connection)
+        .await?;
+        for row in rows {
+            sums.add_sum(row.bucket, Sum { facts: row.facts, hashes: from_halves(&row.words) });
+        }
+        after += SLICE;
+    }
+    Ok(sums)
+}
+
+/// A 256-bit number from sums of its eight 32-bit parts, the greatest first.
+fn from_halves(halves: &[i64]) -> [u64; 4] {
+    let mut words = [0; 4];
+    let mut carry = 0_u128;
+    for (index, half) in halves.iter().enumerate().rev() {
+        let sum = carry + u128::from(half.unsigned_abs());
+        carry = sum >> 32;
+        let part = u64::try_from(sum & 0xffff_ffff).expect("32 bits");
+        words[index / 2] |= if index % 2 == 1 { part } else { part << 32 };
+    }
+    words
 }
 
 fn words(hash: &Hash) -> [u64; 4] {
@@ -161,23 +269,42 @@ mod tests {
         #[test]
         fn sums_do_not_depend_on_the_order(facts in prop::collection::vec(any::<[u8; 32]>(), 0..40)) {
             let sum = |facts: &mut dyn Iterator<Item = &Hash>| {
-                let mut sums = Sums { buckets: BTreeMap::new(), changed: false };
+                let mut sums = Sums::default();
                 facts.for_each(|fact| sums.add(fact));
                 sums.buckets
             };
             prop_assert_eq!(sum(&mut facts.iter()), sum(&mut facts.iter().rev()));
         }
+
+        #[test]
+        fn what_was_added_can_be_taken_away(a in any::<[u64; 4]>(), b in any::<[u64; 4]>()) {
+            let (a, b) = (Sum { facts: 3, hashes: a }, Sum { facts: 2, hashes: b });
+            prop_assert_eq!(a.plus(b).minus(b), a);
+        }
+
+        #[test]
+        fn sums_of_parts_are_parts_of_the_sum(hashes in prop::collection::vec(any::<[u8; 32]>(), 0..20)) {
+            let whole = hashes.iter().fold(Sum::default(), |sum, hash| sum.plus(Sum { facts: 1, hashes: words(hash) }));
+            let mut halves = [0; 8];
+            for hash in &hashes {
+                let (parts, _) = hash.as_chunks::<4>();
+                for (half, part) in halves.iter_mut().zip(parts) {
+                    *half += i64::from(u32::from_be_bytes(*part));
+                }
+            }
+            prop_assert_eq!(from_halves(&halves), whole.hashes);
+        }
     }
 
     #[test]
     fn carries_pass_from_word_to_word() {
-        let mut sums = Sums { buckets: BTreeMap::new(), changed: false };
+        let mut sums = Sums::default();
         let mut one = [0; 32];
         one[31] = 1;
         let mut low = [0xff; 32];
         low[..8].fill(0);
         sums.add(&low);
         sums.add(&one);
-        assert_eq!(sums.buckets[&0], (2, [1, 0, 0, 0]));
+        assert_eq!(sums.buckets[&0], Sum { facts: 2, hashes: [1, 0, 0, 0] });
     }
 }

@@ -44,6 +44,9 @@ pub enum StoreError {
     /// The log's head differs from a stored entry of the same number.
     #[error("an entry differs from the one stored under its number")]
     Conflict,
+    /// A number that the database cannot hold.
+    #[error("{0} is too great a number")]
+    TooGreat(u64),
     /// Something stored is not what was written.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -59,7 +62,8 @@ impl StoreError {
             Self::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
             }
-            _ => false,
+            Self::TooGreat(_) => true,
+            Self::NotLeading | Self::Discontinuous | Self::Conflict | Self::Damaged(_) | Self::Database(_) => false,
         }
     }
 }
@@ -131,9 +135,9 @@ fn pool_with(options: PgConnectOptions, max_connections: u32) -> PgPool {
         .connect_lazy_with(options)
 }
 
-/// Numbers are `bigint` in SQL and never near its end.
-pub(crate) fn to_sql(number: u64) -> i64 {
-    i64::try_from(number).expect("a number below 2^63")
+/// Numbers are `bigint` in SQL. What peers and envelopes count is checked where it is read; bodies say what they like.
+pub(crate) fn to_sql(number: u64) -> Result<i64, StoreError> {
+    i64::try_from(number).map_err(|_| StoreError::TooGreat(number))
 }
 
 fn from_sql(number: i64) -> u64 {

@@ -14,13 +14,17 @@ use super::{
     ledger::{self, NewFact, fact_hash},
     to_sql,
 };
-use crate::protocol::{
-    Draft, Entry, Envelope, Head, HomeEpoch, KeyId, LogId, MAX_GROUP_BYTES, MAX_GROUP_ENTRIES, Origin, SALT_BYTES,
-    checkpoint_message,
+use crate::{
+    documents::keep_version,
+    protocol::{
+        Draft, Entry, Envelope, Head, HomeEpoch, KeyId, LogId, MAX_GROUP_BYTES, MAX_GROUP_ENTRIES, Origin, SALT_BYTES,
+        checkpoint_message,
+    },
 };
 
-/// Rows moved in one transaction.
+/// Rows moved in one transaction, and bytes of bodies after which no further one is begun.
 const ROWS: i64 = 1000;
+const BYTES: i64 = 4 * 1024 * 1024;
 
 /// Signs this region's checkpoints.
 pub trait Signer: Send + Sync {
@@ -57,13 +61,35 @@ struct OutboxRow {
 }
 
 impl Store {
-    /// Moves up to a thousand rows of the outbox into the log of `origin`. A crash leaves each row in one of the two.
+    /// Moves up to a thousand rows of the outbox into the log of `origin`. A crash leaves each row in one of the two. A row
+    /// the database refuses is set aside, and the others go on.
     pub async fn number(
         &self,
         fence: &Fence,
         cluster_id: &str,
         origin: &Origin,
         signer: &dyn Signer,
+    ) -> Result<Numbered, StoreError> {
+        let attempt = async |rows, poison| self.number_some(fence, cluster_id, origin, signer, rows, poison).await;
+        match attempt(ROWS, None).await {
+            Err(error) if error.is_about_data() => {}
+            other => return other,
+        }
+        // One of them is poison: go one by one until it is found.
+        match attempt(1, None).await {
+            Err(error) if error.is_about_data() => attempt(1, Some(error.to_string())).await,
+            other => other,
+        }
+    }
+
+    async fn number_some(
+        &self,
+        fence: &Fence,
+        cluster_id: &str,
+        origin: &Origin,
+        signer: &dyn Signer,
+        at_most: i64,
+        poison: Option<String>,
     ) -> Result<Numbered, StoreError> {
         // Asked fifty times a second; mostly there is nothing, and then there is no transaction.
         let waiting = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM repl_outbox) AS "waiting!""#);
@@ -74,18 +100,25 @@ impl Store {
         let mut rows = sqlx::query_as!(
             OutboxRow,
             r#"DELETE FROM repl_outbox WHERE id IN
-                   (SELECT id FROM repl_outbox ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED)
+                   (SELECT id
+                    FROM (SELECT id, sum(size) OVER (ORDER BY position) - size AS bytes_before
+                          FROM (SELECT id, position, octet_length(body) AS size FROM repl_outbox
+                                ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED) locked) counted
+                    WHERE bytes_before < $2)
                RETURNING id, position, stream, kind, tenant_id, home_term, home_n, body, traceparent, created_at"#,
-            ROWS
+            at_most,
+            BYTES
         )
         .fetch_all(&mut *tx)
         .await?;
         rows.sort_unstable_by_key(|row| row.position);
-        let mut numbered = Numbered { more: rows.len() as i64 == ROWS, ..Numbered::default() };
+        let bytes: usize = rows.iter().map(|row| row.body.len()).sum();
+        let more = rows.len() as i64 == at_most || bytes as i64 >= BYTES;
+        let mut numbered = Numbered { more, ..Numbered::default() };
 
         let mut streams: BTreeMap<FactStream, Vec<(Draft, Fact)>> = BTreeMap::new();
         for row in rows {
-            match read_row(&row) {
+            match poison.clone().map_or_else(|| read_row(&row), Err) {
                 Ok((stream, draft, fact)) => streams.entry(stream).or_default().push((draft, fact)),
                 Err(reason) => {
                     tracing::error!(outbox.id = %row.id, kind = row.kind, "a fact may not leave this region: {reason}");
@@ -162,12 +195,16 @@ async fn append(
     let mut entries: Vec<(Entry, Head)> = Vec::with_capacity(drafts.len());
     let mut checkpoints: Vec<Head> = Vec::new();
     let mut facts: Vec<NewFact> = Vec::new();
+    let mut versions = Vec::new();
     let (mut group_bytes, mut group_entries) = (0, 0);
     for (draft, fact) in drafts {
         let epoch = draft.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
         let hash = fact_hash(&draft.kind, draft.body.get(SALT_BYTES..).unwrap_or_default());
         let (entry, next) = Envelope::seal(cluster_id, log, &head, draft);
         let kind = fact.kind();
+        if let Fact::ConfigPublished(published) = &fact {
+            versions.push((next.seq, epoch, published.clone()));
+        }
         if let Fact::Settlement(inner) | Fact::Refund(inner) | Fact::Adjustment(inner) = fact {
             facts.push(NewFact { seq: next.seq, kind, entry: inner, epoch, hash });
         }
@@ -189,6 +226,13 @@ async fn append(
     }
     save_head(connection, log, &head).await?;
     save_applied(connection, log, head.seq).await?;
+    for (seq, epoch, published) in versions {
+        if let Some((state, reason)) = keep_version(connection, &log.origin, epoch, &published).await? {
+            tracing::error!(log = %log, seq, "a version of ours is not the one that applies: {reason}");
+            let tenant = Some(published.tenant.as_str());
+            super::apply::quarantine(connection, log, seq, tenant, "config.published", state, &reason).await?;
+        }
+    }
     let conflicts = ledger::insert(connection, &log.origin, &facts).await?;
     for seq in conflicts {
         tracing::error!(log = %log, seq, "a fact of ours has the id of another one: the first one stays");
@@ -206,7 +250,7 @@ pub(super) async fn lock_head(connection: &mut PgConnection, log: &LogId) -> Res
         "INSERT INTO repl_cursor (origin_region, origin_incarnation, stream, head_hash) VALUES ($1, $2, $3, $4)
          ON CONFLICT DO NOTHING",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
         Head::EMPTY.hash.as_slice()
     )
@@ -216,7 +260,7 @@ pub(super) async fn lock_head(connection: &mut PgConnection, log: &LogId) -> Res
         "SELECT stored, head_hash FROM repl_cursor
          WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 FOR UPDATE",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str()
     )
     .fetch_one(connection)
@@ -229,9 +273,9 @@ pub(super) async fn save_head(connection: &mut PgConnection, log: &LogId, head: 
         "UPDATE repl_cursor SET stored = $4, head_hash = $5
          WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
-        to_sql(head.seq),
+        to_sql(head.seq)?,
         head.hash.as_slice()
     )
     .execute(connection)
@@ -244,9 +288,9 @@ pub(super) async fn save_applied(connection: &mut PgConnection, log: &LogId, app
         "INSERT INTO repl_apply (origin_region, origin_incarnation, stream, applied) VALUES ($1, $2, $3, $4)
          ON CONFLICT (origin_region, origin_incarnation, stream, bucket) DO UPDATE SET applied = EXCLUDED.applied",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
-        to_sql(applied)
+        to_sql(applied)?
     )
     .execute(connection)
     .await?;
@@ -258,7 +302,7 @@ pub(super) async fn insert_entries(
     log: &LogId,
     entries: &[(Entry, Head)],
 ) -> Result<(), StoreError> {
-    let seqs: Vec<i64> = entries.iter().map(|(_, head)| to_sql(head.seq)).collect();
+    let seqs: Vec<i64> = entries.iter().map(|(_, head)| to_sql(head.seq)).collect::<Result<_, _>>()?;
     let hashes: Vec<Vec<u8>> = entries.iter().map(|(_, head)| head.hash.to_vec()).collect();
     let envelopes: Vec<Vec<u8>> = entries.iter().map(|(entry, _)| entry.envelope.clone()).collect();
     let bodies: Vec<Option<Vec<u8>>> = entries.iter().map(|(entry, _)| entry.body.clone()).collect();
@@ -267,7 +311,7 @@ pub(super) async fn insert_entries(
          SELECT $1, $2, $3, e.seq, e.hash, e.envelope, e.body
          FROM UNNEST($4::bigint[], $5::bytea[], $6::bytea[], $7::bytea[]) AS e (seq, hash, envelope, body)",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
         &seqs,
         &hashes,
@@ -290,9 +334,9 @@ pub(super) async fn insert_checkpoint(
         "INSERT INTO repl_checkpoint (origin_region, origin_incarnation, stream, seq, key_id, signature)
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
         log.origin.region.as_str(),
-        to_sql(log.origin.incarnation),
+        to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
-        to_sql(seq),
+        to_sql(seq)?,
         key_id.as_slice(),
         signature
     )

@@ -27,7 +27,7 @@ impl Store {
         known_keys: &[KeyId],
     ) -> Result<Option<Outgoing>, StoreError> {
         let region = log.origin.region.as_str();
-        let incarnation = to_sql(log.origin.incarnation);
+        let incarnation = to_sql(log.origin.incarnation)?;
         let stream = log.stream.as_str();
         let sizes = sqlx::query!(
             r#"SELECT l.seq, l.hash, (octet_length(l.envelope) + COALESCE(octet_length(l.body), 0))::bigint AS "size!",
@@ -40,8 +40,8 @@ impl Store {
             region,
             incarnation,
             stream,
-            to_sql(from),
-            to_sql(upto),
+            to_sql(from)?,
+            to_sql(upto)?,
             LOOK_AHEAD
         )
         .fetch_all(&self.pool)
@@ -72,8 +72,8 @@ impl Store {
             region,
             incarnation,
             stream,
-            to_sql(from),
-            to_sql(head.seq)
+            to_sql(from)?,
+            to_sql(head.seq)?
         )
         .fetch_all(&self.pool)
         .await?;

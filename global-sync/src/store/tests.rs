@@ -35,17 +35,18 @@ impl Trust for HashSigner {
     fn known_keys(&self, _: &RegionName) -> Vec<KeyId> {
         Vec::new()
     }
+    fn stored(&mut self, _: &RegionName, _: &KeyId) {}
 }
 
-struct Home {
-    store: Store,
-    fence: Fence,
+pub(crate) struct Home {
+    pub(crate) store: Store,
+    pub(crate) fence: Fence,
     origin: Origin,
     system: PgPool,
 }
 
 impl Home {
-    async fn new(pool: &PgPool, region: &str) -> Self {
+    pub(crate) async fn new(pool: &PgPool, region: &str) -> Self {
         let store = Store::beside(pool, "gocomet_sync");
         assert!(store.is_ready().await.unwrap());
         let identity = store.identify(CLUSTER, &region.parse().unwrap()).await.unwrap();
@@ -89,7 +90,7 @@ impl Home {
         set_aside
     }
 
-    async fn scalar<T>(&self, sql: &'static str) -> T
+    pub(crate) async fn scalar<T>(&self, sql: &'static str) -> T
     where
         T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
     {
@@ -97,12 +98,12 @@ impl Home {
     }
 }
 
-fn log(region: &str, stream: FactStream) -> LogId {
+pub(crate) fn log(region: &str, stream: FactStream) -> LogId {
     LogId { origin: Origin { region: region.parse().unwrap(), incarnation: 1 }, stream }
 }
 
 /// Entries of another region, as they arrive here.
-fn batch(log: &LogId, after: Head, facts: &[Fact]) -> VerifiedBatch {
+pub(crate) fn batch(log: &LogId, after: Head, facts: &[Fact]) -> VerifiedBatch {
     let raw: Vec<_> = facts.iter().map(|fact| (fact.kind(), fact.tenant(), fact.to_body())).collect();
     raw_batch(log, after, &raw)
 }
@@ -151,6 +152,15 @@ fn created(region: &str, term: u64, n: u64) -> Fact {
         home_region: region.to_owned(),
         term,
         n,
+    })
+}
+
+pub(crate) fn published(version: u64, currency: &str) -> Fact {
+    Fact::ConfigPublished(ConfigPublished {
+        tenant: "porto-taxis".to_owned(),
+        version,
+        config: serde_json::json!({"currency": currency}),
+        published_at: OffsetDateTime::UNIX_EPOCH,
     })
 }
 
@@ -223,6 +233,48 @@ async fn what_may_not_leave_is_set_aside_and_stops_nothing(pool: PgPool) {
         .await
         .unwrap();
     assert!(reason.contains("may not carry"), "{reason}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_fact_of_ours_that_no_table_takes_is_set_aside_alone(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    us.commit(&settlement(1)).await;
+    // JSON may say it, jsonb may not.
+    let body = published(1, "EUR").to_body();
+    let poison = String::from_utf8(body).unwrap().replace("EUR", "E\\u0000R");
+    us.commit_raw("config", "config.published", Some("porto-taxis"), poison.as_bytes()).await;
+    us.commit(&settlement(2)).await;
+    let mut entries = 0;
+    let mut rejected = 0;
+    while us.scalar::<i64>("SELECT count(*) FROM repl_outbox").await > 0 {
+        let numbered = us.number().await;
+        entries += numbered.entries;
+        rejected += numbered.rejected;
+    }
+    assert_eq!((entries, rejected), (2, 1));
+    assert_eq!(us.scalar::<String>("SELECT kind FROM repl_rejected").await, "config.published");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_waits_is_numbered_and_applied_in_portions_of_a_few_megabytes(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let large = |version| {
+        let Fact::ConfigPublished(small) = published(version, "EUR") else { unreachable!() };
+        let config = serde_json::json!({"labels": {"long": "x".repeat(200_000)}});
+        Fact::ConfigPublished(ConfigPublished { config, ..small })
+    };
+    let facts: Vec<_> = (1..=30).map(large).collect();
+    for fact in &facts {
+        us.commit(fact).await;
+    }
+    let first = us.number().await;
+    assert!((20..25).contains(&first.entries) && first.more, "{first:?}");
+    assert_eq!(first.entries + us.number().await.entries, 30);
+
+    let eu = log("eu-west", FactStream::Config);
+    us.store.receive(&batch(&eu, Head::EMPTY, &facts)).await.unwrap();
+    let applied = us.store.apply(&us.fence, &eu).await.unwrap().unwrap();
+    assert!((20..25).contains(&applied.entries), "{applied:?}");
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -375,6 +427,176 @@ async fn edits_merge_in_any_order_orphans_wait_and_bad_ones_hold_back_nothing_el
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_damaged_draft_holds_its_own_edits_and_nothing_else_until_it_is_mended(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Config);
+    let edit = |doc: &mut TenantDocument, tenant: &str, n: u32| {
+        let patch = serde_json::json!({"labels": {"n": n}});
+        let change = doc.apply_merge_patch(None, &patch, &DocumentActor::of("eu-west", 1)).unwrap().unwrap();
+        Fact::ConfigChanged(ConfigChanged { tenant: tenant.to_owned(), generation: 0, changes: vec![change] })
+    };
+    let mut porto = TenantDocument::create("porto-taxis", 0);
+    let mut lisbon = TenantDocument::create("lisbon-cabs", 0);
+    let first = batch(&eu, Head::EMPTY, &[edit(&mut porto, "porto-taxis", 1)]);
+    us.store.receive(&first).await.unwrap();
+    us.apply_all().await;
+    let good: Vec<u8> = us.scalar("SELECT document FROM tenant_documents").await;
+    sqlx::query("UPDATE tenant_documents SET document = '\\x00'").execute(&us.store.pool).await.unwrap();
+
+    let facts = [edit(&mut porto, "porto-taxis", 2), edit(&mut lisbon, "lisbon-cabs", 1)];
+    let second = batch(&eu, first.checkpoint.head, &facts);
+    us.store.receive(&second).await.unwrap();
+    assert_eq!(us.apply_all().await, 1);
+    let states = "SELECT string_agg(state, ' ' ORDER BY seq) FROM repl_quarantine";
+    assert_eq!(us.scalar::<String>(states).await, "held");
+    let draft = "SELECT draft FROM tenant_documents WHERE tenant_id = 'lisbon-cabs'";
+    assert_eq!(us.scalar::<serde_json::Value>(draft).await, lisbon.to_json());
+
+    sqlx::query("UPDATE tenant_documents SET document = $1 WHERE tenant_id = 'porto-taxis'")
+        .bind(good)
+        .execute(&us.store.pool)
+        .await
+        .unwrap();
+    let third = batch(&eu, second.checkpoint.head, &[edit(&mut porto, "porto-taxis", 3)]);
+    us.store.receive(&third).await.unwrap();
+    us.apply_all().await;
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_quarantine").await, 0);
+    let draft = "SELECT draft FROM tenant_documents WHERE tenant_id = 'porto-taxis'";
+    assert_eq!(us.scalar::<serde_json::Value>(draft).await, porto.to_json());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_an_origin_added_is_taken_in_however_large_the_draft_has_become(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let mut author = TenantDocument::create("porto-taxis", 0);
+    let noise = |n: u32| -> String {
+        (0..900_u32).map(|part| hex::encode(hash_of(&[n.to_be_bytes(), part.to_be_bytes()].concat()))).collect()
+    };
+    let edits: Vec<_> = (0..50)
+        .map(|n| {
+            let patch = serde_json::json!({"labels": {format!("n{n}"): noise(n)}});
+            edited(vec![author.apply_merge_patch(None, &patch, &DocumentActor::of("eu-west", 1)).unwrap().unwrap()])
+        })
+        .collect();
+    assert!(author.save().len() > shared::tenant_document::MAX_DOCUMENT_BYTES);
+    let eu = log("eu-west", FactStream::Config);
+    us.store.receive(&batch(&eu, Head::EMPTY, &edits)).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    assert_eq!(us.scalar::<Vec<String>>("SELECT heads FROM tenant_documents").await, author.heads());
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn one_tenant_cannot_stop_a_log_for_all_others(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Config);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[published(1, "EUR"), published(2, "EUR")])).await.unwrap();
+    let set_aside = "INSERT INTO repl_quarantine
+                         (origin_region, origin_incarnation, stream, seq, tenant_id, kind, state, reason)
+                     SELECT 'eu-west', 1, 'config', n, 'tenant-' || (n % $1), 'config.changed', 'held', ''
+                     FROM generate_series(1000, 4000) n";
+    sqlx::query(set_aside).bind(1).execute(&us.store.pool).await.unwrap();
+    assert!(us.store.apply(&us.fence, &eu).await.unwrap().is_some());
+    sqlx::query("UPDATE repl_apply SET applied = 0").execute(&us.store.pool).await.unwrap();
+    sqlx::query("DELETE FROM repl_quarantine").execute(&us.store.pool).await.unwrap();
+    sqlx::query(set_aside).bind(20).execute(&us.store.pool).await.unwrap();
+    assert!(us.store.apply(&us.fence, &eu).await.unwrap().is_none(), "this is not about one tenant any more");
+}
+
+/// The facts of a tenant two regions have published for, in every order they can come in.
+#[sqlx::test(migrations = "../migrations")]
+async fn the_same_versions_stay_whatever_order_they_come_in(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let origin = |region: &str, incarnation| Origin { region: region.parse().unwrap(), incarnation };
+    let facts = [
+        (1, 1, origin("us-east", 1), "USD"),
+        (2, 1, origin("us-east", 1), "USD"),
+        (2, 1, origin("eu-west", 1), "EUR"),
+        (2, 1, origin("eu-west", 2), "GBP"),
+        (3, 1, origin("us-east", 1), "USD"),
+        (3, 2, origin("ap-south", 1), "INR"),
+        (4, 1, origin("us-east", 1), "USD"),
+    ];
+    let mut orders = vec![(0..facts.len()).collect::<Vec<_>>()];
+    for turn in 1..60_usize {
+        let mut order = orders[turn - 1].clone();
+        order.swap(turn % facts.len(), (turn * 3 + 1) % facts.len());
+        order.rotate_left(turn % 3);
+        orders.push(order);
+    }
+    let mut tx = us.store.pool.begin().await.unwrap();
+    for (nr, order) in orders.iter().enumerate() {
+        for at in order {
+            let (version, term, origin, currency) = &facts[*at];
+            let Fact::ConfigPublished(fact) = published(*version, currency) else { unreachable!() };
+            let fact = ConfigPublished { tenant: format!("tenant-{nr}"), ..fact };
+            let epoch = HomeEpoch { term: *term, n: 0 };
+            crate::documents::keep_version(&mut tx, origin, epoch, &fact).await.unwrap();
+        }
+    }
+    let kept: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT string_agg(version || (config->>'currency'), ' ' ORDER BY version)
+         FROM tenant_config_versions GROUP BY tenant_id",
+    )
+    .fetch_all(&mut *tx)
+    .await
+    .unwrap();
+    assert_eq!(kept, ["1USD 2GBP 3INR"]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_version_the_home_has_just_written_gets_its_tenure_with_its_number(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let Fact::ConfigPublished(fact) = published(1, "EUR") else { unreachable!() };
+    sqlx::query(
+        "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at) VALUES ($1, 1, $2, now())",
+    )
+    .bind(&fact.tenant)
+    .bind(&fact.config)
+    .execute(&us.system)
+    .await
+    .unwrap();
+    us.commit(&Fact::ConfigPublished(fact)).await;
+    us.number().await;
+    let tenure = "SELECT concat_ws(' ', home_term, home_n, origin_region) FROM tenant_config_versions";
+    assert_eq!(us.scalar::<String>(tenure).await, "1 0 us-east");
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_quarantine").await, 0);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_altered_or_removed_ledger_row_shows_in_the_digest_after_the_next_look(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    for n in 1..=40 {
+        us.commit(&settlement(n)).await;
+    }
+    us.number().await;
+    let look = async || us.store.check_ledger(&us.fence).await.unwrap().len();
+    let sound = us.store.digest().await.unwrap();
+    assert_eq!(look().await, 0);
+    assert_eq!(us.store.digest().await.unwrap(), sound);
+
+    let alter = "UPDATE ledger_facts SET amount = amount + $1 WHERE origin_seq = 7";
+    sqlx::query(alter).bind(1_i64).execute(&us.store.pool).await.unwrap();
+    assert!((1..=2).contains(&look().await), "it left one sum and came into another");
+    assert_ne!(us.store.digest().await.unwrap(), sound);
+    assert_eq!(look().await, 0);
+    sqlx::query(alter).bind(-1_i64).execute(&us.store.pool).await.unwrap();
+    look().await;
+    assert_eq!(us.store.digest().await.unwrap(), sound, "mended");
+
+    sqlx::raw_sql(
+        "ALTER TABLE ledger_facts NO FORCE ROW LEVEL SECURITY; DELETE FROM ledger_facts WHERE origin_seq = 9",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    assert_eq!(look().await, 1);
+    assert_ne!(us.store.digest().await.unwrap(), sound);
+    us.commit(&settlement(41)).await;
+    us.number().await;
+    assert_eq!(look().await, 0, "what comes in is added to what is there");
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     for n in 1..=3 {
@@ -385,10 +607,16 @@ async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(
     let origin = Origin { region: eu.clone(), incarnation: 1 };
     us.store.save_member(&origin, crate::protocol::MemberState::Active, 0, &[]).await.unwrap();
     assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 3);
-    let state = LogState { head: Head { seq: 2, hash: [0; 32] }, applied: 0 };
-    let acks = BTreeMap::from([((eu.clone(), log("us-east", FactStream::Ledger)), state)]);
-    us.store.save_acks(&us.origin, &acks).await.unwrap();
+    let ledger = log("us-east", FactStream::Ledger);
+    let ack = |hash| {
+        let state = LogState { head: Head { seq: 2, hash }, applied: 0 };
+        BTreeMap::from([((eu.clone(), ledger.clone()), state)])
+    };
     let durable = "SELECT count(*) FROM ledger_facts WHERE remote_durable_at IS NOT NULL";
+    us.store.save_acks(&us.origin, &ack([0; 32])).await.unwrap();
+    assert_eq!(us.scalar::<i64>(durable).await, 0, "it has something else");
+    let sent = us.store.read_for_peer(&ledger, 2, 2, 1, &[]).await.unwrap().unwrap();
+    us.store.save_acks(&us.origin, &ack(sent.checkpoint.head.hash)).await.unwrap();
     assert_eq!(us.scalar::<i64>(durable).await, 2);
     assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 1);
 }
@@ -415,9 +643,31 @@ async fn a_database_of_another_region_is_refused_and_an_incarnation_only_grows(p
     let us = Home::new(&pool, "us-east").await;
     let other = us.store.identify(CLUSTER, &"eu-west".parse().unwrap()).await;
     assert!(matches!(other, Err(StoreError::Damaged(_))));
-    us.store.begin_incarnation(4).await.unwrap();
-    us.store.begin_incarnation(2).await.unwrap();
+    us.store.begin_incarnation(4, false).await.unwrap();
+    us.store.begin_incarnation(2, false).await.unwrap();
     assert_eq!(us.store.incarnation().await.unwrap(), 5);
+    us.store.begin_incarnation(5, true).await.unwrap();
+    assert!(us.store.incarnation().await.unwrap() > 1_700_000_000, "one that nobody can have begun");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_database_that_ran_elsewhere_or_was_led_by_nobody_for_long_may_be_a_restored_one(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let may_be_restored = async || us.store.identify(CLUSTER, &us.origin.region).await.unwrap().may_be_restored;
+    assert!(!may_be_restored().await);
+    us.store.release_lease(&us.fence).await.unwrap();
+    assert!(!may_be_restored().await, "a restart");
+    sqlx::query("UPDATE repl_self SET database = 'another 00000001'").execute(&us.store.pool).await.unwrap();
+    assert!(may_be_restored().await);
+    us.store.confirm_database().await.unwrap();
+    assert!(!may_be_restored().await);
+    let long_ago = "UPDATE repl_lease_expiry SET expires_at = now() - interval '1 hour'";
+    sqlx::query(long_ago).execute(&us.store.pool).await.unwrap();
+    assert!(may_be_restored().await);
+    us.store.take_lease(Uuid::now_v7()).await.unwrap().expect("nobody leads");
+    assert!(may_be_restored().await, "leading it settles nothing");
+    us.store.confirm_database().await.unwrap();
+    assert!(!may_be_restored().await);
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -1,6 +1,11 @@
 //! The keys with which origins sign their logs.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use rustls::{
@@ -76,12 +81,14 @@ pub struct KeyRing {
     roots: Arc<RootCertStore>,
     cluster_id: String,
     keys: BTreeMap<RegionName, BTreeMap<KeyId, Vec<u8>>>,
+    /// Those whose certificate is in the database, to be passed on.
+    stored: BTreeSet<KeyId>,
 }
 
 impl KeyRing {
     /// Knows nobody yet.
     pub fn new(roots: Arc<RootCertStore>, cluster_id: &str) -> Self {
-        Self { roots, cluster_id: cluster_id.to_owned(), keys: BTreeMap::new() }
+        Self { roots, cluster_id: cluster_id.to_owned(), keys: BTreeMap::new(), stored: BTreeSet::new() }
     }
 
     /// Takes a certificate in if the authority vouched for it and it names the region.
@@ -115,12 +122,14 @@ impl KeyRing {
 
 impl Trust for KeyRing {
     fn verify(&mut self, region: &RegionName, checkpoint: &Checkpoint, message: &[u8]) -> Result<(), TrustError> {
+        // Also where the key is known: the certificate is kept and passed on.
+        if checkpoint.certificate.as_ref().is_some_and(|certificate| hash_of(certificate) != checkpoint.key_id) {
+            return Err(TrustError::UnknownKey);
+        }
         let known = |ring: &Self| ring.keys.get(region).is_some_and(|keys| keys.contains_key(&checkpoint.key_id));
         if !known(self) {
             let certificate = checkpoint.certificate.as_ref().ok_or(TrustError::UnknownKey)?;
-            if self.learn(region, certificate)? != checkpoint.key_id {
-                return Err(TrustError::UnknownKey);
-            }
+            self.learn(region, certificate)?;
         }
         let key = self.keys.get(region).and_then(|keys| keys.get(&checkpoint.key_id)).ok_or(TrustError::UnknownKey)?;
         UnparsedPublicKey::new(&ED25519, key)
@@ -129,6 +138,13 @@ impl Trust for KeyRing {
     }
 
     fn known_keys(&self, region: &RegionName) -> Vec<KeyId> {
-        self.keys.get(region).map(|keys| keys.keys().copied().collect()).unwrap_or_default()
+        let keys = self.keys.get(region).into_iter().flat_map(BTreeMap::keys);
+        keys.filter(|key| self.stored.contains(*key)).copied().collect()
+    }
+
+    fn stored(&mut self, region: &RegionName, key: &KeyId) {
+        if self.keys.get(region).is_some_and(|keys| keys.contains_key(key)) {
+            self.stored.insert(*key);
+        }
     }
 }

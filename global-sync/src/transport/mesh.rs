@@ -126,7 +126,8 @@ impl Mesh {
         }
     }
 
-    /// Calls a region and stays until the connection ends. An error is why there was none.
+    /// Calls a region and stays until the connection ends. An error is why there was none. The connection does not depend on
+    /// the caller: it ends by being closed, and says so, whoever still waits for it.
     pub async fn dial(&self, region: &RegionName, address: &str) -> anyhow::Result<()> {
         let address = tokio::net::lookup_host(address)
             .await?
@@ -136,7 +137,8 @@ impl Mesh {
         // The name is only for the wire; certificates are judged by the region they name.
         let connecting = self.endpoint.connect_with(config, address, "gocomet.invalid")?;
         let connection = timeout(HANDSHAKE_WITHIN, connecting).await??;
-        self.run(connection, Some(region)).await
+        let (mesh, region) = (self.clone(), region.clone());
+        self.tasks.spawn(async move { mesh.run(connection, Some(&region)).await }).await?
     }
 
     /// Ends every connection and waits for their tasks.

@@ -6,13 +6,15 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 
 use global_sync::{
     config::{
-        Config, DatabaseConfig, NumberingConfig, QuicConfig, RegionConfig, SigningConfig, StatusConfig, TlsConfig,
+        Config, DatabaseConfig, DigestConfig, NumberingConfig, QuicConfig, RegionConfig, SigningConfig, StatusConfig,
+        TlsConfig,
     },
     node::Node,
     status::{Board, Status},
@@ -23,7 +25,12 @@ use shared::{
     telemetry::{LogFormat, TelemetryConfig},
 };
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, postgres::PgPoolOptions};
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+    time::sleep,
+};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -57,6 +64,11 @@ impl Authority {
         Self { pem, issuer: Arc::new(Issuer::new(params, key)) }
     }
 
+    /// The certificates of both authorities.
+    pub(crate) fn beside(&self, other: &Self) -> String {
+        format!("{}{}", self.pem, other.pem)
+    }
+
     fn issue(&self, folder: &Path, region: &str) {
         std::fs::create_dir_all(folder).unwrap();
         let sign = |key: &KeyPair| {
@@ -76,6 +88,38 @@ impl Authority {
         ] {
             std::fs::write(folder.join(name), content).unwrap();
         }
+    }
+}
+
+/// An instance that is a process of its own; it ends with the test.
+pub(crate) struct Process {
+    child: Child,
+    status: SocketAddr,
+}
+
+impl Process {
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Whether it says that it leads; no if it says nothing.
+    pub(crate) async fn leads(&self) -> bool {
+        let answer = tokio::time::timeout(Duration::from_secs(2), async {
+            let mut stream = TcpStream::connect(self.status).await?;
+            stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        });
+        answer.await.is_ok_and(|answer| answer.is_ok_and(|answer| answer.contains(r#""leader":true"#)))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -144,6 +188,17 @@ impl Cluster {
         connection.close().await.unwrap();
     }
 
+    /// How many keys of a region another one has the certificates of.
+    pub(crate) async fn known_keys(&self, at: &str, of: &str) -> i64 {
+        use secrecy::ExposeSecret as _;
+        let url = &self.regions[at].config.database.url;
+        let mut connection = PgConnection::connect(url.expose_secret()).await.unwrap();
+        let keys = "SELECT count(*) FROM repl_origin_cert WHERE region = $1";
+        let count = sqlx::query_scalar(keys).bind(of).fetch_one(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        count
+    }
+
     pub(crate) fn knows(&mut self, region: &str, peers: &[&str]) {
         self.regions.get_mut(region).unwrap().config.peers.retain(|name, _| peers.contains(&name.as_str()));
     }
@@ -170,6 +225,38 @@ impl Cluster {
         #[expect(clippy::disallowed_methods, reason = "a test waits for its tasks itself")]
         let task = tokio::spawn(node.run(shutdown.clone(), String::new));
         region.running = Some(Running { shutdown, task, board });
+    }
+
+    /// Starts an instance as a process of its own.
+    pub(crate) fn start_process(&self, name: &str) -> Process {
+        use secrecy::ExposeSecret as _;
+        let Config { region, database, quic, tls, signing, peers, .. } = &self.regions[name].config;
+        let status = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let peers: Vec<_> = peers.iter().map(|(name, address)| format!("{name}={address}")).collect();
+        let child = Command::new(env!("CARGO_BIN_EXE_global-sync"))
+            .env("GLOBAL_SYNC_REGION__NAME", region.name.as_str())
+            .env("GLOBAL_SYNC_REGION__CLUSTER_ID", &region.cluster_id)
+            .env("GLOBAL_SYNC_DATABASE__URL", database.url.expose_secret())
+            .env("GLOBAL_SYNC_QUIC__LISTEN", quic.listen.to_string())
+            .env("GLOBAL_SYNC_STATUS__LISTEN", status.to_string())
+            .env("GLOBAL_SYNC_TLS__CA_FILE", &tls.ca_file)
+            .env("GLOBAL_SYNC_TLS__CERT_FILE", &tls.cert_file)
+            .env("GLOBAL_SYNC_TLS__KEY_FILE", &tls.key_file)
+            .env("GLOBAL_SYNC_SIGNING__CERT_FILE", &signing.cert_file)
+            .env("GLOBAL_SYNC_SIGNING__KEY_FILE", &signing.key_file)
+            .env("GLOBAL_SYNC_PEERS", peers.join(","))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process { child, status }
+    }
+
+    /// Both authorities are believed from now on.
+    pub(crate) fn believe(&self, authorities: &str) {
+        for name in self.regions.keys() {
+            std::fs::write(self.folder.join(name).join("ca.pem"), authorities).unwrap();
+        }
     }
 
     pub(crate) async fn try_start_with(&self, name: &str, authority: &Authority, names: &str) -> Result<(), String> {
@@ -319,6 +406,7 @@ impl Cluster {
             },
             signing: SigningConfig { cert_file: file("signing.pem"), key_file: file("signing.key") },
             numbering: NumberingConfig { every: Duration::from_millis(20) },
+            digest: DigestConfig { check_ledger_every: Duration::from_secs(1) },
             telemetry: TelemetryConfig {
                 log_format: LogFormat::Pretty,
                 log_filter: "info".to_owned(),

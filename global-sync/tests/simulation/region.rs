@@ -1,12 +1,13 @@
 //! One region of the simulated world: a core that forgets at every crash and a disk that does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use global_sync::protocol::{
-    Checkpoint, Draft, Entry, Envelope, Head, KeyId, LogId, LogState, MemberState, Millis, Origin, Replica, Settings,
-    Trust, TrustError, VerifiedBatch, checkpoint_message, hash_of,
+    Checkpoint, Draft, Entry, Envelope, Head, KeyId, LogId, LogState, MAX_GROUP_BYTES, MemberState, Millis, Origin,
+    Replica, Settings, Trust, TrustError, VerifiedBatch, checkpoint_message, hash_of,
 };
 use shared::{fact::FactStream, ids::RegionName};
+use uuid::Uuid;
 
 pub(crate) const CLUSTER: &str = "simulated";
 
@@ -26,6 +27,8 @@ impl Trust for HashTrust {
     fn known_keys(&self, _region: &RegionName) -> Vec<KeyId> {
         Vec::new()
     }
+
+    fn stored(&mut self, _region: &RegionName, _key: &KeyId) {}
 }
 
 /// What survives a crash.
@@ -34,6 +37,8 @@ pub(crate) struct Disk {
     pub(crate) logs: BTreeMap<LogId, Vec<(Entry, Head)>>,
     pub(crate) checkpoints: BTreeMap<LogId, BTreeMap<u64, Checkpoint>>,
     pub(crate) outbox: Vec<(FactStream, Draft)>,
+    /// Counted from 0 here.
+    pub(crate) incarnation: u64,
 }
 
 impl Disk {
@@ -72,15 +77,34 @@ impl Disk {
             let log = LogId { origin: origin.clone(), stream };
             let before = self.head(&log);
             let (entry, head) = Envelope::seal(CLUSTER, &log, &before, draft);
+            let group_ends = entry.len() > MAX_GROUP_BYTES;
             self.logs.entry(log.clone()).or_default().push((entry, head));
+            if group_ends {
+                self.sign(&log, head);
+            }
             grown.insert(log, head);
         }
         for (log, head) in &grown {
-            let signature = sign(&origin.region, &checkpoint_message(CLUSTER, log, head));
-            let checkpoint = Checkpoint { head: *head, key_id: [1; 32], signature, certificate: None };
-            self.checkpoints.entry(log.clone()).or_default().insert(head.seq, checkpoint);
+            self.sign(log, *head);
         }
         grown.into_iter().collect()
+    }
+
+    fn sign(&mut self, log: &LogId, head: Head) {
+        let signature = sign(&log.origin.region, &checkpoint_message(CLUSTER, log, &head));
+        let checkpoint = Checkpoint { head, key_id: [1; 32], signature, certificate: None };
+        self.checkpoints.entry(log.clone()).or_default().insert(head.seq, checkpoint);
+    }
+
+    /// The ids of all facts in it that `origin` wrote, numbered or not.
+    pub(crate) fn written_by(&self, origin: &RegionName) -> BTreeSet<Uuid> {
+        let numbered = self
+            .logs
+            .iter()
+            .filter(|(log, _)| log.origin.region == *origin)
+            .flat_map(|(_, entries)| entries.iter())
+            .map(|(entry, _)| Envelope::read(&entry.envelope).expect("it was sealed here").id);
+        numbered.chain(self.outbox.iter().map(|(_, draft)| draft.id)).collect()
     }
 
     /// Entries from `from` up to the last checkpoint the bytes reach, at least to the first.
@@ -107,6 +131,10 @@ impl Disk {
 pub(crate) struct Region {
     pub(crate) name: RegionName,
     pub(crate) disk: Disk,
+    /// An old copy of the disk, to be put back in its place at the next start.
+    pub(crate) restore: Option<Disk>,
+    /// The disk has been put back and nobody can tell yet what it lacks.
+    pub(crate) may_be_restored: bool,
     pub(crate) core: Option<Replica<HashTrust>>,
     pub(crate) may_number: bool,
     /// How often it was started; what an earlier life had under way is void.
@@ -117,7 +145,7 @@ pub(crate) struct Region {
 
 impl Region {
     pub(crate) fn origin(&self) -> Origin {
-        Origin { region: self.name.clone(), incarnation: 1 }
+        Origin { region: self.name.clone(), incarnation: self.disk.incarnation + 1 }
     }
 
     pub(crate) fn start(&mut self, now: Millis, others: &[RegionName]) {
@@ -130,6 +158,7 @@ impl Region {
             instance: u128::from(self.life),
             state: MemberState::Active,
             expected: others.iter().filter(|name| **name != self.name).cloned().collect(),
+            may_be_restored: self.may_be_restored,
         };
         self.core = Some(Replica::new(settings, HashTrust, self.disk.log_states(), now));
     }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use global_sync::protocol::{
-    Batch, ConnectionId, Draft, Effect, Event, Hash, Head, LogId, MAX_BATCH_BYTES, Message, Millis, PULL_CREDIT_BYTES,
-    VerifiedBatch,
+    Alarm, Batch, ConnectionId, Draft, Effect, Entry, Envelope, Event, Hash, Head, LogId, MAX_BATCH_BYTES, Message,
+    Millis, PULL_CREDIT_BYTES, VerifiedBatch,
 };
 use shared::fact::FactStream;
 use uuid::Uuid;
@@ -21,6 +21,8 @@ use super::{
 const FAULTS_LAST_MS: u64 = 9_000;
 const CONVERGE_WITHIN_MS: u64 = 30_000;
 const TICK_MS: u64 = 100;
+/// Until then relays and lines alter what they carry; whoever did is avoided for half a minute.
+const ALTERED_UNTIL_MS: u64 = 3_000;
 
 /// What a run came to.
 pub(crate) struct Outcome {
@@ -38,6 +40,9 @@ enum Happening {
     Emit { region: usize },
     Number { region: usize, life: u64 },
     Crash { region: usize },
+    Backup { region: usize },
+    Lose { region: usize },
+    Served { region: usize, life: u64, event: Box<Event> },
     Start { region: usize },
     Cut { from: usize, to: usize },
     Mend { from: usize, to: usize },
@@ -73,11 +78,23 @@ pub(crate) struct World {
     connections: BTreeMap<ConnectionId, (usize, usize)>,
     next_conn: ConnectionId,
     cut: BTreeSet<(usize, usize)>,
+    /// Bytes a second from one region to another, where it is not plenty, and until when what was sent takes the line.
+    bandwidth: BTreeMap<(usize, usize), u64>,
+    busy_until: BTreeMap<(usize, usize), u64>,
+    /// Connections of a region whose disk was lost: what was on its way is lost too.
+    void: BTreeSet<ConnectionId>,
+    backups: BTreeMap<usize, Disk>,
     healed: bool,
     forgetful: bool,
     /// The one true hash of every entry ever numbered.
     truth: BTreeMap<(LogId, u64), Hash>,
     emitted: u64,
+    /// Batches altered on their way that nobody has complained about.
+    altered: u64,
+    /// Facts that were on a lost disk and nowhere else.
+    lost: BTreeSet<Uuid>,
+    /// Of a thousand facts, so many are large.
+    large: u64,
     trace: DefaultHasher,
     failure: Option<String>,
     seen: BTreeMap<&'static str, u64>,
@@ -91,6 +108,8 @@ impl World {
         let regions = names[..count].iter().map(|name| Region {
             name: name.parse().expect("a name"),
             disk: Disk::default(),
+            restore: None,
+            may_be_restored: false,
             core: None,
             may_number: false,
             life: 0,
@@ -105,10 +124,17 @@ impl World {
             connections: BTreeMap::new(),
             next_conn: 1,
             cut: BTreeSet::new(),
+            bandwidth: BTreeMap::new(),
+            busy_until: BTreeMap::new(),
+            void: BTreeSet::new(),
+            backups: BTreeMap::new(),
             healed: false,
             forgetful: false,
             truth: BTreeMap::new(),
             emitted: 0,
+            altered: 0,
+            lost: BTreeSet::new(),
+            large: 20,
             trace: DefaultHasher::new(),
             failure: None,
             seen: BTreeMap::new(),
@@ -119,6 +145,18 @@ impl World {
 
     pub(crate) fn with_forgetful_disks(mut self) -> Self {
         self.forgetful = true;
+        self
+    }
+
+    /// Every line is slower than a large fact takes until its source is given up.
+    pub(crate) fn with_slow_lines(mut self) -> Self {
+        self.large = 100;
+        for from in 0..self.regions.len() {
+            for to in 0..self.regions.len() {
+                let bytes_a_second = self.random.between(80_000, 120_000);
+                self.bandwidth.insert((from, to), bytes_a_second);
+            }
+        }
         self
     }
 
@@ -157,6 +195,21 @@ impl World {
                 self.schedule(at, Happening::Crash { region });
             }
         }
+        for from in 0..count {
+            for to in 0..count {
+                if self.random.chance(250) {
+                    let bytes_a_second = self.random.between(60_000, 300_000);
+                    self.bandwidth.insert((from, to), bytes_a_second);
+                }
+            }
+        }
+        if self.random.chance(400) {
+            let region = usize::try_from(self.random.between(0, count as u64)).expect("few");
+            let backup = self.random.between(0, FAULTS_LAST_MS / 2);
+            let lose = self.random.between(backup + 500, FAULTS_LAST_MS);
+            self.schedule(backup, Happening::Backup { region });
+            self.schedule(lose, Happening::Lose { region });
+        }
         for _ in 0..self.random.between(0, 8) {
             let (from, to) = self.two_regions();
             let at = self.random.between(0, FAULTS_LAST_MS);
@@ -192,6 +245,16 @@ impl World {
                     self.crash(region, "crash");
                 }
             }
+            Happening::Backup { region } => {
+                let copy = self.regions[region].disk.clone();
+                self.backups.insert(region, copy);
+            }
+            Happening::Lose { region } => self.lose(region),
+            Happening::Served { region, life, event } => {
+                if self.alive(region, life) {
+                    self.give(region, *event);
+                }
+            }
             Happening::Tick { region, life } => {
                 if self.alive(region, life) {
                     self.schedule(self.now + TICK_MS, Happening::Tick { region, life });
@@ -200,7 +263,7 @@ impl World {
             }
             Happening::Connect { a, b } => self.connect(a, b),
             Happening::Deliver { to, life, conn, message } => {
-                if self.alive(to, life) {
+                if self.alive(to, life) && !self.void.contains(&conn) {
                     self.give(to, Event::Received { conn, message });
                 }
             }
@@ -252,11 +315,14 @@ impl World {
         if self.regions[region].core.is_some() {
             return;
         }
+        if let Some(old) = self.regions[region].restore.take() {
+            self.restore(region, old);
+        }
         let names: Vec<_> = self.regions.iter().map(|region| region.name.clone()).collect();
         self.regions[region].start(Millis(self.now), &names);
         let life = self.regions[region].life;
         let logs = self.regions[region].disk.log_states();
-        self.give(region, Event::Leading { leading: true, logs });
+        self.give(region, Event::Leads { logs });
         self.schedule(self.now + 1, Happening::Tick { region, life });
         self.schedule(self.now + 5, Happening::Number { region, life });
         for other in 0..self.regions.len() {
@@ -267,15 +333,55 @@ impl World {
     }
 
     fn crash(&mut self, region: usize, how: &'static str) {
+        let restart = self.now + self.random.between(10, 3_000);
+        self.stop(region, how, restart);
+    }
+
+    fn stop(&mut self, region: usize, how: &'static str, restart: u64) {
         self.saw(how);
         self.regions[region].stop();
-        let restart = self.now + self.random.between(10, 3_000);
         self.schedule(restart, Happening::Start { region });
         let gone: Vec<_> =
             self.connections.iter().filter(|(_, (a, b))| *a == region || *b == region).map(|(c, _)| *c).collect();
         for conn in gone {
             self.drop_connection(conn, Some(region));
         }
+    }
+
+    /// A region loses its disk and comes back with a copy of it, when all it said has been stored by others or is lost.
+    fn lose(&mut self, region: usize) {
+        let Some(copy) = self.backups.remove(&region) else { return };
+        if self.regions[region].core.is_none() {
+            return;
+        }
+        self.void
+            .extend(self.connections.iter().filter(|(_, (a, b))| *a == region || *b == region).map(|(conn, _)| *conn));
+        let restart = self.now + self.random.between(500, 3_000);
+        self.stop(region, "disk lost", restart);
+        self.regions[region].restore = Some(copy);
+    }
+
+    fn restore(&mut self, region: usize, old: Disk) {
+        let name = self.regions[region].name.clone();
+        let had = std::mem::replace(&mut self.regions[region].disk, old);
+        self.regions[region].may_be_restored = true;
+        let disks: Vec<Disk> = self
+            .regions
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| *at != region)
+            .map(|(_, other)| other.restore.as_ref().unwrap_or(&other.disk).clone())
+            .collect();
+        let mut kept = self.regions[region].disk.written_by(&name);
+        for disk in &disks {
+            kept.extend(disk.written_by(&name));
+        }
+        self.lost.extend(had.written_by(&name).difference(&kept).copied());
+        // What only the lost disk knew has never been, so its number may be given again.
+        let own = self.regions[region].disk.clone();
+        self.truth.retain(|(log, seq), _| {
+            log.origin.region != name || disks.iter().chain([&own]).any(|disk| disk.head(log).seq >= *seq)
+        });
     }
 
     /// The other end notices after a while, or at once.
@@ -314,7 +420,7 @@ impl World {
     fn emit(&mut self, region: usize) {
         self.emitted += 1;
         let stream = FactStream::ALL[usize::try_from(self.random.between(0, 3)).expect("three")];
-        let length = if self.random.chance(20) { 200_000 } else { self.random.between(20, 300) };
+        let length = if self.random.chance(self.large) { 200_000 } else { self.random.between(20, 300) };
         let draft = Draft {
             id: Uuid::from_u128(u128::from(self.emitted)),
             kind: "simulated".to_owned(),
@@ -381,6 +487,11 @@ impl World {
             self.regions[region].disk.logs.get(&log).map_or(Vec::new(), |entries| {
                 entries[from.min(entries.len())..].iter().map(|(_, head)| *head).collect()
             });
+        let kept = self.regions[region].disk.logs.get(&log).and_then(|entries| entries.last());
+        if kept.is_some_and(|(entry, _)| !is_whole(entry)) {
+            self.fail(format!("{} stored an altered entry of {log}", self.regions[region].name));
+            return;
+        }
         for (index, head) in stored.into_iter().enumerate() {
             if head.seq != known + index as u64 + 1 || self.truth.get(&(log.clone(), head.seq)) != Some(&head.hash) {
                 self.fail(format!("{} stored something else as {log} {}", self.regions[region].name, head.seq));
@@ -430,7 +541,7 @@ impl World {
                 let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
                 let storing = self.regions[region].storing.entry(batch.log.clone()).or_default();
                 *storing += bytes;
-                if *storing > PULL_CREDIT_BYTES + MAX_BATCH_BYTES {
+                if *storing > PULL_CREDIT_BYTES + 2 * MAX_BATCH_BYTES {
                     self.fail(format!("{bytes} more bytes than granted wait to be stored"));
                 }
                 let at = self.now + self.random.between(1, 30);
@@ -448,8 +559,13 @@ impl World {
                     let next = checkpoint.head.seq + 1;
                     let batch = Batch { log: log.clone(), pull, entries, checkpoint };
                     self.saw("batch");
-                    self.send(region, conn, Message::Batch(batch));
+                    let gone_at = self.send(region, conn, Message::Batch(batch));
                     served = Event::Served { conn, log, pull, next, bytes };
+                    if gone_at > self.now {
+                        let event = Box::new(served);
+                        self.schedule(gone_at, Happening::Served { region, life, event });
+                        return;
+                    }
                 }
                 self.give(region, served);
             }
@@ -460,14 +576,31 @@ impl World {
                     self.saw("late numbering");
                 }
                 self.regions[region].may_number = true;
+                self.regions[region].may_be_restored = false;
             }
-            Effect::BeginIncarnation { .. } => self.fail("a region that lost nothing was told that it had".to_owned()),
-            Effect::Alarm(alarm) => self.fail(format!("false alarm: {alarm:?}")),
+            Effect::BeginIncarnation { after, alone } => {
+                if !self.regions[region].may_be_restored {
+                    self.fail("a region that lost nothing was told that it had".to_owned());
+                    return;
+                }
+                self.saw(if alone { "new life, not everybody heard" } else { "new life" });
+                self.regions[region].disk.incarnation = if alone { 1_000_000 + self.now } else { after };
+                self.regions[region].may_be_restored = false;
+                self.crash(region, "over again");
+            }
+            Effect::Alarm(Alarm::BadBatch { .. }) if self.altered > 0 => {
+                self.saw("altered and noticed");
+                self.altered -= 1;
+            }
+            Effect::Alarm(alarm @ (Alarm::BadBatch { .. } | Alarm::Diverged { .. })) => {
+                self.fail(format!("false alarm: {alarm:?}"));
+            }
         }
     }
 
-    fn send(&mut self, from: usize, conn: ConnectionId, message: Message) {
-        let Some((a, b)) = self.connections.get(&conn).copied() else { return };
+    /// Sends a message and says when the line is free of it.
+    fn send(&mut self, from: usize, conn: ConnectionId, mut message: Message) -> u64 {
+        let Some((a, b)) = self.connections.get(&conn).copied() else { return self.now };
         let to = if a == from { b } else { a };
         message.frame_type().hash(&mut self.trace);
         if let Message::Batch(batch) = &message {
@@ -477,20 +610,44 @@ impl World {
         // Hello opens a connection: without it there is none.
         if matches!(message, Message::Hello(_)) {
             self.schedule(self.now + 1, Happening::Deliver { to, life, conn, message });
-            return;
+            return self.now;
+        }
+        // Entries queue for the line; what is said about them overtakes them, as on streams of another priority.
+        let mut gone_at = self.now;
+        if let (Message::Batch(batch), Some(bytes_a_second)) = (&message, self.bandwidth.get(&(from, to))) {
+            let bytes: u64 = batch.entries.iter().map(|entry| entry.len() as u64).sum();
+            let line = self.busy_until.entry((from, to)).or_default();
+            gone_at = self.now.max(*line) + bytes * 1000 / bytes_a_second;
+            *line = gone_at;
+            if bytes * 1000 / bytes_a_second > 1000 {
+                self.saw("slow batch");
+            }
         }
         let faulty = !self.healed;
         if self.cut.contains(&(from, to)) || (faulty && self.random.chance(30)) {
             self.saw("lost");
-            return;
+            return gone_at;
+        }
+        if let Message::Batch(batch) = &mut message
+            && self.now < ALTERED_UNTIL_MS
+            && self.random.chance(20)
+        {
+            self.altered += 1;
+            let last = batch.entries.last_mut().expect("a batch has entries");
+            match (self.random.between(0, 3), &mut last.body) {
+                (0, Some(body)) => body[0] ^= 1,
+                (1, body) => *body = None,
+                _ => batch.checkpoint.signature[0] ^= 1,
+            }
         }
         if faulty && self.random.chance(30) {
             self.saw("doubled");
-            let at = self.now + self.random.between(2, 400);
+            let at = gone_at + self.random.between(2, 400);
             self.schedule(at, Happening::Deliver { to, life, conn, message: message.clone() });
         }
-        let at = self.now + self.random.between(2, 120);
+        let at = gone_at + self.random.between(2, 120);
         self.schedule(at, Happening::Deliver { to, life, conn, message });
+        gone_at
     }
 
     /// Law: what a peer acknowledged is on its disk.
@@ -502,20 +659,25 @@ impl World {
         }
     }
 
-    /// Law: every fact committed anywhere is in its origin's log exactly once, and every log is the same everywhere.
+    /// Law: every fact committed anywhere is in a log of its origin, unless a lost disk was all that had it; every log is
+    /// the same everywhere; and nothing is numbered twice, unless the origin lost its disk and with it the memory of it.
     fn check_nothing_lost_or_doubled(&mut self) {
         if self.failure.is_some() {
             return;
         }
-        let entries: u64 = self.truth.len() as u64;
-        if entries != self.emitted {
-            self.fail(format!("{} facts were committed, {entries} numbered", self.emitted));
+        let emitted: BTreeSet<Uuid> = (1..=self.emitted).map(|n| Uuid::from_u128(u128::from(n))).collect();
+        let numbered = self.truth.len() as u64;
+        if !self.seen.contains_key("disk lost") && numbered != self.emitted {
+            self.fail(format!("{} facts were committed, {numbered} numbered", self.emitted));
             return;
         }
+        let names: Vec<_> = self.regions.iter().map(|region| region.name.clone()).collect();
         for region in &self.regions {
-            let held: u64 = region.disk.logs.values().map(|log| log.len() as u64).sum();
-            if held != self.emitted {
-                let text = format!("{} has {held} of {} facts", region.name, self.emitted);
+            let held: BTreeSet<Uuid> = names.iter().flat_map(|name| region.disk.written_by(name)).collect();
+            let entries: u64 = region.disk.logs.values().map(|log| log.len() as u64).sum();
+            let missing: Vec<_> = emitted.difference(&held).filter(|id| !self.lost.contains(id)).collect();
+            if !missing.is_empty() || entries != numbered {
+                let text = format!("{} lacks {missing:?}, has {entries} of {numbered} entries", region.name);
                 self.fail(text);
                 return;
             }
@@ -547,4 +709,9 @@ impl World {
             self.failure = Some(format!("at {} ms: {text}", self.now));
         }
     }
+}
+
+fn is_whole(entry: &Entry) -> bool {
+    let envelope = Envelope::read(&entry.envelope).expect("only what can be read is stored");
+    entry.body.as_ref().is_some_and(|body| envelope.check_body(body).is_ok())
 }

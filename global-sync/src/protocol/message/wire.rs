@@ -54,6 +54,8 @@ struct State {
 pub(super) struct Advert {
     #[prost(message, repeated, tag = "1")]
     logs: Vec<State>,
+    #[prost(bool, tag = "2")]
+    leading: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -132,10 +134,18 @@ impl From<&LogId> for Log {
     }
 }
 
+/// A number the database can hold.
+fn number(name: &'static str, number: u64) -> Result<u64, WireError> {
+    if number > MAX_NUMBER {
+        return Err(WireError::Malformed(name, format!("{number} is too great")));
+    }
+    Ok(number)
+}
+
 fn log_id(name: &'static str, log: Option<Log>) -> Result<LogId, WireError> {
     let log = log.ok_or_else(|| WireError::Malformed(name, "it names no log".to_owned()))?;
     Ok(LogId {
-        origin: Origin { region: region(name, &log.region)?, incarnation: log.incarnation },
+        origin: Origin { region: region(name, &log.region)?, incarnation: number(name, log.incarnation)? },
         stream: FactStream::from_name(&log.stream)
             .ok_or_else(|| WireError::Malformed(name, "an unknown stream".to_owned()))?,
     })
@@ -148,7 +158,8 @@ fn state(log: &LogId, state: &LogState) -> State {
 
 fn log_state(name: &'static str, state: State) -> Result<(LogId, LogState), WireError> {
     let hash: Hash = fixed(name, &state.hash)?;
-    Ok((log_id(name, state.log)?, LogState { head: Head { seq: state.stored, hash }, applied: state.applied }))
+    let head = Head { seq: number(name, state.stored)?, hash };
+    Ok((log_id(name, state.log)?, LogState { head, applied: number(name, state.applied)? }))
 }
 
 impl From<&super::Hello> for Hello {
@@ -179,7 +190,10 @@ impl TryFrom<Hello> for super::Hello {
             features: hello.features,
             kinds: hello.kinds,
             cluster_id: hello.cluster_id,
-            origin: Origin { region: region("hello", &hello.region)?, incarnation: hello.incarnation },
+            origin: Origin {
+                region: region("hello", &hello.region)?,
+                incarnation: number("hello", hello.incarnation)?,
+            },
             instance: u128::from_be_bytes(fixed("hello", &hello.instance)?),
             state: MemberState::from_name(&hello.state)
                 .ok_or_else(|| WireError::Malformed("hello", "an unknown state".to_owned()))?,
@@ -189,7 +203,7 @@ impl TryFrom<Hello> for super::Hello {
 
 impl From<&super::Advert> for Advert {
     fn from(advert: &super::Advert) -> Self {
-        Self { logs: advert.logs.iter().map(|(log, has)| state(log, has)).collect() }
+        Self { logs: advert.logs.iter().map(|(log, has)| state(log, has)).collect(), leading: advert.leading }
     }
 }
 
@@ -200,7 +214,7 @@ impl TryFrom<Advert> for super::Advert {
             return Err(WireError::TooMany("advert"));
         }
         let logs = advert.logs.into_iter().map(|state| log_state("advert", state)).collect::<Result<_, _>>()?;
-        Ok(Self { logs })
+        Ok(Self { logs, leading: advert.leading })
     }
 }
 
@@ -228,7 +242,7 @@ impl TryFrom<Pull> for super::Pull {
         Ok(Self {
             log: log_id("pull", pull.log)?,
             id: pull.id,
-            from: pull.from,
+            from: number("pull", pull.from)?,
             credit: pull.credit,
             known_keys: pull.known_keys.iter().map(|key| fixed("pull", key)).collect::<Result<_, _>>()?,
         })
@@ -282,7 +296,7 @@ impl TryFrom<Batch> for super::Batch {
                 .map(|entry| Entry { envelope: entry.envelope, body: entry.body })
                 .collect(),
             checkpoint: Checkpoint {
-                head: Head { seq: batch.seq, hash: fixed("batch", &batch.hash)? },
+                head: Head { seq: number("batch", batch.seq)?, hash: fixed("batch", &batch.hash)? },
                 key_id: fixed("batch", &batch.key_id)?,
                 signature: batch.signature,
                 certificate: batch.certificate,

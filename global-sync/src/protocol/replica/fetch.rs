@@ -1,43 +1,80 @@
 //! Fetching: for every log of others there is at most one peer we ask, its origin if that answers, else one that has it.
+//!
+//! Whom we ask decides only where the next entries come from. What arrives is judged by itself: entries that their origin
+//! signed and that continue what we have are as good from a source we have given up as from the one we ask now.
 
 use super::*;
 use crate::protocol::{
     batch::verify,
-    message::{Credit, Pull},
+    message::{Credit, MAX_BATCH_BYTES, Pull},
 };
+
+/// A pull that brings nothing for this long although there is something is asked elsewhere; longer where batches have
+/// been seen to need it.
+pub(super) const STALLED_AFTER_MS: u64 = 1_000;
+/// However slow a source is. To ask again too early costs a batch sent twice, no more: the first still counts.
+const MOST_PATIENCE_MS: u64 = 8_000;
+/// A connection that stalled is avoided this long, a region that lied longer.
+pub(super) const AVOID_STALLED_MS: u64 = 2_000;
+const AVOID_LIAR_MS: u64 = 30_000;
+/// The most bytes of one log that wait to be stored: what was granted, and what a source given up had under way.
+const MAX_STORING_BYTES: u64 = PULL_CREDIT_BYTES + 2 * MAX_BATCH_BYTES;
 
 /// A log of somebody else's on its way in.
 #[derive(Clone, Debug)]
 pub(super) struct Incoming {
     /// The last entry given to the store; ahead of what is durable while a store is under way.
     pending: Head,
-    /// Bytes given to the store and not durable yet, oldest batch first.
-    storing: Vec<(u64, u64)>,
+    /// What was given to the store and is not durable yet, oldest batch first.
+    storing: Vec<Storing>,
     fetch: Option<Fetch>,
-    /// Regions not to ask, and until when.
-    avoid: BTreeMap<RegionName, Millis>,
+    /// How long a source may bring nothing; grows to twice what the last batch took.
+    patience_ms: u64,
+    /// Connections not to ask while another can be, and until when.
+    slow: BTreeMap<ConnectionId, Millis>,
+    /// Regions not to ask at all, and until when.
+    liars: BTreeMap<RegionName, Millis>,
+}
+
+#[derive(Clone, Debug)]
+struct Storing {
+    seq: u64,
+    bytes: u64,
+    /// The pull that paid for it.
+    pull: u64,
+    /// The key whose certificate came with it.
+    key: Option<KeyId>,
 }
 
 #[derive(Clone, Debug)]
 struct Fetch {
     conn: ConnectionId,
     pull: u64,
+    /// When it last brought something, or had nothing to bring.
     progress_at: Millis,
 }
 
 impl Incoming {
     fn new(head: Head) -> Self {
-        Self { pending: head, storing: Vec::new(), fetch: None, avoid: BTreeMap::new() }
+        Self {
+            pending: head,
+            storing: Vec::new(),
+            fetch: None,
+            patience_ms: STALLED_AFTER_MS,
+            slow: BTreeMap::new(),
+            liars: BTreeMap::new(),
+        }
     }
 
     pub(super) fn forget(&mut self, conn: ConnectionId) {
+        self.slow.remove(&conn);
         if self.fetch.as_ref().is_some_and(|fetch| fetch.conn == conn) {
             self.fetch = None;
         }
     }
 
-    fn avoids(&self, region: &RegionName, now: Millis) -> bool {
-        self.avoid.get(region).is_some_and(|until| now < *until)
+    fn storing_bytes(&self) -> u64 {
+        self.storing.iter().map(|storing| storing.bytes).sum()
     }
 }
 
@@ -63,7 +100,7 @@ impl<T: Trust> Replica<T> {
     fn plan_log(&mut self, now: Millis, log: &LogId, effects: &mut Vec<Effect>) {
         let durable = self.logs.get(log).map_or(Head::EMPTY, |state| state.head);
         let mut incoming = self.incoming.remove(log).unwrap_or_else(|| Incoming::new(durable));
-        self.give_up_stalled(now, log, &mut incoming);
+        self.judge_source(now, log, &mut incoming);
         let chosen = self.choose_source(now, log, &incoming);
         let asked = incoming.fetch.as_ref().map(|fetch| fetch.conn);
         if chosen != asked {
@@ -84,67 +121,107 @@ impl<T: Trust> Replica<T> {
         self.incoming.insert(log.clone(), incoming);
     }
 
-    /// A source that has more and sends none is dropped, and avoided for a while if another could be asked.
-    fn give_up_stalled(&self, now: Millis, log: &LogId, incoming: &mut Incoming) {
-        incoming.avoid.retain(|_, until| now < *until);
-        let Some(fetch) = &incoming.fetch else { return };
-        let Some(session) = self.sessions.get(&fetch.conn) else { return };
-        let waits_for_disk = !incoming.storing.is_empty();
-        let others_have_more = self.sessions.values().any(|other| other.stored(log) > incoming.pending.seq);
-        if !waits_for_disk && others_have_more && now.since(fetch.progress_at) > STALLED_AFTER_MS {
-            incoming.avoid.insert(session.region.clone(), now.plus(AVOID_STALLED_MS));
+    /// A source that has more and sends none is left for another that has more; without one it is asked again, since what
+    /// it sent may have been lost, and given twice the time.
+    fn judge_source(&self, now: Millis, log: &LogId, incoming: &mut Incoming) {
+        incoming.slow.retain(|_, until| now < *until);
+        incoming.liars.retain(|_, until| now < *until);
+        let has_more = |session: &Session| session.is_ready() && session.stored(log) > incoming.pending.seq;
+        let due = self.sessions.values().any(has_more);
+        let asked = incoming.fetch.as_ref().map(|fetch| fetch.conn);
+        let others = self.sessions.iter().any(|(conn, session)| {
+            Some(*conn) != asked && has_more(session) && self.is_fit(now, *conn, session, incoming)
+        });
+        let source_has_more = asked.and_then(|conn| self.sessions.get(&conn)).is_some_and(has_more);
+        let Some(fetch) = &mut incoming.fetch else { return };
+        if !due || !incoming.storing.is_empty() {
+            fetch.progress_at = now;
+        } else if now.since(fetch.progress_at) > incoming.patience_ms && (others || source_has_more) {
+            if others {
+                incoming.slow.insert(fetch.conn, now.plus(AVOID_STALLED_MS));
+            }
+            incoming.patience_ms = (2 * incoming.patience_ms).min(MOST_PATIENCE_MS);
             incoming.fetch = None;
         }
     }
 
+    /// Whether a source is as good as any: heard of lately, and not known to stall.
+    fn is_fit(&self, now: Millis, conn: ConnectionId, session: &Session, incoming: &Incoming) -> bool {
+        now.since(session.heard_at) <= SILENT_AFTER_MS
+            && !incoming.slow.contains_key(&conn)
+            && !incoming.liars.contains_key(&session.region)
+    }
+
+    /// A fit source before one that is not, the origin before a relay, its leader before its standby, and the one that is
+    /// asked already before a change. A silent or slow one is better than none; a liar is not.
     fn choose_source(&self, now: Millis, log: &LogId, incoming: &Incoming) -> Option<ConnectionId> {
-        let ready = || {
-            self.sessions.iter().filter(|(_, session)| {
-                session.is_ready()
-                    && session.logs.contains_key(log)
-                    && now.since(session.heard_at) <= SILENT_AFTER_MS
-                    && !incoming.avoids(&session.region, now)
-            })
-        };
         let current = incoming.fetch.as_ref().map(|fetch| fetch.conn);
-        // The origin itself is asked even before it has anything: what it writes next then comes without a question.
-        let direct = ready()
-            .filter(|(_, session)| session.region == log.origin.region)
-            .max_by_key(|(conn, session)| (Some(**conn) == current, session.stored(log)));
-        let relay = || {
-            ready()
-                .filter(|(conn, session)| {
-                    session.region != log.origin.region
-                        && (session.stored(log) > incoming.pending.seq || Some(**conn) == current)
-                })
-                .max_by_key(|(conn, session)| (Some(**conn) == current, session.stored(log), std::cmp::Reverse(*conn)))
-        };
-        direct.or_else(relay).map(|(conn, _)| *conn)
+        self.sessions
+            .iter()
+            .filter(|(conn, session)| {
+                // The origin itself is asked even before it has anything: what it writes next then comes unasked.
+                let direct = session.region == log.origin.region && session.logs.contains_key(log);
+                let relay = session.stored(log) > incoming.pending.seq || Some(**conn) == current;
+                session.is_ready() && (direct || relay) && !incoming.liars.contains_key(&session.region)
+            })
+            .max_by_key(|(conn, session)| {
+                let direct = session.region == log.origin.region;
+                (
+                    self.is_fit(now, **conn, session, incoming),
+                    direct,
+                    direct && session.leading,
+                    Some(**conn) == current,
+                    session.stored(log),
+                    std::cmp::Reverse(**conn),
+                )
+            })
+            .map(|(conn, _)| *conn)
     }
 
     pub(super) fn on_batch(&mut self, now: Millis, conn: ConnectionId, batch: Batch, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get(&conn) else { return };
         let from = session.region.clone();
         let log = batch.log.clone();
-        let Some(incoming) = self.incoming.get_mut(&log) else { return };
-        let Some(fetch) = &mut incoming.fetch else { return };
-        if fetch.conn != conn || fetch.pull != batch.pull {
+        if log.origin == self.settings.origin {
+            self.on_proof(from, &batch, effects);
             return;
         }
+        let Some(incoming) = self.incoming.get_mut(&log) else { return };
         let bytes = batch.entries.iter().map(|entry| entry.len() as u64).sum();
+        if incoming.liars.contains_key(&from) || incoming.storing_bytes() + bytes > MAX_STORING_BYTES {
+            return;
+        }
+        let pull = batch.pull;
+        let asked = incoming.fetch.as_ref().is_some_and(|fetch| fetch.conn == conn && fetch.pull == pull);
         match verify(&self.settings.cluster_id, incoming.pending, batch, &mut self.trust) {
             Ok(verified) => {
-                fetch.progress_at = now;
+                if let Some(fetch) = &mut incoming.fetch {
+                    let took_ms = now.since(fetch.progress_at);
+                    incoming.patience_ms = (2 * took_ms).clamp(STALLED_AFTER_MS, MOST_PATIENCE_MS);
+                    fetch.progress_at = now;
+                }
                 let (_, _, head) = verified.entries.last().expect("a verified batch has entries");
                 incoming.pending = *head;
-                incoming.storing.push((head.seq, bytes));
+                let key = verified.checkpoint.certificate.is_some().then_some(verified.checkpoint.key_id);
+                incoming.storing.push(Storing { seq: head.seq, bytes, pull, key });
                 let direct = from == log.origin.region;
+                let origin = log.origin.clone();
                 effects.push(Effect::Store { batch: Box::new(verified), direct });
+                if origin.region == self.settings.origin.region {
+                    self.on_later_life(origin.incarnation, effects);
+                }
             }
-            // Lost or repeated on the way. A repeat costs its credit; what was lost is asked for again when it stalls.
-            Err(BatchError::Gap { .. } | BatchError::Nothing) => {}
+            // We have it from elsewhere by now; the room it would have taken is free.
+            Err(BatchError::Nothing) => {
+                if asked {
+                    let credit = Credit { log, id: pull, bytes };
+                    effects.push(Effect::Send { conn, message: Message::Credit(credit) });
+                }
+            }
+            // Something was lost on the way; it is asked for again when the pull stalls.
+            Err(BatchError::Gap { .. }) => {}
             Err(error) => {
-                incoming.avoid.insert(from.clone(), now.plus(AVOID_LIAR_MS));
+                incoming.liars.insert(from.clone(), now.plus(AVOID_LIAR_MS));
                 effects.push(Effect::Alarm(Alarm::BadBatch { from, log, error }));
             }
         }
@@ -157,27 +234,37 @@ impl<T: Trust> Replica<T> {
         }
         let state = *state;
         if let Some(incoming) = self.incoming.get_mut(log) {
-            let mut freed = 0;
-            incoming.storing.retain(|(seq, bytes)| {
-                let done = *seq <= head.seq;
-                freed += if done { *bytes } else { 0 };
-                !done
-            });
+            let (done, storing) =
+                std::mem::take(&mut incoming.storing).into_iter().partition(|storing| storing.seq <= head.seq);
+            incoming.storing = storing;
+            let done: Vec<Storing> = done;
+            for key in done.iter().filter_map(|stored| stored.key) {
+                self.trust.stored(&log.origin.region, &key);
+            }
             if incoming.pending.seq < head.seq {
                 incoming.pending = head;
             }
-            if let Some(fetch) = &mut incoming.fetch
-                && freed > 0
-            {
-                fetch.progress_at = now;
-                let credit = Credit { log: log.clone(), id: fetch.pull, bytes: freed };
-                effects.push(Effect::Send { conn: fetch.conn, message: Message::Credit(credit) });
+            if let Some(fetch) = &mut incoming.fetch {
+                let freed: u64 =
+                    done.iter().filter(|stored| stored.pull == fetch.pull).map(|stored| stored.bytes).sum();
+                if !done.is_empty() {
+                    fetch.progress_at = now;
+                }
+                if freed > 0 {
+                    let credit = Credit { log: log.clone(), id: fetch.pull, bytes: freed };
+                    effects.push(Effect::Send { conn: fetch.conn, message: Message::Credit(credit) });
+                }
             }
         }
+        let ours = log.origin.region == self.settings.origin.region;
         for (conn, session) in &self.sessions {
             if session.greeting.as_ref().is_some_and(|greeting| greeting.origin.region == log.origin.region) {
                 let ack = Message::Ack(Ack { log: log.clone(), state });
                 effects.push(Effect::Send { conn: *conn, message: ack });
+            }
+            // What peers have of an earlier life of ours counts once we can compare it.
+            if ours && let Some(theirs) = session.logs.get(log) {
+                effects.push(Effect::SaveAck { peer: session.region.clone(), log: log.clone(), state: *theirs });
             }
         }
         self.serve_all(now, log, effects);

@@ -5,7 +5,11 @@ use std::collections::VecDeque;
 use shared::fact::FactStream;
 use uuid::Uuid;
 
-use super::*;
+use super::{
+    fetch::{AVOID_STALLED_MS, STALLED_AFTER_MS},
+    past::NUMBERING_GRACE_MS,
+    *,
+};
 use crate::protocol::{
     batch::TrustError,
     envelope::{Draft, Envelope},
@@ -29,6 +33,8 @@ impl Trust for HashTrust {
     fn known_keys(&self, _region: &RegionName) -> Vec<KeyId> {
         Vec::new()
     }
+
+    fn stored(&mut self, _region: &RegionName, _key: &KeyId) {}
 }
 
 fn region(name: &str) -> RegionName {
@@ -46,9 +52,10 @@ fn replica_at(name: &str, now: Millis) -> Replica<HashTrust> {
         instance: 1,
         state: MemberState::Active,
         expected: BTreeSet::new(),
+        may_be_restored: false,
     };
     let mut replica = Replica::new(settings, HashTrust, BTreeMap::new(), now);
-    replica.handle(now, Event::Leading { leading: true, logs: BTreeMap::new() });
+    replica.handle(now, Event::Leads { logs: BTreeMap::new() });
     replica
 }
 
@@ -70,7 +77,7 @@ fn advert(logs: &[(&str, u64)]) -> Message {
         let hash = if *seq == 0 { Head::EMPTY.hash } else { [u8::try_from(*seq).unwrap(); 32] };
         (log_of(name), LogState { head: Head { seq: *seq, hash }, applied: 0 })
     });
-    Message::Advert(Advert { logs: logs.collect() })
+    Message::Advert(Advert { logs: logs.collect(), leading: true })
 }
 
 fn chain(name: &str, count: u8) -> Batch {
@@ -167,18 +174,80 @@ fn stored_is_what_the_database_said_and_only_that_is_acknowledged() {
     assert_eq!(us.vector()[&log_of("eu-west")], head);
 }
 
+fn stored(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Store { .. }))
+}
+
 #[test]
-fn a_batch_nobody_asked_for_is_ignored() {
+fn a_batch_that_comes_late_counts_although_another_was_asked_meanwhile() {
+    let mut us = replica_at("us-east", NOW);
+    let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 3)]));
+    let (_, first) = pulls(&effects).pop_front().unwrap();
+    connect(&mut us, NOW, 2, "ap-south", advert(&[("eu-west", 3)]));
+    let late = NOW.plus(STALLED_AFTER_MS + 100);
+    for conn in [1, 2] {
+        us.handle(NOW.plus(STALLED_AFTER_MS), Event::Received { conn, message: advert(&[("eu-west", 3)]) });
+    }
+    let effects = us.handle(late, Event::Tick);
+    let asked = pulls(&effects).into_iter().find(|(_, pull)| pull.log == log_of("eu-west")).unwrap();
+    assert_eq!(asked.0, 2, "another is asked");
+    let batch = Batch { pull: first.id, ..chain("eu-west", 3) };
+    assert!(stored(&us.handle(late, Event::Received { conn: 1, message: Message::Batch(batch.clone()) })));
+    assert!(!stored(&us.handle(late, Event::Received { conn: 2, message: Message::Batch(batch) })), "once");
+}
+
+#[test]
+fn the_only_source_is_never_given_up_but_asked_again_less_and_less_often() {
     let mut us = replica_at("us-east", NOW);
     connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 3)]));
-    let effects = us.handle(NOW, Event::Received { conn: 1, message: Message::Batch(chain("eu-west", 3)) });
-    assert!(effects.is_empty());
+    let mut asked_at = Vec::new();
+    for ms in (0..20_000).step_by(100) {
+        let says = Event::Received { conn: 1, message: advert(&[("eu-west", 3)]) };
+        if !pulls(&us.handle(NOW.plus(ms), says)).is_empty() {
+            asked_at.push(ms);
+        }
+    }
+    assert_eq!(asked_at.len(), 4, "{asked_at:?}");
+    assert!(asked_at.windows(3).all(|three| three[2] - three[1] > three[1] - three[0]), "{asked_at:?}");
+}
+
+#[test]
+fn of_two_instances_of_the_origin_the_one_that_leads_is_asked() {
+    let mut us = replica_at("us-east", NOW);
+    let Message::Advert(says) = advert(&[("eu-west", 3)]) else { unreachable!() };
+    let standby = Message::Advert(Advert { leading: false, ..says });
+    assert_eq!(pulls(&connect(&mut us, NOW, 1, "eu-west", standby)).len(), 1, "better than nobody");
+    us.handle(NOW, Event::Connected { conn: 2, region: region("eu-west"), dialed: true });
+    let Message::Hello(other) = hello("eu-west") else { unreachable!() };
+    let other = Message::Hello(Hello { instance: 6, ..other });
+    us.handle(NOW, Event::Received { conn: 2, message: other });
+    let effects = us.handle(NOW, Event::Received { conn: 2, message: advert(&[("eu-west", 3)]) });
+    assert_eq!(pulls(&effects).pop_front().map(|(conn, _)| conn), Some(2));
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_ended() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Connected { conn: 1, region: region("eu-west"), dialed: true });
+    connect(&mut us, NOW, 2, "ap-south", advert(&[]));
+    let closed = |effects: Vec<Effect>| {
+        let closed = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Close { conn, reason: CloseReason::Silent } => Some(conn),
+            _ => None,
+        });
+        closed.collect::<Vec<_>>()
+    };
+    assert!(closed(us.handle(NOW.plus(HELLO_WITHIN_MS), Event::Tick)).is_empty());
+    assert_eq!(closed(us.handle(NOW.plus(HELLO_WITHIN_MS + 1), Event::Tick)), [1], "no hello");
+    assert!(closed(us.handle(NOW.plus(GONE_AFTER_MS), Event::Tick)).is_empty());
+    assert_eq!(closed(us.handle(NOW.plus(GONE_AFTER_MS + 1), Event::Tick)), [2]);
 }
 
 #[test]
 fn a_forged_altered_reordered_or_truncated_batch_is_refused_and_its_sender_avoided() {
     type Damage = fn(&mut Batch);
-    let forge: [(&str, Damage); 6] = [
+    let forge: [(&str, Damage); 7] = [
+        ("body left out", |batch| batch.entries[1].body = None),
         ("signature", |batch| batch.checkpoint.signature[0] ^= 1),
         ("body", |batch| batch.entries[1].body.as_mut().unwrap()[17] ^= 1),
         ("envelope", |batch| {
@@ -266,9 +335,58 @@ fn of_two_connections_to_one_peer_both_sides_keep_the_same() {
 fn a_restored_region_that_hears_of_its_own_future_numbers_nothing_more() {
     let mut us = replica_at("us-east", NOW);
     let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("us-east", 4)]));
-    assert!(effects.contains(&Effect::BeginIncarnation { after: 1 }));
-    let effects = us.handle(NOW.plus(60_000), Event::Tick);
+    let (_, pull) = pulls(&effects).pop_front().unwrap();
+    assert_eq!((&pull.log, pull.from), (&log_of("us-east"), 4), "it is asked to show what it says it has");
+    let proof = Batch { pull: pull.id, ..chain("us-east", 4) };
+    let effects = us.handle(NOW, Event::Received { conn: 1, message: Message::Batch(proof) });
+    assert!(effects.contains(&Effect::BeginIncarnation { after: 1, alone: false }), "{effects:?}");
+    let effects = us.handle(NOW.plus(15_000), Event::Tick);
     assert!(!effects.contains(&Effect::AllowNumbering));
+}
+
+fn begins(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::BeginIncarnation { .. }))
+}
+
+#[test]
+fn what_a_peer_says_of_our_future_and_does_not_prove_changes_nothing() {
+    let mut us = replica_at("us-east", NOW);
+    let later = LogId { origin: Origin { region: region("us-east"), incarnation: 9 }, ..log_of("us-east") };
+    let state = LogState { head: Head { seq: 4, hash: [4; 32] }, applied: 0 };
+    let says =
+        || Message::Advert(Advert { logs: [(later.clone(), state), (log_of("us-east"), state)].into(), leading: true });
+    let effects = connect(&mut us, NOW, 1, "eu-west", says());
+    assert!(!begins(&effects));
+    let forged = |log: &LogId, pull: u64| {
+        let mut batch = Batch { log: log.clone(), pull, ..chain("us-east", 4) };
+        batch.checkpoint.signature[0] ^= 1;
+        Event::Received { conn: 1, message: Message::Batch(batch) }
+    };
+    for (_, pull) in pulls(&effects) {
+        assert!(!begins(&us.handle(NOW, forged(&pull.log, pull.id))));
+    }
+    us.handle(NOW.plus(NUMBERING_GRACE_MS), Event::Received { conn: 1, message: says() });
+    let effects = us.handle(NOW.plus(NUMBERING_GRACE_MS), Event::Tick);
+    assert!(effects.contains(&Effect::AllowNumbering), "it waits a little, not for ever");
+}
+
+#[test]
+fn what_was_said_before_we_led_is_looked_at_when_we_lead() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Follows);
+    let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("us-east", 4)]));
+    assert!(pulls(&effects).is_empty());
+    let effects = us.handle(NOW, Event::Leads { logs: BTreeMap::new() });
+    assert_eq!(pulls(&effects).pop_front().map(|(_, pull)| pull.log), Some(log_of("us-east")));
+}
+
+#[test]
+fn a_database_that_went_back_while_we_ran_ends_the_incarnation() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Numbered { log: log_of("us-east"), head: Head { seq: 5, hash: [5; 32] } });
+    let older = LogState { head: Head { seq: 3, hash: [3; 32] }, applied: 3 };
+    let effects = us.handle(NOW, Event::Leads { logs: [(log_of("us-east"), older)].into() });
+    assert!(begins(&effects));
 }
 
 #[test]
@@ -277,12 +395,18 @@ fn numbering_waits_for_the_expected_peers_but_not_for_ever() {
         let settings =
             Settings { expected: BTreeSet::from([region("eu-west")]), ..replica_at("us-east", NOW).settings().clone() };
         let mut us = Replica::new(settings, HashTrust, BTreeMap::new(), NOW);
-        us.handle(NOW, Event::Leading { leading: true, logs: BTreeMap::new() });
+        us.handle(NOW, Event::Leads { logs: BTreeMap::new() });
         us
     };
     let mut alone = expecting();
     assert!(!alone.handle(NOW.plus(100), Event::Tick).contains(&Effect::AllowNumbering));
     assert!(alone.handle(NOW.plus(NUMBERING_GRACE_MS), Event::Tick).contains(&Effect::AllowNumbering));
+    let settings = Settings { may_be_restored: true, ..expecting().settings().clone() };
+    let mut restored = Replica::new(settings, HashTrust, BTreeMap::new(), NOW);
+    restored.handle(NOW, Event::Leads { logs: BTreeMap::new() });
+    assert!(!begins(&restored.handle(NOW.plus(100), Event::Tick)));
+    let effects = restored.handle(NOW.plus(NUMBERING_GRACE_MS), Event::Tick);
+    assert!(effects.contains(&Effect::BeginIncarnation { after: 1, alone: true }), "it may lack what eu-west has");
     let mut met = expecting();
     connect(&mut met, NOW, 1, "eu-west", advert(&[]));
     assert!(met.handle(NOW.plus(100), Event::Tick).contains(&Effect::AllowNumbering));
