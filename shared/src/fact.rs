@@ -124,7 +124,8 @@ pub struct LedgerEntry {
     pub amount: i64,
     /// ISO 4217.
     pub currency: String,
-    /// When the money moved, by the home region's clock.
+    /// When the money was asked for or given back, by the home region's clock: of the intent, so that whoever ends it, and
+    /// however often after an old backup was restored, tells the same fact.
     #[serde(with = "time::serde::rfc3339")]
     pub settled_at: OffsetDateTime,
 }

@@ -75,21 +75,20 @@ pub(in crate::payments) async fn record_charge(
 }
 
 /// Books a locked payment the PSP has agreed to: settlement, ledger entry and fact in the transaction at hand. One that is
-/// not at this step, because another node was faster, stays as it is. What the replicated ledger holds already, since a
-/// backup of before was restored, is booked here as of then and not told a second time.
+/// not at this step, because another node was faster, stays as it is.
+///
+/// The fact is made of the intent alone, its time included: whoever settles the payment again, since an old backup was
+/// restored, tells the very same fact, and every region's set of facts stays as it is.
 pub(in crate::payments) async fn settle_payment(
     tx: &mut TenantTx,
     payment: PaymentRecord,
     now: OffsetDateTime,
 ) -> sqlx::Result<PaymentRecord> {
     let Some(sequence) = payment.sequence.clone().settled() else { return Ok(payment) };
-    let entry_id = Entry::id_of_settlement(payment.id);
-    let told_before = store::settled_at_of(tx, entry_id).await?;
-    let settled_at = told_before.unwrap_or(now);
-    let payment = PaymentRecord { sequence, settled_at: Some(settled_at), ..payment };
+    let payment = PaymentRecord { sequence, settled_at: Some(now), ..payment };
     store::save_payment(tx, &payment, now).await?;
     let entry = Entry {
-        id: entry_id,
+        id: Entry::id_of_settlement(payment.id),
         kind: match payment.kind {
             PaymentKind::Fare => EntryKind::Settlement,
             PaymentKind::CancellationFee => EntryKind::CancellationFee,
@@ -98,21 +97,19 @@ pub(in crate::payments) async fn settle_payment(
         refund_id: None,
         currency: payment.amount.currency,
         postings: ledger::settlement(payment.split, &payment.parties()),
-        posted_at: settled_at,
+        posted_at: now,
     };
     store::post(tx, &entry).await?;
-    if told_before.is_none() {
-        let fact = Fact::Settlement(LedgerEntry {
-            fact_id: entry.id.0,
-            payment_id: payment.id.0,
-            trip_id: payment.trip_id.0,
-            tenant: tx.tenant().to_string(),
-            amount: payment.amount.amount,
-            currency: payment.amount.currency.to_string(),
-            settled_at,
-        });
-        outbox::append(tx, &fact).await?;
-    }
+    let fact = Fact::Settlement(LedgerEntry {
+        fact_id: entry.id.0,
+        payment_id: payment.id.0,
+        trip_id: payment.trip_id.0,
+        tenant: tx.tenant().to_string(),
+        amount: payment.amount.amount,
+        currency: payment.amount.currency.to_string(),
+        settled_at: payment.created_at,
+    });
+    outbox::append(tx, &fact).await?;
     tell(tx, &payment);
     Ok(payment)
 }

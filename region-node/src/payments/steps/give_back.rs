@@ -69,8 +69,7 @@ pub(in crate::payments) async fn record_refund(
 }
 
 /// Books a refund the PSP has agreed to: refund, payment, ledger entry and fact in the transaction at hand. One that is not
-/// at this step, because another node was faster, stays as it is. As with a payment, what the replicated ledger holds
-/// already is not told a second time.
+/// at this step, because another node was faster, stays as it is. Its fact is made of the intent alone, as a payment's is.
 pub(in crate::payments) async fn settle_refund(
     tx: &mut TenantTx,
     refund: &RefundRecord,
@@ -82,36 +81,31 @@ pub(in crate::payments) async fn settle_refund(
     let refund =
         store::lock_refund(tx, refund_id).await?.ok_or_else(|| Problem::not_found(format!("no refund {refund_id}")))?;
     let Some(sequence) = refund.sequence.clone().settled() else { return Ok(refund) };
-    let entry_id = Entry::id_of_refund(refund_id);
-    let told_before = store::settled_at_of(tx, entry_id).await?;
-    let settled_at = told_before.unwrap_or(now);
-    let refund = RefundRecord { sequence, settled_at: Some(settled_at), ..refund };
+    let refund = RefundRecord { sequence, settled_at: Some(now), ..refund };
     store::save_refund(tx, &refund, now).await?;
     let refunded_amount = payment.refunded_amount + refund.amount.amount;
     let payment = PaymentRecord { refunded_amount, ..payment };
     store::save_payment(tx, &payment, now).await?;
     let entry = Entry {
-        id: entry_id,
+        id: Entry::id_of_refund(refund_id),
         kind: EntryKind::Refund,
         payment_id,
         refund_id: Some(refund_id),
         currency: refund.amount.currency,
         postings: ledger::refund(refund.split, &payment.parties()),
-        posted_at: settled_at,
+        posted_at: now,
     };
     store::post(tx, &entry).await?;
-    if told_before.is_none() {
-        let fact = Fact::Refund(LedgerEntry {
-            fact_id: entry.id.0,
-            payment_id: payment_id.0,
-            trip_id: payment.trip_id.0,
-            tenant: tx.tenant().to_string(),
-            amount: refund.amount.amount,
-            currency: refund.amount.currency.to_string(),
-            settled_at,
-        });
-        outbox::append(tx, &fact).await?;
-    }
+    let fact = Fact::Refund(LedgerEntry {
+        fact_id: entry.id.0,
+        payment_id: payment_id.0,
+        trip_id: payment.trip_id.0,
+        tenant: tx.tenant().to_string(),
+        amount: refund.amount.amount,
+        currency: refund.amount.currency.to_string(),
+        settled_at: refund.created_at,
+    });
+    outbox::append(tx, &fact).await?;
     tell(tx, &payment);
     Ok(refund)
 }

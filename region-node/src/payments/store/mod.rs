@@ -17,7 +17,7 @@ pub(super) use self::{
         insert as insert_refund, load as load_refund, lock as lock_refund, of_payment as refunds_of_payment,
         save as save_refund,
     },
-    settlements::{SettlementRow, list as list_settlements, position_of, settled_at_of, trip_is_settled},
+    settlements::{SettlementRow, list as list_settlements, position_of, trip_is_settled},
     webhooks::{first_sight, make_payment_due, make_refund_due},
 };
 

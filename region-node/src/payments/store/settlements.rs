@@ -1,4 +1,4 @@
-use shared::ids::{FactId, TripId};
+use shared::ids::TripId;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -23,15 +23,6 @@ pub(in crate::payments) struct SettlementRow {
 /// Where a fact stands in this region's order of arrival.
 pub(in crate::payments) async fn position_of(conn: &mut PgConnection, fact: Uuid) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar!("SELECT position FROM ledger_facts WHERE fact_id = $1", fact).fetch_optional(conn).await
-}
-
-/// When the money of a fact moved, if the replicated ledger holds that fact.
-pub(in crate::payments) async fn settled_at_of(
-    tx: &mut TenantTx,
-    fact: FactId,
-) -> sqlx::Result<Option<OffsetDateTime>> {
-    let sql = sqlx::query_scalar!("SELECT settled_at FROM ledger_facts WHERE fact_id = $1", fact.0);
-    sql.fetch_optional(tx.conn()).await
 }
 
 /// Whether the replicated ledger holds a settlement of a trip, whatever became of the payment here.

@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::ids::{FactId, PaymentId, TripId};
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
-use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
@@ -69,21 +68,20 @@ impl Scene {
         trip
     }
 
-    /// Writes a fact as replication does when it comes, or comes back, from another region.
-    async fn replicated(&self, fact: FactId, kind: &str, payment: PaymentId, trip: TripId, at: OffsetDateTime) {
+    /// Writes a settlement as replication does when it comes, or comes back, from another region.
+    async fn replicated(&self, fact: FactId, payment: PaymentId, trip: TripId) {
         let mut conn = self.conn().await;
         sqlx::query(
             "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
                  origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash)
-             SELECT $1, $2, $3, $4, $5, 1100, 'USD', 'us-east', 1, 1 + count(*), 1, 0, $6, decode(repeat('00', 32), 'hex')
+             SELECT $1, $2, $3, $4, 'settlement', 1100, 'USD', 'us-east', 1, 1 + count(*), 1, 0, $5, decode(repeat('00', 32), 'hex')
              FROM ledger_facts",
         )
         .bind(fact.0)
         .bind(payment.0)
         .bind(trip.0)
         .bind(self.region.tenant.as_str())
-        .bind(kind)
-        .bind(at)
+        .bind(self.region.clock.now())
         .execute(&mut *conn)
         .await
         .unwrap();

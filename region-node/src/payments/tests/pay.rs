@@ -214,8 +214,7 @@ async fn a_rider_s_word_makes_no_card_ride_a_cash_ride_but_the_back_office_s_doe
 async fn a_trip_the_ledger_holds_as_settled_is_paid_although_its_payment_is_gone(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let (trip, lost) = (scene.trip().await, PaymentId::new());
-    let now = scene.region.clock.now();
-    scene.replicated(Entry::id_of_settlement(lost), "settlement", lost, trip, now).await;
+    scene.replicated(Entry::id_of_settlement(lost), lost, trip).await;
     assert_eq!(scene.pay(trip, "tok_visa").await.problem(409).code, "already_paid");
     assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations").await, 0);
 }
@@ -224,9 +223,8 @@ async fn a_trip_the_ledger_holds_as_settled_is_paid_although_its_payment_is_gone
 async fn a_payment_is_read_even_if_the_ledger_holds_two_settlements_of_it(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let id = scene.paid("tok_visa").await;
-    let now = scene.region.clock.now();
     for _ in 0..2 {
-        scene.replicated(FactId::new(), "settlement", id, TripId::new(), now).await;
+        scene.replicated(FactId::new(), id, TripId::new()).await;
     }
     assert_eq!(scene.payment(id).await["status"], "settled");
 }
