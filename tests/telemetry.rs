@@ -129,7 +129,7 @@ impl Collector {
             };
             let of_payments: Vec<_> =
                 traces.values().filter(|spans| spans.iter().any(|span| span.path == "/v1/payments")).collect();
-            if of_payments.iter().any(|spans| whole(spans)) { Ok(()) } else { Err(format!("{of_payments:?}")) }
+            if of_payments.iter().any(whole) { Ok(()) } else { Err(format!("{of_payments:?}")) }
         })
         .await;
     }
