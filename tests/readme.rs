@@ -1,5 +1,4 @@
 //! "A ride by hand" of the README does what it says, word by word.
-#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
 
 use std::path::Path;
 

@@ -185,9 +185,12 @@ mod tests {
 
     use super::*;
 
-    /// Keeps each metric's name with its numbers.
+    /// A metric's name and its numbers.
+    type Numbers = (String, Vec<f64>);
+
+    /// Keeps what is exported.
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<(String, Vec<f64>)>>>);
+    struct Kept(Arc<Mutex<Vec<Numbers>>>);
 
     impl PushMetricExporter for Kept {
         async fn export(&self, exported: &ResourceMetrics) -> OTelSdkResult {
