@@ -522,7 +522,13 @@ impl<T: Trust> Replica<T> {
     }
 
     fn forget(&mut self, conn: ConnectionId) {
-        self.sessions.remove(&conn);
+        let session = self.sessions.remove(&conn);
+        // What it said of ours and did not prove is still in question: it has to say so again.
+        if let Some(session) = session
+            && self.claims.values().any(|claim| claim.conn == conn)
+        {
+            self.heard.remove(&session.region);
+        }
         for incoming in self.incoming.values_mut() {
             incoming.forget(conn);
         }

@@ -1,6 +1,6 @@
 //! Who is asked to take which ride.
 //!
-//! [`policy`] matches, [`plan`] looks around in the live table and says why or why not; both are pure. [`run`] does for one
+//! [`policy`] matches, [`mod@plan`] looks around in the live table and says why or why not; both are pure. [`run`] does for one
 //! tenant what is due, [`worker`] says when, [`answer`] is what drivers say. Postgres decides each race: one live offer per
 //! driver and one trip per driver and per ride are unique indexes; a ride's row is locked by whoever changes its offers.
 //!

@@ -169,7 +169,7 @@ fn a_busy_relay_port_ends_a_detached_start_and_leaves_nothing() {
     let output = local().arg("--state-dir").arg(&dir).args(args).args(more).output().unwrap();
     drop(taken);
     assert_eq!(output.status.code(), Some(1));
-    let begins = format!("port {link}, needed for the relay us-east → eu-west, is in use; stop what uses it");
+    let begins = format!("UDP port {link}, needed for the relay us-east → eu-west, is in use; stop what uses it");
     assert!(text(&output).trim().starts_with(&begins) && text(&output).lines().count() == 1, "{}", text(&output));
     assert!(!dir.exists());
 }

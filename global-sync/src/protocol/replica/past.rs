@@ -134,7 +134,12 @@ impl<T: Trust> Replica<T> {
                 log.origin.region == own.region && log.origin.incarnation > own.incarnation && state.head.seq > 0
             })
         };
-        let in_question = !self.claims.is_empty() || self.sessions.values().any(later_life);
+        let has_more = |session: &Session| {
+            session.logs.iter().any(|(log, theirs)| {
+                log.origin == *own && theirs.head.seq > self.logs.get(log).map_or(0, |ours| ours.head.seq)
+            })
+        };
+        let in_question = self.sessions.values().any(|session| later_life(session) || has_more(session));
         let all_heard = self.settings.expected.is_subset(&self.heard);
         if (all_heard && !in_question) || (now >= until && !self.settings.may_be_restored) {
             self.numbering = Numbering::Allowed;
