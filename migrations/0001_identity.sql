@@ -95,14 +95,19 @@ CALL fence_by_tenant('refresh_tokens');
 
 -- The stored answer of a command, committed with its effect; valid for 24 hours.
 CREATE TABLE idempotency_keys (
+    -- An operator's keys belong to no tenant: '-', which no tenant can be named.
     tenant_id      text NOT NULL,
     caller         text NOT NULL,
     key            text NOT NULL,
+    -- Whose personal data the answer holds, where that is not the caller's: a registration's.
+    person         uuid,
+    -- A keyed hash, since requests carry passwords; the answer is sealed, since it carries names, phones and secrets.
     request_hash   bytea NOT NULL,
     status         smallint NOT NULL,
-    body           bytea NOT NULL,
+    sealed_body    bytea NOT NULL,
     created_at     timestamptz NOT NULL,
     PRIMARY KEY (tenant_id, caller, key)
 );
 CREATE INDEX idempotency_keys_age ON idempotency_keys (created_at);
+CREATE INDEX idempotency_keys_person ON idempotency_keys (tenant_id, person) WHERE person IS NOT NULL;
 CALL fence_by_tenant('idempotency_keys');

@@ -244,7 +244,6 @@ CREATE TABLE tenant_homes (
 ALTER TABLE tenant_homes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenant_homes FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_homes_tenant ON tenant_homes USING (tenant_id = current_setting('app.tenant_id', true));
-CREATE POLICY tenant_homes_directory ON tenant_homes FOR SELECT TO gocomet_app USING (true);
 CREATE POLICY tenant_homes_system ON tenant_homes TO gocomet_system USING (true);
 CREATE POLICY tenant_homes_sync ON tenant_homes TO gocomet_sync USING (true);
 GRANT SELECT, INSERT, UPDATE ON tenant_homes TO gocomet_app, gocomet_system, gocomet_sync;
@@ -288,7 +287,6 @@ ALTER TABLE tenant_config_versions ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenant_config_versions FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_config_versions_tenant ON tenant_config_versions
     USING (tenant_id = current_setting('app.tenant_id', true));
-CREATE POLICY tenant_config_versions_directory ON tenant_config_versions FOR SELECT TO gocomet_app USING (true);
 CREATE POLICY tenant_config_versions_system ON tenant_config_versions TO gocomet_system USING (true);
 CREATE POLICY tenant_config_versions_sync ON tenant_config_versions TO gocomet_sync USING (true);
 GRANT SELECT, INSERT ON tenant_config_versions TO gocomet_app, gocomet_system;

@@ -4,14 +4,17 @@
 use std::time::Duration;
 
 use deploy_local::{Cluster, Service};
+use reqwest::Method;
 use system_tests::{
-    harness::{Spot, TestCluster, Traffic, eventually_within, tell},
+    api::ride_request,
+    harness::{Spot, TestCluster, Traffic, eventually, eventually_within, tell},
     stories,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use uuid::Uuid;
 
 /// Back to full speed means an offer within this.
 const FULL_SPEED: Duration = Duration::from_secs(8);
@@ -21,6 +24,7 @@ async fn chaos_crash() {
     let cluster = TestCluster::start().await;
     let stories = stories!(cluster;
         a_killed_region_node_loses_nothing_acknowledged,
+        an_answer_given_before_a_crash_is_given_again_after_it,
         a_killed_global_sync_loses_nothing_acknowledged,
         a_killed_redis_loses_nothing_acknowledged,
         a_killed_postgres_loses_nothing_acknowledged,
@@ -39,6 +43,21 @@ async fn chaos_crash_of_what_two_nodes_share() {
 
 async fn a_killed_region_node_loses_nothing_acknowledged(cluster: TestCluster) {
     kill_twice(&cluster, Service::NODE).await;
+}
+
+async fn an_answer_given_before_a_crash_is_given_again_after_it(cluster: TestCluster) {
+    let rider = cluster.city("manhattan-cabs").rider().await;
+    let (key, body) = (Uuid::new_v4().to_string(), ride_request(&Spot::new().journey(), None));
+    let ask = || rider.client.call(Method::POST, "/v1/rides").key(&key).body(&body).send();
+    let first = ask().await.unwrap();
+    cluster.kill("us-east", Service::NODE).await.unwrap();
+    cluster.restart("us-east", Service::NODE).await.unwrap();
+    let again = eventually("the node answers again", ask).await;
+    assert_eq!((first.header("idempotency-replayed"), again.header("idempotency-replayed")), (None, Some("true")));
+    assert_eq!((again.status, &again.body), (first.status, &first.body));
+    let rides = rider.client.rides("limit=10").await.unwrap();
+    assert_eq!(rides.items.len(), 1, "one ride was asked for");
+    rider.client.cancel_ride(rides.items[0].id, "only a test").await.unwrap();
 }
 
 async fn a_killed_global_sync_loses_nothing_acknowledged(cluster: TestCluster) {

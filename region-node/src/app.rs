@@ -86,10 +86,10 @@ impl App {
         let signing = identity::load_or_create_key(&app_pool, &sealer, &clock, &region).await?;
         let (ttl, cluster) = (config.tokens.access_ttl, config.region.cluster_id.clone());
         let tokens = Tokens::new(&cluster, region.clone(), ttl, clock.clone(), Some(signing));
-        let tenants = Tenants::load(app_pool.clone()).await.context("the directory could not be read")?;
         let (drivers, dispatch_due) = (Drivers::new(&config.drivers, &cluster), Due::default());
         let (events, receiver) = realtime::channel(drivers.clone(), dispatch_due.clone());
         let db = Db::new(app_pool, system_pool, region.clone(), events.clone());
+        let tenants = Tenants::load(db.clone()).await.context("the directory could not be read")?;
         let http = http_client(config.edge.connect_timeout)?;
         let app = Self(Arc::new(AppInner {
             psp: PspRegistry::new(&config.psp, db.clone(), clock.clone()),

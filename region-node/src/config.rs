@@ -1,6 +1,12 @@
 //! Every setting of `region-node`; `config.default.toml` explains them.
 
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::Path,
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
@@ -11,7 +17,7 @@ use url::Url;
 use crate::{
     dispatch::DispatchConfig,
     drivers::DriversConfig,
-    http::{ForwardedHeader, Networks},
+    http::{ForwardedHeader, Networks, Origins},
     payments::PspConfig,
     rides::RideConfig,
     travel::TravelConfig,
@@ -68,11 +74,15 @@ pub struct RegionConfig {
 #[serde(deny_unknown_fields)]
 pub struct HttpConfig {
     pub listen: SocketAddr,
+    pub internal_listen: Option<SocketAddr>,
     pub public_url: Url,
     pub body_limit_bytes: usize,
     #[serde(with = "humantime_serde")]
     pub request_timeout: Duration,
-    pub cors_origins: Vec<String>,
+    #[serde(with = "humantime_serde")]
+    pub header_read_timeout: Duration,
+    pub max_connections: NonZeroUsize,
+    pub cors_origins: Origins,
     pub trusted_proxies: Networks,
     pub forwarded_header: ForwardedHeader,
 }
@@ -126,7 +136,7 @@ pub struct TokensConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EdgeConfig {
-    pub upstream: Option<Url>,
+    pub upstream: Option<Upstreams>,
     #[serde(default)]
     pub peers: PeerUrls,
     #[serde(with = "humantime_serde")]
@@ -144,6 +154,26 @@ pub struct LimitsConfig {
     pub requests_per_second: NonZeroU32,
     pub requests_burst: NonZeroU32,
     pub sign_ins_per_minute: NonZeroU32,
+}
+
+/// `url,url`, at least one.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Upstreams(pub Vec<Url>);
+
+impl TryFrom<String> for Upstreams {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let parse = |entry: &str| match entry.parse::<Url>() {
+            Ok(url) if url.has_host() => Ok(url),
+            _ => Err(format!("'{entry}' is not an address like http://node:8080")),
+        };
+        match entries.map(parse).collect::<Result<Vec<_>, _>>()? {
+            urls if urls.is_empty() => Err("must name at least one full node".to_owned()),
+            urls => Ok(Self(urls)),
+        }
+    }
 }
 
 /// `region=url,region=url`.
@@ -208,9 +238,10 @@ impl Config {
 
     /// Settings over the defaults, for tests.
     #[cfg(test)]
-    pub(crate) fn from_toml(settings: &str) -> anyhow::Result<Self> {
+    pub(crate) fn from_toml(settings: &[&str]) -> anyhow::Result<Self> {
         use figment::providers::{Format, Toml};
-        Ok(figment::Figment::from(Toml::string(DEFAULTS)).merge(Toml::string(settings)).extract()?)
+        let defaults = figment::Figment::from(Toml::string(DEFAULTS));
+        Ok(settings.iter().fold(defaults, |settings, over| settings.merge(Toml::string(over))).extract()?)
     }
 
     /// The settings role `full` cannot do without.
@@ -258,5 +289,17 @@ mod tests {
         let peers = PeerUrls::try_from("eu-west=http://127.0.0.1:1, ap-south=http://127.0.0.1:2".to_owned()).unwrap();
         assert_eq!(peers.0.len(), 2);
         assert!(PeerUrls::try_from("eu-west".to_owned()).unwrap_err().contains("region=url"));
+    }
+
+    #[test]
+    fn an_edge_may_have_several_upstreams() {
+        let upstreams = Upstreams::try_from("http://127.0.0.1:1, http://node-2:8080".to_owned()).unwrap();
+        assert_eq!(
+            upstreams.0.iter().map(Url::as_str).collect::<Vec<_>>(),
+            ["http://127.0.0.1:1/", "http://node-2:8080/"]
+        );
+        for wrong in ["", " , ", "node-2:8080", "http://node-1,nonsense"] {
+            assert!(Upstreams::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use axum::{
-    Json,
+    Json, Router,
     extract::State,
+    http::HeaderMap,
     response::{IntoResponse, Response},
+    routing::get,
 };
 use fred::interfaces::ClientLike;
 use futures::future::join_all;
@@ -16,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     app::App,
-    http::{Problem, ProblemBody},
+    http::{Problem, ProblemBody, bearer},
     identity::Operator,
 };
 
@@ -26,6 +28,14 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Endpoints for operators and their tools.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(regions)).routes(routes!(live)).routes(routes!(ready)).routes(routes!(health))
+}
+
+/// The health of the node and the region in detail, on the node's internal address.
+pub(crate) fn internal_routes() -> Router<App> {
+    Router::new()
+        .route("/health", get(health_in_detail))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
 }
 
 /// All regions as this one sees them.
@@ -65,14 +75,16 @@ pub struct HealthView {
 #[utoipa::path(get, path = "/v1/regions", tag = "regions", security(("bearer" = [])),
     responses((status = 200, body = RegionsView), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
 #[tracing::instrument(name = "regions.list", skip_all)]
-async fn regions(State(app): State<App>, _: Operator) -> Json<RegionsView> {
+async fn regions(State(app): State<App>, _: Operator, headers: HeaderMap) -> Json<RegionsView> {
     let directory = app.tenants.directory();
+    // A region that keeps its details internal shows them to an operator.
+    let token = bearer(&headers).map(str::to_owned);
     let views = directory.regions.iter().map(|(name, entry)| {
-        let app = app.clone();
+        let (app, token) = (app.clone(), token.clone());
         async move {
             let (health, sync) = match *name == app.region {
                 true => (own_health(&app).await, own_sync(&app).await),
-                false => ask_region(&app, name, &entry.base_url).await,
+                false => ask_region(&app, name, &entry.base_url, token.as_deref()).await,
             };
             RegionView {
                 name: name.clone(),
@@ -106,9 +118,18 @@ async fn ready(State(app): State<App>) -> Response {
     }
 }
 
-/// Which parts of this region work.
+/// Which parts of this region work; where details are internal, only whether all do, except to an operator.
 #[utoipa::path(get, path = "/health", tag = "regions", responses((status = 200)))]
-async fn health(State(app): State<App>) -> Json<Value> {
+async fn health(state: State<App>, operator: Result<Operator, Problem>) -> Json<Value> {
+    let is_open = state.config.http.internal_listen.is_none() || operator.is_ok();
+    let mut health = health_in_detail(state).await;
+    if let (false, Some(fields)) = (is_open, health.as_object_mut()) {
+        fields.retain(|name, _| matches!(name.as_str(), "status" | "region"));
+    }
+    health
+}
+
+async fn health_in_detail(State(app): State<App>) -> Json<Value> {
     let health = own_health(&app).await;
     let status = if health.ready && health.redis && health.sync { "ok" } else { "degraded" };
     let sync = own_sync(&app).await;
@@ -131,20 +152,25 @@ async fn redis_answers(app: &App) -> bool {
 
 async fn own_sync(app: &App) -> Option<Value> {
     let url = app.config.sync.status_url.as_ref()?.join("/status").ok()?;
-    ask(app, url.as_str()).await
+    ask(app, url.as_str(), None).await
 }
 
-async fn ask_region(app: &App, name: &RegionName, base_url: &str) -> (HealthView, Option<Value>) {
+async fn ask_region(app: &App, name: &RegionName, base_url: &str, token: Option<&str>) -> (HealthView, Option<Value>) {
     let configured = app.config.edge.peers.0.get(name).map(|url| url.as_str().trim_end_matches('/').to_owned());
     let base_url = configured.unwrap_or_else(|| base_url.trim_end_matches('/').to_owned());
-    let Some(answer) = ask(app, &format!("{base_url}/health")).await else { return Default::default() };
+    let Some(answer) = ask(app, &format!("{base_url}/health"), token).await else { return Default::default() };
     let part = |name: &str| answer["health"][name].as_bool().unwrap_or(false);
     let health =
         HealthView { ready: part("ready"), postgres: part("postgres"), redis: part("redis"), sync: part("sync") };
     (health, Some(answer["sync"].clone()).filter(|sync| !sync.is_null()))
 }
 
-async fn ask(app: &App, url: &str) -> Option<Value> {
-    let answer = app.http.get(url).timeout(PROBE_TIMEOUT).send().await.ok()?;
+async fn ask(app: &App, url: &str, token: Option<&str>) -> Option<Value> {
+    let request = app.http.get(url).timeout(PROBE_TIMEOUT);
+    let request = match token {
+        Some(token) => request.bearer_auth(token),
+        None => request,
+    };
+    let answer = request.send().await.ok()?;
     answer.error_for_status().ok()?.json().await.ok()
 }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
-use axum::{Router, routing::get, serve::ListenerExt};
+use axum::{Router, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
 use shared::clock::Clock;
 use sqlx::postgres::PgListener;
@@ -12,11 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, Parts, connect_redis},
-    config::{Config, FullConfig},
+    config::{Config, FullConfig, HttpConfig},
     db, dispatch, drivers,
-    http::{forget_old_answers, router},
+    http::{self, DRAIN, Problem, forget_old_answers, router},
     identity, payments,
-    realtime::Refusals,
     tenants::{self, RegionEntry},
     travel,
 };
@@ -25,8 +24,6 @@ use crate::{
 const POLL_DIRECTORY: Duration = Duration::from_secs(5);
 const PUBLISH_DRAFTS: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(600);
-/// Calls still running when the node stops have this long.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Serves a full node until `stop`.
 pub async fn serve(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> anyhow::Result<()> {
@@ -34,29 +31,34 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     if let Some(url) = &config.database.migrate_url {
         db::migrate(url).await?;
     }
+    let app_pool = db::connect(&database_url, "database.url", &config.database).await?;
+    db::must_be_migrated(&app_pool).await?;
     let parts = Parts {
-        app_pool: db::connect(&database_url, "database.url", &config.database).await?,
+        app_pool,
         system_pool: db::connect(&system_url, "database.system_url", &config.database).await?,
         redis: connect_redis(&config.redis).await?,
         master_key,
         clock: Clock::system(),
     };
-    let listen_on = config.http.listen;
     let (app, receiver) = App::assemble(config, parts).await?;
     announce(&app).await?;
     start_background_work(&app);
     drivers::start(&app).await?;
     travel::start(&app);
     dispatch::start(&app);
-    let render = move || std::future::ready(metrics.render());
-    let service = router::router(&app, receiver).await?.route("/metrics", get(render));
+    let service = router::router(&app, receiver).await?;
+    let own = Router::new().route("/metrics", get(move || std::future::ready(metrics.render())));
+    let (service, internal) = match app.config.http.internal_listen {
+        None => (service.merge(own), Router::new()),
+        Some(_) => (service, router::internal(&app).merge(own)),
+    };
     let stop_app = app.stop.clone();
     let watch_stop = stop.clone();
     app.tasks.spawn(async move {
         watch_stop.cancelled().await;
         stop_app.cancel();
     });
-    listen(service, listen_on, stop).await?;
+    listen(service, internal, &app.config.http, &stop).await?;
     app.stop.cancel();
     app.tasks.close();
     if tokio::time::timeout(DRAIN, app.tasks.wait()).await.is_err() {
@@ -65,26 +67,31 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     Ok(())
 }
 
-/// Serves `service` on `address` until `stop`, then lets running calls end.
-pub async fn listen(service: Router, address: SocketAddr, stop: CancellationToken) -> anyhow::Result<()> {
+/// Serves `service`, and `internal` if it has an address of its own, until `stop`; then lets running calls end.
+pub async fn listen(
+    service: Router,
+    internal: Router,
+    config: &HttpConfig,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = bind(config.listen, "http.listen").await?;
+    let serving = http::serve(listener, service, config.clone(), stop.clone());
+    match config.internal_listen {
+        None => serving.await,
+        Some(address) => {
+            let listener = bind(address, "http.internal_listen").await?;
+            tokio::join!(serving, http::serve(listener, internal, config.clone(), stop.clone()));
+        }
+    }
+    Ok(())
+}
+
+async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}: is another program using it? Set http.listen to a free address")
+        format!("cannot listen on {address}: is another program using it? Set {setting} to a free address")
     })?;
     tracing::info!(%address, "listening");
-    let drained = stop.clone();
-    let listener = Refusals(listener).tap_io(|_| {});
-    let serving = axum::serve(listener, service.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move { drained.cancelled().await })
-        .into_future();
-    let deadline = async {
-        stop.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    // Long-lived connections (sockets, tunnels) do not end by themselves.
-    tokio::select! {
-        served = serving => served.context("serving failed"),
-        () = deadline => Ok(()),
-    }
+    Ok(listener)
 }
 
 /// Tells the other regions where this one is and which keys it signs with.
@@ -115,7 +122,7 @@ fn start_background_work(app: &App) {
 /// Runs `work` again and again; a failure is logged and the next time may do better.
 pub(crate) async fn every<F>(app: App, period: Duration, work: impl Fn(App) -> F)
 where
-    F: Future<Output = Result<(), crate::http::Problem>>,
+    F: Future<Output = Result<(), Problem>>,
 {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -140,7 +147,7 @@ async fn follow_directory(app: App) {
     }
 }
 
-async fn listen_for_changes(app: &App) -> sqlx::Result<()> {
+async fn listen_for_changes(app: &App) -> Result<(), Problem> {
     let mut listener = PgListener::connect_with(app.db.app_pool()).await?;
     listener.listen_all(["directory_changed", "config_changed"]).await?;
     loop {
@@ -152,7 +159,7 @@ async fn listen_for_changes(app: &App) -> sqlx::Result<()> {
     }
 }
 
-async fn refresh(app: &App) -> sqlx::Result<()> {
+async fn refresh(app: &App) -> Result<(), Problem> {
     app.tenants.refresh().await?;
     app.learn_keys();
     Ok(())

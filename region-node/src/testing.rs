@@ -6,7 +6,6 @@ use axum::{
     Router,
     body::Body,
     http::{HeaderMap, Method, Request, header},
-    serve::ListenerExt,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -22,8 +21,8 @@ use crate::{
     app::{App, Parts, connect_redis},
     config::{Config, RedisConfig},
     db::MIGRATOR,
-    http::router,
-    realtime::{EventReceiver, Refusals},
+    http::{self, router},
+    realtime::EventReceiver,
 };
 
 /// Sign-in of the test operator.
@@ -101,8 +100,17 @@ impl TestRegion {
 
     /// The same, with the tenant's config over the default.
     pub async fn with_config(pool: PgPool, tenant_config: Value) -> Self {
+        Self::made(pool, tenant_config, "").await
+    }
+
+    /// The same, with settings (TOML) over those of tests.
+    pub async fn with_settings(pool: PgPool, settings: &str) -> Self {
+        Self::made(pool, json!({}), settings).await
+    }
+
+    async fn made(pool: PgPool, tenant_config: Value, settings: &str) -> Self {
         MIGRATOR.run(&pool).await.unwrap();
-        let (app, receiver) = Self::app(&pool).await;
+        let (app, receiver) = Self::app(&pool, settings).await;
         let clock = app.clock.clone();
         let router = router::router(&app, receiver).await.unwrap();
         let mut region = Self { app, clock, tenant: "cabs".parse().unwrap(), router, office: Default::default() };
@@ -110,14 +118,14 @@ impl TestRegion {
         region
     }
 
-    async fn app(pool: &PgPool) -> (App, EventReceiver) {
+    async fn app(pool: &PgPool, settings: &str) -> (App, EventReceiver) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let options: PgConnectOptions = (*pool.connect_options()).clone();
         let as_role = async |role: &str| {
             PgPoolOptions::new().max_connections(12).connect_with(options.clone().username(role)).await.unwrap()
         };
         let redis_url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
-        let config = test_config(&redis_url);
+        let config = test_config(&redis_url, settings);
         let redis = connect_redis(&RedisConfig { url: redis_url.into() }).await.unwrap();
         let parts = Parts {
             app_pool: as_role("gocomet_app").await,
@@ -135,9 +143,8 @@ impl TestRegion {
     pub async fn serve(&self) -> SocketAddr {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let service = self.router.clone().into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(Refusals(listener).tap_io(|_| {}), service).into_future();
-        self.app.spawn(async move { serving.await.unwrap() });
+        let (config, stop) = (self.app.config.http.clone(), self.app.stop.clone());
+        self.app.spawn(http::serve(listener, self.router.clone(), config, stop));
         address
     }
 
@@ -261,7 +268,7 @@ async fn send(router: &Router, request: Request<Body>) -> TestAnswer {
     TestAnswer { status, headers, bytes }
 }
 
-fn test_config(redis_url: &str) -> Config {
+fn test_config(redis_url: &str, over: &str) -> Config {
     let settings = format!(
         r#"
         region = {{ name = "us-east", cluster_id = "test" }}
@@ -276,5 +283,5 @@ fn test_config(redis_url: &str) -> Config {
         OPERATOR.1,
         STANDARD.encode([7; 32])
     );
-    Config::from_toml(&settings).unwrap()
+    Config::from_toml(&[&settings, over]).unwrap()
 }

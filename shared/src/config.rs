@@ -4,8 +4,9 @@ use std::path::Path;
 
 use figment::{
     Figment,
-    error::Kind,
-    providers::{Env, Format, Toml},
+    error::{Actual, Kind},
+    providers::{Format, Toml},
+    value::Value,
 };
 use serde::de::DeserializeOwned;
 
@@ -24,6 +25,17 @@ impl ConfigError {
 /// Reads settings from `defaults` (TOML, embedded), over it `file`, over it variables that start with `env_prefix`, whose
 /// levels are parted by two underscores: `REGION_NODE_HTTP__LISTEN`.
 pub fn load<T: DeserializeOwned>(defaults: &str, file: Option<&Path>, env_prefix: &str) -> Result<T, ConfigError> {
+    let variables =
+        std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    load_with(defaults, file, env_prefix, variables)
+}
+
+fn load_with<T: DeserializeOwned>(
+    defaults: &str,
+    file: Option<&Path>,
+    env_prefix: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, ConfigError> {
     let mut figment = Figment::from(Toml::string(defaults));
     if let Some(file) = file {
         if !file.is_file() {
@@ -34,7 +46,28 @@ pub fn load<T: DeserializeOwned>(defaults: &str, file: Option<&Path>, env_prefix
         }
         figment = figment.merge(Toml::file_exact(file));
     }
-    figment.merge(Env::prefixed(env_prefix).split("__")).extract().map_err(|error| explain(&error, env_prefix))
+    let of_setting = |(name, text): (String, String)| {
+        let setting = name.get(env_prefix.len()..)?.to_lowercase().replace("__", ".");
+        name[..env_prefix.len()].eq_ignore_ascii_case(env_prefix).then_some((setting, text))
+    };
+    let mut variables: Vec<_> = variables.into_iter().filter_map(of_setting).collect();
+    for (setting, text) in &variables {
+        let value: Value = text.parse().expect("whatever is nothing else reads as text");
+        figment = figment.merge((setting, value));
+    }
+    loop {
+        let error = match figment.extract() {
+            Ok(settings) => return Ok(settings),
+            Err(error) => error,
+        };
+        // A variable has no type: one of digits alone reads as a number, and may be a secret all the same.
+        let setting = error.path.join(".");
+        let is_text = matches!(&error.kind, Kind::InvalidType(found, expected) if expected == "a string" && !matches!(found, Actual::Str(_)));
+        match variables.iter().position(|(name, _)| is_text && *name == setting) {
+            Some(index) => figment = figment.merge(variables.swap_remove(index)),
+            None => return Err(explain(&error, env_prefix)),
+        }
+    }
 }
 
 /// One line: the setting, what is wrong with it, and where to set it.
@@ -45,6 +78,10 @@ fn explain(error: &figment::Error, env_prefix: &str) -> ConfigError {
             path.push(field.to_string());
             "is missing".to_owned()
         }
+        // What was found is named by its kind alone: it may be a secret.
+        Kind::InvalidType(found, expected) | Kind::InvalidValue(found, expected) => {
+            format!("must be {expected}, not {}", in_words(found))
+        }
         kind => kind.to_string(),
     };
     if path.is_empty() {
@@ -52,6 +89,17 @@ fn explain(error: &figment::Error, env_prefix: &str) -> ConfigError {
     }
     let variable = format!("{env_prefix}{}", path.join("__").to_uppercase());
     ConfigError(format!("{}: {wrong}; set it in the file or as {variable}", path.join(".")))
+}
+
+fn in_words(found: &Actual) -> &'static str {
+    match found {
+        Actual::Bool(_) => "true or false",
+        Actual::Unsigned(_) | Actual::Signed(_) | Actual::Float(_) => "a number",
+        Actual::Char(_) | Actual::Str(_) => "this text",
+        Actual::Seq => "a list",
+        Actual::Map => "a table",
+        _ => "this",
+    }
 }
 
 #[cfg(test)]
@@ -63,15 +111,17 @@ mod tests {
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Settings {
-        #[expect(dead_code, reason = "only its reading is tested")]
         http: Http,
     }
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Http {
-        #[expect(dead_code, reason = "only its reading is tested")]
         port: u16,
+        #[serde(default)]
+        secret: String,
+        #[serde(default)]
+        origins: Vec<String>,
     }
 
     fn refusal(defaults: &str) -> String {
@@ -84,8 +134,35 @@ mod tests {
         assert_eq!(refusal("[http]"), format!("configuration: http.port: is missing; {fix}"));
         assert!(refusal("[http]\nport = 'x'").ends_with(fix));
         assert!(refusal("[http]\nport = 1\nprot = 2").contains("prot"));
+        assert_eq!(
+            refusal("[http]\nport = 1\nsecret = 7"),
+            "configuration: http.secret: must be a string, not a number; set it in the file or as NOT_SET_IN_TESTS_HTTP__SECRET"
+        );
         assert!(
             load::<Settings>("", Some(Path::new("/no/such/file")), "X_").unwrap_err().to_string().contains("--config")
         );
+    }
+    fn from_variables(variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+        let variables = variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        load_with("[http]\nport = 1", None, "REGION_", variables)
+    }
+
+    #[test]
+    fn a_secret_of_digits_in_the_environment_is_text() {
+        for secret in ["0123456789012345", "1e5", "true", "[1,2]", "plain", "-7", "{}"] {
+            let settings = from_variables(&[("REGION_HTTP__SECRET", secret), ("region_http__port", "8080")]).unwrap();
+            assert_eq!((settings.http.secret.as_str(), settings.http.port), (secret, 8080));
+        }
+        let listed = from_variables(&[("REGION_HTTP__ORIGINS", "[\"https://a\", \"https://b\"]"), ("OTHER_HTTP", "x")]);
+        assert_eq!(listed.unwrap().http.origins, ["https://a", "https://b"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_setting_is_said_without_its_value() {
+        let refusal = |text| from_variables(&[("REGION_HTTP__PORT", text)]).unwrap_err().to_string();
+        for (value, said) in [("70707070", "a number"), ("hunter2", "this text"), ("[8]", "a list")] {
+            let refusal = refusal(value);
+            assert!(refusal.contains("http.port") && refusal.contains(said) && !refusal.contains(value), "{refusal}");
+        }
     }
 }

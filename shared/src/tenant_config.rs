@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{geo::Point, money::Currency, problem::FieldError};
+use crate::{geo::Point, money::Currency, problem::FieldError, tenant_document::Conflict};
 
 /// Everything a tenant may set; what is missing has its default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct TenantConfig {
     /// The company's name, as riders see it.
     pub name: String,
@@ -46,7 +46,7 @@ pub struct TenantConfig {
 
 /// Where a map opens.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct MapView {
     /// Degrees north.
     pub lat: f64,
@@ -58,7 +58,7 @@ pub struct MapView {
 
 /// What a ride costs; minor units of the tenant's currency.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Tariff {
     /// For getting in.
     pub base: i64,
@@ -78,7 +78,7 @@ pub struct Tariff {
 
 /// When cancelling costs, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct CancellationPolicy {
     /// Free for this long after a driver accepted, seconds.
     pub free_seconds: u32,
@@ -100,7 +100,7 @@ pub enum DispatchMode {
 
 /// How rides find drivers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct DispatchPolicy {
     /// How candidates are matched.
     pub mode: DispatchMode,
@@ -118,7 +118,7 @@ pub struct DispatchPolicy {
 
 /// How scarcity raises prices.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct SurgePolicy {
     /// Off: the multiplier is 1.
     pub enabled: bool,
@@ -128,7 +128,7 @@ pub struct SurgePolicy {
 
 /// Kill switches: false turns a feature off for the tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Flags {
     /// Charging riders.
     pub payments: bool,
@@ -142,7 +142,7 @@ pub struct Flags {
 
 /// The payment service provider's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct PspAccount {
     /// `sandbox`; secrets are never here.
     pub provider: String,
@@ -150,7 +150,7 @@ pub struct PspAccount {
 
 /// Back-office clients and the hashes of their secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct Credentials {
     /// By client id.
     pub clients: BTreeMap<String, Client>,
@@ -158,7 +158,6 @@ pub struct Credentials {
 
 /// One back-office client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Client {
     /// argon2id, PHC string.
     pub secret_hash: String,
@@ -251,12 +250,29 @@ impl Default for PspAccount {
 }
 
 impl TenantConfig {
-    /// Reads a merged draft; every reason why it cannot be published, by field.
+    /// Reads a merged draft; every reason why it cannot be published, by field. A setting this version does not know is one
+    /// of them: misspelt, it would be without effect.
     pub fn from_draft(draft: &Value) -> Result<Self, Vec<FieldError>> {
-        let config: Self =
-            serde_json::from_value(draft.clone()).map_err(|error| vec![FieldError::new("", error.to_string())])?;
+        let config = Self::read(draft)?;
+        let mut errors = config.errors();
+        let known = serde_json::to_value(&config).expect("settings are plain data");
+        unknown_settings(draft, &known, "", &mut errors);
+        if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+
+    /// Reads a published version. It was valid where it was published, perhaps by a later release with more settings, which
+    /// are ignored here; what this release knows of it must hold here too.
+    pub fn from_published(published: &Value) -> Result<Self, Vec<FieldError>> {
+        let config = Self::read(published)?;
         let errors = config.errors();
         if errors.is_empty() { Ok(config) } else { Err(errors) }
+    }
+
+    fn read(settings: &Value) -> Result<Self, Vec<FieldError>> {
+        serde_path_to_error::deserialize(settings).map_err(|error| {
+            let at = Some(error.path().to_string()).filter(|path| path != ".").unwrap_or_default();
+            vec![FieldError::new(at, error.inner().to_string())]
+        })
     }
 
     /// The tariff of a vehicle class: its own, else `standard`'s, else the default.
@@ -271,6 +287,12 @@ impl TenantConfig {
             fields.remove("auth");
         }
         view
+    }
+
+    /// What an answer shows of a draft's conflicts: everything but those about credentials.
+    pub fn public_conflicts(mut conflicts: Vec<Conflict>) -> Vec<Conflict> {
+        conflicts.retain(|conflict| conflict.path != "/auth" && !conflict.path.starts_with("/auth/"));
+        conflicts
     }
 
     fn errors(&self) -> Vec<FieldError> {
@@ -328,6 +350,18 @@ impl TenantConfig {
 /// No single price in a tariff is larger, so that no fare can overflow.
 const MAX_TARIFF_AMOUNT: i64 = 100_000_000;
 
+/// What stands in `given` and was not read: it does not stand in `known`, which is what was read.
+fn unknown_settings(given: &Value, known: &Value, path: &str, errors: &mut Vec<FieldError>) {
+    let (Value::Object(given), Value::Object(known)) = (given, known) else { return };
+    for (name, value) in given {
+        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match known.get(name) {
+            Some(known) => unknown_settings(value, known, &path, errors),
+            None => errors.push(FieldError::new(path, format!("there is no setting '{name}'"))),
+        }
+    }
+}
+
 fn is_class_name(text: &str) -> bool {
     (1..=30).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
@@ -353,13 +387,34 @@ mod tests {
 
     #[test]
     fn a_misspelt_setting_is_refused_by_name() {
-        let errors = TenantConfig::from_draft(&json!({"dispach": {}})).unwrap_err();
-        assert!(errors[0].message.contains("dispach"), "{errors:?}");
+        let draft =
+            json!({"dispach": {}, "tariffs": {"standard": {"per_kilometre": 1}}, "labels": {"any": {"thing": 1}}});
+        let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
+        assert_eq!(fields, ["dispach", "tariffs.standard.per_kilometre"]);
+    }
+
+    #[test]
+    fn a_setting_of_the_wrong_type_is_named() {
+        let errors = TenantConfig::from_draft(&json!({"tariffs": {"xl": {"base": "free"}}})).unwrap_err();
+        assert_eq!(errors[0].field, "tariffs.xl.base");
+    }
+
+    #[test]
+    fn a_version_a_later_release_published_is_read_but_for_what_is_new() {
+        let published = json!({"tariffs": {"standard": {"base": 300, "per_stop": 50}}, "loyalty": {"points": 1}});
+        let config = TenantConfig::from_published(&published).unwrap();
+        assert_eq!(config.tariff("standard").base, 300);
+        let unusable = [json!({"tariffs": {"standard": {"base": "300"}}}), json!({"psp": {"provider": "gold"}})];
+        assert!(unusable.iter().all(|published| TenantConfig::from_published(published).is_err()));
     }
 
     #[test]
     fn credentials_never_show() {
         let config = json!({"name": "Cabs", "auth": {"clients": {"a": {"secret_hash": "$argon2id$"}}}});
         assert_eq!(TenantConfig::public_view(&config), json!({"name": "Cabs"}));
+        let conflict = |path: &str| Conflict { path: path.into(), values: vec![json!(1), json!(2)], winner: json!(1) };
+        let conflicts = ["/auth", "/auth/clients/a", "/authors", "/labels/auth"].map(conflict).to_vec();
+        let shown = TenantConfig::public_conflicts(conflicts);
+        assert_eq!(shown, [conflict("/authors"), conflict("/labels/auth")]);
     }
 }

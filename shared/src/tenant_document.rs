@@ -126,6 +126,8 @@ impl TenantDocument {
     /// change to replicate, or `None` when the patch changes nothing.
     ///
     /// A patch made against older heads is merged with what happened since: it overwrites nothing it did not touch.
+    ///
+    /// After an error the document must be thrown away; nothing of it may be saved.
     pub fn apply_merge_patch(
         &mut self,
         base_heads: Option<&[String]>,
@@ -161,8 +163,15 @@ impl TenantDocument {
         }
         let hash = self.doc.commit_with(CommitOptions::default().with_time(0)).expect("there was an edit");
         self.doc.integrate();
-        let change = self.doc.get_change_by_hash(&hash).expect("a commit is part of its document");
-        Ok(Some(change.raw_bytes().to_vec()))
+        let change = self.doc.get_change_by_hash(&hash).expect("a commit is part of its document").raw_bytes().to_vec();
+        // What another region would refuse must not be made: this one would show an edit no other ever sees.
+        if change.len() > MAX_CHANGE_BYTES {
+            return Err(DocumentError::TooLarge("the edit is larger than 64 KiB"));
+        }
+        if self.doc.save().len() > MAX_DOCUMENT_BYTES {
+            return Err(DocumentError::TooLarge("the draft would grow beyond 1 MiB"));
+        }
+        Ok(Some(change))
     }
 
     /// Takes in changes of other regions, in any order, any number of times. A change whose dependencies are missing

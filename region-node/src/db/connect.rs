@@ -68,6 +68,16 @@ pub async fn migrate(url: &SecretString) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses a database whose schema nobody has made.
+pub async fn must_be_migrated(pool: &PgPool) -> anyhow::Result<()> {
+    let is_made = sqlx::query_scalar!(r#"SELECT to_regclass('public.tenant_homes') IS NOT NULL AS "made!""#)
+        .fetch_one(pool)
+        .await
+        .context("the database does not answer")?;
+    anyhow::ensure!(is_made, "the database has no schema yet: run `region-node migrate`, or set database.migrate_url");
+    Ok(())
+}
+
 fn options(url: &SecretString, setting: &str) -> anyhow::Result<PgConnectOptions> {
     let options: PgConnectOptions = url
         .expose_secret()

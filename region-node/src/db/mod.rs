@@ -11,7 +11,7 @@ mod tests;
 use shared::ids::{RegionName, TenantId};
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
-pub use connect::{connect, migrate};
+pub use connect::{connect, migrate, must_be_migrated};
 
 use crate::{
     http::Problem,
@@ -50,16 +50,20 @@ impl Db {
 
     /// Begins a command of `tenant`; refused unless this region is its home.
     pub async fn begin(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        let mut tx = self.open(tenant).await?;
-        let home = sqlx::query!(
-            r#"SELECT h.region, h.term, h.n, h.state,
-                      pg_advisory_xact_lock_shared(hashtextextended('home:' || h.tenant_id, 0)) IS NULL AS "locked!"
-               FROM tenant_homes h WHERE h.tenant_id = $1"#,
+        // A statement sees what was committed when it began: the lock is taken by the one before that which reads the home,
+        // so that whoever waited for a hand-over reads the home it left behind.
+        let fenced = sqlx::query!(
+            r#"SELECT set_config('app.tenant_id', $1, true) AS "tenant!",
+                      pg_advisory_xact_lock_shared(hashtextextended('home:' || $1, 0)) IS NULL AS "locked!""#,
             tenant.as_str()
-        )
-        .fetch_optional(tx.conn())
-        .await?
-        .ok_or_else(|| Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")))?;
+        );
+        let mut tx = self.open(tenant).await?;
+        fenced.fetch_one(tx.conn()).await?;
+        let home =
+            sqlx::query!("SELECT region, term, n, state FROM tenant_homes WHERE tenant_id = $1", tenant.as_str())
+                .fetch_optional(tx.conn())
+                .await?
+                .ok_or_else(|| Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")))?;
         if home.region != self.region.as_str() || home.state != "active" {
             let detail = format!("tenant '{tenant}' is at home in {} ({})", home.region, home.state);
             return Err(Problem::new(Code::WrongRegion, detail));
@@ -70,12 +74,12 @@ impl Db {
 
     /// Begins a transaction on what every region holds of `tenant` (its config, the ledger): no home is checked.
     pub async fn anywhere(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        Ok(self.open(tenant).await?)
+        self.unfenced(tenant).await
     }
 
     /// Begins a transaction that reads `tenant`'s own rows; there are some only at its home.
     pub async fn read(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        Ok(self.open(tenant).await?)
+        self.unfenced(tenant).await
     }
 
     /// Begins a transaction of background work, which sees every tenant. A command found this way runs in its own
@@ -90,12 +94,18 @@ impl Db {
         &self.app
     }
 
+    async fn unfenced(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
+        let mut tx = self.open(tenant).await?;
+        sqlx::query_scalar!("SELECT set_config('app.tenant_id', $1, true)", tenant.as_str())
+            .fetch_one(tx.conn())
+            .await?;
+        Ok(tx)
+    }
+
+    /// A transaction whose first statement has yet to name its tenant; until then it sees nothing.
     async fn open(&self, tenant: &TenantId) -> sqlx::Result<TenantTx> {
         #[expect(clippy::disallowed_methods, reason = "the one place that opens a tenant's transaction")]
-        let mut tx = self.app.begin().await?;
-        sqlx::query_scalar!("SELECT set_config('app.tenant_id', $1, true)", tenant.as_str())
-            .fetch_one(&mut *tx)
-            .await?;
+        let tx = self.app.begin().await?;
         Ok(TenantTx {
             tx,
             tenant: tenant.clone(),

@@ -19,6 +19,61 @@ async fn every_table_with_a_tenant_forces_row_level_security(pool: PgPool) {
     assert_eq!(open, Vec::<String>::new());
 }
 
+/// A policy that lets the application see more than the tenant it named, or that no longer says what it should, is listed.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn every_policy_shows_the_application_one_tenant(pool: PgPool) {
+    const ONE_TENANT: [&str; 2] =
+        ["(tenant_id = current_tenant())", "(tenant_id = current_setting('app.tenant_id'::text, true))"];
+    let policies = sqlx::query!(
+        r#"SELECT p.tablename::text AS "table!", p.policyname::text AS "policy!", p.roles::text[] AS "roles!", p.cmd AS "cmd!",
+                  p.qual, p.with_check
+           FROM pg_policies p WHERE p.schemaname = 'public'"#
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert!(policies.len() >= 40, "only {} policies", policies.len());
+    for policy in policies {
+        let name = format!("{}.{} {:?}", policy.table, policy.policy, (&policy.qual, &policy.with_check));
+        let (shown, written) = (policy.qual.as_deref(), policy.with_check.as_deref());
+        if policy.roles == ["gocomet_system"] || policy.roles == ["gocomet_sync"] {
+            assert_eq!((shown, written), (Some("true"), None), "{name}");
+        } else if policy.policy == "repl_outbox_of_no_tenant" {
+            // What a region announces is of no tenant; it can be written, not read.
+            assert_eq!((policy.cmd.as_str(), shown), ("INSERT", None), "{name}");
+            assert_eq!(written, Some("((tenant_id IS NULL) AND (stream = 'control'::text))"), "{name}");
+        } else {
+            assert!(ONE_TENANT.contains(&shown.unwrap()) && written.is_none(), "{name}");
+        }
+    }
+}
+
+/// A hand-over holds the lock exclusively, changes the home and commits.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_command_that_waited_for_a_hand_over_is_refused(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    #[expect(clippy::disallowed_methods, reason = "the test plays replication, which hands a tenant over")]
+    let mut hand_over = pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('home:cabs', 0))")
+        .execute(&mut *hand_over)
+        .await
+        .unwrap();
+    let command = region.app.db.begin(&region.tenant);
+    let hand_over = async {
+        let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&pool).await.unwrap() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        sqlx::query("SELECT set_config('app.tenant_id', 'cabs', true)").execute(&mut *hand_over).await.unwrap();
+        let moved = "UPDATE tenant_homes SET region = 'eu-west', n = n + 1 WHERE tenant_id = 'cabs'";
+        assert_eq!(sqlx::query(moved).execute(&mut *hand_over).await.unwrap().rows_affected(), 1);
+        hand_over.commit().await.unwrap();
+    };
+    let (began, ()) = tokio::join!(command, hand_over);
+    assert_eq!(began.err().unwrap().code(), shared::problem::Code::WrongRegion);
+}
+
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn no_role_of_the_application_can_bypass_the_fence(pool: PgPool) {
     let able = sqlx::query_scalar!(
@@ -170,4 +225,12 @@ async fn what_no_rule_forbids_is_possible(pool: PgPool) {
     ] {
         assert_eq!(broken_rule(&pool, statement).await, None, "{statement}");
     }
+}
+
+#[sqlx::test(migrations = false)]
+async fn a_database_without_a_schema_says_what_to_run(pool: PgPool) {
+    let error = crate::db::must_be_migrated(&pool).await.unwrap_err().to_string();
+    assert!(error.contains("region-node migrate"), "{error}");
+    crate::db::MIGRATOR.run(&pool).await.unwrap();
+    crate::db::must_be_migrated(&pool).await.unwrap();
 }

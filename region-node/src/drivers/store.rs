@@ -180,7 +180,7 @@ pub(super) async fn set_status(
     Ok(row.map(|row| (row.vehicle_class, row.idle_since)))
 }
 
-/// Writes last known places, each only if it is newer than what is there.
+/// Writes last known places, each only if it is newer than what is there, and none of a driver who was erased meanwhile.
 pub(super) async fn store_places(app: &App, places: &[(DriverId, Position)]) -> Result<(), Problem> {
     let ids: Vec<_> = places.iter().map(|(id, _)| id.0).collect();
     let lats: Vec<_> = places.iter().map(|(_, position)| position.point.lat).collect();
@@ -192,7 +192,7 @@ pub(super) async fn store_places(app: &App, places: &[(DriverId, Position)]) -> 
     sqlx::query!(
         "UPDATE drivers d SET lat = n.lat, lng = n.lng, located_at = n.located_at
          FROM unnest($1::uuid[], $2::float8[], $3::float8[], $4::timestamptz[]) AS n (id, lat, lng, located_at)
-         WHERE d.id = n.id AND (d.located_at IS NULL OR d.located_at < n.located_at)",
+         WHERE d.id = n.id AND d.erased_at IS NULL AND (d.located_at IS NULL OR d.located_at < n.located_at)",
         &ids,
         &lats,
         &lngs,

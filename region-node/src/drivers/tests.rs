@@ -64,6 +64,20 @@ async fn there_are_no_ghosts(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_place_of_an_erased_driver_is_not_written(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = region.driver().await;
+    online(&driver, 0.0).await;
+    let mut tx = region.app.db.system().await.unwrap();
+    sqlx::query("UPDATE drivers SET erased_at = now()").execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    background::store_places(&region.app).await.unwrap();
+    let mut tx = region.app.db.system().await.unwrap();
+    let written: i64 = sqlx::query_scalar("SELECT count(lat) FROM drivers").fetch_one(tx.conn()).await.unwrap();
+    assert_eq!(written, 0);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn positions_are_checked_one_by_one(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let (driver, rider) = (region.driver().await, region.rider().await);

@@ -1,44 +1,82 @@
-//! Role `edge`: no database; follows a full node's directory and keys, and goes on with what it knows when that is gone.
+//! Role `edge`: no database; follows any full node's directory, keys and published config, and goes on with what it knows
+//! when all are gone.
+//!
+//! Of several full nodes the first that answers is followed and takes what any region can answer; what only this region can
+//! goes to it if it is of this region, else to the region's own address. Keys and routes are always answered from memory, a
+//! tenant's config only while no full node answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use anyhow::Context;
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::header,
-    middleware::{self, Next},
+    http::{HeaderMap, Method, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use shared::{clock::Clock, problem::Code};
+use shared::{
+    clock::Clock,
+    ids::{RegionName, TenantId},
+    problem::Code,
+    tenant_config::TenantConfig,
+};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
-use super::{Edge, Inner};
+use super::{Decision, Edge, GIVEN_BY_EDGE, Inner, SERVED_BY, Target};
 use crate::{
     app::http_client,
-    config::{Config, OperatorConfig},
-    http::{Limits, Problem, router},
-    identity::Tokens,
+    config::{Config, OperatorConfig, Upstreams},
+    http::{DRAIN, Limits, Problem, bearer, router},
+    identity::{Tokens, verify},
     serve,
-    tenants::{Directory, DirectoryCell},
+    tenants::{Directory, DirectoryCell, Route, TenantHeader, may_configure, named_tenant},
 };
+
+/// A full node that takes longer to answer the follower counts as down.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Serves an edge until `stop`.
 pub async fn serve(config: Config, metrics: PrometheusHandle, stop: CancellationToken) -> anyhow::Result<()> {
-    let upstream = config.edge.upstream.clone();
-    let upstream = upstream.context("edge.upstream is missing; set it in the file or as REGION_NODE_EDGE__UPSTREAM")?;
+    let (edge, follower) = assemble(&config, &stop)?;
+    let tasks = edge.0.tasks.clone();
+    tasks.spawn(follower.run(config.edge.directory_refresh, stop.clone()));
+    let own = Router::new().route("/metrics", get(move || std::future::ready(metrics.render())));
+    let (service, internal) = match config.http.internal_listen {
+        None => (service(&edge, &config).merge(own), Router::new()),
+        Some(_) => {
+            let internal = health().fallback(nothing).with_state(edge.clone());
+            (service(&edge, &config), router::named(internal, &edge).merge(own))
+        }
+    };
+    serve::listen(service, internal, &config.http, &stop).await?;
+    tasks.close();
+    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+        tracing::warn!("some background work did not end in time");
+    }
+    Ok(())
+}
+
+pub(super) fn assemble(config: &Config, stop: &CancellationToken) -> anyhow::Result<(Edge, Follower)> {
+    let upstreams = config.edge.upstream.clone();
+    let Upstreams(upstreams) =
+        upstreams.context("edge.upstream is missing; set it in the file or as REGION_NODE_EDGE__UPSTREAM")?;
     let operator = config.operator.clone();
     let operator =
         operator.context("operator.client_id and operator.client_secret are missing; the edge signs in with them")?;
     let (region, ttl) = (config.region.name.clone(), config.tokens.access_ttl);
     let tokens = Tokens::new(&config.region.cluster_id, region.clone(), ttl, Clock::system(), None);
-    let (directory, tasks) = (DirectoryCell::default(), TaskTracker::new());
+    let directory = DirectoryCell::default();
     let cell = directory.clone();
     let edge = Edge(Arc::new(Inner {
         region,
@@ -47,102 +85,254 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
         http: http_client(config.edge.connect_timeout)?,
         config: config.edge.clone(),
         body_limit_bytes: config.http.body_limit_bytes,
-        tasks: tasks.clone(),
-        upstream: Some(upstream.clone()),
+        body_timeout: config.http.request_timeout,
+        tasks: TaskTracker::new(),
+        stop: stop.clone(),
+        alone: Some(Alone { tokens, followed: RwLock::default(), published: RwLock::default() }),
     }));
-    let follower =
-        Follower { edge: edge.clone(), upstream, operator, directory: directory.clone(), tokens: tokens.clone() };
-    tasks.spawn(follower.run(config.edge.directory_refresh, stop.clone()));
-
-    let own = Router::new()
-        .route("/health/live", get(|| async { Json(json!({"status": "ok"})) }))
-        .route("/health/ready", get(ready).with_state(directory.clone()))
-        .route("/health", get(ready).with_state(directory))
-        .route("/metrics", get(move || std::future::ready(metrics.render())));
-    // What no route of the edge's own takes is routed; a call that nobody is known for goes upstream and is refused there.
-    let own = own.fallback(|| async { Problem::not_found("nothing is here") });
-    let service = router::outer(own, &edge, &config.http, Limits::new(config.limits));
-    let service = service.layer(middleware::from_fn_with_state(tokens, check_token));
-    serve::listen(service, config.http.listen, stop).await?;
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
+    let follower = Follower { edge: edge.clone(), upstreams, operator, directory, session: None };
+    Ok((edge, follower))
 }
 
-async fn ready(State(directory): State<DirectoryCell>) -> Response {
-    match directory.get().regions.len() {
-        0 => Problem::new(Code::Unavailable, "the directory has not arrived yet").retry_after(1).into_response(),
+/// What the edge answers itself, behind the layers both roles share; the rest is routed before it gets there.
+pub(super) fn service(edge: &Edge, config: &Config) -> Router {
+    let tokens = edge.0.alone.as_ref().map(|alone| alone.tokens.clone()).expect("an edge alone has tokens");
+    let own = health()
+        .route("/v1/route", get(route))
+        .route("/.well-known/jwks.json", get(jwks))
+        .fallback(nothing)
+        .with_state(edge.clone());
+    router::outer(own, edge, &config.http, Limits::new(config.limits, tokens))
+}
+
+fn health() -> Router<Edge> {
+    Router::new()
+        .route("/health/live", get(|| async { Json(json!({"status": "ok"})) }))
+        .route("/health/ready", get(ready))
+        .route("/health", get(ready))
+}
+
+async fn nothing() -> Problem {
+    Problem::not_found("nothing is here")
+}
+
+async fn ready(State(edge): State<Edge>) -> Response {
+    match (edge.0.directory)().regions.len() {
+        0 => no_directory().into_response(),
         regions => Json(json!({"status": "ok", "role": "edge", "regions": regions})).into_response(),
     }
 }
 
-/// Refuses a token no region signed before it costs anybody else anything.
-async fn check_token(State(tokens): State<Tokens>, request: Request, next: Next) -> Response {
-    let bearer = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    match bearer.and_then(|text| text.split_once(' ')).map(|(_, token)| tokens.verify(token.trim())) {
-        Some(Err(problem)) => problem.into_response(),
-        Some(Ok(_)) | None => next.run(request).await,
+async fn route(State(edge): State<Edge>, headers: HeaderMap) -> Result<Json<Route>, Problem> {
+    let directory = (edge.0.directory)();
+    if directory.regions.is_empty() {
+        return Err(no_directory());
+    }
+    let tenant = named_tenant(&headers, &directory)?.ok_or_else(TenantHeader::missing)?;
+    let route = Route::find(&directory, tenant.clone())?;
+    let known = edge.0.alone.as_ref().and_then(|alone| alone.config_of(&tenant));
+    Ok(Json(match known {
+        Some(config) => route.described_by(&config),
+        None => route,
+    }))
+}
+
+async fn jwks(State(edge): State<Edge>) -> Result<Response, Problem> {
+    let alone = edge.0.alone.as_ref().filter(|_| !(edge.0.directory)().regions.is_empty()).ok_or_else(no_directory)?;
+    Ok(([(header::CACHE_CONTROL, "public, max-age=60")], Json(alone.tokens.known_jwks())).into_response())
+}
+
+fn no_directory() -> Problem {
+    Problem::new(Code::Unavailable, "the directory has not arrived yet").retry_after(1)
+}
+
+/// What an edge without a database knows beside the directory.
+pub(super) struct Alone {
+    tokens: Tokens,
+    /// The full node that answered last.
+    followed: RwLock<Option<Followed>>,
+    /// The newest config each tenant published, without its credentials.
+    published: RwLock<HashMap<TenantId, Published>>,
+}
+
+#[derive(Clone)]
+struct Followed {
+    url: Url,
+    region: RegionName,
+}
+
+/// A published version as the API shows it.
+#[derive(Clone, Deserialize)]
+struct Published {
+    version: i64,
+    config: Value,
+    published_at: String,
+}
+
+impl Alone {
+    /// Refuses what would only cost others: a token no region signed. Says where the rest goes.
+    pub(super) fn admit(&self, edge: &Edge, decision: &Decision, request: &Request) -> Result<Target, Problem> {
+        // Without a directory no token can be told from a forged one.
+        let followed = self.followed.read().expect("no holder of this lock panics").clone().ok_or_else(no_directory)?;
+        if let Some(token) = bearer(request.headers()).filter(|_| request.uri().path() != "/v1/auth/token") {
+            self.tokens.verify(token)?;
+        }
+        let own = &edge.0.region;
+        Ok(match decision {
+            Decision::Home(region) if region != own => Target::region(edge, region.clone()),
+            Decision::Home(_) if followed.region != *own => {
+                Target { mark: &GIVEN_BY_EDGE, ..Target::region(edge, own.clone()) }
+            }
+            Decision::Home(_) | Decision::Anywhere | Decision::Own => {
+                Target { region: followed.region, base_url: Some(followed.url), mark: &GIVEN_BY_EDGE }
+            }
+        })
+    }
+
+    /// What is known of a tenant's config, as far as this version can read it.
+    fn config_of(&self, tenant: &TenantId) -> Option<TenantConfig> {
+        let published = self.published.read().expect("no holder of this lock panics");
+        TenantConfig::from_published(&published.get(tenant)?.config).ok()
+    }
+
+    /// What stands in for the answer to `request` if none comes: the published part of a tenant's config, for whom may see it.
+    pub(super) fn remembered(&self, request: &Request) -> Option<Response> {
+        let id = request.uri().path().strip_prefix("/v1/tenants/")?.strip_suffix("/config")?;
+        if request.method() != Method::GET {
+            return None;
+        }
+        let tenant: TenantId = request.headers().get("x-tenant-id")?.to_str().ok()?.parse().ok()?;
+        let caller = verify(&self.tokens, bearer(request.headers())?, &tenant).ok()?;
+        may_configure(&caller, id).ok()?;
+        let published = self.published.read().expect("no holder of this lock panics").get(&tenant).cloned()?;
+        let Published { version, config, published_at } = published;
+        Some(
+            Json(json!({
+                "config": config,
+                "heads": [],
+                "conflicts": [],
+                "published": {"version": version, "config": config, "published_at": published_at},
+                "rejected": ["no region answers this edge: it shows the published version it knows, and no draft"],
+            }))
+            .into_response(),
+        )
     }
 }
 
-/// Keeps the directory like the upstream node's.
-struct Follower {
+/// Keeps what an edge knows like the first full node that answers.
+pub(super) struct Follower {
     edge: Edge,
-    upstream: Url,
+    upstreams: Vec<Url>,
     operator: OperatorConfig,
     directory: DirectoryCell,
-    tokens: Tokens,
+    session: Option<Session>,
+}
+
+/// The edge's own sign-in, good in every region.
+struct Session {
+    token: String,
+    renew_at: Instant,
 }
 
 #[derive(Deserialize)]
 struct SignedIn {
     access_token: String,
+    expires_in: u64,
+}
+
+#[derive(Deserialize)]
+struct ConfigAnswer {
+    published: Option<Published>,
 }
 
 impl Follower {
-    async fn run(self, every: Duration, stop: CancellationToken) {
-        let mut token = None;
+    async fn run(mut self, every: Duration, stop: CancellationToken) {
         loop {
-            match self.follow(&mut token).await {
-                Ok(()) => {}
-                Err(error) => {
-                    token = None;
-                    tracing::warn!(%error, "the directory could not be read; what is known goes on being served");
-                }
-            }
-            if stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
+            if stop.run_until_cancelled(self.follow()).await.is_none()
+                || stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none()
+            {
                 return;
             }
         }
     }
 
-    async fn follow(&self, token: &mut Option<String>) -> anyhow::Result<()> {
-        let bearer = match token {
-            Some(token) => token,
-            None => token.insert(self.sign_in().await?),
-        };
-        let http = &self.edge.0.http;
-        let answer = http
-            .get(self.upstream.join("/v1/directory")?)
-            .bearer_auth(bearer)
-            .timeout(Duration::from_secs(5))
-            .send()
-            .await?
-            .error_for_status()?;
-        let directory: Directory = answer.json().await?;
-        self.tokens.learn(directory.regions.values().map(|region| &region.jwks));
+    /// Follows the first full node that answers.
+    pub(super) async fn follow(&mut self) {
+        for upstream in self.upstreams.clone() {
+            match self.follow_one(&upstream).await {
+                Ok(()) => return,
+                Err(error) => {
+                    self.session = None;
+                    tracing::warn!(%upstream, error = format!("{error:#}"), "{upstream} cannot be followed");
+                }
+            }
+        }
+        tracing::warn!("no full node answers; what is known goes on being served");
+    }
+
+    async fn follow_one(&mut self, upstream: &Url) -> anyhow::Result<()> {
+        let token = self.token(upstream).await?;
+        let (directory, region): (Directory, _) = self.get(upstream, "/v1/directory", &token, None).await?;
+        let alone = self.edge.0.alone.as_ref().context("an edge alone follows")?;
+        alone.tokens.learn(directory.regions.values().map(|region| &region.jwks));
         self.directory.set(directory);
+        *alone.followed.write().expect("no holder of this lock panics") =
+            Some(Followed { url: upstream.clone(), region });
+        self.follow_configs(upstream, &token).await
+    }
+
+    /// Reads anew what was published since; the directory has its numbers.
+    async fn follow_configs(&self, upstream: &Url, token: &str) -> anyhow::Result<()> {
+        let alone = self.edge.0.alone.as_ref().context("an edge alone follows")?;
+        let directory = self.directory.get();
+        let changed: Vec<_> = {
+            let mut published = alone.published.write().expect("no holder of this lock panics");
+            published.retain(|tenant, _| directory.homes.contains_key(tenant));
+            let known = |tenant| published.get(tenant).map(|known: &Published| known.version);
+            let homes = directory.homes.iter();
+            homes.filter(|(id, home)| home.config_version > known(*id)).map(|(id, _)| id.clone()).collect()
+        };
+        for tenant in changed {
+            let path = format!("/v1/tenants/{tenant}/config");
+            let (answer, _): (ConfigAnswer, _) = self.get(upstream, &path, token, Some(&tenant)).await?;
+            if let Some(published) = answer.published {
+                alone.published.write().expect("no holder of this lock panics").insert(tenant, published);
+            }
+        }
         Ok(())
     }
 
-    async fn sign_in(&self) -> anyhow::Result<String> {
-        let grant: Value = json!({
+    /// What a full node answers, and the region it is of.
+    async fn get<T: DeserializeOwned>(
+        &self,
+        upstream: &Url,
+        path: &str,
+        token: &str,
+        tenant: Option<&TenantId>,
+    ) -> anyhow::Result<(T, RegionName)> {
+        let mut request = self.edge.0.http.get(upstream.join(path)?).bearer_auth(token).timeout(ANSWER_WITHIN);
+        if let Some(tenant) = tenant {
+            request = request.header("x-tenant-id", tenant.as_str());
+        }
+        let answer = request.send().await?.error_for_status()?;
+        let region = answer.headers().get(&SERVED_BY).and_then(|region| region.to_str().ok()?.parse().ok());
+        let region = region.context("it does not say which region it is of")?;
+        Ok((answer.json().await?, region))
+    }
+
+    async fn token(&mut self, upstream: &Url) -> anyhow::Result<String> {
+        if let Some(session) = self.session.as_ref().filter(|session| session.renew_at > Instant::now()) {
+            return Ok(session.token.clone());
+        }
+        let grant = json!({
             "grant_type": "client_credentials",
             "client_id": self.operator.client_id,
             "client_secret": self.operator.client_secret.expose_secret(),
         });
-        let request = self.edge.0.http.post(self.upstream.join("/v1/auth/token")?).json(&grant);
-        let answer = request.timeout(Duration::from_secs(5)).send().await?.error_for_status()?;
-        Ok(answer.json::<SignedIn>().await?.access_token)
+        let request = self.edge.0.http.post(upstream.join("/v1/auth/token")?).json(&grant).timeout(ANSWER_WITHIN);
+        let SignedIn { access_token, expires_in } = request.send().await?.error_for_status()?.json().await?;
+        let renew_at = Instant::now() + Duration::from_secs(expires_in / 2);
+        self.session = Some(Session { token: access_token.clone(), renew_at });
+        Ok(access_token)
     }
 }

@@ -2,7 +2,10 @@
 
 use axum::{body::Body, extract::Request, http::Method};
 use serde::Deserialize;
-use shared::ids::{RegionName, TenantId};
+use shared::{
+    ids::{RegionName, TenantId},
+    problem::Code,
+};
 
 use super::Edge;
 use crate::{
@@ -15,9 +18,9 @@ use crate::{
 pub(super) enum Decision {
     /// By the process it arrived at, whatever its role.
     Own,
-    /// In the region it arrived in.
-    Here,
-    /// In another region.
+    /// By any full node: in the region it arrived in, if one is there.
+    Anywhere,
+    /// In this region alone.
     Home(RegionName),
 }
 
@@ -27,12 +30,14 @@ pub(super) async fn decide(edge: &Edge, request: Request) -> Result<(Decision, R
     if path == "/v1/auth/token" && request.method() == Method::POST {
         return decide_sign_in(edge, request).await;
     }
-    if path.starts_with("/health") || path == "/metrics" {
+    // An edge without a database answers from memory what it holds.
+    let is_remembered = edge.0.alone.is_some() && matches!(path, "/v1/route" | "/.well-known/jwks.json");
+    if path.starts_with("/health") || path == "/metrics" || is_remembered {
         return Ok((Decision::Own, request));
     }
     let routed = path.starts_with("/v1/") || path.starts_with("/socket.io");
     let decision = if !routed || is_answered_anywhere(path, request.method()) {
-        Decision::Here
+        Decision::Anywhere
     } else {
         decide_by_tenant(edge, tenant_of(&request))
     };
@@ -56,14 +61,11 @@ fn tenant_of(request: &Request) -> Option<TenantId> {
     named.or_else(in_query)?.parse().ok()
 }
 
-/// A tenant nobody knows is refused where the call arrived.
+/// A tenant nobody knows is refused by whoever answers.
 fn decide_by_tenant(edge: &Edge, tenant: Option<TenantId>) -> Decision {
     let directory = (edge.0.directory)();
     let home = tenant.and_then(|tenant| directory.homes.get(&tenant));
-    match home {
-        Some(home) if home.region != edge.0.region => Decision::Home(home.region.clone()),
-        _ => Decision::Here,
-    }
+    home.map_or(Decision::Anywhere, |home| Decision::Home(home.region.clone()))
 }
 
 #[derive(Deserialize)]
@@ -77,7 +79,8 @@ struct GrantKind {
 async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Request), Problem> {
     let tenant = tenant_of(&request);
     let (parts, body) = request.into_parts();
-    let bytes = read_body(body, edge.0.body_limit_bytes).await?;
+    let read = tokio::time::timeout(edge.0.body_timeout, read_body(body, edge.0.body_limit_bytes)).await;
+    let bytes = read.map_err(|_| Problem::new(Code::RequestTimeout, "the body took too long; try again"))??;
     let grant = serde_json::from_slice::<GrantKind>(&bytes).ok();
     let kind = grant.as_ref().and_then(|grant| grant.grant_type.as_deref());
     let decision = match kind {
@@ -85,11 +88,11 @@ async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Requ
         Some("refresh_token") => {
             let token = grant.as_ref().and_then(|grant| grant.refresh_token.as_deref()).unwrap_or_default();
             match region_of_refresh_token(token) {
-                Some(region) if region != edge.0.region && edge.base_url(&region).is_some() => Decision::Home(region),
-                _ => Decision::Here,
+                Some(region) if region == edge.0.region || edge.base_url(&region).is_some() => Decision::Home(region),
+                _ => Decision::Anywhere,
             }
         }
-        _ => Decision::Here,
+        _ => Decision::Anywhere,
     };
     Ok((decision, Request::from_parts(parts, Body::from(bytes))))
 }

@@ -1,11 +1,11 @@
-//! Forwarding: the call goes on as it came, its body streaming; an upgrade becomes a pipe.
+//! Forwarding: the call goes on as it came, its body streaming; a socket becomes a pipe.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, HttpBody},
     extract::{ConnectInfo, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::Response,
 };
 use futures::TryStreamExt;
@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use url::Url;
 
-use super::{Edge, FORWARDED_BY};
+use super::{Edge, GIVEN_BY_EDGE};
 
 /// Headers about one connection, not about the call (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -27,6 +27,9 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+/// Socket.IO's ping interval and time-out: a poll is answered within the first, and given up after both.
+const LONGEST_POLL: Duration = Duration::from_secs(25 + 20);
+
 /// No answer came.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ForwardError {
@@ -36,12 +39,24 @@ pub(super) enum ForwardError {
     Http(#[from] reqwest::Error),
 }
 
-/// Sends `request` on to `base_url` and gives its answer.
-pub(super) async fn forward(edge: &Edge, base_url: &Url, mut request: Request) -> Result<Response, ForwardError> {
+/// Sends `request` on to `base_url`, marked with the header `mark`, and gives its answer.
+pub(super) async fn forward(
+    edge: &Edge,
+    base_url: &Url,
+    mark: &'static HeaderName,
+    mut request: Request,
+) -> Result<Response, ForwardError> {
     let mut url = base_url.clone();
     url.set_path(request.uri().path());
     url.set_query(request.uri().query());
-    let upgrade = request.headers().get(header::UPGRADE).cloned();
+    let patience = match *request.method() == Method::GET && request.uri().path().starts_with("/socket.io") {
+        true => LONGEST_POLL.max(edge.0.config.forward_timeout),
+        false => edge.0.config.forward_timeout,
+    };
+    // Other protocols are not spoken; such a call is forwarded as what it is without its offer to upgrade.
+    let is_socket = |protocol: &&HeaderValue| protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+    let upgrade = request.headers().get(header::UPGRADE).filter(is_socket).cloned();
+    let upgrade = upgrade.filter(|_| request.method() == Method::GET);
     let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let (parts, body) = request.into_parts();
@@ -49,7 +64,9 @@ pub(super) async fn forward(edge: &Edge, base_url: &Url, mut request: Request) -
     let mut headers = without_hop_by_hop(&parts.headers);
     headers.remove(header::HOST);
     let own = HeaderValue::from_str(edge.0.region.as_str()).expect("a region's name is ASCII");
-    headers.insert(FORWARDED_BY.clone(), own);
+    // Who gave it to this node is nothing to the next region.
+    headers.remove(&GIVEN_BY_EDGE);
+    headers.insert(mark.clone(), own);
     if let Some(peer) = peer.and_then(|peer| HeaderValue::from_str(&peer.to_string()).ok()) {
         headers.append("x-forwarded-for", peer);
     }
@@ -62,14 +79,14 @@ pub(super) async fn forward(edge: &Edge, base_url: &Url, mut request: Request) -
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(header::UPGRADE, protocol);
         }
-        // Without a length the body would be sent as an empty chunked one.
-        None if has_body(&parts.headers) => {
+        // Sent as a stream, nothing would become an empty chunked body.
+        None if !body.is_end_stream() => {
             outgoing =
                 outgoing.body(reqwest::Body::wrap_stream(body.into_data_stream().map_err(std::io::Error::other)));
         }
         None => {}
     }
-    let sent = tokio::time::timeout(edge.0.config.forward_timeout, outgoing.headers(headers).send()).await;
+    let sent = tokio::time::timeout(patience, outgoing.headers(headers).send()).await;
     let answer = sent.map_err(|_| ForwardError::TooSlow)??;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = answer.status();
@@ -83,20 +100,17 @@ pub(super) async fn forward(edge: &Edge, base_url: &Url, mut request: Request) -
             }
         }
         let mut home_side = answer.upgrade().await?;
+        let stop = edge.0.stop.clone();
         edge.0.tasks.spawn(async move {
             let Ok(client_side) = client_side.await else { return };
-            // Either side closing, with or without an error, ends the tunnel.
-            let _ = copy_bidirectional(&mut TokioIo::new(client_side), &mut home_side).await;
+            // Either side closing, with or without an error, ends the tunnel; so does this node when it stops.
+            let mut client_side = TokioIo::new(client_side);
+            stop.run_until_cancelled(copy_bidirectional(&mut client_side, &mut home_side)).await;
         });
     } else {
         *response.body_mut() = Body::from_stream(answer.bytes_stream());
     }
     Ok(response)
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    let length = headers.get(header::CONTENT_LENGTH).map(|length| length.as_bytes() != b"0");
-    length.unwrap_or_else(|| headers.contains_key(header::TRANSFER_ENCODING))
 }
 
 fn without_hop_by_hop(headers: &HeaderMap) -> HeaderMap {

@@ -2,12 +2,16 @@
 //!
 //! What is answered where it arrives, so that it works through a partition, is listed in [`decide`]. Everything else of a
 //! tenant at home elsewhere is forwarded as it comes, bodies and upgrades streaming, and nothing of it is stored here.
+//!
+//! An edge runs in front of each full node, or alone ([`alone`]); then what is answered in its region goes to a full node.
 
 mod alone;
 mod decide;
 mod forward;
+#[cfg(test)]
+mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -16,7 +20,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use shared::{ids::RegionName, problem::Code};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 pub use alone::serve as serve_alone;
@@ -27,10 +31,14 @@ use crate::{
     http::Problem,
     tenants::Directory,
 };
+use alone::Alone;
 use decide::Decision;
 
-/// Says that an edge forwarded the call, and which; a forwarded call is never forwarded again.
+/// Says that an edge forwarded the call to another region, and which did; it is never forwarded to a third.
 pub(crate) static FORWARDED_BY: HeaderName = HeaderName::from_static("x-gocomet-forwarded-by");
+/// Says that an edge without a database gave the call to a full node, which is not forwarding: that one decides. Another
+/// such edge refuses it, so that none can send it round.
+static GIVEN_BY_EDGE: HeaderName = HeaderName::from_static("x-gocomet-given-by-edge");
 static SERVED_BY: HeaderName = HeaderName::from_static("x-served-by-region");
 static EDGE_REGION: HeaderName = HeaderName::from_static("x-edge-region");
 
@@ -45,9 +53,13 @@ struct Inner {
     http: reqwest::Client,
     config: EdgeConfig,
     body_limit_bytes: usize,
+    /// How long a body that routing has to read may take.
+    body_timeout: Duration,
     tasks: TaskTracker,
-    /// An edge without a database sends even what is answered locally to this node.
-    upstream: Option<Url>,
+    /// Ends tunnels.
+    stop: CancellationToken,
+    /// What an edge without a database knows beside the directory.
+    alone: Option<Alone>,
 }
 
 impl Edge {
@@ -61,8 +73,10 @@ impl Edge {
             http: app.http.clone(),
             config: app.config.edge.clone(),
             body_limit_bytes: app.config.http.body_limit_bytes,
+            body_timeout: app.config.http.request_timeout,
             tasks: app.tasks.clone(),
-            upstream: None,
+            stop: app.stop.clone(),
+            alone: None,
         }))
     }
 
@@ -85,34 +99,54 @@ impl Edge {
     }
 }
 
+/// Where a call goes on to.
+struct Target {
+    region: RegionName,
+    base_url: Option<Url>,
+    /// With this header.
+    mark: &'static HeaderName,
+}
+
 /// Routes a call: answers it here, forwards it home, or refuses it.
 pub async fn route(State(edge): State<Edge>, request: Request, next: Next) -> Response {
     let (decision, request) = match decide::decide(&edge, request).await {
         Ok(decided) => decided,
         Err(problem) => return problem.into_response(),
     };
-    let target = match decision {
-        Decision::Own => return next.run(request).await,
-        Decision::Here => match &edge.0.upstream {
-            None => return next.run(request).await,
-            Some(upstream) => (edge.0.region.clone(), Some(upstream.clone())),
+    let own = &edge.0.region;
+    let target = match (&decision, &edge.0.alone) {
+        (Decision::Own, _) | (Decision::Anywhere, None) => return next.run(request).await,
+        (Decision::Home(region), None) if region == own => return next.run(request).await,
+        (_, Some(alone)) => match alone.admit(&edge, &decision, &request) {
+            Ok(target) => target,
+            Err(problem) => return problem.into_response(),
         },
-        Decision::Home(region) => {
-            if request.headers().contains_key(&FORWARDED_BY) {
-                let detail = format!("region {} is not the tenant's home, nor was the one before", edge.0.region);
-                return Problem::new(Code::RoutingLoop, detail).into_response();
-            }
-            let base_url = edge.base_url(&region);
-            (region, base_url)
-        }
+        (Decision::Home(region), None) => Target::region(&edge, region.clone()),
     };
-    let (region, base_url) = target;
+    // Looked at before the call is gone: only what is remembered here can stand in for an answer.
+    let remembered = edge.0.alone.as_ref().and_then(|alone| alone.remembered(&request));
+    match go_on(&edge, target, request).await {
+        Ok(response) => response,
+        Err(problem) => remembered.unwrap_or_else(|| problem.into_response()),
+    }
+}
+
+impl Target {
+    fn region(edge: &Edge, region: RegionName) -> Self {
+        Self { base_url: edge.base_url(&region), region, mark: &FORWARDED_BY }
+    }
+}
+
+async fn go_on(edge: &Edge, target: Target, request: Request) -> Result<Response, Problem> {
+    let Target { region, base_url, mark } = target;
+    if request.headers().contains_key(mark) {
+        let detail = format!("region {} is not the tenant's home, nor was the one before", edge.0.region);
+        return Err(Problem::new(Code::RoutingLoop, detail));
+    }
     let unreachable = |detail: String| Problem::new(Code::HomeRegionUnreachable, detail).retry_after(2);
-    let Some(base_url) = base_url else {
-        return unreachable(format!("the home region {region} is not known here yet")).into_response();
-    };
-    forward::forward(&edge, &base_url, request).await.unwrap_or_else(|error| {
+    let base_url = base_url.ok_or_else(|| unreachable(format!("the home region {region} is not known here yet")))?;
+    forward::forward(edge, &base_url, mark, request).await.map_err(|error| {
         tracing::warn!(%error, %region, "a call could not be forwarded");
-        unreachable(format!("the home region {region} does not answer")).into_response()
+        unreachable(format!("the home region {region} does not answer"))
     })
 }

@@ -3,6 +3,8 @@
 //! The record of an answer commits in the same transaction as the effect, so after any crash either both exist or neither
 //! does. A transaction-scoped advisory lock on the key tells a second copy that the first still runs; it dies with the
 //! connection, so nothing has to be cleaned up.
+//!
+//! Answers carry names, phones and secrets, and requests passwords: an answer is kept sealed, a request as a keyed hash.
 
 use std::ops::{Deref, DerefMut};
 
@@ -14,15 +16,18 @@ use axum::{
 };
 use garde::Validate;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use sha2::{Digest, Sha256};
 use shared::{ids::TenantId, problem::Code};
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
-use super::{Problem, extract::validated};
+use super::{
+    Problem,
+    extract::{field_at, validated},
+};
 use crate::{
     app::App,
     db::{Db, TenantTx},
-    identity::Caller,
+    identity::{Caller, Operator, Sealer},
 };
 
 static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -34,6 +39,9 @@ pub(crate) const KEPT_FOR: Duration = Duration::hours(24);
 /// A key is tried so often, in steps of this, before its first request counts as still running.
 const GIVEN_BACK_WITHIN: usize = 4;
 const GIVEN_BACK_STEP: std::time::Duration = std::time::Duration::from_millis(25);
+
+/// Whose keys the operators' are, who belong to no tenant; no tenant can be named so.
+const NO_TENANT: &str = "-";
 
 /// The body of a command that needs none.
 #[derive(Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
@@ -56,7 +64,7 @@ pub struct Question<T>(pub T);
 pub struct IdempotencyKey {
     /// As the client sent it.
     pub key: String,
-    /// Of method, path and body: the same key with another hash is a mistake of the client's.
+    /// Keyed, of method, path and body: the same key with another hash is a mistake of the client's.
     pub request_hash: [u8; 32],
 }
 
@@ -105,13 +113,10 @@ where
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let bytes = read_body(body, app.config.http.body_limit_bytes).await?;
-        let key = idempotency_key(&parts.headers, |hasher| {
-            hasher.update(parts.method.as_str());
-            hasher.update([0]);
-            hasher.update(parts.uri.path());
-            hasher.update([0]);
-            hasher.update(&bytes);
-        })?;
+        let key = idempotency_key(&parts.headers)?.map(|key| IdempotencyKey {
+            key,
+            request_hash: request_hash(&app.sealer, parts.method.as_str(), parts.uri.path(), &bytes),
+        });
         Ok(Self { body: validated(parse_json(&parts.headers, &bytes)?)?, key })
     }
 }
@@ -134,7 +139,7 @@ impl<T> Command<T> {
     /// first copy still runs.
     pub async fn begin(&self, app: &App, caller: &Caller) -> Result<CommandTx, Stop> {
         let tx = app.db.begin(caller.tenant()).await?;
-        CommandTx::claim(tx, self.key.as_ref(), caller.key_owner(), app.clock.now()).await
+        self.claim(app, tx, caller.tenant().as_str(), caller.key_owner()).await
     }
 
     /// Begins the last transaction of a command whose first has committed and stored no answer yet. Waits where
@@ -151,19 +156,38 @@ impl<T> Command<T> {
             .fetch_one(tx.conn())
             .await?;
         }
-        CommandTx::claim(tx, self.key.as_ref(), caller.key_owner(), app.clock.now()).await
+        self.claim(app, tx, caller.tenant().as_str(), caller.key_owner()).await
     }
 
     /// Begins a command on what every region may write (a tenant's config), wherever the tenant is at home.
     pub async fn begin_anywhere(&self, app: &App, tenant: &TenantId, caller: &Caller) -> Result<CommandTx, Stop> {
         let tx = app.db.anywhere(tenant).await?;
-        CommandTx::claim(tx, self.key.as_ref(), caller.key_owner(), app.clock.now()).await
+        self.claim(app, tx, tenant.as_str(), caller.key_owner()).await
+    }
+
+    /// Begins an operator's command that makes `tenant`. The key is the operator's: the same one again for another tenant
+    /// is a mistake.
+    pub async fn begin_of_operator(
+        &self,
+        app: &App,
+        tenant: &TenantId,
+        operator: &Operator,
+    ) -> Result<CommandTx, Stop> {
+        let tx = app.db.anywhere(tenant).await?;
+        self.claim(app, tx, NO_TENANT, format!("operator:{}", operator.client_id)).await
     }
 
     /// Begins a command of somebody who has no account yet (registration); keys are then per tenant.
     pub async fn begin_unknown(&self, app: &App, tenant: &TenantId) -> Result<CommandTx, Stop> {
         let tx = app.db.begin(tenant).await?;
-        CommandTx::claim(tx, self.key.as_ref(), "anyone".into(), app.clock.now()).await
+        self.claim(app, tx, tenant.as_str(), "anyone".into()).await
+    }
+
+    async fn claim(&self, app: &App, tx: TenantTx, scope: &str, caller: String) -> Result<CommandTx, Stop> {
+        let now = app.clock.now();
+        let Some(key) = self.key.clone() else { return Ok(CommandTx { tx, claim: None, now }) };
+        let claim = Claim { scope: scope.to_owned(), caller, key, person: None, sealer: app.sealer.clone() };
+        CommandTx::claim(tx, claim, now).await
     }
 }
 
@@ -175,51 +199,74 @@ pub struct CommandTx {
 }
 
 struct Claim {
+    /// The tenant of the key, or [`NO_TENANT`].
+    scope: String,
     caller: String,
     key: IdempotencyKey,
+    person: Option<Uuid>,
+    sealer: Sealer,
+}
+
+impl Claim {
+    /// Where its answer belongs: sealed there, it opens nowhere else.
+    fn context(&self) -> String {
+        format!("idempotency/{}/{}/{}", self.scope, self.caller, self.key.key)
+    }
 }
 
 impl CommandTx {
-    async fn claim(
-        mut tx: TenantTx,
-        key: Option<&IdempotencyKey>,
-        caller: String,
-        now: OffsetDateTime,
-    ) -> Result<Self, Stop> {
-        let Some(key) = key else { return Ok(Self { tx, claim: None, now }) };
-        let tenant = tx.tenant().clone();
-        let mut is_first = try_claim(&mut tx, &caller, key).await?;
+    async fn claim(mut tx: TenantTx, claim: Claim, now: OffsetDateTime) -> Result<Self, Stop> {
+        let mut is_first = try_claim(&mut tx, &claim).await?;
         // A refused command gives its key back a moment after its answer, when its connection is rolled back.
         for _ in 0..GIVEN_BACK_WITHIN {
             if is_first {
                 break;
             }
             tokio::time::sleep(GIVEN_BACK_STEP).await;
-            is_first = try_claim(&mut tx, &caller, key).await?;
+            is_first = try_claim(&mut tx, &claim).await?;
         }
         if !is_first {
             let detail = "the first request with this Idempotency-Key has not finished";
             return Err(Problem::new(Code::IdempotencyInProgress, detail).retry_after(1).into());
         }
+        let own = tx.tenant().to_string();
+        if claim.scope != own {
+            see_rows_of(&mut tx, &claim.scope).await?;
+        }
         let stored = sqlx::query!(
-            "SELECT request_hash, status, body FROM idempotency_keys
+            "SELECT request_hash, status, sealed_body FROM idempotency_keys
              WHERE tenant_id = $1 AND caller = $2 AND key = $3 AND created_at > $4",
-            tenant.as_str(),
-            caller,
-            key.key,
+            claim.scope,
+            claim.caller,
+            claim.key.key,
             now - KEPT_FOR
         )
         .fetch_optional(tx.conn())
         .await?;
-        let Some(stored) = stored else { return Ok(Self { tx, claim: Some(Claim { caller, key: key.clone() }), now }) };
+        let Some(stored) = stored else {
+            if claim.scope != own {
+                see_rows_of(&mut tx, &own).await?;
+            }
+            return Ok(Self { tx, claim: Some(claim), now });
+        };
         tx.rollback().await?;
-        if stored.request_hash != key.request_hash {
+        if stored.request_hash != claim.key.request_hash {
             let detail = "this Idempotency-Key was used for another request; take a new one";
             return Err(Problem::new(Code::IdempotencyKeyReused, detail).into());
         }
         let status = u16::try_from(stored.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-        let status = status.ok_or_else(|| Problem::new(Code::Internal, "the stored answer cannot be read"))?;
-        Err(Stop::Replay(StoredAnswer { status, body: stored.body }))
+        let body = claim.sealer.open(&claim.context(), &stored.sealed_body);
+        let (Some(status), Some(body)) = (status, body) else {
+            return Err(Problem::new(Code::Internal, "the stored answer cannot be read").into());
+        };
+        Err(Stop::Replay(StoredAnswer { status, body }))
+    }
+
+    /// Says whose personal data the answer holds, where that is not the caller's: it goes when they are erased.
+    pub fn tells_of(&mut self, person: Uuid) {
+        if let Some(claim) = &mut self.claim {
+            claim.person = Some(person);
+        }
     }
 
     /// Stores the answer, commits, and gives the answer.
@@ -229,18 +276,23 @@ impl CommandTx {
             _ => serde_json::to_vec(answer).expect("answers are plain data, which JSON can always write"),
         };
         if let Some(claim) = self.claim.take() {
-            let tenant = self.tx.tenant().clone();
+            // The last statement of the transaction: nothing after it would miss the tenant's rows.
+            if claim.scope != self.tx.tenant().as_str() {
+                see_rows_of(&mut self.tx, &claim.scope).await?;
+            }
             sqlx::query!(
-                "INSERT INTO idempotency_keys (tenant_id, caller, key, request_hash, status, body, created_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)
+                "INSERT INTO idempotency_keys (tenant_id, caller, key, person, request_hash, status, sealed_body, created_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
                  ON CONFLICT (tenant_id, caller, key) DO UPDATE
-                 SET request_hash = excluded.request_hash, status = excluded.status, body = excluded.body, created_at = excluded.created_at",
-                tenant.as_str(),
+                 SET person = excluded.person, request_hash = excluded.request_hash, status = excluded.status,
+                     sealed_body = excluded.sealed_body, created_at = excluded.created_at",
+                claim.scope,
                 claim.caller,
                 claim.key.key,
+                claim.person,
                 &claim.key.request_hash[..],
                 i16::try_from(status.as_u16()).expect("statuses are below 1000"),
-                body,
+                claim.sealer.seal(&claim.context(), &body),
                 self.now
             )
             .execute(self.tx.conn())
@@ -270,16 +322,35 @@ impl DerefMut for CommandTx {
 }
 
 /// Whether nobody else works under this key now; it stays ours until the transaction ends.
-async fn try_claim(tx: &mut TenantTx, caller: &str, key: &IdempotencyKey) -> sqlx::Result<bool> {
-    let tenant = tx.tenant().clone();
+async fn try_claim(tx: &mut TenantTx, claim: &Claim) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"SELECT pg_try_advisory_xact_lock(hashtextextended(concat_ws(E'\x1f', 'idempotency', $1::text, $2::text, $3::text), 0)) AS "locked!""#,
-        tenant.as_str(),
-        caller,
-        key.key
+        claim.scope,
+        claim.caller,
+        claim.key.key
     )
     .fetch_one(tx.conn())
     .await
+}
+
+/// Moves the transaction's fence: an operator's keys are in no tenant.
+async fn see_rows_of(tx: &mut TenantTx, scope: &str) -> sqlx::Result<()> {
+    sqlx::query_scalar!("SELECT set_config('app.tenant_id', $1, true)", scope).fetch_one(tx.conn()).await?;
+    Ok(())
+}
+
+/// Forgets a person's answers: those to what they asked for, and that of their registration.
+pub(crate) async fn forget_answers_of(tx: &mut TenantTx, key_owner: &str, person: Uuid) -> sqlx::Result<()> {
+    let tenant = tx.tenant().clone();
+    sqlx::query!(
+        "DELETE FROM idempotency_keys WHERE tenant_id = $1 AND (caller = $2 OR person = $3)",
+        tenant.as_str(),
+        key_owner,
+        person
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// Forgets answers older than a day; any node may do it at any time.
@@ -302,16 +373,20 @@ fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
-fn idempotency_key(headers: &HeaderMap, hash: impl FnOnce(&mut Sha256)) -> Result<Option<IdempotencyKey>, Problem> {
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(&IDEMPOTENCY_KEY) else { return Ok(None) };
     let key = value
         .to_str()
         .ok()
         .filter(|key| (1..=255).contains(&key.len()))
         .ok_or_else(|| Problem::field("Idempotency-Key", "must have 1 to 255 printable ASCII characters"))?;
-    let mut hasher = Sha256::new();
-    hash(&mut hasher);
-    Ok(Some(IdempotencyKey { key: key.to_owned(), request_hash: hasher.finalize().into() }))
+    Ok(Some(key.to_owned()))
+}
+
+/// What tells a request from another under the same key. Keyed, since a plain hash of a body with a password or a phone
+/// is as good as the text to whoever can try them all.
+pub(crate) fn request_hash(sealer: &Sealer, method: &str, path: &str, body: &[u8]) -> [u8; 32] {
+    sealer.sign("idempotency", &[method.as_bytes(), &[0], path.as_bytes(), &[0], body].concat())
 }
 
 /// Reads a whole body of at most `limit` bytes.
@@ -338,21 +413,21 @@ fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<
     if is_json != Some(true) && bytes != b"{}" {
         return Err(Problem::new(Code::UnsupportedMediaType, "send the body as application/json"));
     }
-    serde_json::from_slice(bytes).map_err(|error| match error.classify() {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         // A wrong type is found before the end is read; only text that is JSON to its end has wrong fields.
-        serde_json::error::Category::Data if serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() => {
-            Problem::field(field_of(&error), error.to_string())
+        let is_whole = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+        match error.inner().classify() {
+            serde_json::error::Category::Data if is_whole => {
+                let message = error.inner().to_string();
+                Problem::field(field_at(error.path(), &message), message)
+            }
+            serde_json::error::Category::Data => Problem::new(Code::MalformedJson, "the body is not JSON to its end"),
+            _ => Problem::new(Code::MalformedJson, error.inner().to_string()),
         }
-        serde_json::error::Category::Data => Problem::new(Code::MalformedJson, "the body is not JSON to its end"),
-        _ => Problem::new(Code::MalformedJson, error.to_string()),
-    })
-}
-
-/// The field a serde message speaks of; it stands between backquotes.
-fn field_of(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let named = text.starts_with("missing field") || text.starts_with("unknown field");
-    text.split('`').nth(1).filter(|_| named).unwrap_or_default().to_owned()
+    })?;
+    json.end().map_err(|error| Problem::new(Code::MalformedJson, error.to_string()))?;
+    Ok(read)
 }
 
 /// Reads and validates a JSON body outside a command.

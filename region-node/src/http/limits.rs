@@ -1,4 +1,4 @@
-//! Rate limits: per caller where somebody is signed in, per address where nobody is.
+//! Rate limits: per caller where somebody is signed in, per address where nobody is, or nobody proves to be.
 
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -9,11 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _, clock::DefaultClock};
-use sha2::{Digest, Sha256};
-use shared::problem::Code;
+use shared::{ids::TenantId, problem::Code};
 
-use super::{Problem, client_address::Proxies};
-use crate::config::LimitsConfig;
+use super::{Problem, bearer, client_address::Proxies};
+use crate::{config::LimitsConfig, identity::Tokens};
 
 /// Counts calls. Cheap to clone.
 #[derive(Clone)]
@@ -23,12 +22,13 @@ struct Inner {
     connections: Limit<IpAddr>,
     sign_ins: Limit<IpAddr>,
     calls: Limit<CallerKey>,
+    tokens: Tokens,
 }
 
-/// The hash of a bearer token, or the address of somebody without one.
+/// Whom a good token names, or the address of somebody without one: a made-up token would make a made-up caller.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum CallerKey {
-    Token([u8; 16]),
+    Subject(Option<TenantId>, String),
     Address(IpAddr),
 }
 
@@ -61,7 +61,7 @@ impl<K: std::hash::Hash + Eq + Clone> Limit<K> {
 
 impl Limits {
     /// Limits as configured.
-    pub fn new(config: LimitsConfig) -> Self {
+    pub fn new(config: LimitsConfig, tokens: Tokens) -> Self {
         let minute = Duration::from_secs(60);
         let per_minute = |count: NonZeroU32| Quota::per_minute(count);
         let calls = Quota::per_second(config.requests_per_second).allow_burst(config.requests_burst);
@@ -69,13 +69,14 @@ impl Limits {
             connections: Limit::new(per_minute(config.connections_per_minute), config.connections_per_minute, minute),
             sign_ins: Limit::new(per_minute(config.sign_ins_per_minute), config.sign_ins_per_minute, minute),
             calls: Limit::new(calls, config.requests_per_second, Duration::from_secs(1)),
+            tokens,
         }))
     }
 
     fn check(&self, request: &Request, address: IpAddr) -> Result<(), (Problem, u32, Duration)> {
         let path = request.uri().path();
         let limited = |problem, quota, window| (problem, quota, window);
-        let Inner { connections, sign_ins, calls } = &*self.0;
+        let Inner { connections, sign_ins, calls, tokens } = &*self.0;
         if path.starts_with("/socket.io") {
             let is_new = !request.uri().query().unwrap_or_default().split('&').any(|pair| pair.starts_with("sid="));
             return match is_new {
@@ -90,12 +91,9 @@ impl Limits {
         if is_post && matches!(path, "/v1/auth/token" | "/v1/riders" | "/v1/drivers") {
             return sign_ins.check(&address).map_err(|p| limited(p, sign_ins.quota, sign_ins.window));
         }
-        let key = match request.headers().get(header::AUTHORIZATION) {
-            Some(token) => {
-                let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-                CallerKey::Token(hash[..16].try_into().expect("16 of 32 bytes"))
-            }
-            None => CallerKey::Address(address),
+        let key = match bearer(request.headers()).map(|token| tokens.verify(token)) {
+            Some(Ok(claims)) => CallerKey::Subject(claims.tenant, claims.sub),
+            Some(Err(_)) | None => CallerKey::Address(address),
         };
         calls.check(&key).map_err(|p| limited(p, calls.quota, calls.window))
     }

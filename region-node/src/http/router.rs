@@ -1,7 +1,7 @@
 //! The whole API: every feature's endpoints, and the layers around them.
 //!
-//! From the outside in: request id and trace; panics become problems; limits; CORS; the edge, which forwards calls of
-//! tenants at home elsewhere; time-out and compression; the endpoints.
+//! From the outside in: request id and trace; CORS, so that a page can read refusals too; panics become problems; limits; the
+//! edge, which forwards calls of tenants at home elsewhere; time-out and compression; the endpoints.
 
 use std::{sync::Arc, time::Instant};
 
@@ -19,7 +19,6 @@ use tower_http::{
         CompressionLayer,
         predicate::{NotForContentType, Predicate, SizeAbove},
     },
-    cors::{AllowHeaders, AllowOrigin, CorsLayer},
 };
 use tracing::Instrument;
 use utoipa::{
@@ -29,7 +28,7 @@ use utoipa::{
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
-use super::{Limits, Problem, client_address::Proxies, limits};
+use super::{Limits, Problem, client_address::Proxies, cors, limits};
 use crate::{
     app::App,
     config::HttpConfig,
@@ -76,12 +75,12 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 pub async fn router(app: &App, events: EventReceiver) -> anyhow::Result<Router> {
     let (api, _) = endpoints().split_for_parts();
     let document = openapi();
-    let api = api
-        .route("/openapi.json", axum::routing::get(move || async move { axum::Json(document) }))
-        .merge(utoipa_swagger_ui::SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::new(["/openapi.json"])))
-        .fallback(web::serve)
-        .method_not_allowed_fallback(method_not_allowed)
-        .with_state(app.clone());
+    let api = api.route("/openapi.json", axum::routing::get(move || async move { axum::Json(document) }));
+    let api = match app.config.http.internal_listen {
+        None => api.merge(docs()),
+        Some(_) => api,
+    };
+    let api = api.fallback(web::serve).method_not_allowed_fallback(method_not_allowed).with_state(app.clone());
     let timed = middleware::from_fn_with_state(app.config.http.request_timeout, time_out);
     let compress = SizeAbove::new(1024).and(NotForContentType::IMAGES).and(NotForContentType::SSE);
     let api = api
@@ -90,20 +89,40 @@ pub async fn router(app: &App, events: EventReceiver) -> anyhow::Result<Router> 
         .layer(middleware::from_fn(count))
         // Outside of compression and time-out: a poll waits for as long as there is nothing to say.
         .layer(realtime::start(app, events).await?);
-    Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits)))
+    Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits, app.tokens.clone())))
+}
+
+/// What a full node serves on its internal address, for its operators and their tools.
+pub fn internal(app: &App) -> Router {
+    let document = openapi();
+    let internal = Router::new()
+        .route("/openapi.json", axum::routing::get(move || async move { axum::Json(document) }))
+        .merge(docs())
+        .merge(regions::internal_routes().with_state(app.clone()))
+        .fallback(|request: Request| async move { not_found(request.uri().path()) });
+    named(internal, &edge::Edge::of(app))
+}
+
+fn docs<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    utoipa_swagger_ui::SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::new(["/openapi.json"])).into()
 }
 
 /// Puts the layers that both roles share around a service.
 pub fn outer(inner: Router, edge: &edge::Edge, config: &HttpConfig, limits: Limits) -> Router {
     let proxies = Arc::new(Proxies { trusted: config.trusted_proxies.clone(), header: config.forwarded_header });
-    inner
+    let inner = inner
         .layer(middleware::from_fn_with_state(edge.clone(), edge::route))
-        .layer(cors(config))
         .layer(middleware::from_fn_with_state((limits, proxies), limits::limit))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             Problem::new(Code::Internal, "something went wrong on our side").into_response()
         }))
-        .layer(middleware::from_fn_with_state(edge.clone(), finish))
+        .layer(cors::layer(&config.cors_origins));
+    named(inner, edge)
+}
+
+/// Puts the outermost layer around a service, without which no problem is complete.
+pub fn named(inner: Router, edge: &edge::Edge) -> Router {
+    inner.layer(middleware::from_fn_with_state(edge.clone(), finish))
 }
 
 /// Names and traces a call, and completes its answer: every problem gets the request id.
@@ -160,21 +179,6 @@ async fn count(request: Request, next: Next) -> Response {
 
 async fn method_not_allowed(method: Method) -> Problem {
     Problem::new(Code::MethodNotAllowed, format!("this path does not take {method}"))
-}
-
-fn cors(config: &HttpConfig) -> CorsLayer {
-    let origins = match config.cors_origins.as_slice() {
-        [any] if any == "*" => AllowOrigin::any(),
-        list => AllowOrigin::list(list.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
-    };
-    let exposed =
-        ["x-request-id", "x-served-by-region", "x-edge-region", "idempotency-replayed", "retry-after", "etag"];
-    CorsLayer::new()
-        .allow_origin(origins)
-        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE])
-        .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers(exposed.map(HeaderName::from_static))
-        .max_age(std::time::Duration::from_secs(3600))
 }
 
 /// The answer to a path nobody serves.

@@ -1,9 +1,12 @@
 //! Refusals and idempotency keys over the router, on a real database.
 
-use axum::http::Method;
+use std::{net::SocketAddr, num::NonZeroU32};
+
+use axum::{extract::ConnectInfo, http::Method};
 use serde_json::json;
 use sqlx::PgPool;
 use time::Duration;
+use tower::ServiceExt;
 
 use super::forget_old_answers;
 use crate::testing::TestRegion;
@@ -35,8 +38,110 @@ async fn every_refusal_of_the_framework_is_a_problem_too(pool: PgPool) {
     assert_eq!((missing.code.as_str(), missing.fields.as_slice()), ("validation_failed", &["phone".to_owned()][..]));
     let driver = region.driver().await;
     assert_eq!(driver.get("/v1/rides/not-an-id").await.problem(404).code, "not_found");
-    assert_eq!(driver.get("/v1/rides?limit=1000").await.problem(422).fields, ["limit"]);
+    for (query, field) in [("limit=1000", "limit"), ("limit=many", "limit"), ("status=flying", "status")] {
+        assert_eq!(driver.get(&format!("/v1/rides?{query}")).await.problem(422).fields, [field], "{query}");
+    }
+    let rider = region.rider().await;
+    assert_eq!(rider.get("/v1/drivers/nearby?lat=1").await.problem(422).fields, ["lng"]);
     assert_eq!(driver.get("/v1/rides?cursor=nonsense").await.problem(422).fields, ["cursor"]);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_field_of_the_wrong_type_is_named_by_its_path(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    let place = json!({"lat": 1.0, "lng": 1.0});
+    let cases = [
+        (json!({"pickup": {"lat": "north", "lng": 1.0}}), "pickup.lat"),
+        (json!({"pickup": {"lat": 1.0}}), "pickup.lng"),
+        (json!({"pickup": place, "dropoff": 7}), "dropoff"),
+        (json!({"pickup": place, "dropoff": place}), "vehicle_class"),
+        (
+            json!({"pickup": place, "dropoff": place, "vehicle_class": "standard", "payment_method": {"type": "gold"}}),
+            "payment_method.type",
+        ),
+        (
+            json!({"pickup": place, "dropoff": place, "vehicle_class": "standard", "payment_method": "cash", "scheduled_at": "soon"}),
+            "scheduled_at",
+        ),
+    ];
+    for (body, field) in cases {
+        assert_eq!(rider.post("/v1/rides", body.clone()).await.problem(422).fields, [field], "{body}");
+    }
+    let driver = region.driver().await;
+    let status = format!("/v1/drivers/{}/status", driver.id);
+    assert_eq!(driver.post(&status, json!({"status": "asleep"})).await.problem(422).fields, ["status"]);
+}
+
+/// Each forged token would be a caller of its own; they all are the address they come from.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_made_up_token_is_no_caller_of_its_own(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let tokens = region.app.tokens.clone();
+    let mut config = region.app.config.limits;
+    (config.requests_per_second, config.requests_burst) = (NonZeroU32::new(1).unwrap(), NonZeroU32::new(2).unwrap());
+    let limits = super::Limits::new(config, tokens);
+    let router = axum::Router::new().fallback(|| async { "taken" });
+    let router = router.layer(axum::middleware::from_fn_with_state((limits, Default::default()), super::limits::limit));
+    let call = async |token: &str| {
+        let mut request = axum::extract::Request::new(axum::body::Body::empty());
+        *request.uri_mut() = "/v1/rides".parse().unwrap();
+        request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
+        router.clone().oneshot(request).await.unwrap().status().as_u16()
+    };
+    let forged = [call("a").await, call("b").await, call("c").await, call("d").await];
+    assert_eq!(forged, [200, 200, 429, 429]);
+    let rider = region.rider().await;
+    assert_eq!(call(&rider.token).await, 200, "whoever is signed in has limits of their own");
+}
+
+/// A page must be able to read why it was refused, and when to come back.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_page_of_another_origin_can_read_a_refusal(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let address = region.serve().await;
+    let call = || {
+        let request =
+            region.app.http.post(format!("http://{address}/v1/riders")).header("origin", "https://app.example");
+        request.header("x-tenant-id", "cabs").send()
+    };
+    let mut refused = call().await.unwrap();
+    for _ in 0..100 {
+        if refused.status() == 429 {
+            break;
+        }
+        refused = call().await.unwrap();
+    }
+    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.headers()["access-control-allow-origin"], "*");
+    let exposed = refused.headers()["access-control-expose-headers"].to_str().unwrap();
+    for name in ["retry-after", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"] {
+        assert!(exposed.split(',').any(|exposed| exposed.trim() == name), "{name} in {exposed}");
+        assert!(refused.headers().contains_key(name), "{name}");
+    }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn details_are_internal_where_there_is_an_internal_address(pool: PgPool) {
+    let internal = r#"http = { internal_listen = "127.0.0.1:1" }"#;
+    let region = TestRegion::with_settings(pool, internal).await;
+    let nobody = region.nobody();
+    assert_eq!(nobody.get("/docs/").await.problem(404).code, "not_found");
+    let seen = nobody.get("/health").await.ok(200);
+    assert_eq!(seen, json!({"status": seen["status"], "region": "us-east"}));
+    assert_eq!(region.operator().await.get("/health").await.ok(200)["health"]["postgres"], true);
+    nobody.get("/health/ready").await.ok(200);
+    let internal = super::router::internal(&region.app);
+    let get = async |path: &str| {
+        let request = axum::extract::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let response = internal.clone().oneshot(request).await.unwrap();
+        (response.status().as_u16(), axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap())
+    };
+    assert_eq!(get("/docs/").await.0, 200);
+    let (status, health) = get("/health").await;
+    let health: serde_json::Value = serde_json::from_slice(&health).unwrap();
+    assert_eq!((status, &health["health"]["postgres"]), (200, &json!(true)));
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

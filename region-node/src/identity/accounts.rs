@@ -2,12 +2,15 @@
 
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::ids::{DriverId, RiderId};
+use shared::{
+    claims::Role,
+    ids::{DriverId, RiderId},
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Sealer;
-use crate::db::TenantTx;
+use crate::db::{SystemTx, TenantTx};
 
 /// What a driver drives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate, utoipa::ToSchema)]
@@ -45,14 +48,34 @@ pub(super) enum Kind {
     Driver,
 }
 
+impl Kind {
+    /// The kind of account a role has; back offices and operators have none.
+    pub(super) fn of(role: Role) -> Option<Self> {
+        match role {
+            Role::Rider => Some(Self::Rider),
+            Role::Driver => Some(Self::Driver),
+            Role::TenantAdmin | Role::Operator => None,
+        }
+    }
+
+    pub(super) fn role(self) -> Role {
+        match self {
+            Self::Rider => Role::Rider,
+            Self::Driver => Role::Driver,
+        }
+    }
+}
+
 /// What sign-in needs of an account.
 pub(super) struct Credential {
     pub(super) id: Uuid,
     pub(super) password_hash: Option<String>,
 }
 
+/// Finds a phone by its digits: with or without a leading + it is one account.
 pub(super) fn phone_hash(sealer: &Sealer, tx: &TenantTx, phone: &str) -> Vec<u8> {
-    sealer.sign(&format!("phone/{}", tx.tenant()), phone.as_bytes()).to_vec()
+    let digits: String = phone.chars().filter(char::is_ascii_digit).collect();
+    sealer.sign(&format!("phone/{}", tx.tenant()), digits.as_bytes()).to_vec()
 }
 
 /// A new account's fields besides its kind.
@@ -165,33 +188,103 @@ pub async fn rider_first_name(tx: &mut TenantTx, sealer: &Sealer, rider: RiderId
     Ok(row.map(|row| open_first_name(sealer, rider.0, row.sealed_name.as_deref())))
 }
 
-/// Empties the personal data of an account and ends its sessions; `false` if there is none.
-pub(super) async fn erase(tx: &mut TenantTx, kind: Kind, id: Uuid, now: OffsetDateTime) -> sqlx::Result<bool> {
-    let erased = match kind {
+/// Holds an account's row, so that no ride of it begins until the transaction ends; `None` if there is no such account.
+/// When it was erased, if it was.
+pub(super) async fn lock(tx: &mut TenantTx, kind: Kind, id: Uuid) -> sqlx::Result<Option<Option<OffsetDateTime>>> {
+    match kind {
+        Kind::Rider => {
+            sqlx::query_scalar!("SELECT erased_at FROM riders WHERE id = $1 FOR UPDATE", id)
+                .fetch_optional(tx.conn())
+                .await
+        }
+        Kind::Driver => {
+            sqlx::query_scalar!("SELECT erased_at FROM drivers WHERE id = $1 FOR UPDATE", id)
+                .fetch_optional(tx.conn())
+                .await
+        }
+    }
+}
+
+/// Whether an account may have a session; if so it is not erased before the transaction ends.
+pub(super) async fn hold_live(tx: &mut SystemTx, kind: Kind, id: Uuid) -> sqlx::Result<bool> {
+    let held = match kind {
+        Kind::Rider => {
+            sqlx::query_scalar!("SELECT id FROM riders WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE", id)
+                .fetch_optional(tx.conn())
+                .await?
+        }
+        Kind::Driver => {
+            sqlx::query_scalar!("SELECT id FROM drivers WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE", id)
+                .fetch_optional(tx.conn())
+                .await?
+        }
+    };
+    Ok(held.is_some())
+}
+
+/// Empties the personal data of an account, ends its sessions, and clears what its rides say in free text or as a place it
+/// was at. What money moved, and for which trip, stays.
+pub(super) async fn erase(tx: &mut TenantTx, kind: Kind, id: Uuid, now: OffsetDateTime) -> sqlx::Result<()> {
+    match kind {
         Kind::Rider => {
             sqlx::query!(
                 "UPDATE riders SET sealed_name = NULL, sealed_phone = NULL, phone_hash = NULL, password_hash = NULL,
-                 erased_at = coalesce(erased_at, $2) WHERE id = $1",
+                 erased_at = $2 WHERE id = $1",
                 id,
                 now
             )
             .execute(tx.conn())
-            .await?
+            .await?;
+            erase_means_of_payment(tx, id).await?;
+            sqlx::query!("UPDATE rides SET pickup_address = NULL, dropoff_address = NULL WHERE rider_id = $1", id)
+                .execute(tx.conn())
+                .await?;
         }
         Kind::Driver => {
             sqlx::query!(
                 "UPDATE drivers SET sealed_name = NULL, sealed_phone = NULL, phone_hash = NULL, password_hash = NULL,
-                 status = 'offline', lat = NULL, lng = NULL, located_at = NULL, vehicle_plate = '', vehicle_model = '',
-                 erased_at = coalesce(erased_at, $2) WHERE id = $1",
+                 status = 'offline', idle_since = NULL, lat = NULL, lng = NULL, located_at = NULL, vehicle_plate = '',
+                 vehicle_model = '', erased_at = $2 WHERE id = $1",
                 id,
                 now
             )
             .execute(tx.conn())
-            .await?
+            .await?;
         }
-    };
+    }
+    let trips = sqlx::query_scalar!(
+        r#"UPDATE rides SET cancel_reason = NULL WHERE rider_id = $1 OR driver_id = $1 RETURNING trip_id"#,
+        id
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let trips: Vec<_> = trips.into_iter().flatten().collect();
+    sqlx::query!("UPDATE ratings SET comment = NULL WHERE trip_id = ANY($1)", &trips).execute(tx.conn()).await?;
+    sqlx::query!("DELETE FROM breadcrumbs WHERE trip_id = ANY($1)", &trips).execute(tx.conn()).await?;
     sqlx::query!("DELETE FROM refresh_tokens WHERE subject = $1", id.to_string()).execute(tx.conn()).await?;
-    Ok(erased.rows_affected() == 1)
+    Ok(())
+}
+
+/// Forgets the cards of what is paid, or never will be. One that is still to be charged stays until it is.
+async fn erase_means_of_payment(tx: &mut TenantTx, rider: Uuid) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE rides r SET payment_method = payment_method - 'token'
+         WHERE rider_id = $1 AND payment_method ? 'token' AND (status IN ('cancelled', 'expired') OR EXISTS (
+             SELECT FROM payments p WHERE p.tenant_id = r.tenant_id AND p.trip_id = r.trip_id
+             AND p.status IN ('settled', 'refunded', 'partially_refunded')))",
+        rider
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "UPDATE payments SET method = method - 'token'
+         WHERE rider_id = $1 AND trip_id IN (SELECT trip_id FROM rides WHERE rider_id = $1)
+             AND status IN ('settled', 'refunded', 'partially_refunded', 'failed') AND method ? 'token'",
+        rider
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
 }
 
 /// Whether the account has a ride or trip that is not over.

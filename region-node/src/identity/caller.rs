@@ -1,9 +1,6 @@
 //! Who makes a call, and what of it may be theirs.
 
-use axum::{
-    extract::FromRequestParts,
-    http::{header, request::Parts},
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 use shared::{
     claims::{Claims, Role},
     ids::{DriverId, RiderId, TenantId},
@@ -12,7 +9,11 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::Tokens;
-use crate::{app::App, http::Problem, tenants::TenantHeader};
+use crate::{
+    app::App,
+    http::{Problem, bearer},
+    tenants::TenantHeader,
+};
 
 /// An authenticated caller of a call about one tenant.
 #[derive(Clone, Debug)]
@@ -81,19 +82,9 @@ impl Caller {
     /// In whose name idempotency keys are kept.
     pub fn key_owner(&self) -> String {
         match &self.subject {
-            Subject::Rider(id) => format!("rider:{id}"),
-            Subject::Driver(id) => format!("driver:{id}"),
-            Subject::Client(id) => format!("{}:{id}", self.role.as_str()),
-        }
-    }
-
-    /// An operator acting for `tenant`.
-    pub(crate) fn of_operator(operator: &Operator, tenant: TenantId) -> Self {
-        Self {
-            role: Role::Operator,
-            subject: Subject::Client(operator.client_id.clone()),
-            expires_at: operator.expires_at,
-            tenant,
+            Subject::Rider(id) => key_owner(self.role, id),
+            Subject::Driver(id) => key_owner(self.role, id),
+            Subject::Client(id) => key_owner(self.role, id),
         }
     }
 
@@ -116,6 +107,11 @@ impl Caller {
     }
 }
 
+/// In whose name the idempotency keys of a role's `subject` are kept.
+pub(super) fn key_owner(role: Role, subject: impl std::fmt::Display) -> String {
+    format!("{}:{subject}", role.as_str())
+}
+
 /// Checks a token against the tenant it is used for.
 pub fn verify(tokens: &Tokens, token: &str, tenant: &TenantId) -> Result<Caller, Problem> {
     Caller::new(&tokens.verify(token)?, tenant.clone())
@@ -136,8 +132,6 @@ impl FromRequestParts<App> for Caller {
 pub struct Operator {
     /// The operator's client id.
     pub client_id: String,
-    /// Until when the token is good.
-    pub expires_at: OffsetDateTime,
 }
 
 impl FromRequestParts<App> for Operator {
@@ -146,7 +140,7 @@ impl FromRequestParts<App> for Operator {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let claims = claims(parts, &app.tokens)?;
         match claims.role {
-            Role::Operator => Ok(Self { expires_at: Tokens::expires_at(&claims), client_id: claims.sub }),
+            Role::Operator => Ok(Self { client_id: claims.sub }),
             Role::Rider | Role::Driver | Role::TenantAdmin => {
                 Err(Problem::new(Code::Forbidden, format!("a {} may not do this", claims.role.as_str())))
             }
@@ -157,11 +151,5 @@ impl FromRequestParts<App> for Operator {
 /// The claims of the call's bearer token.
 pub(crate) fn claims(parts: &Parts, tokens: &Tokens) -> Result<Claims, Problem> {
     let missing = || Problem::new(Code::Unauthenticated, "send an access token: Authorization: Bearer …");
-    let header = parts.headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
-    let text = header.to_str().map_err(|_| missing())?;
-    let (scheme, token) = text.split_once(' ').ok_or_else(missing)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(missing());
-    }
-    tokens.verify(token.trim())
+    tokens.verify(bearer(&parts.headers).ok_or_else(missing)?)
 }

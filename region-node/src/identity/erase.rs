@@ -3,7 +3,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 use serde::Serialize;
 use shared::{
-    ids::{DriverId, RiderId},
+    ids::{DriverId, RiderId, TenantId},
     problem::Code,
 };
 use time::OffsetDateTime;
@@ -12,10 +12,13 @@ use uuid::Uuid;
 use super::{
     Caller, Subject,
     accounts::{self, Kind},
+    caller::key_owner,
 };
 use crate::{
     app::App,
-    http::{Path, Problem, ProblemBody},
+    dispatch,
+    drivers::{Duty, Standing},
+    http::{Path, Problem, ProblemBody, forget_answers_of},
 };
 
 /// What was erased.
@@ -68,12 +71,34 @@ async fn erase(
     }
     let now = app.clock.now();
     let mut tx = app.db.begin(caller.tenant()).await?;
+    if kind == Kind::Driver {
+        // Before the account is held: whoever accepts an offer holds its ride first and then the driver. One made between the
+        // two expires in its time, and the account it was made to can no longer accept it.
+        dispatch::withdraw_from(app, &mut tx, DriverId(id), now).await?;
+    }
+    let erased_at = accounts::lock(&mut tx, kind, id).await?.ok_or_else(nobody)?;
     if accounts::has_open_ride(&mut tx, id).await? {
         return Err(Problem::new(Code::InvalidTransition, "end or cancel the open ride first"));
     }
-    if !accounts::erase(&mut tx, kind, id, now).await? {
-        return Err(nobody());
-    }
+    let erased_at = match erased_at {
+        Some(before) => before,
+        None => {
+            accounts::erase(&mut tx, kind, id, now).await?;
+            now
+        }
+    };
+    forget_answers_of(&mut tx, &key_owner(kind.role(), id), id).await?;
     tx.commit().await?;
-    Ok((StatusCode::ACCEPTED, Json(Erasure { id, status: "erased", erased_at: now })))
+    if kind == Kind::Driver {
+        leave_the_map(app, caller.tenant(), DriverId(id), now);
+    }
+    Ok((StatusCode::ACCEPTED, Json(Erasure { id, status: "erased", erased_at })))
+}
+
+/// As going offline does, for good; the other nodes hear of it too.
+fn leave_the_map(app: &App, tenant: &TenantId, id: DriverId, now: OffsetDateTime) {
+    let fleet = app.drivers.live.fleet(tenant);
+    if let Some(known) = fleet.sighting(id, now) {
+        fleet.learn(id, Standing { online: false, idle_since: None, duty: Duty::Free, as_of: now, ..known.standing });
+    }
 }

@@ -25,9 +25,13 @@ pub struct SigningKey {
 impl SigningKey {
     /// The public half as a JSON Web Key (RFC 8037).
     pub fn jwk(&self) -> Value {
-        let x = URL_SAFE_NO_PAD.encode(&self.public_key);
-        json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.kid, "x": x})
+        jwk(&self.kid, &URL_SAFE_NO_PAD.encode(&self.public_key))
     }
+}
+
+/// An Ed25519 public key `x` (base64url) as a JSON Web Key.
+pub(super) fn jwk(kid: &str, x: &str) -> Value {
+    json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": kid, "x": x})
 }
 
 /// Loads the region's newest key, or makes the first one; nodes that start together agree on one.

@@ -14,7 +14,7 @@ use crate::{
     app::App,
     db::constraint,
     http::{Command, Problem, ProblemBody, Stop},
-    tenants::TenantHeader,
+    tenants::{PublishedConfig, TenantHeader},
 };
 
 /// A new rider.
@@ -77,13 +77,15 @@ pub(super) async fn register_rider(
     TenantHeader(tenant): TenantHeader,
     command: Command<NewRider>,
 ) -> Result<Response, Stop> {
-    check_sign_up(&app, &tenant).await?;
+    let published = app.tenants.config(&tenant).await?;
     let password_hash = hash_secret(&command.body.password).await?;
     let mut tx = command.begin_unknown(&app, &tenant).await?;
+    may_sign_up(&published, &tenant)?;
     let NewRider { name, phone, .. } = &command.body;
     let (id, now) = (RiderId::new(), app.clock.now());
     let account = accounts::NewAccount { id: id.0, name, phone, password_hash: &password_hash, now };
     accounts::insert_rider(&mut tx, &app.sealer, account).await.map_err(phone_taken)?;
+    tx.tells_of(id.0);
     let account = RiderAccount { id, tenant, name: name.clone(), phone: phone.clone(), created_at: now };
     tx.finish(StatusCode::CREATED, &account).await
 }
@@ -98,19 +100,20 @@ pub(super) async fn register_driver(
     TenantHeader(tenant): TenantHeader,
     command: Command<NewDriver>,
 ) -> Result<Response, Stop> {
-    check_sign_up(&app, &tenant).await?;
     let NewDriver { name, phone, vehicle, .. } = &command.body;
     let published = app.tenants.config(&tenant).await?;
+    let password_hash = hash_secret(&command.body.password).await?;
+    let mut tx = command.begin_unknown(&app, &tenant).await?;
+    may_sign_up(&published, &tenant)?;
     let classes = &published.config.vehicle_classes;
     if !classes.contains(&vehicle.class) {
         let known = classes.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         return Err(Problem::field("vehicle.class", format!("must be one of: {known}")).into());
     }
-    let password_hash = hash_secret(&command.body.password).await?;
-    let mut tx = command.begin_unknown(&app, &tenant).await?;
     let (id, now) = (DriverId::new(), app.clock.now());
     let account = accounts::NewAccount { id: id.0, name, phone, password_hash: &password_hash, now };
     accounts::insert_driver(&mut tx, &app.sealer, account, vehicle).await.map_err(phone_taken)?;
+    tx.tells_of(id.0);
     let account = DriverAccount {
         id,
         tenant,
@@ -123,8 +126,9 @@ pub(super) async fn register_driver(
     tx.finish(StatusCode::CREATED, &account).await
 }
 
-async fn check_sign_up(app: &App, tenant: &TenantId) -> Result<(), Problem> {
-    match app.tenants.config(tenant).await?.config.flags.sign_up {
+/// Checked once it is known that the request is new: an answer given before is given again, whatever has changed since.
+fn may_sign_up(published: &PublishedConfig, tenant: &TenantId) -> Result<(), Problem> {
+    match published.config.flags.sign_up {
         true => Ok(()),
         false => Err(Problem::new(Code::FeatureDisabled, format!("{tenant} takes no new accounts right now"))),
     }

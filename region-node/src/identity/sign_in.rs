@@ -109,6 +109,12 @@ pub(super) async fn token(
             (tx, session)
         }
     };
+    // Erased since the password was checked, or since the session began.
+    if let (Some(kind), Ok(id)) = (Kind::of(session.role), session.subject.parse())
+        && !accounts::hold_live(&mut tx, kind, id).await?
+    {
+        return Err(wrong());
+    }
     let refresh_token = refresh::issue(&app, &mut tx, &session).await?;
     let access_token = app.tokens.issue(&session.subject, session.role, session.tenant)?;
     tx.commit().await?;
@@ -123,10 +129,10 @@ pub(super) async fn token(
     Ok(([(header::CACHE_CONTROL, "no-store")], Json(answer)).into_response())
 }
 
-/// The keys this region signs tokens with.
+/// The keys all regions sign tokens with: any of them is good at each.
 #[utoipa::path(get, path = "/.well-known/jwks.json", tag = "identity", responses((status = 200, description = "A JWK set (RFC 7517)")))]
 pub(super) async fn jwks(State(app): State<App>) -> impl IntoResponse {
-    ([(header::CACHE_CONTROL, "public, max-age=60")], Json::<Value>(app.tokens.own_jwks()))
+    ([(header::CACHE_CONTROL, "public, max-age=60")], Json::<Value>(app.tokens.known_jwks()))
 }
 
 fn wrong() -> Problem {
@@ -160,16 +166,16 @@ async fn person(
     password: &str,
     role: Option<AccountRole>,
 ) -> Result<Session, Problem> {
-    let kinds: &[(Kind, Role)] = match role {
-        Some(AccountRole::Rider) => &[(Kind::Rider, Role::Rider)],
-        Some(AccountRole::Driver) => &[(Kind::Driver, Role::Driver)],
-        None => &[(Kind::Rider, Role::Rider), (Kind::Driver, Role::Driver)],
+    let kinds: &[Kind] = match role {
+        Some(AccountRole::Rider) => &[Kind::Rider],
+        Some(AccountRole::Driver) => &[Kind::Driver],
+        None => &[Kind::Rider, Kind::Driver],
     };
     let mut tx = app.db.begin(&tenant).await?;
     let mut found = Vec::new();
-    for (kind, role) in kinds {
+    for kind in kinds {
         if let Some(credential) = accounts::credential(&mut tx, &app.sealer, *kind, phone).await? {
-            found.push((*role, credential));
+            found.push((kind.role(), credential));
         }
     }
     tx.commit().await?;

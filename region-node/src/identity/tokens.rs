@@ -18,7 +18,7 @@ use shared::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::SigningKey;
+use super::{SigningKey, keys::jwk};
 use crate::http::Problem;
 
 /// Clocks of two regions may differ by this much.
@@ -123,6 +123,12 @@ impl Tokens {
     /// This region's public keys as a JWK set.
     pub fn own_jwks(&self) -> Value {
         serde_json::json!({"keys": self.0.signing.iter().map(SigningKey::jwk).collect::<Vec<_>>()})
+    }
+
+    /// Every region's public keys as a JWK set: a token of any of them is good everywhere.
+    pub fn known_jwks(&self) -> Value {
+        let known = self.known();
+        serde_json::json!({"keys": known.listed.iter().map(|(kid, x)| jwk(kid, x)).collect::<Vec<_>>()})
     }
 
     /// How long an access token is good for.

@@ -25,6 +25,8 @@ pub enum RideError {
     AlreadyTaken,
     #[error("you have another trip under way")]
     DriverBusy,
+    #[error("the account of this access token was erased")]
+    Erased,
     #[error("this company takes no ride requests at the moment")]
     DispatchOff,
     #[error("must be one of: {known}")]
@@ -51,6 +53,7 @@ impl From<RideError> for Problem {
             RideError::RiderBusy => Problem::new(Code::OfferExpired, detail),
             RideError::AlreadyTaken => Problem::new(Code::RideAlreadyTaken, detail),
             RideError::DriverBusy => Problem::new(Code::DriverBusy, detail),
+            RideError::Erased => Problem::new(Code::InvalidToken, detail),
             RideError::DispatchOff => Problem::new(Code::FeatureDisabled, detail),
             RideError::UnknownVehicleClass { .. } => field("vehicle_class"),
             RideError::BadSchedule { .. } => field("scheduled_at"),

@@ -158,13 +158,14 @@ pub(super) async fn count_bookings(tx: &mut TenantTx, rider: RiderId) -> sqlx::R
     booked.fetch_one(tx.conn()).await
 }
 
-/// Inserts a new ride; a rider waits for one ride at a time.
+/// Inserts a new ride; a rider waits for one ride at a time, and one who was erased for none.
 pub(super) async fn insert(tx: &mut TenantTx, ride: &Ride) -> Result<(), RideError> {
-    sqlx::query!(
+    let inserted = sqlx::query!(
         "INSERT INTO rides (id, tenant_id, rider_id, status, pickup_lat, pickup_lng, pickup_address, dropoff_lat,
              dropoff_lng, dropoff_address, vehicle_class, payment_method, quote, pin, scheduled_at, requested_at,
              dispatch_at, expires_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+         SELECT $1, $2, r.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19
+         FROM riders r WHERE r.id = $3 AND r.erased_at IS NULL FOR KEY SHARE",
         ride.id.0,
         ride.tenant.as_str(),
         ride.rider_id.0,
@@ -191,7 +192,7 @@ pub(super) async fn insert(tx: &mut TenantTx, ride: &Ride) -> Result<(), RideErr
         Some("one_open_ride_per_rider") => RideError::RideInProgress,
         _ => error.into(),
     })?;
-    Ok(())
+    if inserted.rows_affected() == 1 { Ok(()) } else { Err(RideError::Erased) }
 }
 
 /// Saves what may change of a ride, if it still is what it `was`.
@@ -236,6 +237,7 @@ pub async fn accept(
              dispatch_at = NULL,
              pickup_eta_s = (SELECT pickup_eta_s FROM offers WHERE ride_id = $1 AND driver_id = $2 ORDER BY id DESC LIMIT 1)
          WHERE id = $1 AND status = 'offered'
+             AND EXISTS (SELECT FROM drivers WHERE id = $2 AND erased_at IS NULL FOR KEY SHARE)
          RETURNING pickup_eta_s",
         ride.id.0,
         driver.0,

@@ -19,7 +19,7 @@ use crate::{
     app::App,
     db::{Epoch, constraint},
     http::{Command, Problem, ProblemBody, Stop},
-    identity::{Caller, Operator, hash_secret},
+    identity::{Operator, hash_secret},
     outbox,
 };
 
@@ -91,8 +91,7 @@ pub(super) async fn create_tenant(
         )
     })?;
 
-    let caller = Caller::of_operator(&operator, tenant.clone());
-    let mut tx = command.begin_anywhere(&app, &tenant, &caller).await?;
+    let mut tx = command.begin_of_operator(&app, &tenant, &operator).await?;
     let epoch = Epoch { term: 1, n: 0 };
     store::insert_home(&mut tx, name, &home, epoch).await.map_err(|error| match constraint(&error) {
         Some("tenant_homes_pkey") => Problem::new(Code::AlreadyExists, format!("there is a tenant '{tenant}' already")),
@@ -115,7 +114,10 @@ pub(super) async fn create_tenant(
     publish::publish(&mut tx, document.to_json(), app.clock.now()).await?;
     let created = CreatedTenant { id: tenant, name: name.clone(), home_region: home, epoch, client_id, client_secret };
     let answer = tx.finish(StatusCode::CREATED, &created).await?;
-    app.tenants.refresh().await?;
+    // The tenant is made whatever happens now; the directory follows by notification too.
+    if let Err(problem) = app.tenants.refresh().await {
+        tracing::warn!(%problem, "the directory could not be read after a tenant was made");
+    }
     Ok(answer)
 }
 

@@ -45,6 +45,9 @@ pub struct Home {
     pub epoch: Epoch,
     /// The company's name.
     pub name: String,
+    /// The number of its newest published config; null before the first has arrived.
+    #[serde(default)]
+    pub config_version: Option<i64>,
 }
 
 /// Holds the newest directory; readers never wait for each other.

@@ -12,10 +12,9 @@ use serde_json::Value;
 use shared::{
     claims::Role,
     fact::{ConfigChanged, Fact},
-    ids::TenantId,
     problem::Code,
     tenant_config::TenantConfig,
-    tenant_document::{DocumentActor, DocumentError, TenantDocument},
+    tenant_document::{Conflict, DocumentActor, DocumentError, TenantDocument},
 };
 use time::OffsetDateTime;
 
@@ -23,7 +22,7 @@ use super::{publish, store};
 use crate::{
     app::App,
     db::TenantTx,
-    http::{Command, Path, Problem, ProblemBody, Stop},
+    http::{Command, CommandTx, Path, Problem, ProblemBody, Stop},
     identity::Caller,
     outbox,
 };
@@ -44,7 +43,7 @@ pub(super) struct ConfigView {
     heads: Vec<String>,
     /// Where concurrent edits disagreed.
     #[schema(value_type = Vec<Object>)]
-    conflicts: Value,
+    conflicts: Vec<Conflict>,
     /// What runs.
     published: Option<PublishedView>,
     /// Why the draft is not published, if it is not.
@@ -97,7 +96,7 @@ pub(super) async fn patch_config(
     }
     let base = if_match(&headers)?;
     let tenant = caller.tenant().clone();
-    let mut tx = command.begin_anywhere(&app, &tenant, &caller).await?;
+    let (mut tx, publishes) = begin(&app, &caller, &command).await?;
     let stored = store::lock_draft(&mut tx).await?;
     let stored = stored.ok_or_else(|| {
         Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1)
@@ -107,11 +106,12 @@ pub(super) async fn patch_config(
     let patch = Value::Object(command.body.0.clone());
     if let Some(change) = document.apply_merge_patch(base.as_deref(), &patch, &actor).map_err(refused)? {
         store::save_draft(&mut tx, stored.generation, &mut document).await?;
+        publish::must_fit(&tenant, &document.to_json())?;
         let generation = u32::try_from(stored.generation).expect("generations count from zero");
         let changed = ConfigChanged { tenant: tenant.to_string(), generation, changes: vec![change] };
         outbox::append(&mut tx, &Fact::ConfigChanged(changed)).await?;
-        if is_home(&app, &tenant) {
-            publish::publish_if_valid(&mut tx, app.clock.now()).await?;
+        if publishes {
+            publish::publish_if_fit(&mut tx, app.clock.now()).await?;
         }
     }
     let view = view(&mut tx).await?;
@@ -120,13 +120,22 @@ pub(super) async fn patch_config(
     Ok(answer)
 }
 
-pub(super) fn may_configure(caller: &Caller, id: &str) -> Result<(), Problem> {
+pub(crate) fn may_configure(caller: &Caller, id: &str) -> Result<(), Problem> {
     caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
     if caller.tenant().as_str() == id { Ok(()) } else { Err(Problem::not_found(format!("no tenant '{id}'"))) }
 }
 
-pub(super) fn is_home(app: &App, tenant: &TenantId) -> bool {
-    app.tenants.directory().homes.get(tenant).is_some_and(|home| home.region == app.region)
+/// Begins an edit and says whether it may publish, which only the home may: held to that by the transaction, not by what
+/// the directory said a moment ago.
+async fn begin(app: &App, caller: &Caller, command: &Command<ConfigPatch>) -> Result<(CommandTx, bool), Stop> {
+    let home = app.tenants.directory().homes.get(caller.tenant()).map(|home| home.region.clone());
+    if home.as_ref() == Some(&app.region) {
+        match command.begin(app, caller).await {
+            Err(Stop::Problem(problem)) if problem.code() == Code::WrongRegion => {}
+            begun => return begun.map(|tx| (tx, true)),
+        }
+    }
+    Ok((command.begin_anywhere(app, caller.tenant(), caller).await?, false))
 }
 
 pub(super) async fn view(tx: &mut TenantTx) -> Result<ConfigView, Problem> {
@@ -136,17 +145,20 @@ pub(super) async fn view(tx: &mut TenantTx) -> Result<ConfigView, Problem> {
     let version = store::latest_version(tx).await?;
     let is_published = version.as_ref().is_some_and(|version| version.config == stored.draft);
     let rejected = match TenantConfig::from_draft(&stored.draft) {
-        Err(errors) => errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect(),
+        Err(errors) => errors.iter().map(publish::in_words).collect(),
         Ok(config) if !is_published && !config.auto_publish => {
             vec!["auto_publish is off: publish it by hand".to_owned()]
         }
-        Ok(_) if !is_published => vec!["the home region has not published it yet".to_owned()],
+        Ok(_) if !is_published => match publish::must_fit(tx.tenant(), &stored.draft) {
+            Ok(()) => vec!["the home region has not published it yet".to_owned()],
+            Err(problem) => vec![problem.detail().to_owned()],
+        },
         Ok(_) => Vec::new(),
     };
     Ok(ConfigView {
         config: TenantConfig::public_view(&stored.draft),
         heads: stored.heads,
-        conflicts: stored.conflicts,
+        conflicts: TenantConfig::public_conflicts(stored.conflicts.0),
         published: version.map(|version| PublishedView {
             version: version.version,
             config: TenantConfig::public_view(&version.config),

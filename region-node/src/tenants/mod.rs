@@ -15,20 +15,25 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use shared::{ids::TenantId, problem::Code};
-use sqlx::PgPool;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use directory::DirectoryCell;
 pub use directory::{Directory, Home, RegionEntry};
+pub(crate) use draft::may_configure;
+pub(crate) use header::named_tenant;
 pub use header::{OptionalTenant, TenantHeader};
 pub use publish::publish_due_drafts;
 pub use published::PublishedConfig;
+pub(crate) use route::Route;
 pub use store::announce_region;
 
-use crate::{app::App, http::Problem};
+use crate::{app::App, db::Db, http::Problem};
 use published::ConfigCache;
 
 /// What this region knows of all tenants. Cheap to clone.
@@ -38,14 +43,20 @@ pub struct Tenants(Arc<Inner>);
 struct Inner {
     directory: DirectoryCell,
     configs: ConfigCache,
-    pool: PgPool,
+    /// The heads of drafts that were found unfit to be published, so that each is looked at and logged once.
+    unfit: Mutex<HashMap<TenantId, Vec<String>>>,
+    db: Db,
 }
 
 impl Tenants {
-    /// Loads the directory; `pool` sees every tenant's home and published config, and nothing else without a tenant.
-    pub async fn load(pool: PgPool) -> sqlx::Result<Self> {
-        let tenants =
-            Self(Arc::new(Inner { directory: DirectoryCell::default(), configs: ConfigCache::default(), pool }));
+    /// Loads the directory.
+    pub async fn load(db: Db) -> Result<Self, Problem> {
+        let tenants = Self(Arc::new(Inner {
+            directory: DirectoryCell::default(),
+            configs: ConfigCache::default(),
+            unfit: Mutex::default(),
+            db,
+        }));
         tenants.refresh().await?;
         Ok(tenants)
     }
@@ -60,22 +71,44 @@ impl Tenants {
         self.0.directory.clone()
     }
 
-    /// The tenant's published config.
+    /// The tenant's published config: the newest this release can read.
     pub async fn config(&self, tenant: &TenantId) -> Result<Arc<PublishedConfig>, Problem> {
         if let Some(config) = self.0.configs.get(tenant) {
             return Ok(config);
         }
-        let config = store::latest_config(&self.0.pool, tenant).await?;
-        let config = config.ok_or_else(|| Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")))?;
-        Ok(self.0.configs.insert(tenant.clone(), config))
+        let mut tx = self.0.db.anywhere(tenant).await?;
+        let found = store::newest_config(&mut tx).await?;
+        tx.commit().await?;
+        let (newest, config) = found.ok_or_else(|| match self.directory().homes.contains_key(tenant) {
+            true => {
+                Problem::new(Code::Unavailable, format!("the config of '{tenant}' has not arrived yet")).retry_after(1)
+            }
+            false => Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")),
+        })?;
+        Ok(self.0.configs.insert(tenant.clone(), newest, config))
     }
 
     /// Reads the directory again and drops configs that have a newer version.
-    pub async fn refresh(&self) -> sqlx::Result<()> {
-        self.0.directory.set(store::directory(&self.0.pool).await?);
-        let versions = store::config_versions(&self.0.pool).await?;
-        self.0.configs.keep_current(&versions);
+    pub async fn refresh(&self) -> Result<(), Problem> {
+        let mut tx = self.0.db.system().await?;
+        let directory = store::directory(&mut tx).await?;
+        tx.commit().await?;
+        self.0.configs.keep_current(&directory);
+        self.0.directory.set(directory);
         Ok(())
+    }
+
+    /// Whether the draft at these heads was found unfit to be published before.
+    fn is_known_unfit(&self, tenant: &TenantId, heads: &[String]) -> bool {
+        self.unfit().get(tenant).is_some_and(|known| known == heads)
+    }
+
+    fn note_unfit(&self, tenant: TenantId, heads: Vec<String>) {
+        self.unfit().insert(tenant, heads);
+    }
+
+    fn unfit(&self) -> MutexGuard<'_, HashMap<TenantId, Vec<String>>> {
+        self.0.unfit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops the cached config of one tenant.

@@ -3,8 +3,9 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde_json::Value;
 use shared::{
-    fact::{ConfigPublished, Fact},
-    problem::Code,
+    fact::{ConfigPublished, Fact, MAX_BODY_BYTES},
+    ids::TenantId,
+    problem::{Code, FieldError},
     tenant_config::TenantConfig,
 };
 use time::OffsetDateTime;
@@ -46,36 +47,78 @@ pub(super) async fn publish_config(
 }
 
 /// Publishes every draft at home here that is valid, differs from what runs and publishes itself. Edits made elsewhere
-/// arrive as changed drafts; this is what turns them into versions.
+/// arrive as changed drafts; this is what turns them into versions. One tenant's failure holds up no other's.
 pub async fn publish_due_drafts(app: &App) -> Result<(), Problem> {
     let mut scan = app.db.system().await?;
-    let tenants = store::unpublished(scan.conn(), &app.region).await?;
+    let drafts = store::unpublished(scan.conn(), &app.region).await?;
     scan.commit().await?;
-    for tenant in tenants {
-        let mut tx = app.db.begin(&tenant).await?;
-        if store::lock_draft(&mut tx).await?.is_some() {
-            publish_if_valid(&mut tx, app.clock.now()).await?;
+    for (tenant, heads) in drafts {
+        if app.tenants.is_known_unfit(&tenant, &heads) {
+            continue;
         }
-        tx.commit().await?;
+        match publish_draft(app, &tenant).await {
+            Ok(None) => {}
+            Ok(Some(why)) => {
+                tracing::info!(%tenant, "the draft of {tenant} stays a draft: {why}");
+                app.tenants.note_unfit(tenant, heads);
+            }
+            Err(problem) => tracing::warn!(%tenant, %problem, "the draft of {tenant} could not be published"),
+        }
     }
     Ok(())
 }
 
-/// Publishes the draft if it is valid and publishes itself; the caller holds its row.
-pub(super) async fn publish_if_valid(tx: &mut TenantTx, now: OffsetDateTime) -> Result<(), Problem> {
-    let Some(stored) = store::load_draft(tx).await? else { return Ok(()) };
+async fn publish_draft(app: &App, tenant: &TenantId) -> Result<Option<String>, Problem> {
+    let mut tx = app.db.begin(tenant).await?;
+    let why_not = match store::lock_draft(&mut tx).await? {
+        Some(_) => publish_if_fit(&mut tx, app.clock.now()).await?,
+        None => None,
+    };
+    tx.commit().await?;
+    Ok(why_not)
+}
+
+/// Publishes the draft if it is valid and publishes itself, else says why not; the caller holds its row.
+pub(super) async fn publish_if_fit(tx: &mut TenantTx, now: OffsetDateTime) -> Result<Option<String>, Problem> {
+    let Some(stored) = store::load_draft(tx).await? else { return Ok(None) };
     match TenantConfig::from_draft(&stored.draft) {
-        Ok(config) if config.auto_publish => publish(tx, stored.draft, now).await,
-        Ok(_) => Ok(()),
-        Err(errors) => {
-            tracing::info!(tenant = %tx.tenant(), ?errors, "a draft is not valid and stays a draft");
-            Ok(())
-        }
+        Ok(config) if !config.auto_publish => return Ok(Some("auto_publish is off".to_owned())),
+        Ok(_) => {}
+        Err(errors) => return Ok(Some(errors.iter().map(in_words).collect::<Vec<_>>().join("; "))),
+    }
+    // Edits that were fit one by one may have merged into one that is not.
+    if let Err(problem) = must_fit(tx.tenant(), &stored.draft) {
+        return Ok(Some(problem.detail().to_owned()));
+    }
+    publish(tx, stored.draft, now).await?;
+    Ok(None)
+}
+
+/// A reason why a draft is not published, for people.
+pub(super) fn in_words(error: &FieldError) -> String {
+    match error.field.as_str() {
+        "" => error.message.clone(),
+        field => format!("{field}: {}", error.message),
+    }
+}
+
+/// Refuses a config that could never be published: replication carries none so large.
+pub(super) fn must_fit(tenant: &TenantId, config: &Value) -> Result<(), Problem> {
+    let largest = ConfigPublished {
+        tenant: tenant.to_string(),
+        version: u64::MAX,
+        config: config.clone(),
+        published_at: OffsetDateTime::UNIX_EPOCH,
+    };
+    match Fact::ConfigPublished(largest).to_body().len() {
+        size if size <= MAX_BODY_BYTES => Ok(()),
+        _ => Err(Problem::field("", format!("the whole config may have at most {} KiB", MAX_BODY_BYTES / 1024))),
     }
 }
 
 /// Makes `config` the next version, unless it is what runs already.
 pub(super) async fn publish(tx: &mut TenantTx, config: Value, now: OffsetDateTime) -> Result<(), Problem> {
+    must_fit(tx.tenant(), &config)?;
     let latest = store::latest_version(tx).await?;
     if latest.as_ref().is_some_and(|latest| latest.config == config) {
         return Ok(());

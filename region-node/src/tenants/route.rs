@@ -20,7 +20,7 @@ use crate::{
 
 /// Where a tenant's clients connect directly, and what they show before anybody has signed in.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct Route {
+pub(crate) struct Route {
     tenant: TenantId,
     #[schema(value_type = String)]
     home_region: RegionName,
@@ -38,7 +38,7 @@ pub(super) struct Route {
 
 impl Route {
     /// The route of a tenant in `directory`, which alone is enough to say where to call.
-    fn find(directory: &Directory, tenant: TenantId) -> Result<Self, Problem> {
+    pub(crate) fn find(directory: &Directory, tenant: TenantId) -> Result<Self, Problem> {
         let unknown = || Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'"));
         let home = directory.homes.get(&tenant).ok_or_else(unknown)?;
         let region = directory.regions.get(&home.region).ok_or_else(|| {
@@ -56,7 +56,8 @@ impl Route {
         })
     }
 
-    fn described_by(mut self, config: &TenantConfig) -> Self {
+    /// With what a client shows of a tenant of this config.
+    pub(crate) fn described_by(mut self, config: &TenantConfig) -> Self {
         if !config.name.is_empty() {
             self.name.clone_from(&config.name);
         }

@@ -1,60 +1,79 @@
 //! All SQL of tenants, homes and config.
 
-use std::collections::HashMap;
-
 use serde_json::Value;
 use shared::{
     fact::{Fact, RegionAnnounced},
     ids::{RegionName, TenantId},
+    problem::Code,
     tenant_config::TenantConfig,
-    tenant_document::TenantDocument,
+    tenant_document::{Conflict, TenantDocument},
 };
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgPool, types::Json};
 use time::OffsetDateTime;
 
 use super::{Directory, Home, PublishedConfig, RegionEntry};
 use crate::{
-    db::{Epoch, TenantTx},
+    db::{Epoch, SystemTx, TenantTx},
     http::Problem,
     outbox,
 };
 
-pub(super) async fn directory(pool: &PgPool) -> sqlx::Result<Directory> {
-    let regions = sqlx::query!("SELECT name, base_url, quic_addr, jwks, state FROM regions").fetch_all(pool).await?;
-    let homes = sqlx::query!("SELECT tenant_id, name, region, term, n FROM tenant_homes").fetch_all(pool).await?;
+pub(super) async fn directory(tx: &mut SystemTx) -> sqlx::Result<Directory> {
+    let regions =
+        sqlx::query!("SELECT name, base_url, quic_addr, jwks, state FROM regions").fetch_all(tx.conn()).await?;
+    let homes = sqlx::query!(
+        r#"SELECT h.tenant_id, h.name, h.region, h.term, h.n,
+                  (SELECT max(v.version) FROM tenant_config_versions v WHERE v.tenant_id = h.tenant_id) AS config_version
+           FROM tenant_homes h"#
+    )
+    .fetch_all(tx.conn())
+    .await?;
     let regions = regions.into_iter().filter_map(|row| {
         let entry = RegionEntry { base_url: row.base_url, quic_addr: row.quic_addr, jwks: row.jwks, state: row.state };
         Some((row.name.parse().ok()?, entry))
     });
     let homes = homes.into_iter().filter_map(|row| {
         let epoch = Epoch { term: row.term, n: row.n };
-        Some((row.tenant_id.parse().ok()?, Home { region: row.region.parse().ok()?, epoch, name: row.name }))
+        let (region, config_version) = (row.region.parse().ok()?, row.config_version);
+        Some((row.tenant_id.parse().ok()?, Home { region, epoch, name: row.name, config_version }))
     });
     Ok(Directory { regions: regions.collect(), homes: homes.collect() })
 }
 
-pub(super) async fn config_versions(pool: &PgPool) -> sqlx::Result<HashMap<TenantId, i64>> {
-    let rows =
-        sqlx::query!(r#"SELECT tenant_id, max(version) AS "version!" FROM tenant_config_versions GROUP BY tenant_id"#)
-            .fetch_all(pool)
-            .await?;
-    Ok(rows.into_iter().filter_map(|row| Some((row.tenant_id.parse().ok()?, row.version))).collect())
-}
+/// Published versions looked through for one this release can read.
+const VERSIONS_LOOKED_THROUGH: usize = 20;
 
-pub(super) async fn latest_config(pool: &PgPool, tenant: &TenantId) -> Result<Option<PublishedConfig>, Problem> {
-    let row = sqlx::query!(
-        "SELECT version, config FROM tenant_config_versions WHERE tenant_id = $1 ORDER BY version DESC LIMIT 1",
-        tenant.as_str()
-    )
-    .fetch_optional(pool)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    // What was valid when published stays usable: a later release that knows more settings fills in their defaults.
-    let config = TenantConfig::from_draft(&row.config).unwrap_or_else(|errors| {
-        tracing::error!(tenant = %tenant, version = row.version, ?errors, "published config is not valid here; defaults stand in");
-        TenantConfig::default()
-    });
-    Ok(Some(PublishedConfig { version: row.version, config }))
+/// The newest published config that can be read here, and the number of the newest there is.
+pub(super) async fn newest_config(tx: &mut TenantTx) -> Result<Option<(i64, PublishedConfig)>, Problem> {
+    let tenant = tx.tenant().clone();
+    let (mut newest, mut before) = (None, i64::MAX);
+    for _ in 0..VERSIONS_LOOKED_THROUGH {
+        let row = sqlx::query!(
+            "SELECT version, config FROM tenant_config_versions WHERE tenant_id = $1 AND version < $2
+             ORDER BY version DESC LIMIT 1",
+            tenant.as_str(),
+            before
+        )
+        .fetch_optional(tx.conn())
+        .await?;
+        let Some(row) = row else { break };
+        let (version, newest) = (row.version, *newest.get_or_insert(row.version));
+        match TenantConfig::from_published(&row.config) {
+            Ok(config) => return Ok(Some((newest, PublishedConfig { version, config }))),
+            Err(errors) => {
+                tracing::error!(%tenant, version, ?errors, "version {version} of {tenant}'s config cannot be read here; an older one stands");
+            }
+        }
+        before = version;
+    }
+    match newest {
+        None => Ok(None),
+        // Better no price than a made-up one.
+        Some(_) => {
+            let detail = format!("no published config of '{tenant}' can be read by this release");
+            Err(Problem::new(Code::Unavailable, detail).retry_after(30))
+        }
+    }
 }
 
 /// Writes this region's entry of the directory and tells the other regions, if it says anything new.
@@ -118,14 +137,15 @@ pub(super) struct StoredDraft {
     pub(super) heads: Vec<String>,
     pub(super) document: Vec<u8>,
     pub(super) draft: Value,
-    pub(super) conflicts: Value,
+    pub(super) conflicts: Json<Vec<Conflict>>,
 }
 
 pub(super) async fn load_draft(tx: &mut TenantTx) -> sqlx::Result<Option<StoredDraft>> {
     let tenant = tx.tenant().clone();
     sqlx::query_as!(
         StoredDraft,
-        "SELECT generation, heads, document, draft, conflicts FROM tenant_documents WHERE tenant_id = $1",
+        r#"SELECT generation, heads, document, draft, conflicts AS "conflicts: Json<Vec<Conflict>>"
+           FROM tenant_documents WHERE tenant_id = $1"#,
         tenant.as_str()
     )
     .fetch_optional(tx.conn())
@@ -137,7 +157,8 @@ pub(super) async fn lock_draft(tx: &mut TenantTx) -> sqlx::Result<Option<StoredD
     let tenant = tx.tenant().clone();
     sqlx::query_as!(
         StoredDraft,
-        "SELECT generation, heads, document, draft, conflicts FROM tenant_documents WHERE tenant_id = $1 FOR UPDATE",
+        r#"SELECT generation, heads, document, draft, conflicts AS "conflicts: Json<Vec<Conflict>>"
+           FROM tenant_documents WHERE tenant_id = $1 FOR UPDATE"#,
         tenant.as_str()
     )
     .fetch_optional(tx.conn())
@@ -202,15 +223,18 @@ pub(super) async fn insert_version(tx: &mut TenantTx, version: &StoredVersion) -
     Ok(())
 }
 
-/// Tenants at home in `region` whose draft is not what runs.
-pub(super) async fn unpublished(conn: &mut PgConnection, region: &RegionName) -> sqlx::Result<Vec<TenantId>> {
-    let tenants = sqlx::query_scalar!(
-        "SELECT h.tenant_id FROM tenant_homes h JOIN tenant_documents d USING (tenant_id)
+/// Tenants at home in `region` whose draft is not what runs, and the draft's heads.
+pub(super) async fn unpublished(
+    conn: &mut PgConnection,
+    region: &RegionName,
+) -> sqlx::Result<Vec<(TenantId, Vec<String>)>> {
+    let drafts = sqlx::query!(
+        "SELECT h.tenant_id, d.heads FROM tenant_homes h JOIN tenant_documents d USING (tenant_id)
          WHERE h.region = $1 AND d.draft IS DISTINCT FROM
              (SELECT v.config FROM tenant_config_versions v WHERE v.tenant_id = h.tenant_id ORDER BY v.version DESC LIMIT 1)",
         region.as_str()
     )
     .fetch_all(conn)
     .await?;
-    Ok(tenants.into_iter().filter_map(|tenant| tenant.parse().ok()).collect())
+    Ok(drafts.into_iter().filter_map(|draft| Some((draft.tenant_id.parse().ok()?, draft.heads))).collect())
 }

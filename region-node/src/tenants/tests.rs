@@ -95,3 +95,138 @@ async fn a_route_says_what_a_client_shows_before_anybody_signs_in(pool: PgPool) 
     assert_eq!(route["vehicle_classes"], json!(["auto", "xl"]));
     assert_eq!(route["home_region"], "us-east");
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_version_that_cannot_be_read_leaves_the_one_before_it_running(pool: PgPool) {
+    let tariff = json!({"tariffs": {"standard": {"base": 777}}});
+    let region = TestRegion::with_config(pool, tariff).await;
+    let publish = async |version: i64, config: Value| {
+        let mut tx = region.app.db.system().await.unwrap();
+        let insert = "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at) VALUES ('cabs', $1, $2, now())";
+        sqlx::query(insert).bind(version).bind(config).execute(tx.conn()).await.unwrap();
+        tx.commit().await.unwrap();
+        region.app.tenants.refresh().await.unwrap();
+    };
+    let base = async || {
+        let published = region.app.tenants.config(&region.tenant).await?;
+        Ok::<_, crate::http::Problem>((published.version, published.config.tariff("standard").base))
+    };
+    publish(2, json!({"tariffs": {"standard": {"base": "dear"}}})).await;
+    assert_eq!(base().await.unwrap(), (1, 777), "never a default price");
+    // A later release's version is read but for what is new in it.
+    publish(3, json!({"tariffs": {"standard": {"base": 888, "per_stop": 5}}, "loyalty": true})).await;
+    assert_eq!(base().await.unwrap(), (3, 888));
+    let mut tx = region.app.db.system().await.unwrap();
+    sqlx::query("INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ('limos', '', 'us-east', 1, 0), ('vans', '', 'us-east', 1, 0)")
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO tenant_config_versions (tenant_id, version, config, published_at) VALUES ('limos', 1, '{\"currency\": 1}', now())")
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    region.app.tenants.refresh().await.unwrap();
+    // None that can be read, and none that has arrived.
+    for tenant in ["limos", "vans"] {
+        let problem = region.app.tenants.config(&tenant.parse().unwrap()).await.unwrap_err();
+        assert_eq!(problem.code().as_str(), "unavailable", "{tenant}");
+    }
+    let problem = region.app.tenants.config(&"nobodys".parse().unwrap()).await.unwrap_err();
+    assert_eq!(problem.code().as_str(), "unknown_tenant");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_config_too_large_to_replicate_is_refused_whole(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let admin = region.admin().await;
+    let large = |n: usize| json!({"labels": {(format!("l{n}")): "x".repeat(50_000)}});
+    let mut grown = 0;
+    let refused = loop {
+        let answer = patch(&admin, large(grown), None).await;
+        if answer.status != 200 {
+            break answer.problem(422);
+        }
+        grown += 1;
+    };
+    assert_eq!((refused.code.as_str(), grown), ("validation_failed", 5), "256 KiB hold five labels of 50 KB");
+    let config = admin.get(CONFIG).await.ok(200);
+    assert_eq!(config["config"]["labels"].as_object().unwrap().len(), 5, "nothing of the refused edit stays");
+    assert_eq!(config["published"]["version"], 6);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_edit_is_published_only_where_the_tenant_is_at_home_now(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let admin = region.admin().await;
+    // Moved, and this node has not heard of it yet.
+    let mut tx = region.app.db.system().await.unwrap();
+    sqlx::query("UPDATE tenant_homes SET region = 'eu-west', n = 1").execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    let edited = patch(&admin, json!({"name": "New"}), None).await.ok(200);
+    assert_eq!((&edited["config"]["name"], &edited["published"]["version"]), (&json!("New"), &json!(1)));
+    assert_eq!(edited["rejected"], json!(["the home region has not published it yet"]));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn one_tenant_s_draft_holds_up_no_other_s_and_an_unfit_one_is_looked_at_once(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    region.new_tenant("zebra", json!({})).await;
+    region.new_tenant("wrong", json!({})).await;
+    let mut tx = region.app.db.system().await.unwrap();
+    let drafts = [
+        ("cabs", json!({"name": "C"})),
+        ("wrong", json!({"commission_percent": 200})),
+        ("zebra", json!({"name": "Z"})),
+    ];
+    for (tenant, draft) in drafts {
+        let edit = "UPDATE tenant_documents SET draft = $2 WHERE tenant_id = $1";
+        sqlx::query(edit).bind(tenant).bind(draft).execute(tx.conn()).await.unwrap();
+    }
+    // A home this region no longer is, by a state no command passes: publishing for it fails.
+    sqlx::query("UPDATE tenant_homes SET state = 'moving' WHERE tenant_id = 'cabs'").execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    super::publish_due_drafts(&region.app).await.unwrap();
+    let version = async |tenant: &str| {
+        region.app.tenants.refresh().await.unwrap();
+        region.app.tenants.config(&tenant.parse().unwrap()).await.unwrap().version
+    };
+    assert_eq!((version("cabs").await, version("wrong").await, version("zebra").await), (1, 1, 2));
+    let mut tx = region.app.db.system().await.unwrap();
+    let unpublished = super::store::unpublished(tx.conn(), &region.app.region).await.unwrap();
+    tx.commit().await.unwrap();
+    let is_unfit = |tenant: &str| {
+        let (tenant, heads) = unpublished.iter().find(|(id, _)| id.as_str() == tenant).unwrap();
+        region.app.tenants.is_known_unfit(tenant, heads)
+    };
+    assert!(is_unfit("wrong") && !is_unfit("cabs"));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_operator_s_key_is_good_for_one_tenant(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let operator = region.operator().await;
+    let make =
+        |id: &str| operator.post_keyed("/v1/tenants", "k1", json!({"id": id, "name": id, "home_region": "us-east"}));
+    let made = make("limos").await.ok(201);
+    let again = make("limos").await;
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert_eq!(again.ok(201), made, "its secret, which is shown only so");
+    assert_eq!(make("vans").await.problem(422).code, "idempotency_key_reused");
+    assert!(
+        !region.app.tenants.directory().homes.contains_key("vans".parse::<shared::ids::TenantId>().as_ref().unwrap())
+    );
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn hashes_of_secrets_do_not_show_in_conflicts(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let mut tx = region.app.db.system().await.unwrap();
+    let conflict =
+        |path: &str| json!({"path": path, "values": ["$argon2id$a", "$argon2id$b"], "winner": "$argon2id$a"});
+    let conflicts = json!([conflict("/auth/clients/cabs-office"), conflict("/labels/a")]);
+    sqlx::query("UPDATE tenant_documents SET conflicts = $1").bind(conflicts).execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    let shown = region.admin().await.get(CONFIG).await.ok(200);
+    assert_eq!(shown["conflicts"], json!([conflict("/labels/a")]));
+}

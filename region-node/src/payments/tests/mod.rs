@@ -9,7 +9,6 @@ mod settlements;
 mod webhook;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use shared::ids::{FactId, PaymentId, TripId};
 use sqlx::{PgConnection, PgPool, Postgres, pool::PoolConnection};
 use uuid::Uuid;
@@ -20,6 +19,8 @@ use super::{
 };
 use crate::{
     db::TenantTx,
+    http::request_hash,
+    identity::Sealer,
     rides::{MethodType, PaymentMethod},
     testing::{TestAnswer, TestRegion, TestUser},
     trips,
@@ -266,12 +267,7 @@ fn id_of(payment: &Value) -> PaymentId {
 
 /// Who asks, as a request under `key` would be recorded.
 fn asked_by(user: &TestUser, path: &str, key: &str, body: &Value) -> AskedBy {
-    let mut hasher = Sha256::new();
-    for part in ["POST", path] {
-        hasher.update(part);
-        hasher.update([0]);
-    }
-    hasher.update(body.to_string());
+    let request_hash = request_hash(&Sealer::new(&[7; 32]), "POST", path, body.to_string().as_bytes());
     let caller = format!("rider:{}", user.id);
-    AskedBy { caller, key: key.to_owned(), request_hash: hasher.finalize().to_vec() }
+    AskedBy { caller, key: key.to_owned(), request_hash: request_hash.to_vec() }
 }

@@ -11,7 +11,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The keys this region signs tokens with. */
+        /** The keys all regions sign tokens with: any of them is good at each. */
         get: operations["jwks"];
         put?: never;
         post?: never;
@@ -28,7 +28,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Which parts of this region work. */
+        /** Which parts of this region work; where details are internal, only whether all do, except to an operator. */
         get: operations["health"];
         put?: never;
         post?: never;
