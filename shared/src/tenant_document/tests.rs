@@ -278,7 +278,7 @@ fn an_edit_is_made_only_if_every_region_can_take_it() {
     let mut refused = 0;
     for labels in (1_000..8_000).step_by(1_000) {
         // Small values: what a change says of each weighs more than they do.
-        let patch: serde_json::Map<_, _> = (0..labels).map(|n| (n.to_string(), json!(n))).collect();
+        let patch: Map<_, _> = (0..labels).map(|n| (n.to_string(), json!(n))).collect();
         let (mut here, mut there) = (document(), document());
         match here.apply_merge_patch(None, &json!({"labels": patch}), &actor("eu-west")) {
             Ok(change) => assert_eq!(there.apply_changes(&[change.unwrap()]).unwrap().fresh, 1, "{labels} labels"),
