@@ -10,6 +10,7 @@ use std::{
 };
 
 use deploy_local::{ClusterFile, ProcessId};
+use sqlx::{Connection, PgConnection};
 use system_tests::{
     api::{Client, Credentials},
     harness::{Up, eventually_within},
@@ -30,6 +31,7 @@ async fn the_demo_settles_trips_of_every_city_in_every_region_and_leaves_nothing
     );
     let file = up.file();
     every_ledger_has_every_city(&file).await;
+    trips_are_as_long_as_they_were_driven(&file).await;
     the_log_has_every_field(&up.dir, &file).await;
 
     let supervisor = ProcessId::of(file.supervisor_pid).unwrap();
@@ -71,6 +73,18 @@ async fn every_ledger_has_every_city(file: &ClusterFile) {
             },
         )
         .await;
+    }
+}
+
+/// Simulated cars are faster than any real one, and their meters believe them all the same.
+async fn trips_are_as_long_as_they_were_driven(file: &ClusterFile) {
+    for region in &file.regions {
+        let mut database = PgConnection::connect(&region.postgres_url).await.unwrap();
+        let driven: i64 = sqlx::query_scalar("SELECT max(distance_m) FROM trips WHERE status = 'completed'")
+            .fetch_one(&mut database)
+            .await
+            .unwrap();
+        assert!(driven > 500, "{}: the longest trip has {driven} m", region.name);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,26 @@ impl Setup {
 
     pub(crate) fn certificates(&self, region: &str) -> PathBuf {
         self.state.dir.join("certificates").join(region)
+    }
+
+    /// The streets the demo knows: Manhattan's. Elsewhere ways are measured as the crow flies.
+    pub(crate) fn roads(&self) -> PathBuf {
+        self.state.dir.join("roads")
+    }
+
+    /// Writes them where region-nodes read them.
+    pub(crate) fn write_roads(&self) -> anyhow::Result<()> {
+        let files = [
+            ("road_nodes.csv", include_str!("../../../tests/data/new-york/road_nodes.csv")),
+            ("road_edges.csv", include_str!("../../../tests/data/new-york/road_edges.csv")),
+        ];
+        let folder = self.roads();
+        std::fs::create_dir_all(&folder)?;
+        for (name, table) in files {
+            std::fs::write(folder.join(name), table)
+                .with_context(|| format!("{} cannot be written", folder.join(name).display()))?;
+        }
+        Ok(())
     }
 
     /// The folder of Postgres' data and of its backups.
@@ -154,6 +175,7 @@ impl Setup {
             ("OPERATOR__CLIENT_ID", self.operator.client_id.clone()),
             ("OPERATOR__CLIENT_SECRET", self.operator.client_secret.clone()),
             ("SECRETS__MASTER_KEY", region.master_key.clone()),
+            ("TRAVEL__ROAD_GRAPH", self.roads().to_string_lossy().into_owned()),
         ];
         settings.extend(common_settings());
         if !others.is_empty() {

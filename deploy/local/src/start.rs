@@ -222,6 +222,7 @@ impl Builder {
     async fn start_in(&self, cluster: &Cluster) -> anyhow::Result<()> {
         self.progress.note("preparing a database");
         cluster.setup.postgres.prepare(&cluster.template()).await?;
+        cluster.setup.write_roads()?;
         let authority = Authority::create(&cluster.authority(), &cluster.setup.cluster_id)?;
         for name in cluster.regions() {
             authority.issue(&name, &cluster.setup.cluster_id)?;
