@@ -19,4 +19,6 @@ pub struct DispatchConfig {
     pub retry_after: Duration,
     /// The most rides matched together.
     pub batch: u16,
+    /// The largest body of a preview.
+    pub preview_limit_bytes: usize,
 }

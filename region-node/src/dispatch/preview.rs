@@ -1,6 +1,6 @@
 //! What the live policy would do, without doing it: for operators who try a policy and for simulators.
 
-use axum::{Json, extract::State};
+use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use shared::{claims::Role, geo::Point};
@@ -9,7 +9,7 @@ use time::{Duration, OffsetDateTime};
 use super::policy::{Candidate, Matching, Request, assign};
 use crate::{
     app::App,
-    http::{Command, Problem, ProblemBody},
+    http::{Problem, ProblemBody, read_json},
     identity::Caller,
     rides::Place,
     travel::TravelTimes,
@@ -126,11 +126,13 @@ pub(super) enum UnassignedReason {
 pub(super) async fn preview(
     State(app): State<App>,
     caller: Caller,
-    command: Command<PreviewRequest>,
+    headers: HeaderMap,
+    body: Body,
 ) -> Result<Json<Preview>, Problem> {
     caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    // As large as its matrix, which is far larger than what other calls may say.
+    let mut request: PreviewRequest = read_json(&headers, body, app.config.dispatch.preview_limit_bytes).await?;
     let rules = app.tenants.config(caller.tenant()).await?.config.dispatch;
-    let mut request = command.body;
     request.sort();
     let matching = request.matching(&app.travel.of(caller.tenant()), rules.radius_m.into()).await;
     let (matching, chosen) = assign(rules.mode, matching).await;

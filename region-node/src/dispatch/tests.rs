@@ -486,3 +486,20 @@ async fn rides_that_wait_are_looked_at_in_step(pool: PgPool) {
     let every_ns = region.app.config.dispatch.retry_after.as_nanos() as i128;
     assert!(due.iter().all(|at| at.unix_timestamp_nanos() % every_ns == 0), "{due:?}");
 }
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_preview_takes_a_matrix_larger_than_other_calls_may_be(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let names: Vec<String> = (0..200).map(|n| format!("n{n}")).collect();
+    let everybody: Vec<(&str, f64)> = names.iter().map(|name| (name.as_str(), 0.0)).collect();
+    let mut moment = preview_of(&everybody, &everybody);
+    // Each request's own driver is near, and the others are as far as their numbers are.
+    let cost_s = |request: i32, driver: i32| 10.0 + 20.0 * f64::from((request - driver).abs());
+    let row = |request| (0..200).map(|driver| cost_s(request, driver)).collect::<Vec<_>>();
+    moment["costs_s"] = json!((0..200).map(row).collect::<Vec<_>>());
+    assert!(moment.to_string().len() > 200_000);
+    let preview = region.admin().await.post("/v1/dispatch/preview", moment).await.ok(200);
+    let assignments = preview["assignments"].as_array().unwrap();
+    assert_eq!(assignments.len(), 200);
+    assert!(assignments.iter().all(|pair| pair["request_id"] == pair["driver_id"] && pair["eta_s"] == 10));
+}
