@@ -44,8 +44,18 @@ pub struct PidRecord {
 }
 
 /// Everything a cluster creates in its state folder; nothing else there is ever removed.
-const CONTENTS: [&str; 9] =
-    ["cluster.json", "supervisor.log", "data", "regions", "certificates", "pids", "logs", "control.sock", "owner.json"];
+const CONTENTS: [&str; 10] = [
+    "cluster.json",
+    "supervisor.log",
+    "data",
+    "regions",
+    "certificates",
+    "roads",
+    "pids",
+    "logs",
+    "control.sock",
+    "owner.json",
+];
 
 /// Where the logs of a failed start are kept until the next.
 pub const KEPT_LOGS: &str = "logs-of-failure";

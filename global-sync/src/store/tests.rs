@@ -468,21 +468,26 @@ async fn a_damaged_draft_holds_its_own_edits_and_nothing_else_until_it_is_mended
 #[sqlx::test(migrations = "../migrations")]
 async fn what_an_origin_added_is_taken_in_however_large_the_draft_has_become(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
-    let mut author = TenantDocument::create("porto-taxis", 0);
     let noise = |n: u32| -> String {
         (0..900_u32).map(|part| hex::encode(hash_of(&[n.to_be_bytes(), part.to_be_bytes()].concat()))).collect()
     };
-    let edits: Vec<_> = (0..50)
-        .map(|n| {
+    // Neither region's own edits make the draft too large; what they make together, each has to take.
+    let (mut heads, mut bytes) = (Vec::new(), 0);
+    for (region, first) in [("eu-west", 0), ("ap-south", 100)] {
+        let mut author = TenantDocument::create("porto-taxis", 0);
+        let edit = |n: u32| {
             let patch = serde_json::json!({"labels": {format!("n{n}"): noise(n)}});
-            edited(vec![author.apply_merge_patch(None, &patch, &DocumentActor::of("eu-west", 1)).unwrap().unwrap()])
-        })
-        .collect();
-    assert!(author.save().len() > shared::tenant_document::MAX_DOCUMENT_BYTES);
-    let eu = log("eu-west", FactStream::Config);
-    us.store.receive(&batch(&eu, Head::EMPTY, &edits)).await.unwrap();
+            edited(vec![author.apply_merge_patch(None, &patch, &DocumentActor::of(region, 1)).unwrap().unwrap()])
+        };
+        let edits: Vec<_> = (first..first + 25).map(edit).collect();
+        us.store.receive(&batch(&log(region, FactStream::Config), Head::EMPTY, &edits)).await.unwrap();
+        heads.extend(author.heads());
+        bytes += author.save().len();
+    }
+    assert!(bytes > shared::tenant_document::MAX_DOCUMENT_BYTES, "{bytes}");
     assert_eq!(us.apply_all().await, 0);
-    assert_eq!(us.scalar::<Vec<String>>("SELECT heads FROM tenant_documents").await, author.heads());
+    heads.sort();
+    assert_eq!(us.scalar::<Vec<String>>("SELECT heads FROM tenant_documents").await, heads);
 }
 
 #[sqlx::test(migrations = "../migrations")]
