@@ -276,7 +276,7 @@ proptest! {
 #[test]
 fn an_edit_is_made_only_if_every_region_can_take_it() {
     let mut refused = 0;
-    for labels in (1_000..8_000).step_by(1_000) {
+    for labels in (6_800..8_000).step_by(200) {
         // Small values: what a change says of each weighs more than they do.
         let patch: Map<_, _> = (0..labels).map(|n| (n.to_string(), json!(n))).collect();
         let (mut here, mut there) = (document(), document());
@@ -286,5 +286,5 @@ fn an_edit_is_made_only_if_every_region_can_take_it() {
             Err(error) => panic!("{error}"),
         }
     }
-    assert!((1..7).contains(&refused), "{refused} of 7");
+    assert!((1..6).contains(&refused), "{refused} of 6");
 }
