@@ -94,6 +94,11 @@ async fn an_edge_whose_full_node_is_gone_goes_on_with_what_it_knows(cluster: Tes
     let (rider, foreign) = (here.rider().await.client, elsewhere.rider().await.client);
     let office = cluster.office(TENANTS[0], "us-east").await.through(&edge);
     let published = office.config(TENANTS[0]).await.unwrap().published.unwrap();
+    eventually("the edge has heard of all tenants", async || match office.get("/health/ready").await {
+        Ok(Value::Object(ready)) if ready["tenants"].as_u64() >= Some(TENANTS.len() as u64) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
 
     cluster.kill("us-east", Service::NODE).await.unwrap();
     let answer = rider.call(Method::GET, "/v1/rides").answer().await.unwrap();

@@ -117,17 +117,17 @@ async fn nothing() -> Problem {
 }
 
 async fn ready(State(edge): State<Edge>) -> Response {
+    let tenants = edge.0.alone.as_ref().map_or(0, Alone::tenants);
     match (edge.0.directory)().regions.len() {
         0 => no_directory().into_response(),
-        regions => Json(json!({"status": "ok", "role": "edge", "regions": regions})).into_response(),
+        regions => {
+            Json(json!({"status": "ok", "role": "edge", "regions": regions, "tenants": tenants})).into_response()
+        }
     }
 }
 
 async fn route(State(edge): State<Edge>, headers: HeaderMap) -> Result<Json<Route>, Problem> {
     let directory = (edge.0.directory)();
-    if directory.regions.is_empty() {
-        return Err(no_directory());
-    }
     let tenant = named_tenant(&headers, &directory)?.ok_or_else(TenantHeader::missing)?;
     let route = Route::find(&directory, tenant.clone())?;
     let known = edge.0.alone.as_ref().and_then(|alone| alone.config_of(&tenant));
@@ -187,6 +187,11 @@ impl Alone {
                 Target { region: followed.region, base_url: Some(followed.url), mark: &GIVEN_BY_EDGE }
             }
         })
+    }
+
+    /// How many tenants' config is known.
+    fn tenants(&self) -> usize {
+        self.published.read().expect("no holder of this lock panics").len()
     }
 
     /// What is known of a tenant's config, as far as this version can read it.

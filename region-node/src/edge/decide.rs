@@ -30,8 +30,7 @@ pub(super) async fn decide(edge: &Edge, request: Request) -> Result<(Decision, R
     if path == "/v1/auth/token" && request.method() == Method::POST {
         return decide_sign_in(edge, request).await;
     }
-    // An edge without a database answers from memory what it holds.
-    let is_remembered = edge.0.alone.is_some() && matches!(path, "/v1/route" | "/.well-known/jwks.json");
+    let is_remembered = edge.0.alone.is_some() && is_remembered(edge, &request);
     if path.starts_with("/health") || path == "/metrics" || is_remembered {
         return Ok((Decision::Own, request));
     }
@@ -42,6 +41,16 @@ pub(super) async fn decide(edge: &Edge, request: Request) -> Result<(Decision, R
         decide_by_tenant(edge, tenant_of(&request))
     };
     Ok((decision, request))
+}
+
+/// What an edge without a database answers from memory: the keys, and the routes of tenants it has heard of. One made a moment
+/// ago is asked for at a full node.
+fn is_remembered(edge: &Edge, request: &Request) -> bool {
+    match request.uri().path() {
+        "/.well-known/jwks.json" => true,
+        "/v1/route" => tenant_of(request).is_some_and(|tenant| (edge.0.directory)().homes.contains_key(&tenant)),
+        _ => false,
+    }
 }
 
 /// What every region holds, and therefore answers: config, the ledger, regions, homes.

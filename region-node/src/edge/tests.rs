@@ -206,6 +206,11 @@ async fn an_edge_alone_follows_whichever_full_node_answers_and_remembers_when_no
     assert_eq!(served_by("/v1/rides", "cabs").await.as_deref(), Some("us-east"), "by the node followed");
     assert_eq!(served_by("/v1/rides", "taxis").await.as_deref(), Some("eu-west"), "by the home");
     assert_eq!(served_by("/v1/settlements", "taxis").await.as_deref(), Some("us-east"), "by any node");
+    assert_eq!(
+        served_by("/v1/route", "just-made").await.as_deref(),
+        Some("us-east"),
+        "by a node, which may know of it"
+    );
     let sign_in = request(Method::POST, "/v1/auth/token", "cabs").header("authorization", "Bearer x");
     assert_eq!(call(&router, sign_in.body(Body::empty()).unwrap()).await.0, 200, "an old token hinders nobody");
     {
@@ -233,7 +238,7 @@ async fn an_edge_alone_follows_whichever_full_node_answers_and_remembers_when_no
     assert_eq!((status.as_u16(), &route["home_region"]), (200, &json!("eu-west")));
     assert_eq!(headers["x-edge-region"], "us-east");
     assert!(headers.contains_key("x-request-id") && headers.contains_key("access-control-allow-origin"));
-    assert_eq!(code(&router, ask("/v1/route", "nobodys")).await, (404, "unknown_tenant".to_owned()));
+    assert_eq!(code(&router, ask("/v1/route", "nobodys")).await, (503, "home_region_unreachable".to_owned()));
     let (_, _, keys) = call(&router, ask("/.well-known/jwks.json", "taxis")).await;
     let keys: Value = serde_json::from_slice(&keys).unwrap();
     assert_eq!(keys["keys"].as_array().unwrap().iter().map(|key| &key["kid"]).collect::<Vec<_>>(), ["eu-1", "us-1"]);
