@@ -14,7 +14,7 @@ use super::{World, accounts};
 use crate::{
     api::{ApiError, Client, Offer, Ride, RideStatus, Trip, TripStatus, Withdrawn, location_update},
     socket::{Event, LiveEvent, LiveSocket},
-    streets::Route,
+    streets::{Position, Route},
 };
 
 const ROLE: u64 = 1;
@@ -27,6 +27,8 @@ const RIDE_CHECK_TICKS: u64 = 20;
 const DECLINES: f64 = 0.08;
 const IGNORES: f64 = 0.03;
 const TAKES_A_BREAK: f64 = 0.04;
+/// While waiting, so many say to be where more is asked for than where they are.
+const CHEATS: f64 = 0.03;
 
 /// Lives until the simulation stops, then goes offline.
 pub(super) async fn live(world: World, number: usize) {
@@ -42,6 +44,7 @@ pub(super) async fn live(world: World, number: usize) {
         id,
         drive: Route::standing_at(place),
         set_out: Instant::now(),
+        says_to_be_at: None,
         rng,
         online: false,
         world,
@@ -75,6 +78,8 @@ struct SimDriver {
     /// Where he drives now, or last drove.
     drive: Route,
     set_out: Instant,
+    /// A lie.
+    says_to_be_at: Option<Point>,
     rng: StdRng,
     online: bool,
 }
@@ -101,7 +106,11 @@ impl SimDriver {
         self.go_online().await?;
         self.finish_leftovers().await?;
         loop {
+            if self.rng.random_bool(CHEATS) {
+                self.says_to_be_at = Some(self.world.city.pickup_place(&mut self.rng));
+            }
             let offer = self.wait_for_offer().await?;
+            self.says_to_be_at = None;
             if self.rng.random_bool(IGNORES) {
                 continue;
             }
@@ -308,7 +317,7 @@ impl SimDriver {
     }
 
     fn set_out(&mut self, to: Point) {
-        let from = self.position_now().0;
+        let from = self.position_now().point;
         self.drive = self.world.city.route(from, to);
         self.set_out = Instant::now();
     }
@@ -318,9 +327,8 @@ impl SimDriver {
         self.set_out(place);
     }
 
-    fn position_now(&self) -> (Point, Value) {
-        let position = self.drive.position_at(self.world.options.pace.since(self.set_out));
-        (position.point, location_update(position))
+    fn position_now(&self) -> Position {
+        self.drive.position_at(self.world.options.pace.since(self.set_out))
     }
 
     fn is_moving(&self) -> bool {
@@ -328,8 +336,10 @@ impl SimDriver {
     }
 
     async fn report(&self) {
+        let mut position = self.position_now();
+        position.point = self.says_to_be_at.unwrap_or(position.point);
         // A position not sent is made up for by the next one.
-        let _ = self.socket.emit("location:update", self.position_now().1).await;
+        let _ = self.socket.emit("location:update", location_update(position)).await;
     }
 }
 
