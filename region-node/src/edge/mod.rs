@@ -14,7 +14,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderName, HeaderValue},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -108,8 +108,8 @@ struct Target {
 }
 
 /// Routes a call: answers it here, forwards it home, or refuses it.
-pub async fn route(State(edge): State<Edge>, request: Request, next: Next) -> Response {
-    let (decision, request) = match decide::decide(&edge, request).await {
+pub async fn route(edge: &Edge, request: Request, next: Next) -> Response {
+    let (decision, request) = match decide::decide(edge, request).await {
         Ok(decided) => decided,
         Err(problem) => return problem.into_response(),
     };
@@ -117,15 +117,15 @@ pub async fn route(State(edge): State<Edge>, request: Request, next: Next) -> Re
     let target = match (&decision, &edge.0.alone) {
         (Decision::Own, _) | (Decision::Anywhere, None) => return next.run(request).await,
         (Decision::Home(region), None) if region == own => return next.run(request).await,
-        (_, Some(alone)) => match alone.admit(&edge, &decision, &request) {
+        (_, Some(alone)) => match alone.admit(edge, &decision, &request) {
             Ok(target) => target,
             Err(problem) => return problem.into_response(),
         },
-        (Decision::Home(region), None) => Target::region(&edge, region.clone()),
+        (Decision::Home(region), None) => Target::region(edge, region.clone()),
     };
     // Looked at before the call is gone: only what is remembered here can stand in for an answer.
     let remembered = edge.0.alone.as_ref().and_then(|alone| alone.remembered(&request));
-    match go_on(&edge, target, request).await {
+    match go_on(edge, target, request).await {
         Ok(response) => response,
         Err(problem) => remembered.unwrap_or_else(|| problem.into_response()),
     }

@@ -10,7 +10,7 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::Request,
+    extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, Uri},
     middleware,
 };
@@ -65,7 +65,8 @@ fn edge_before(home: &Url, body_timeout: Duration) -> Router {
         stop: CancellationToken::new(),
         alone: None,
     }));
-    Router::new().fallback(|| async { "here" }).layer(middleware::from_fn_with_state(edge, route))
+    let routed = async |State(edge): State<Edge>, request, next| route(&edge, request, next).await;
+    Router::new().fallback(|| async { "here" }).layer(middleware::from_fn_with_state(edge, routed))
 }
 
 fn config(edge: &str) -> Config {

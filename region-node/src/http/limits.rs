@@ -3,9 +3,8 @@
 use std::{net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{ConnectInfo, Request},
     http::{HeaderValue, header},
-    middleware::Next,
     response::{IntoResponse, Response},
 };
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _, clock::DefaultClock};
@@ -92,33 +91,24 @@ impl Limits {
             return sign_ins.check(&address).map_err(|p| limited(p, sign_ins.quota, sign_ins.window));
         }
         let key = match bearer(request.headers()).map(|token| tokens.verify(token)) {
-            Some(Ok(claims)) => CallerKey::Subject(claims.tenant, claims.sub),
+            Some(Ok(claims)) => CallerKey::Subject(claims.tenant.clone(), claims.sub.clone()),
             Some(Err(_)) | None => CallerKey::Address(address),
         };
         calls.check(&key).map_err(|p| limited(p, calls.quota, calls.window))
     }
 }
 
-/// Refuses calls over the limit with 429 and the RateLimit-* headers.
-pub(super) async fn limit(
-    State((limits, proxies)): State<(Limits, Arc<Proxies>)>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let address = request.extensions().get::<ConnectInfo<std::net::SocketAddr>>().map(|info| info.0.ip());
+/// The refusal of a call over a limit: 429 and the RateLimit-* headers.
+pub(super) fn limit(limits: &Limits, proxies: &Proxies, request: &Request) -> Option<Response> {
     // Calls inside the process (tests) have no address and no limit.
-    let Some(address) = address else { return next.run(request).await };
+    let address = request.extensions().get::<ConnectInfo<std::net::SocketAddr>>().map(|info| info.0.ip())?;
     let address = proxies.client(address, request.headers());
-    match limits.check(&request, address) {
-        Ok(()) => next.run(request).await,
-        Err((problem, quota, window)) => {
-            let mut response = problem.into_response();
-            let headers = response.headers_mut();
-            headers.insert("ratelimit-limit", HeaderValue::from(quota));
-            headers.insert("ratelimit-remaining", HeaderValue::from(0));
-            let reset = headers.get(header::RETRY_AFTER).cloned().unwrap_or(HeaderValue::from(window.as_secs()));
-            headers.insert("ratelimit-reset", reset);
-            response
-        }
-    }
+    let (problem, quota, window) = limits.check(request, address).err()?;
+    let mut response = problem.into_response();
+    let headers = response.headers_mut();
+    headers.insert("ratelimit-limit", HeaderValue::from(quota));
+    headers.insert("ratelimit-remaining", HeaderValue::from(0));
+    let reset = headers.get(header::RETRY_AFTER).cloned().unwrap_or(HeaderValue::from(window.as_secs()));
+    headers.insert("ratelimit-reset", reset);
+    Some(response)
 }

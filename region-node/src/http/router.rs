@@ -3,7 +3,10 @@
 //! From the outside in: request id and trace; CORS, so that a page can read refusals too; panics become problems; limits; the
 //! edge, which forwards calls of tenants at home elsewhere; time-out and compression; the endpoints.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -13,6 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use shared::problem::Code;
+use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
     compression::{
@@ -81,14 +85,14 @@ pub async fn router(app: &App, events: EventReceiver) -> anyhow::Result<Router> 
         Some(_) => api,
     };
     let api = api.fallback(web::serve).method_not_allowed_fallback(method_not_allowed).with_state(app.clone());
-    let timed = middleware::from_fn_with_state(app.config.http.request_timeout, time_out);
     let compress = SizeAbove::new(1024).and(NotForContentType::IMAGES).and(NotForContentType::SSE);
-    let api = api
-        .layer(CompressionLayer::new().gzip(true).compress_when(compress))
-        .layer(timed)
-        .layer(middleware::from_fn(count))
+    // Put on together: each time layers are put on a router, every call pays for boxing the services within.
+    let layers = ServiceBuilder::new()
         // Outside of compression and time-out: a poll waits for as long as there is nothing to say.
-        .layer(realtime::start(app, events).await?);
+        .layer(realtime::start(app, events).await?)
+        .layer(middleware::from_fn_with_state(app.config.http.request_timeout, time))
+        .layer(CompressionLayer::new().gzip(true).compress_when(compress));
+    let api = api.layer(layers);
     Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits, app.tokens.clone())))
 }
 
@@ -110,14 +114,14 @@ fn docs<S: Clone + Send + Sync + 'static>() -> Router<S> {
 /// Puts the layers that both roles share around a service.
 pub fn outer(inner: Router, edge: &edge::Edge, config: &HttpConfig, limits: Limits) -> Router {
     let proxies = Arc::new(Proxies { trusted: config.trusted_proxies.clone(), header: config.forwarded_header });
-    let inner = inner
-        .layer(middleware::from_fn_with_state(edge.clone(), edge::route))
-        .layer(middleware::from_fn_with_state((limits, proxies), limits::limit))
+    let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(edge.clone(), finish))
+        .layer(cors::layer(&config.cors_origins))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             Problem::new(Code::Internal, "something went wrong on our side").into_response()
         }))
-        .layer(cors::layer(&config.cors_origins));
-    named(inner, edge)
+        .layer(middleware::from_fn_with_state((limits, proxies, edge.clone()), admit));
+    inner.layer(layers)
 }
 
 /// Puts the outermost layer around a service, without which no problem is complete.
@@ -130,14 +134,14 @@ async fn finish(State(edge): State<edge::Edge>, mut request: Request, next: Next
     let given = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id)).cloned();
     let id = given.unwrap_or_else(|| HeaderValue::from_str(&Uuid::now_v7().to_string()).expect("a UUID is ASCII"));
     request.headers_mut().insert(&REQUEST_ID, id.clone());
-    let id_text = id.to_str().unwrap_or_default().to_owned();
+    let id_text = id.to_str().unwrap_or_default();
     let span = tracing::info_span!("http", method = %request.method(), path = request.uri().path(), request_id = id_text, region = %edge.region());
     if let Some(parent) = request.headers().get("traceparent").and_then(|value| value.to_str().ok()) {
         shared::telemetry::continue_trace(&span, parent);
     }
     let mut response = next.run(request).instrument(span).await;
     if let Some(problem) = response.extensions().get::<Problem>().cloned() {
-        let mut complete = problem.response(&id_text);
+        let mut complete = problem.response(id_text);
         for (name, value) in response.headers() {
             if name != header::CONTENT_LENGTH && name != header::CONTENT_TYPE {
                 complete.headers_mut().entry(name).or_insert(value.clone());
@@ -155,20 +159,28 @@ fn is_request_id(value: &HeaderValue) -> bool {
     (1..=128).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b))
 }
 
-async fn time_out(State(limit): State<std::time::Duration>, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response(),
+/// Refuses what is over a limit, and routes the rest.
+async fn admit(
+    State((limits, proxies, edge)): State<(Limits, Arc<Proxies>, edge::Edge)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match limits::limit(&limits, &proxies, &request) {
+        None => edge::route(&edge, request, next).await,
+        Some(refusal) => refusal,
     }
 }
 
-/// Counts answers and their time per endpoint.
-async fn count(request: Request, next: Next) -> Response {
+/// Ends what takes too long, and counts answers and their time per endpoint.
+async fn time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route =
         request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
     let begun = Instant::now();
-    let response = next.run(request).await;
+    let response = match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response(),
+    };
     let labels = [("method", method.to_string()), ("route", route)];
     metrics::histogram!("region_node_http_request_duration_seconds", &labels).record(begun.elapsed());
     let [method, route] = labels;

@@ -81,19 +81,18 @@ async fn a_made_up_token_is_no_caller_of_its_own(pool: PgPool) {
     let mut config = region.app.config.limits;
     (config.requests_per_second, config.requests_burst) = (NonZeroU32::new(1).unwrap(), NonZeroU32::new(2).unwrap());
     let limits = super::Limits::new(config, tokens);
-    let router = axum::Router::new().fallback(|| async { "taken" });
-    let router = router.layer(axum::middleware::from_fn_with_state((limits, Default::default()), super::limits::limit));
-    let call = async |token: &str| {
+    let call = |token: &str| {
         let mut request = axum::extract::Request::new(axum::body::Body::empty());
         *request.uri_mut() = "/v1/rides".parse().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
-        router.clone().oneshot(request).await.unwrap().status().as_u16()
+        let refusal = super::limits::limit(&limits, &Default::default(), &request);
+        refusal.map_or(200, |refusal| refusal.status().as_u16())
     };
-    let forged = [call("a").await, call("b").await, call("c").await, call("d").await];
+    let forged = [call("a"), call("b"), call("c"), call("d")];
     assert_eq!(forged, [200, 200, 429, 429]);
     let rider = region.rider().await;
-    assert_eq!(call(&rider.token).await, 200, "whoever is signed in has limits of their own");
+    assert_eq!(call(&rider.token), 200, "whoever is signed in has limits of their own");
 }
 
 /// A page must be able to read why it was refused, and when to come back.

@@ -1,5 +1,7 @@
 //! Who makes a call, and what of it may be theirs.
 
+use std::sync::Arc;
+
 use axum::{extract::FromRequestParts, http::request::Parts};
 use shared::{
     claims::{Claims, Role},
@@ -114,7 +116,8 @@ pub(super) fn key_owner(role: Role, subject: impl std::fmt::Display) -> String {
 
 /// Checks a token against the tenant it is used for.
 pub fn verify(tokens: &Tokens, token: &str, tenant: &TenantId) -> Result<Caller, Problem> {
-    Caller::new(&tokens.verify(token)?, tenant.clone())
+    let claims = tokens.verify(token)?;
+    Caller::new(&claims, tenant.clone())
 }
 
 impl FromRequestParts<App> for Caller {
@@ -140,7 +143,7 @@ impl FromRequestParts<App> for Operator {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let claims = claims(parts, &app.tokens)?;
         match claims.role {
-            Role::Operator => Ok(Self { client_id: claims.sub }),
+            Role::Operator => Ok(Self { client_id: claims.sub.clone() }),
             Role::Rider | Role::Driver | Role::TenantAdmin => {
                 Err(Problem::new(Code::Forbidden, format!("a {} may not do this", claims.role.as_str())))
             }
@@ -149,7 +152,7 @@ impl FromRequestParts<App> for Operator {
 }
 
 /// The claims of the call's bearer token.
-pub(crate) fn claims(parts: &Parts, tokens: &Tokens) -> Result<Claims, Problem> {
+pub(crate) fn claims(parts: &Parts, tokens: &Tokens) -> Result<Arc<Claims>, Problem> {
     let missing = || Problem::new(Code::Unauthenticated, "send an access token: Authorization: Bearer …");
     tokens.verify(bearer(&parts.headers).ok_or_else(missing)?)
 }

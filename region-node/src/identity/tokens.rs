@@ -54,12 +54,12 @@ struct Known {
 /// Two generations: when the newer is full it becomes the older, and what nobody asked for meanwhile is forgotten.
 #[derive(Default)]
 struct Remembered {
-    newer: HashMap<Box<str>, Claims>,
-    older: HashMap<Box<str>, Claims>,
+    newer: HashMap<Box<str>, Arc<Claims>>,
+    older: HashMap<Box<str>, Arc<Claims>>,
 }
 
 impl Remembered {
-    fn get(&mut self, token: &str) -> Option<Claims> {
+    fn get(&mut self, token: &str) -> Option<Arc<Claims>> {
         if let Some(claims) = self.newer.get(token) {
             return Some(claims.clone());
         }
@@ -68,7 +68,7 @@ impl Remembered {
         Some(claims)
     }
 
-    fn keep(&mut self, token: Box<str>, claims: Claims) {
+    fn keep(&mut self, token: Box<str>, claims: Arc<Claims>) {
         if self.newer.len() >= REMEMBERED {
             self.older = mem::take(&mut self.newer);
         }
@@ -160,13 +160,13 @@ impl Tokens {
     }
 
     /// The claims of a token signed by any region of the cluster and still good.
-    pub fn verify(&self, token: &str) -> Result<Claims, Problem> {
+    pub fn verify(&self, token: &str) -> Result<Arc<Claims>, Problem> {
         let known = self.known();
         let remembered = known.remembered(|good| good.get(token));
         let claims = match remembered {
             Some(claims) => claims,
             None => {
-                let claims = self.check_signature(&known, token)?;
+                let claims = Arc::new(self.check_signature(&known, token)?);
                 known.remembered(|good| good.keep(token.into(), claims.clone()));
                 claims
             }
@@ -225,9 +225,9 @@ mod tests {
     #[test]
     fn tokens_in_use_stay_remembered_and_memory_is_bounded() {
         let mut good = Remembered::default();
-        good.keep("in use".into(), claims("a"));
+        good.keep("in use".into(), claims("a").into());
         for n in 0..REMEMBERED * 3 {
-            good.keep(n.to_string().into(), claims("b"));
+            good.keep(n.to_string().into(), claims("b").into());
             assert_eq!(good.get("in use").unwrap().sub, "a");
         }
         assert!(good.newer.len() <= REMEMBERED && good.older.len() <= REMEMBERED);
