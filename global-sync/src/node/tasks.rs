@@ -141,8 +141,12 @@ pub(super) struct Numbering {
     pub(super) allowed: watch::Receiver<bool>,
 }
 
+/// Where nothing comes, it is looked for so many times more seldom.
+const QUIET: u32 = 5;
+
 /// Moves committed facts from the outbox to the log.
 pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
+    let mut pause = numbering.every;
     while let Some(fence) = leader.lead().await {
         tokio::select! {
             allowed = numbering.allowed.wait_for(|allowed| *allowed) => if allowed.is_err() { return },
@@ -150,12 +154,16 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
         }
         let done =
             leader.store.number(&fence, &numbering.cluster_id, &numbering.origin, numbering.signer.as_ref()).await;
-        let pause = match done {
+        match done {
             Ok(numbered) => {
+                pause = match (numbered.more, numbered.heads.is_empty()) {
+                    (true, _) => Duration::ZERO,
+                    (false, false) => numbering.every,
+                    (false, true) => (pause * 2).clamp(numbering.every, numbering.every * QUIET),
+                };
                 for (log, head) in numbered.heads {
                     let _ = leader.reports.send(Report::Core(Box::new(Event::Numbered { log, head })));
                 }
-                if numbered.more { Duration::ZERO } else { numbering.every }
             }
             Err(error) => {
                 if leader.after("facts are not numbered", &error).await {
@@ -163,7 +171,7 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
                 }
                 return;
             }
-        };
+        }
         if !leader.pause(pause).await {
             return;
         }

@@ -91,7 +91,7 @@ impl Store {
         at_most: i64,
         poison: Option<String>,
     ) -> Result<Numbered, StoreError> {
-        // Asked fifty times a second; mostly there is nothing, and then there is no transaction.
+        // Asked many times a second; mostly there is nothing, and then there is no transaction.
         let waiting = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM repl_outbox) AS "waiting!""#);
         if !waiting.fetch_one(&self.pool).await? {
             return Ok(Numbered::default());
