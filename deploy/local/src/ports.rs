@@ -9,12 +9,18 @@ use crate::service::Service;
 pub const DEFAULT_BASE: u16 = 18_000;
 /// Regions one block has room for.
 pub(crate) const MAX_REGIONS: u16 = 20;
-/// Of region-node, of global-sync and of edges, each.
+/// Of global-sync and of edges, each.
 pub(crate) const MAX_INSTANCES: u16 = 4;
+/// Of region-node: as many as a hundred thousand sockets need, with one of them down.
+pub(crate) const MAX_NODES: u16 = 8;
 const PER_REGION: u16 = 20;
 const LINKS: u16 = PER_REGION * MAX_REGIONS;
+/// Where the nodes are that found no room among their region's ports.
+const MORE_NODES: u16 = LINKS + MAX_REGIONS * MAX_REGIONS;
 /// Ports of one cluster in all.
-pub(crate) const BLOCK: u16 = LINKS + MAX_REGIONS * MAX_REGIONS;
+pub(crate) const BLOCK: u16 = MORE_NODES + MAX_REGIONS * (MAX_NODES - MAX_INSTANCES);
+/// How far a cluster that finds its ports taken is told to move.
+const ASIDE: u16 = 1_600;
 
 /// The ports of one cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +31,12 @@ pub(crate) struct Ports {
 impl Ports {
     /// Where a region-node listens for HTTP.
     pub(crate) fn http(self, region: u16, node: u16) -> u16 {
-        self.of(
-            region,
-            match node {
-                1 => 0,
-                2 => 5,
-                n => 5 + n,
-            },
-        )
+        match node {
+            1 => self.of(region, 0),
+            2 => self.of(region, 5),
+            n @ 3..=MAX_INSTANCES => self.of(region, 5 + n),
+            n => self.base + MORE_NODES + region * (MAX_NODES - MAX_INSTANCES) + n - MAX_INSTANCES - 1,
+        }
     }
 
     /// Where a global-sync answers `/status`.
@@ -177,7 +181,7 @@ pub(crate) fn check_free(needed: &[(String, Port)], base: u16) -> anyhow::Result
         };
         if !free {
             let cause = format!("{kind}port {number}, needed for {user}, is in use");
-            let other = if base < 50_000 { base + 2 * BLOCK } else { DEFAULT_BASE };
+            let other = if base < 50_000 { base + ASIDE } else { DEFAULT_BASE };
             return Err(Failure::new(
                 cause,
                 format!("stop what uses it or choose other ports, for example `make up PORT_BASE={other}`"),
@@ -215,13 +219,9 @@ mod tests {
         let mut seen = BTreeSet::from([ports.reservation()]);
         for region in 0..MAX_REGIONS {
             let mut own = vec![ports.postgres(region), ports.redis(region)];
+            own.extend((1..=MAX_NODES).map(|n| ports.http(region, n)));
             for n in 1..=MAX_INSTANCES {
-                own.extend([
-                    ports.http(region, n),
-                    ports.status(region, n),
-                    ports.quic(region, n),
-                    ports.edge(region, n),
-                ]);
+                own.extend([ports.status(region, n), ports.quic(region, n), ports.edge(region, n)]);
             }
             own.extend((0..MAX_REGIONS).filter(|to| *to != region).map(|to| ports.link(region, to)));
             for port in own {

@@ -32,6 +32,8 @@ pub(crate) struct Postgres {
     pub programs: PathBuf,
     pub account: Option<Account>,
     pub durability: Durability,
+    /// More lines of its configuration.
+    pub settings: Vec<String>,
 }
 
 impl Postgres {
@@ -77,7 +79,8 @@ impl Postgres {
         format!(
             "\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\ndynamic_shared_memory_type = mmap\nmax_connections = 200\n\
              shared_buffers = 64MB\nmax_wal_size = 512MB\njit = off\nfsync = {synced}\nfull_page_writes = {synced}\nmax_wal_senders = 4\n\
-             timezone = 'UTC'\nlog_timezone = 'UTC'\nlog_line_prefix = '%m [%p] %u@%d '\nlog_checkpoints = off\n"
+             timezone = 'UTC'\nlog_timezone = 'UTC'\nlog_line_prefix = '%m [%p] %u@%d '\nlog_checkpoints = off\n{}\n",
+            self.settings.join("\n")
         )
     }
 

@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, keep_logs, lock};
 use crate::failure::Failure;
 use crate::guard::Guard;
 use crate::link::{Links, Route};
-use crate::ports::{Block, MAX_INSTANCES, MAX_REGIONS, Port, Ports, check_free, of_links, of_region};
+use crate::ports::{Block, MAX_INSTANCES, MAX_NODES, MAX_REGIONS, Port, Ports, check_free, of_links, of_region};
 use crate::postgres::{self, Durability, Postgres};
 use crate::process::Process;
 use crate::progress::Progress;
@@ -45,6 +45,7 @@ pub struct Builder {
     state_dir: Option<PathBuf>,
     programs: Option<PathBuf>,
     durability: Durability,
+    postgres_settings: Vec<String>,
     progress: Progress,
     node_env: Vec<(String, String)>,
     sync_env: Vec<(String, String)>,
@@ -63,6 +64,7 @@ impl Default for Builder {
             state_dir: None,
             programs: None,
             durability: Durability::ProcessCrash,
+            postgres_settings: Vec::new(),
             progress: Progress::silent(),
             node_env: Vec::new(),
             sync_env: Vec::new(),
@@ -140,6 +142,13 @@ impl Builder {
         self
     }
 
+    /// One more line of every Postgres' configuration; it goes over what is there.
+    #[must_use]
+    pub fn postgres_setting(mut self, line: &str) -> Self {
+        self.postgres_settings.push(line.to_owned());
+        self
+    }
+
     #[must_use]
     pub fn progress(mut self, progress: Progress) -> Self {
         self.progress = progress;
@@ -180,7 +189,12 @@ impl Builder {
         let guard = Guard::start(&guard_program, &state)?;
         let setup = Setup {
             cluster_id: format!("local-{}", block.ports.base),
-            postgres: Postgres { programs: tools.postgres.clone(), account, durability: self.durability },
+            postgres: Postgres {
+                programs: tools.postgres.clone(),
+                account,
+                durability: self.durability,
+                settings: self.postgres_settings.clone(),
+            },
             operator: Credentials {
                 client_id: "operator".to_owned(),
                 client_secret: format!("op_{}", secrets::hex(24)),
@@ -251,9 +265,9 @@ impl Builder {
         for name in &self.regions {
             check_name(name)?;
         }
-        if self.region_nodes.max(self.global_syncs).max(self.edges) > MAX_INSTANCES {
+        if self.region_nodes > MAX_NODES || self.global_syncs.max(self.edges) > MAX_INSTANCES {
             return Err(Failure::new(
-                format!("there is room for {MAX_INSTANCES} instances of a program in a region"),
+                format!("a region has room for {MAX_NODES} region-nodes and {MAX_INSTANCES} of each other program"),
                 "start fewer",
             )
             .into());

@@ -44,7 +44,8 @@ pub async fn run(command: &[String]) -> anyhow::Result<u8> {
     // psql and its like, which lie beside the server, are not on every PATH.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let path = std::env::join_paths(std::iter::once(tools.postgres.clone()).chain(std::env::split_paths(&path)))?;
-    let server = Postgres { programs: tools.postgres, account, durability: Durability::ProcessCrash };
+    let server =
+        Postgres { programs: tools.postgres, account, durability: Durability::ProcessCrash, settings: Vec::new() };
     let data = state.data.join("postgres");
     server.prepare(&data).await?;
     let database = Process::start(
