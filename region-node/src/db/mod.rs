@@ -9,7 +9,7 @@ mod connect;
 mod tests;
 
 use shared::ids::{RegionName, TenantId};
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 pub use connect::{connect, migrate, must_be_migrated};
 
@@ -50,20 +50,21 @@ impl Db {
 
     /// Begins a command of `tenant`; refused unless this region is its home.
     pub async fn begin(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        // A statement sees what was committed when it began: the lock is taken by the one before that which reads the home,
-        // so that whoever waited for a hand-over reads the home it left behind.
-        let fenced = sqlx::query!(
-            r#"SELECT set_config('app.tenant_id', $1, true) AS "tenant!",
-                      pg_advisory_xact_lock_shared(hashtextextended('home:' || $1, 0)) IS NULL AS "locked!""#,
-            tenant.as_str()
-        );
-        let mut tx = self.open(tenant).await?;
-        fenced.fetch_one(tx.conn()).await?;
-        let home =
-            sqlx::query!("SELECT region, term, n, state FROM tenant_homes WHERE tenant_id = $1", tenant.as_str())
-                .fetch_optional(tx.conn())
-                .await?
-                .ok_or_else(|| Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")))?;
+        let mut tx = self.open(tenant, true).await?;
+        let home = match home_of(&mut tx).await? {
+            home if home.is_fenced => home,
+            _ => {
+                // A hand-over is under way. A statement sees what was committed when it began: whoever waited for the lock
+                // reads the home again, as the hand-over left it.
+                sqlx::query!(
+                    r#"SELECT pg_advisory_xact_lock_shared(hashtextextended('home:' || $1, 0)) IS NULL AS "locked!""#,
+                    tenant.as_str()
+                )
+                .fetch_one(tx.conn())
+                .await?;
+                home_of(&mut tx).await?
+            }
+        };
         if home.region != self.region.as_str() || home.state != "active" {
             let detail = format!("tenant '{tenant}' is at home in {} ({})", home.region, home.state);
             return Err(Problem::new(Code::WrongRegion, detail));
@@ -74,12 +75,12 @@ impl Db {
 
     /// Begins a transaction on what every region holds of `tenant` (its config, the ledger): no home is checked.
     pub async fn anywhere(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        self.unfenced(tenant).await
+        self.open(tenant, false).await
     }
 
     /// Begins a transaction that reads `tenant`'s own rows; there are some only at its home.
     pub async fn read(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        self.unfenced(tenant).await
+        self.open(tenant, false).await
     }
 
     /// Begins a transaction of background work, which sees every tenant. A command found this way runs in its own
@@ -94,18 +95,19 @@ impl Db {
         &self.app
     }
 
-    async fn unfenced(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        let mut tx = self.open(tenant).await?;
-        sqlx::query_scalar!("SELECT set_config('app.tenant_id', $1, true)", tenant.as_str())
-            .fetch_one(tx.conn())
-            .await?;
-        Ok(tx)
-    }
-
-    /// A transaction whose first statement has yet to name its tenant; until then it sees nothing.
-    async fn open(&self, tenant: &TenantId) -> sqlx::Result<TenantTx> {
+    /// Begins a transaction that has named its tenant, in one round trip; `is_fenced` tries to hold the tenant's home besides.
+    /// What may wait, or fail, is no part of it: sqlx does not end a transaction whose beginning failed half-way.
+    async fn open(&self, tenant: &TenantId, is_fenced: bool) -> Result<TenantTx, Problem> {
+        // A name is letters, digits and hyphens, whoever made it: nothing in it can end the quotes.
+        let name = tenant.as_str();
+        let mut begin = format!("BEGIN; SELECT set_config('app.tenant_id', '{name}', true)");
+        if is_fenced {
+            begin.push_str(&format!(
+                ", set_config('app.is_fenced', pg_try_advisory_xact_lock_shared(hashtextextended('home:{name}', 0))::text, true)"
+            ));
+        }
         #[expect(clippy::disallowed_methods, reason = "the one place that opens a tenant's transaction")]
-        let tx = self.app.begin().await?;
+        let tx = self.app.begin_with(AssertSqlSafe(begin)).await?;
         Ok(TenantTx {
             tx,
             tenant: tenant.clone(),
@@ -114,6 +116,28 @@ impl Db {
             events: self.events.clone(),
         })
     }
+}
+
+/// A tenant's home as this transaction sees it.
+struct Home {
+    region: String,
+    term: i64,
+    n: i64,
+    state: String,
+    /// No hand-over was under way when the transaction began, and none can begin before it ends.
+    is_fenced: bool,
+}
+
+async fn home_of(tx: &mut TenantTx) -> Result<Home, Problem> {
+    let tenant = tx.tenant().clone();
+    let sql = sqlx::query_as!(
+        Home,
+        r#"SELECT region, term, n, state, current_setting('app.is_fenced') = 'true' AS "is_fenced!"
+           FROM tenant_homes WHERE tenant_id = $1"#,
+        tenant.as_str()
+    );
+    let home = sql.fetch_optional(tx.conn()).await?;
+    home.ok_or_else(|| Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")))
 }
 
 /// A transaction that sees one tenant.
