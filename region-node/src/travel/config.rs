@@ -5,6 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use serde::Deserialize;
 use url::Url;
 
+use super::EngineApi;
+
 /// Where travel times come from.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,9 +15,11 @@ pub struct TravelConfig {
     /// crow flies.
     #[serde(default)]
     pub road_graph: Option<PathBuf>,
-    /// A routing engine that answers as OSRM does; without one, learned speeds serve.
+    /// A routing engine; without one, learned speeds serve.
     #[serde(default)]
     pub engine_url: Option<Url>,
+    /// How it is asked.
+    pub engine_api: EngineApi,
     /// An answer of the engine later than this is done without.
     #[serde(with = "humantime_serde")]
     pub engine_timeout: Duration,

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 
 pub use config::TravelConfig;
 use engine::Engine;
+pub use engine::EngineApi;
 use profile::Measure;
 pub use profile::{DrivenTrip, SpeedProfile};
 pub use roads::{RoadGraph, RoadGraphError, RoadTables};
@@ -62,7 +63,9 @@ impl Travel {
         Ok(Self {
             learned: Arc::default(),
             roads: config.road_graph.as_deref().map(RoadGraph::load).transpose()?.map(Arc::new),
-            engine: engine.map(|url| Arc::new(Engine::new(http, url, config.engine_timeout, config.engine_pause))),
+            engine: engine.map(|url| {
+                Arc::new(Engine::new(http, url, config.engine_api, config.engine_timeout, config.engine_pause))
+            }),
         })
     }
 

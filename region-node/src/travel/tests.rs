@@ -215,7 +215,7 @@ async fn with_engine(pause: StdDuration) -> (TenantTravel, Behaviour) {
     let url = format!("http://{}/osrm/", listener.local_addr().unwrap()).parse().unwrap();
     tokio_util::task::TaskTracker::new().spawn(async move { axum::serve(listener, service).await });
     let http = crate::app::http_client(StdDuration::from_secs(2)).unwrap();
-    let engine = Engine::new(http, url, StdDuration::from_millis(300), pause);
+    let engine = Engine::new(http, url, EngineApi::Osrm, StdDuration::from_millis(300), pause);
     (TenantTravel { speeds: Arc::default(), roads: None, engine: Some(Arc::new(engine)) }, behaviour)
 }
 
