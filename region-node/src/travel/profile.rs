@@ -60,6 +60,9 @@ const FEWEST_TRIPS: usize = 50;
 const EXPONENTS: std::ops::RangeInclusive<f64> = 0.4..=1.0;
 /// A factor of one counts as much as so many trips.
 const DOUBT: f64 = 5.0;
+/// To an hour's factor a trip of the next hour counts so much, one of the hour after that so much of it, and so on: traffic
+/// changes little from one hour to the next, and an hour of which nothing is known yet is like those beside it.
+const NEXT_HOUR: f64 = 0.25;
 /// Areas of about five square kilometres.
 const AREA: Resolution = Resolution::Seven;
 
@@ -105,18 +108,16 @@ impl SpeedProfile {
         let ratio = |profile: &Self, (trip, way): &(DrivenTrip, f64)| {
             trip.driving_s / profile.seconds(*way, trip.from, trip.to, trip.began_at)
         };
-        profile.level = factor(trips.iter().map(|trip| ratio(&profile, trip)).collect(), 0.0);
-        let mut by_hour: BTreeMap<u8, Vec<f64>> = BTreeMap::new();
-        for trip in &trips {
-            by_hour.entry(trip.0.began_at.hour()).or_default().push(ratio(&profile, trip));
+        profile.level = factor(trips.iter().map(|trip| (ratio(&profile, trip), 1.0)).collect(), 0.0);
+        let by_hour: Vec<_> = trips.iter().map(|trip| (trip.0.began_at.hour(), ratio(&profile, trip))).collect();
+        for (hour, hour_factor) in (0..).zip(&mut profile.hours) {
+            let near = by_hour.iter().map(|(of, ratio)| (*ratio, NEXT_HOUR.powi(hours_apart(hour, *of))));
+            *hour_factor = factor(near.collect(), DOUBT);
         }
-        for (hour, ratios) in by_hour {
-            profile.hours[usize::from(hour)] = factor(ratios, DOUBT);
-        }
-        let mut by_area: BTreeMap<CellIndex, Vec<f64>> = BTreeMap::new();
+        let mut by_area: BTreeMap<CellIndex, Vec<(f64, f64)>> = BTreeMap::new();
         for trip in &trips {
             for area in [area(trip.0.from), area(trip.0.to)].into_iter().flatten() {
-                by_area.entry(area).or_default().push(ratio(&profile, trip));
+                by_area.entry(area).or_default().push((ratio(&profile, trip), 1.0));
             }
         }
         profile.areas = by_area.into_iter().map(|(area, ratios)| (area, factor(ratios, DOUBT))).collect();
@@ -165,10 +166,16 @@ fn exponent(trips: &[&(DrivenTrip, f64)]) -> f64 {
     slope.clamp(*EXPONENTS.start(), *EXPONENTS.end())
 }
 
-/// The factor with the least mean relative error over `ratios` of driven to expected time: their median, each weighing its
-/// inverse. One counts with the weight of `doubt` trips.
-fn factor(ratios: Vec<f64>, doubt: f64) -> f64 {
-    let driven = ratios.into_iter().map(|ratio| (ratio, 1.0 / ratio));
+/// How many hours lie between two hours of the day, the shorter way round.
+fn hours_apart(hour: u8, other: u8) -> i32 {
+    let apart = i32::from(hour.abs_diff(other));
+    apart.min(24 - apart)
+}
+
+/// The factor with the least mean relative error over `ratios` of driven to expected time, each with how much it counts: their
+/// median, each weighing its inverse besides. One counts with the weight of `doubt` trips.
+fn factor(ratios: Vec<(f64, f64)>, doubt: f64) -> f64 {
+    let driven = ratios.into_iter().map(|(ratio, counts)| (ratio, counts / ratio));
     let mut weighted: Vec<(f64, f64)> = driven.chain([(1.0, doubt)]).collect();
     weighted.sort_by(|a, b| a.0.total_cmp(&b.0));
     let half = weighted.iter().map(|(_, weight)| weight).sum::<f64>() / 2.0;
