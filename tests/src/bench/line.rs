@@ -15,19 +15,28 @@ use tokio_util::task::TaskTracker;
 /// Any key masks as well as another.
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0xe9];
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A frame with the Engine.IO ping `2`, as the server sends it.
-const PING: [u8; 3] = [0x81, 1, b'2'];
+/// Bytes read at once.
+const READ: usize = 4_096;
+/// A server that says more than this in one message has gone mad.
+const LONGEST: usize = 1 << 20;
 
-/// One connection that sends, and answers pings.
+/// One connection. Clones are the same one.
+#[derive(Clone)]
 pub struct Line(Arc<TcpStream>);
 
 impl Line {
-    /// Connects as somebody with a token.
+    /// Connects as somebody with a token, and answers pings.
     pub async fn open(base_url: &str, tenant: &str, token: &str, tasks: &TaskTracker) -> anyhow::Result<Self> {
+        let line = Self::connect(base_url, tenant, token).await?;
+        let listening = line.clone();
+        tasks.spawn(async move { listening.listen(|_| ()).await });
+        Ok(line)
+    }
+
+    /// Connects as somebody with a token; who does so must [`listen`](Self::listen), or is taken for dead.
+    pub async fn connect(base_url: &str, tenant: &str, token: &str) -> anyhow::Result<Self> {
         let opened = tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(base_url, tenant, token));
-        let stream = Arc::new(opened.await.context("the handshake took too long")??);
-        tasks.spawn(answer_pings(stream.clone()));
-        Ok(Self(stream))
+        Ok(Self(Arc::new(opened.await.context("the handshake took too long")??)))
     }
 
     /// A connection without a protocol, for the floor.
@@ -38,38 +47,81 @@ impl Line {
     }
 
     /// Sends bytes; waits while the other side takes no more.
-    pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        send(&self.0, bytes).await
+    pub async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.0.try_write(bytes) {
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
-}
 
-async fn send(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+    /// Sends a few bytes at once. Fails if the other side takes no more.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.0.try_write(bytes)?;
+        if written == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    }
+
+    /// Answers pings and passes on what else the server says, until the connection is over.
+    pub async fn listen(&self, mut hears: impl FnMut(&str)) {
+        let (mut pong, mut unread) = (Vec::new(), Vec::new());
+        frame("3", &mut pong);
+        while self.0.readable().await.is_ok() {
+            let Ok(is_pinged) = self.read(&mut unread, &mut hears) else { return };
+            if is_pinged && self.send(&pong).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads what has come; true if there was a ping.
+    fn read(&self, unread: &mut Vec<u8>, hears: &mut impl FnMut(&str)) -> io::Result<bool> {
+        // On the stack and not kept: a hundred thousand connections wait most of the time.
+        let mut buffer = [0; READ];
+        match self.0.try_read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => unread.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         }
+        let (mut is_pinged, mut rest) = (false, unread.as_slice());
+        while let Some((text, after)) = server_frame(rest)? {
+            match text {
+                "2" => is_pinged = true,
+                "" => {}
+                text => hears(text),
+            }
+            rest = after;
+        }
+        *unread = rest.to_vec();
+        Ok(is_pinged)
     }
-    Ok(())
 }
 
-async fn answer_pings(stream: Arc<TcpStream>) {
-    let mut pong = Vec::new();
-    frame("3", &mut pong);
-    let mut buffer = [0; 1_024];
-    while stream.readable().await.is_ok() {
-        let read = match stream.try_read(&mut buffer) {
-            Ok(0) => return,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return,
-        };
-        let pinged = buffer[..read].windows(PING.len()).any(|bytes| bytes == PING);
-        if pinged && send(&stream, &pong).await.is_err() {
-            return;
-        }
+/// The first frame of what a server sent and what comes behind it; none while it is not whole. A frame that is no text is
+/// empty.
+fn server_frame(bytes: &[u8]) -> io::Result<Option<(&str, &[u8])>> {
+    const TEXT: u8 = 1;
+    const CLOSE: u8 = 8;
+    let [kind, length, rest @ ..] = bytes else { return Ok(None) };
+    let wide = match length {
+        126 => 2,
+        127 => 8,
+        _ => 0,
+    };
+    let Some((wide, rest)) = rest.split_at_checked(wide) else { return Ok(None) };
+    let length = match wide {
+        [] => usize::from(*length),
+        wide => wide.iter().fold(0_usize, |length, byte| (length << 8) | usize::from(*byte)),
+    };
+    if length > LONGEST || kind & 0x0f == CLOSE {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
+    let Some((text, after)) = rest.split_at_checked(length) else { return Ok(None) };
+    let text = if kind & 0x0f == TEXT { std::str::from_utf8(text).map_err(io::Error::other)? } else { "" };
+    Ok(Some((text, after)))
 }
 
 async fn shake_hands(base_url: &str, tenant: &str, token: &str) -> anyhow::Result<TcpStream> {
@@ -116,4 +168,22 @@ pub fn frame(text: &str, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&MASK);
     out.extend(text.bytes().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_told_apart_and_one_that_is_cut_waits_for_its_rest() {
+        let long = "x".repeat(300);
+        let bytes = [&[0x81, 1, b'2', 0x8a, 0, 0x81, 126, 1, 44], long.as_bytes()].concat();
+        let (first, rest) = server_frame(&bytes).unwrap().unwrap();
+        let (second, rest) = server_frame(rest).unwrap().unwrap();
+        assert_eq!((first, second), ("2", ""));
+        assert_eq!(server_frame(rest).unwrap(), Some((long.as_str(), &[][..])));
+        assert_eq!(server_frame(&rest[..200]).unwrap(), None);
+        assert_eq!(server_frame(&rest[..3]).unwrap(), None);
+        assert!(server_frame(&[0x88, 0]).is_err());
+    }
 }

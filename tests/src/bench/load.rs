@@ -33,17 +33,14 @@ pub struct Paced {
 impl Cars {
     /// So many cars all over the town, reporting every `every`.
     pub fn new(count: usize, every: Duration) -> Self {
-        // The golden ratio spreads them evenly, and the same in every run.
-        let spread = |index: usize, ratio: f64| ((index as f64 * ratio).fract() - 0.5) * 2.0 * HALF_SIDE_DEG;
-        let place = |index| {
-            let point = Point::new(
-                CENTER.lat + spread(index, 0.618_033_988_749_894_9),
-                CENTER.lng + spread(index, 0.754_877_666_246_692_7),
-            );
-            (point, (index as f64 * 0.7).rem_euclid(360.0))
-        };
+        let place = |index| (place_in_town(index, 1.0), (index as f64 * 0.7).rem_euclid(360.0));
         let step_deg = SPEED_MPS * every.as_secs_f64() / METRES_PER_DEG;
         Self { at: (0..count).map(place).collect(), step_deg, text: String::new() }
+    }
+
+    /// Cars that stand.
+    pub fn parked(places: impl IntoIterator<Item = Point>) -> Self {
+        Self { at: places.into_iter().map(|place| (place, 0.0)).collect(), step_deg: 0.0, text: String::new() }
     }
 
     /// Where a car is.
@@ -90,6 +87,20 @@ impl Cars {
         }
         self.text.push_str(if is_array { "]" } else { "" });
     }
+}
+
+/// One of endlessly many places spread evenly over the middle of the town, the same in every run; the side of that square is
+/// `part` of the whole town's.
+pub fn place_in_town(index: usize, part: f64) -> Point {
+    // Irrational steps never meet: the golden ratio's, and that of its like in two dimensions.
+    let spread = |ratio: f64| ((index as f64 * ratio).fract() - 0.5) * 2.0 * HALF_SIDE_DEG * part;
+    Point::new(CENTER.lat + spread(0.618_033_988_749_894_9), CENTER.lng + spread(0.754_877_666_246_692_7))
+}
+
+/// Whether a place lies in the middle of the town, a square whose side is `part` of the whole town's.
+pub fn is_in_the_middle(place: Point, part: f64) -> bool {
+    let reach = HALF_SIDE_DEG * part;
+    (place.lat - CENTER.lat).abs() <= reach && (place.lng - CENTER.lng).abs() <= reach
 }
 
 /// Sends `per_second` messages a second, line after line, for `duration`: one packet, one wake-up, one read each, which is

@@ -5,6 +5,8 @@
 //! name it in [`ALL`]. CPU is what the operating system charged each program for ([`Meter`]), so it can be trusted on a busy
 //! machine, where rates and latencies cannot.
 
+mod caller;
+mod crowd;
 mod floor;
 mod line;
 mod load;
@@ -17,9 +19,11 @@ mod table;
 
 use std::{pin::Pin, time::Duration};
 
+pub use caller::Caller;
+pub use crowd::{Crowd, Member, Orders, micros, serve as serve_crowd};
 pub use floor::{Floor, serve as serve_floor};
 pub use line::{Line, frame};
-pub use load::{Cars, Paced, send_paced};
+pub use load::{Cars, Paced, is_in_the_middle, place_in_town, send_paced};
 pub use meter::{Cpu, Meter};
 pub use people::{Person, make_drivers, make_riders};
 pub use signer::Signer;
@@ -60,5 +64,9 @@ pub struct Section {
 pub const ALL: &[Section] = &[
     Section { name: "positions", run: |options| Box::pin(sections::positions::run(options)) },
     Section { name: "policies", run: |options| Box::pin(sections::policies::run(options)) },
+    Section { name: "matching", run: |options| Box::pin(sections::matching::run(options)) },
+    Section { name: "sockets", run: |options| Box::pin(sections::sockets::run(options)) },
+    Section { name: "rebuild", run: |options| Box::pin(sections::rebuild::run(options)) },
+    Section { name: "eta", run: |options| Box::pin(sections::eta::run(options)) },
     Section { name: "rides", run: |options| Box::pin(sections::rides::run(options)) },
 ];

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use deploy_local::{Cluster, Durability, TenantSpec};
+use deploy_local::{Builder, Cluster, Durability, Service, TenantSpec};
 use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,8 @@ pub struct Stand {
     pub cluster: Cluster,
     pub tenant: String,
     pub signer: Signer,
+    /// Signed in.
+    pub operator: Client,
     /// As superuser.
     pub database: PgPool,
     pub tasks: TaskTracker,
@@ -28,17 +30,23 @@ pub struct Stand {
 impl Stand {
     /// One region with a global-sync and so many region-nodes. Commits are synced, as in production.
     pub async fn start(nodes: u16) -> anyhow::Result<Self> {
+        Self::start_with(nodes, |builder| builder).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_with(nodes: u16, settings: impl FnOnce(Builder) -> Builder) -> anyhow::Result<Self> {
         let spec = TenantSpec::demo(&[REGION.to_owned()]).into_iter().next().context("the demo has tenants")?;
         let tenant = spec.id.clone();
         let builder = Cluster::builder().regions([REGION]).region_nodes(nodes).links(false).tenants([spec]);
-        let cluster = builder.durability(Durability::PowerCut).start().await?;
-        let operator = cluster.operator();
-        let credentials =
-            Credentials::Client { id: operator.client_id.clone(), secret: operator.client_secret.clone() };
-        let session = Client::new(&cluster.http_url(REGION)).sign_in(credentials).await?;
+        let cluster = settings(builder.durability(Durability::PowerCut)).start().await?;
+        let account = cluster.operator();
+        let credentials = Credentials::Client { id: account.client_id.clone(), secret: account.client_secret.clone() };
+        let client = Client::new(&cluster.http_url(REGION));
+        let session = client.sign_in(credentials).await?;
+        let operator = client.naming_tenant(&tenant);
         let signer = Signer::like(&session.access_token)?;
         let database = PgPoolOptions::new().max_connections(4).connect(&cluster.postgres_url(REGION)).await?;
-        let stand = Self { cluster, tenant, signer, database, tasks: TaskTracker::new() };
+        let stand = Self { cluster, tenant, signer, operator, database, tasks: TaskTracker::new() };
         stand.announce_key().await?;
         Ok(stand)
     }
@@ -66,7 +74,13 @@ impl Stand {
 
     /// The sum of a metric over all labels, or of those lines that hold `label`; none if the node does not know it.
     pub async fn metric(&self, name: &str, label: &str) -> anyhow::Result<Option<f64>> {
-        let answer = Client::new(&self.url()).call(reqwest::Method::GET, "/metrics").unsigned().send().await?;
+        self.metric_of(1, name, label).await
+    }
+
+    /// The same of one of several nodes, counted from 1.
+    pub async fn metric_of(&self, node: u16, name: &str, label: &str) -> anyhow::Result<Option<f64>> {
+        let url = self.cluster.node_url(REGION, node);
+        let answer = self.operator.through(&url).call(reqwest::Method::GET, "/metrics").unsigned().send().await?;
         let value = |line: &str| line.rsplit_once(' ')?.1.parse::<f64>().ok();
         let text = answer.text();
         let is_of = |line: &&str| {
@@ -75,6 +89,14 @@ impl Stand {
         };
         let values: Vec<f64> = text.lines().filter(is_of).filter_map(value).collect();
         Ok((!values.is_empty()).then(|| values.iter().sum()))
+    }
+
+    /// How much memory a node holds.
+    pub fn memory_kib(&self, node: u16) -> anyhow::Result<f64> {
+        let pid = self.cluster.pid(REGION, Service::RegionNode(node)).context("the node runs")?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// Transactions Postgres has committed so far.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::bail;
 use clap::Parser;
-use system_tests::bench::{ALL, Options, Section, serve_floor};
+use system_tests::bench::{ALL, Options, Section, serve_crowd, serve_floor};
 
 // As in region-node, so that the floors are measured with the same allocator.
 #[global_allocator]
@@ -20,14 +20,18 @@ struct Arguments {
     /// Is one of the floors the bench measures beside the platform.
     #[arg(long, hide = true)]
     floor: Option<String>,
+    /// Is a crowd of drivers, told on its input who they are.
+    #[arg(long, hide = true)]
+    crowd: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    match arguments.floor {
-        Some(floor) => serve_floor(&floor),
-        None => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(measure(&arguments.what)),
+    if let Some(floor) = arguments.floor {
+        return serve_floor(&floor);
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if arguments.crowd { runtime.block_on(serve_crowd()) } else { runtime.block_on(measure(&arguments.what)) }
 }
 
 #[expect(clippy::print_stdout, reason = "a report for people")]

@@ -1,5 +1,9 @@
 //! One file per section.
 
+pub mod eta;
+pub mod matching;
 pub mod policies;
 pub mod positions;
+pub mod rebuild;
 pub mod rides;
+pub mod sockets;

@@ -2,17 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
-use shared::clock::Clock;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::bench::{Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, send_paced};
+use crate::bench::{
+    Caller, Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, send_paced,
+};
 
 /// What was sent may still be on its way.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
@@ -87,12 +83,12 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
 async fn many(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
     let mut table =
         Table::new("15,000 connections, and the rate held with the load driver beside the server", &COLUMNS);
-    let before = memory_kib(stand)?;
+    let before = stand.memory_kib(1)?;
     let drivers = make_drivers(stand, 15_000).await?;
     let begun = Instant::now();
     let lines = open(stand, &drivers).await?;
     let opened_s = begun.elapsed().as_secs_f64();
-    let per_line = (memory_kib(stand)? - before) / lines.len() as f64;
+    let per_line = (stand.memory_kib(1)? - before) / lines.len() as f64;
     for per_second_each in [2.0, 4.0, 6.0, 10.0] {
         let shape = Shape { lines: lines.len(), per_second_each, positions: 1 };
         let mut runs = Vec::new();
@@ -106,13 +102,6 @@ async fn many(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
         lines.len()
     ));
     Ok(table)
-}
-
-fn memory_kib(stand: &Stand) -> anyhow::Result<f64> {
-    let pid = stand.cluster.pid(stand.region(), deploy_local::Service::NODE).context("the node runs")?;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
 async fn open(stand: &Stand, drivers: &[Person]) -> anyhow::Result<Vec<Line>> {
@@ -225,14 +214,8 @@ async fn over_http(
     per_second: f64,
     duration: Duration,
 ) -> anyhow::Result<Vec<Option<f64>>> {
-    let address = stand.url().trim_start_matches("http://").to_owned();
-    let callers: Vec<_> = (0..HTTP_LINES)
-        .map(|line| {
-            let theirs = drivers.iter().skip(line).step_by(HTTP_LINES);
-            let head = |driver: &Person| head(stand, &address, driver);
-            Caller { address: address.clone(), heads: theirs.map(head).collect(), line }
-        })
-        .collect();
+    let every = Duration::from_secs_f64(drivers.len() as f64 / per_second);
+    let callers = Caller::several(stand, HTTP_LINES, drivers, |_, count| Cars::new(count, every));
     let meter = stand.meter()?;
     let each = per_second / HTTP_LINES as f64;
     let calls = callers.into_iter().map(|caller| stand.tasks.spawn(caller.call(each, duration)));
@@ -241,60 +224,4 @@ async fn over_http(
         messages += call??;
     }
     Ok(cells(Paced { messages, seconds: duration.as_secs_f64() }, 1, meter.used()?, None, None))
-}
-
-fn head(stand: &Stand, address: &str, driver: &Person) -> String {
-    let token = stand.signer.sign(&stand.tenant, driver.role, driver.id);
-    format!(
-        "POST /v1/drivers/{}/location HTTP/1.1\r\nhost: {address}\r\nx-tenant-id: {}\r\nauthorization: Bearer {token}\r\n\
-         content-type: application/json\r\ncontent-length: ",
-        driver.id, stand.tenant
-    )
-}
-
-/// One kept-alive connection, of several drivers in turn as behind a gateway.
-struct Caller {
-    address: String,
-    heads: Vec<String>,
-    line: usize,
-}
-
-impl Caller {
-    async fn call(self, per_second: f64, duration: Duration) -> anyhow::Result<u64> {
-        let mut stream = TcpStream::connect(&self.address).await?;
-        stream.set_nodelay(true)?;
-        let every = Duration::from_secs_f64(1.0 / per_second);
-        let mut cars = Cars::new(self.heads.len(), every * u32::try_from(self.heads.len())?);
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (clock, begun, mut calls, mut answer) = (Clock::system(), Instant::now(), 0, Vec::new());
-        // So that they do not all call in the same millisecond.
-        tokio::time::sleep(every.mul_f64(self.line as f64 / HTTP_LINES as f64)).await;
-        while begun.elapsed() < duration {
-            ticks.tick().await;
-            let car = calls as usize % self.heads.len();
-            let body = cars.report(car, 1, clock.now());
-            let request = format!("{}{}\r\n\r\n{body}", self.heads[car], body.len());
-            stream.write_all(request.as_bytes()).await?;
-            read_answer(&mut stream, &mut answer).await?;
-            anyhow::ensure!(answer.starts_with(b"HTTP/1.1 202"), "{}", String::from_utf8_lossy(&answer));
-            calls += 1;
-        }
-        Ok(calls)
-    }
-}
-
-/// Reads until the whole answer, whose length its header tells, is there.
-async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> anyhow::Result<()> {
-    answer.clear();
-    loop {
-        anyhow::ensure!(stream.read_buf(answer).await? > 0, "the server hung up");
-        let text = String::from_utf8_lossy(answer);
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            if body.len() >= length.context("no content-length")?.parse()? {
-                return Ok(());
-            }
-        }
-    }
 }
