@@ -31,6 +31,7 @@ pub mod supervisor;
 mod tenants;
 pub mod throwaway;
 mod tools;
+mod valhalla;
 mod wait;
 
 pub use cluster::Cluster;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use crate::failure::Failure;
 use crate::install::{Missing, install, is_packaged};
 use crate::progress::Progress;
+use crate::valhalla;
 
 const POSTGRES_AT_LEAST: u32 = 14;
 const REDIS_AT_LEAST: u32 = 7;
@@ -46,6 +47,9 @@ pub struct TestTools {
     pub chromium: PathBuf,
     /// `terraform` or `tofu`. Not every system has it among its packages; then it cannot be installed here.
     pub terraform: Option<PathBuf>,
+    /// The folder with `valhalla_service` and `valhalla_build_tiles`. No system packages them; they come in a wheel of the
+    /// Python package index, where there is a pip and a wheel for this machine.
+    pub valhalla: Option<PathBuf>,
 }
 
 impl TestTools {
@@ -59,7 +63,8 @@ impl TestTools {
             None if is_packaged(Missing::Terraform) => Some(provide(Missing::Terraform, find_terraform, progress)?),
             found => found,
         };
-        Ok(Self { chromium, terraform })
+        let valhalla = find_valhalla().or_else(|| valhalla::fetch(progress));
+        Ok(Self { chromium, terraform, valhalla })
     }
 
     /// What is already there.
@@ -67,7 +72,7 @@ impl TestTools {
         let chromium = find_chromium().ok_or_else(|| {
             Failure::new("Chromium is missing", "`target/debug/local tools --tests` installs what the tests need")
         })?;
-        Ok(Self { chromium, terraform: find_terraform() })
+        Ok(Self { chromium, terraform: find_terraform(), valhalla: find_valhalla() })
     }
 }
 
@@ -178,6 +183,13 @@ fn find_terraform() -> Option<PathBuf> {
         return Some(file.into());
     }
     ["terraform", "tofu"].into_iter().find_map(find_program)
+}
+
+fn find_valhalla() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("GOCOMET_VALHALLA") {
+        return Some(folder.into());
+    }
+    valhalla::folder().filter(|folder| is_program(&folder.join("valhalla_service")))
 }
 
 fn is_program(file: &Path) -> bool {

@@ -107,6 +107,14 @@ impl Stand {
         Ok(count as f64)
     }
 
+    /// Payments settled so far.
+    pub async fn settled(&self) -> anyhow::Result<f64> {
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM payments WHERE status = 'settled'")
+            .fetch_one(&self.database)
+            .await?;
+        Ok(count as f64)
+    }
+
     /// Lists the bench's key in the directory and waits until the region takes its tokens.
     async fn announce_key(&self) -> anyhow::Result<()> {
         sqlx::query("UPDATE regions SET jwks = jsonb_set(jwks, '{keys}', jwks->'keys' || $1::jsonb)")

@@ -86,7 +86,7 @@ enum Command {
     },
     /// Find Postgres and Redis on this machine, or install them
     Tools {
-        /// And what the tests use: a browser, curl, jq, Terraform
+        /// And what the tests use: a browser, curl, jq, Terraform, Valhalla
         #[arg(long)]
         tests: bool,
     },
@@ -177,13 +177,17 @@ fn tools(tests: bool) -> anyhow::Result<()> {
     if !tests {
         return Ok(());
     }
-    let TestTools { chromium, terraform } = TestTools::ensure(&progress)?;
+    let TestTools { chromium, terraform, valhalla } = TestTools::ensure(&progress)?;
     println!("Chromium {}", chromium.display());
     match terraform {
         Some(terraform) => println!("Terraform {}", terraform.display()),
         None => {
             println!("Terraform is missing and not among this system's packages: the test of terraform/ cannot run")
         }
+    }
+    match valhalla {
+        Some(valhalla) => println!("Valhalla in {}", valhalla.display()),
+        None => println!("Valhalla could not be had from the Python package index: no routing engine will be tested"),
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use deploy_local::Builder;
 use serde_json::json;
 use shared::{
     clock::Clock,
@@ -36,7 +37,10 @@ const COLUMNS: [&str; 11] = [
 ];
 
 pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
-    let stand = Arc::new(Stand::start(1).await?);
+    // Postgres counts statements; that is a part of what it is charged for.
+    let counts = |builder: Builder| builder.postgres_setting("shared_preload_libraries = 'pg_stat_statements'");
+    let stand = Arc::new(Stand::start_with(1, counts).await?);
+    sqlx::query("CREATE EXTENSION pg_stat_statements").execute(&stand.database).await?;
     let (riders, drivers) = (make_riders(&stand, AT_ONCE).await?, make_drivers(&stand, AT_ONCE).await?);
     let mut lanes = Vec::new();
     for (rider, driver) in riders.iter().zip(&drivers) {
@@ -46,12 +50,35 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     // The first rides prepare statements and fill caches.
     drive(&stand, &lanes, Duration::from_secs(2)).await?;
     let mut runs = Vec::new();
+    sqlx::query("SELECT pg_stat_statements_reset()").execute(&stand.database).await?;
+    let settled = stand.settled().await?;
     for _ in 0..options.runs() {
         runs.push(measure(&stand, &lanes, options.duration()).await?);
     }
     table.row("full rides", &runs);
+    let rides = stand.settled().await? - settled;
+    let statements = statements(&stand, rides).await?;
     table.notes.push("Every ride: request, offer, accept, arrive, start, 4 positions, end, payment settled.".into());
-    Ok(vec![table])
+    Ok(vec![table, statements])
+}
+
+/// What Postgres was asked, by kind.
+async fn statements(stand: &Stand, rides: f64) -> anyhow::Result<Table> {
+    let rows: Vec<(String, i64, f64)> = sqlx::query_as(
+        "SELECT query, calls, total_exec_time FROM pg_stat_statements
+         WHERE userid::regrole::text IN ('gocomet_app', 'gocomet_system', 'gocomet_sync') ORDER BY calls DESC",
+    )
+    .fetch_all(&stand.database)
+    .await?;
+    let mut table = Table::new("What a ride asks of Postgres", &["", "calls/ride", "ms of Postgres/ride"]);
+    for (query, calls, ms) in rows {
+        let words: Vec<&str> = query.split_whitespace().collect();
+        let text: String = words.join(" ").chars().take(150).collect();
+        if calls as f64 / rides >= 0.02 {
+            table.row(text, &[vec![Some(calls as f64 / rides), Some(ms / rides)]]);
+        }
+    }
+    Ok(table)
 }
 
 type Lanes = [Arc<tokio::sync::Mutex<Lane>>];
