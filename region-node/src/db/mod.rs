@@ -50,7 +50,16 @@ impl Db {
 
     /// Begins a command of `tenant`; refused unless this region is its home.
     pub async fn begin(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        let mut tx = self.open(tenant, true).await?;
+        self.begin_at_home(tenant, None).await.map(|(tx, _)| tx)
+    }
+
+    /// The same, and tries to hold an advisory lock until the transaction ends; whether nobody else held it.
+    pub async fn begin_holding(&self, tenant: &TenantId, lock: i64) -> Result<(TenantTx, bool), Problem> {
+        self.begin_at_home(tenant, Some(lock)).await
+    }
+
+    async fn begin_at_home(&self, tenant: &TenantId, lock: Option<i64>) -> Result<(TenantTx, bool), Problem> {
+        let mut tx = self.open(tenant, &held_from_the_start(tenant, lock)).await?;
         let home = match home_of(&mut tx).await? {
             home if home.is_fenced => home,
             _ => {
@@ -70,17 +79,17 @@ impl Db {
             return Err(Problem::new(Code::WrongRegion, detail));
         }
         tx.epoch = Epoch { term: home.term, n: home.n };
-        Ok(tx)
+        Ok((tx, home.is_held))
     }
 
     /// Begins a transaction on what every region holds of `tenant` (its config, the ledger): no home is checked.
     pub async fn anywhere(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        self.open(tenant, false).await
+        self.open(tenant, "").await
     }
 
     /// Begins a transaction that reads `tenant`'s own rows; there are some only at its home.
     pub async fn read(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        self.open(tenant, false).await
+        self.open(tenant, "").await
     }
 
     /// Begins a transaction of background work, which sees every tenant. A command found this way runs in its own
@@ -95,17 +104,11 @@ impl Db {
         &self.app
     }
 
-    /// Begins a transaction that has named its tenant, in one round trip; `is_fenced` tries to hold the tenant's home besides.
-    /// What may wait, or fail, is no part of it: sqlx does not end a transaction whose beginning failed half-way.
-    async fn open(&self, tenant: &TenantId, is_fenced: bool) -> Result<TenantTx, Problem> {
+    /// Begins a transaction that has named its tenant, in one round trip; `also` is selected besides. What may wait, or fail,
+    /// is no part of it: sqlx does not end a transaction whose beginning failed half-way.
+    async fn open(&self, tenant: &TenantId, also: &str) -> Result<TenantTx, Problem> {
         // A name is letters, digits and hyphens, whoever made it: nothing in it can end the quotes.
-        let name = tenant.as_str();
-        let mut begin = format!("BEGIN; SELECT set_config('app.tenant_id', '{name}', true)");
-        if is_fenced {
-            begin.push_str(&format!(
-                ", set_config('app.is_fenced', pg_try_advisory_xact_lock_shared(hashtextextended('home:{name}', 0))::text, true)"
-            ));
-        }
+        let begin = format!("BEGIN; SELECT set_config('app.tenant_id', '{tenant}', true){also}");
         #[expect(clippy::disallowed_methods, reason = "the one place that opens a tenant's transaction")]
         let tx = self.app.begin_with(AssertSqlSafe(begin)).await?;
         Ok(TenantTx {
@@ -118,6 +121,14 @@ impl Db {
     }
 }
 
+/// Tries to hold the tenant's home, and a lock, where nothing can be answered yet: settings of the transaction keep whether it
+/// could.
+fn held_from_the_start(tenant: &TenantId, lock: Option<i64>) -> String {
+    let fence = format!("pg_try_advisory_xact_lock_shared(hashtextextended('home:{tenant}', 0))");
+    let lock = lock.map_or_else(|| "true".to_owned(), |lock| format!("pg_try_advisory_xact_lock({lock})"));
+    format!(", set_config('app.is_fenced', ({fence})::text, true), set_config('app.is_held', ({lock})::text, true)")
+}
+
 /// A tenant's home as this transaction sees it.
 struct Home {
     region: String,
@@ -126,13 +137,16 @@ struct Home {
     state: String,
     /// No hand-over was under way when the transaction began, and none can begin before it ends.
     is_fenced: bool,
+    /// The lock asked for is this transaction's.
+    is_held: bool,
 }
 
 async fn home_of(tx: &mut TenantTx) -> Result<Home, Problem> {
     let tenant = tx.tenant().clone();
     let sql = sqlx::query_as!(
         Home,
-        r#"SELECT region, term, n, state, current_setting('app.is_fenced') = 'true' AS "is_fenced!"
+        r#"SELECT region, term, n, state, current_setting('app.is_fenced') = 'true' AS "is_fenced!",
+                  current_setting('app.is_held') = 'true' AS "is_held!"
            FROM tenant_homes WHERE tenant_id = $1"#,
         tenant.as_str()
     );

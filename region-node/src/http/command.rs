@@ -16,6 +16,7 @@ use axum::{
 };
 use garde::Validate;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
 use shared::{ids::TenantId, problem::Code};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -138,31 +139,26 @@ impl<T> Command<T> {
     /// Begins the command's transaction at the tenant's home; leaves through `?` if the answer is already known or the
     /// first copy still runs.
     pub async fn begin(&self, app: &App, caller: &Caller) -> Result<CommandTx, Stop> {
-        let tx = app.db.begin(caller.tenant()).await?;
-        self.claim(app, tx, caller.tenant().as_str(), caller.key_owner()).await
+        self.begin_at_home(app, caller.tenant(), caller.key_owner()).await
     }
 
     /// Begins the last transaction of a command whose first has committed and stored no answer yet. Waits where
     /// [`Self::begin`] would say that the first copy still runs: this is the first copy.
     pub async fn resume(&self, app: &App, caller: &Caller) -> Result<CommandTx, Stop> {
         let mut tx = app.db.begin(caller.tenant()).await?;
-        if let Some(key) = &self.key {
-            sqlx::query!(
-                r#"SELECT pg_advisory_xact_lock(hashtextextended(concat_ws(E'\x1f', 'idempotency', $1::text, $2::text, $3::text), 0)) AS "locked!: ()""#,
-                caller.tenant().as_str(),
-                caller.key_owner(),
-                key.key
-            )
-            .fetch_one(tx.conn())
-            .await?;
+        let claim = self.claim(app, caller.tenant().as_str(), caller.key_owner());
+        if let Some(claim) = &claim {
+            sqlx::query!(r#"SELECT pg_advisory_xact_lock($1) AS "locked!: ()""#, claim.lock())
+                .fetch_one(tx.conn())
+                .await?;
         }
-        self.claim(app, tx, caller.tenant().as_str(), caller.key_owner()).await
+        CommandTx::begun(tx, claim, true, app.clock.now()).await
     }
 
     /// Begins a command on what every region may write (a tenant's config), wherever the tenant is at home.
     pub async fn begin_anywhere(&self, app: &App, tenant: &TenantId, caller: &Caller) -> Result<CommandTx, Stop> {
         let tx = app.db.anywhere(tenant).await?;
-        self.claim(app, tx, tenant.as_str(), caller.key_owner()).await
+        CommandTx::begun(tx, self.claim(app, tenant.as_str(), caller.key_owner()), false, app.clock.now()).await
     }
 
     /// Begins an operator's command that makes `tenant`. The key is the operator's: the same one again for another tenant
@@ -174,20 +170,27 @@ impl<T> Command<T> {
         operator: &Operator,
     ) -> Result<CommandTx, Stop> {
         let tx = app.db.anywhere(tenant).await?;
-        self.claim(app, tx, NO_TENANT, format!("operator:{}", operator.client_id)).await
+        let claim = self.claim(app, NO_TENANT, format!("operator:{}", operator.client_id));
+        CommandTx::begun(tx, claim, false, app.clock.now()).await
     }
 
     /// Begins a command of somebody who has no account yet (registration); keys are then per tenant.
     pub async fn begin_unknown(&self, app: &App, tenant: &TenantId) -> Result<CommandTx, Stop> {
-        let tx = app.db.begin(tenant).await?;
-        self.claim(app, tx, tenant.as_str(), "anyone".into()).await
+        self.begin_at_home(app, tenant, "anyone".into()).await
     }
 
-    async fn claim(&self, app: &App, tx: TenantTx, scope: &str, caller: String) -> Result<CommandTx, Stop> {
-        let now = app.clock.now();
-        let Some(key) = self.key.clone() else { return Ok(CommandTx { tx, claim: None, now }) };
-        let claim = Claim { scope: scope.to_owned(), caller, key, person: None, sealer: app.sealer.clone() };
-        CommandTx::claim(tx, claim, now).await
+    async fn begin_at_home(&self, app: &App, tenant: &TenantId, key_owner: String) -> Result<CommandTx, Stop> {
+        let claim = self.claim(app, tenant.as_str(), key_owner);
+        let (tx, is_first) = match &claim {
+            Some(claim) => app.db.begin_holding(tenant, claim.lock()).await?,
+            None => (app.db.begin(tenant).await?, true),
+        };
+        CommandTx::begun(tx, claim, is_first, app.clock.now()).await
+    }
+
+    fn claim(&self, app: &App, scope: &str, caller: String) -> Option<Claim> {
+        let key = self.key.clone()?;
+        Some(Claim { scope: scope.to_owned(), caller, key, person: None, sealer: app.sealer.clone() })
     }
 }
 
@@ -212,11 +215,19 @@ impl Claim {
     fn context(&self) -> String {
         format!("idempotency/{}/{}/{}", self.scope, self.caller, self.key.key)
     }
+
+    /// The number of the advisory lock of its key: the first half of a hash, so that no other lock is likely to have it.
+    fn lock(&self) -> i64 {
+        let digest = Sha256::digest(format!("idempotency\x1f{}\x1f{}\x1f{}", self.scope, self.caller, self.key.key));
+        i64::from_be_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
+    }
 }
 
 impl CommandTx {
-    async fn claim(mut tx: TenantTx, claim: Claim, now: OffsetDateTime) -> Result<Self, Stop> {
-        let mut is_first = try_claim(&mut tx, &claim).await?;
+    /// Goes on once the key is this transaction's, which it already is if `is_first`, and no answer is stored under it.
+    async fn begun(mut tx: TenantTx, claim: Option<Claim>, is_first: bool, now: OffsetDateTime) -> Result<Self, Stop> {
+        let Some(claim) = claim else { return Ok(Self { tx, claim: None, now }) };
+        let mut is_first = is_first || try_claim(&mut tx, &claim).await?;
         // A refused command gives its key back a moment after its answer, when its connection is rolled back.
         for _ in 0..GIVEN_BACK_WITHIN {
             if is_first {
@@ -323,14 +334,7 @@ impl DerefMut for CommandTx {
 
 /// Whether nobody else works under this key now; it stays ours until the transaction ends.
 async fn try_claim(tx: &mut TenantTx, claim: &Claim) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"SELECT pg_try_advisory_xact_lock(hashtextextended(concat_ws(E'\x1f', 'idempotency', $1::text, $2::text, $3::text), 0)) AS "locked!""#,
-        claim.scope,
-        claim.caller,
-        claim.key.key
-    )
-    .fetch_one(tx.conn())
-    .await
+    sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "locked!""#, claim.lock()).fetch_one(tx.conn()).await
 }
 
 /// Moves the transaction's fence: an operator's keys are in no tenant.

@@ -167,18 +167,49 @@ pub async fn driver_profile(
     )
     .fetch_optional(tx.conn())
     .await?;
-    Ok(row.map(|row| DriverProfile {
-        name: open_first_name(sealer, driver.0, row.sealed_name.as_deref()),
-        vehicle: Vehicle {
+    Ok(row.map(|row| {
+        let vehicle = Vehicle {
             class: row.vehicle_class,
             plate: row.vehicle_plate,
             model: row.vehicle_model,
             seats: row.vehicle_seats,
-        },
-        rating: (row.rating_count > 0).then(|| {
-            let mean = row.rating_sum as f64 / row.rating_count as f64;
-            (mean * 100.0).round() / 100.0
-        }),
+        };
+        let name = open_first_name(sealer, driver.0, row.sealed_name.as_deref());
+        DriverProfile { name, vehicle, rating: mean_rating(row.rating_sum, row.rating_count) }
+    }))
+}
+
+fn mean_rating(sum: i64, count: i64) -> Option<f64> {
+    (count > 0).then(|| (sum as f64 / count as f64 * 100.0).round() / 100.0)
+}
+
+/// What a rider and his driver may see of each other: [`driver_profile`] and [`rider_first_name`] at once. Accounts are erased,
+/// never removed, so there are both or neither.
+pub async fn parties(
+    tx: &mut TenantTx,
+    sealer: &Sealer,
+    driver: DriverId,
+    rider: RiderId,
+) -> sqlx::Result<Option<(DriverProfile, String)>> {
+    let row = sqlx::query!(
+        r#"SELECT d.sealed_name AS driver_name, d.vehicle_class, d.vehicle_plate, d.vehicle_model, d.vehicle_seats, d.rating_sum,
+                  d.rating_count, r.sealed_name AS rider_name
+           FROM drivers d, riders r WHERE d.id = $1 AND r.id = $2"#,
+        driver.0,
+        rider.0
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(row.map(|row| {
+        let vehicle = Vehicle {
+            class: row.vehicle_class,
+            plate: row.vehicle_plate,
+            model: row.vehicle_model,
+            seats: row.vehicle_seats,
+        };
+        let name = open_first_name(sealer, driver.0, row.driver_name.as_deref());
+        let profile = DriverProfile { name, vehicle, rating: mean_rating(row.rating_sum, row.rating_count) };
+        (profile, open_first_name(sealer, rider.0, row.rider_name.as_deref()))
     }))
 }
 

@@ -145,9 +145,8 @@ impl Ride {
 /// Loads what the parties may know of each other.
 pub async fn describe(app: &App, tx: &mut TenantTx, ride: &mut Ride) -> sqlx::Result<()> {
     if let Some(driver) = ride.driver_id {
-        ride.driver = identity::driver_profile(tx, &app.sealer, driver).await?;
-        let name = identity::rider_first_name(tx, &app.sealer, ride.rider_id).await?;
-        ride.rider = name.map(|name| RiderProfile { name });
+        let parties = identity::parties(tx, &app.sealer, driver, ride.rider_id).await?;
+        (ride.driver, ride.rider) = parties.map(|(driver, name)| (driver, RiderProfile { name })).unzip();
     }
     Ok(())
 }

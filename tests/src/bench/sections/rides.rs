@@ -66,20 +66,123 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
 async fn statements(stand: &Stand, rides: f64) -> anyhow::Result<Table> {
     let rows: Vec<(String, i64, f64)> = sqlx::query_as(
         "SELECT query, calls, total_exec_time FROM pg_stat_statements
-         WHERE userid::regrole::text IN ('gocomet_app', 'gocomet_system', 'gocomet_sync') ORDER BY calls DESC",
+         WHERE userid::regrole::text IN ('gocomet_app', 'gocomet_system', 'gocomet_sync')",
     )
     .fetch_all(&stand.database)
     .await?;
-    let mut table = Table::new("What a ride asks of Postgres", &["", "calls/ride", "ms of Postgres/ride"]);
+    let mut sums = vec![(0.0, 0.0); KINDS.len()];
     for (query, calls, ms) in rows {
-        let words: Vec<&str> = query.split_whitespace().collect();
-        let text: String = words.join(" ").chars().take(150).collect();
-        if calls as f64 / rides >= 0.02 {
-            table.row(text, &[vec![Some(calls as f64 / rides), Some(ms / rides)]]);
-        }
+        let is_of = |kind: &Kind| kind.marks.iter().any(|mark| query.contains(mark));
+        let kind = KINDS.iter().position(is_of).unwrap_or(KINDS.len() - 1);
+        sums[kind].0 += calls as f64 / rides;
+        sums[kind].1 += ms / rides;
     }
+    let mut table = Table::new("What a ride asks of Postgres", &STATEMENT_COLUMNS);
+    let mut round_trips = 0.0;
+    for (kind, (calls, ms)) in KINDS.iter().zip(sums) {
+        let trips = if kind.goes_along { 0.0 } else { calls };
+        round_trips += trips;
+        table.row(kind.name, &[vec![Some(calls), Some(trips), Some(ms)]]);
+    }
+    table.notes.push(format!("{round_trips:.1} round trips a ride. Why each is needed:"));
+    table.notes.extend(KINDS.iter().map(|kind| format!("- **{}**: {}", kind.name, kind.why)));
     Ok(table)
 }
+
+const STATEMENT_COLUMNS: [&str; 4] = ["", "statements/ride", "round trips/ride", "ms of Postgres/ride"];
+
+/// Statements for one purpose.
+struct Kind {
+    name: &'static str,
+    why: &'static str,
+    /// What their text holds; the first kind that finds its own takes a statement.
+    marks: &'static [&'static str],
+    /// Sent together with the statement before.
+    goes_along: bool,
+}
+
+const fn kind(name: &'static str, marks: &'static [&'static str], why: &'static str) -> Kind {
+    Kind { name, why, marks, goes_along: false }
+}
+
+/// The last is whatever is none of the others.
+const KINDS: [Kind; 17] = [
+    kind(
+        "begin",
+        &["BEGIN"],
+        "each of the seven commands is a transaction, the payment two: none is open while the PSP is asked.",
+    ),
+    Kind {
+        goes_along: true,
+        ..kind(
+            "name the tenant, try the locks",
+            &["set_config"],
+            "without a tenant row-level security shows nothing; sent with the begin.",
+        )
+    },
+    kind("commit", &["COMMIT"], "what was answered must outlive a crash."),
+    kind(
+        "home",
+        &["FROM tenant_homes"],
+        "whether this region may still write is known only inside the transaction that does.",
+    ),
+    kind(
+        "answered before?",
+        &["SELECT request_hash"],
+        "a repeated command must get its first answer; read after its lock is held.",
+    ),
+    kind(
+        "keep the answer",
+        &["INSERT INTO idempotency_keys"],
+        "commits with the effect, so that neither is ever without the other.",
+    ),
+    kind(
+        "wait for the key",
+        &["pg_advisory_xact_lock", "pg_try_advisory"],
+        "a payment goes on after the PSP has answered.",
+    ),
+    kind(
+        "rides",
+        &["INSERT INTO rides", "UPDATE rides", "FROM rides"],
+        "locked and written at each step; once more read to find what surge is.",
+    ),
+    kind(
+        "trips",
+        &["INTO trips", "UPDATE trips", "FROM trips t"],
+        "read and written at each step, and read for the payment.",
+    ),
+    kind(
+        "names",
+        &["FROM drivers d, riders r", "sealed_name"],
+        "both parties' names for each update of a ride that is shown to them.",
+    ),
+    kind("drivers", &["UPDATE drivers"], "a driver set free is idle from then on."),
+    kind(
+        "offers and candidates",
+        &["offers", "dispatch_candidates"],
+        "the dispatcher's, for many rides at once; and the driver's answer.",
+    ),
+    kind("traces", &["breadcrumbs"], "of many trips at once; read to price the trip."),
+    Kind {
+        goes_along: true,
+        ..kind(
+            "balance the entry",
+            &["coalesce(sum(amount)"],
+            "the ledger's own check, once for each posting, inside the commit.",
+        )
+    },
+    kind(
+        "payments and ledger",
+        &["payments", "ledger_entries", "ledger_postings", "sandbox_psp"],
+        "intent, the PSP's answer, and the entry with its postings.",
+    ),
+    kind(
+        "replication",
+        &["repl_", "ledger_facts"],
+        "the settlement as a fact; numbered, logged and applied for many at once.",
+    ),
+    kind("other", &[], "background work that has nothing to do with one ride."),
+];
 
 type Lanes = [Arc<tokio::sync::Mutex<Lane>>];
 
