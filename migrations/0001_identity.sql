@@ -66,6 +66,10 @@ CREATE TABLE drivers (
     lat            double precision,
     lng            double precision,
     located_at     timestamptz,
+    -- Until when each kind of document is good: {"licence": "2027-03-01T00:00:00Z"}; set by the tenant.
+    documents      jsonb NOT NULL DEFAULT '{}',
+    -- The driver's own limit to how far off a pick-up may be, as the crow flies.
+    max_pickup_m   int CHECK (max_pickup_m > 0),
     rating_sum     bigint NOT NULL DEFAULT 0,
     rating_count   bigint NOT NULL DEFAULT 0,
     created_at     timestamptz NOT NULL,
@@ -74,6 +78,19 @@ CREATE TABLE drivers (
 );
 CREATE INDEX drivers_online ON drivers (tenant_id) WHERE status = 'online';
 CALL fence_by_tenant('drivers');
+
+-- How a driver answers offers and what he earned, as it counted at as_of: what is long ago fades (region-node's
+-- drivers/record.rs). Not in the driver's row: who answers holds a ride, and a driver who goes offline holds that row and
+-- then the ride.
+CREATE TABLE driver_records (
+    driver_id      uuid PRIMARY KEY REFERENCES drivers (id),
+    tenant_id      text NOT NULL,
+    accepted       double precision NOT NULL,
+    refused        double precision NOT NULL,
+    earned         double precision NOT NULL,
+    as_of          timestamptz NOT NULL
+);
+CALL fence_by_tenant('driver_records');
 
 -- A refresh token is used once; using it again revokes its whole family (the thief's and the owner's).
 CREATE TABLE refresh_tokens (

@@ -27,7 +27,7 @@ CREATE TABLE rides (
     expires_at        timestamptz NOT NULL,
     -- Offers of the present search, against the tenant's limit; a driver who gives the ride up begins a new search.
     offers_made       int NOT NULL DEFAULT 0,
-    -- Offers ever: the number of the round of dispatch that looks now.
+    -- Rounds that ended in offers: the number of the round of dispatch that looks now.
     rounds            int NOT NULL DEFAULT 0,
     -- The driver's way to the pick-up, as the accepted offer said.
     pickup_eta_s      int,
@@ -57,12 +57,13 @@ CREATE TABLE offers (
     tenant_id      text NOT NULL,
     ride_id        uuid NOT NULL REFERENCES rides (id),
     driver_id      uuid NOT NULL REFERENCES drivers (id),
-    status         text NOT NULL CHECK (status IN ('live', 'accepted', 'declined', 'expired', 'withdrawn')),
+    status         text NOT NULL CHECK (status IN ('live', 'accepted', 'declined', 'expired', 'withdrawn', 'taken')),
     pickup_eta_s   int NOT NULL,
     offered_at     timestamptz NOT NULL,
     expires_at     timestamptz NOT NULL,
     answered_at    timestamptz
 );
+-- A ride may have several live offers at once, all of one round: whoever accepts first, under the ride's lock, has it.
 CREATE UNIQUE INDEX one_live_offer_per_driver ON offers (tenant_id, driver_id) WHERE status = 'live';
 CREATE INDEX offers_of_ride ON offers (ride_id);
 CREATE INDEX offers_to_expire ON offers (expires_at) WHERE status = 'live';

@@ -148,9 +148,14 @@ impl TestRegion {
         address
     }
 
-    /// Makes another tenant; its back office's client id and secret.
-    pub async fn new_tenant(&self, id: &str, config: Value) -> (String, String) {
+    /// Makes another tenant; its back office's client id and secret. Unless the config says otherwise its rides never wait
+    /// for each other: what is due is then dispatched when the test says so, however fast it runs.
+    pub async fn new_tenant(&self, id: &str, mut config: Value) -> (String, String) {
         let operator = self.operator().await;
+        let window_ms = &mut config["dispatch"]["window_ms"];
+        if window_ms.is_null() {
+            *window_ms = json!(0);
+        }
         let body = json!({"id": id, "name": id, "home_region": "us-east", "config": config});
         let made = operator.call(Method::POST, "/v1/tenants", Some(body), &[]).await.ok(201);
         (made["client_id"].as_str().unwrap().to_owned(), made["client_secret"].as_str().unwrap().to_owned())
@@ -213,6 +218,11 @@ impl TestUser {
     /// `POST path`.
     pub async fn post(&self, path: &str, body: Value) -> TestAnswer {
         self.call(Method::POST, path, Some(body), &[]).await
+    }
+
+    /// `PUT path`.
+    pub async fn put(&self, path: &str, body: Value) -> TestAnswer {
+        self.call(Method::PUT, path, Some(body), &[]).await
     }
 
     /// `POST path` with an idempotency key.

@@ -77,6 +77,10 @@ codes! {
     OfferExpired = 409 "offer_expired",
     /// The driver has another offer or trip.
     DriverBusy = 409 "driver_busy",
+    /// The driver lacks a document the tenant requires.
+    DocumentMissing = 409 "document_missing",
+    /// A document the tenant requires of the driver has expired.
+    DocumentExpired = 409 "document_expired",
     /// The rider has an open ride already.
     RideInProgress = 409 "ride_in_progress",
     /// The rider has as many rides booked ahead as allowed.

@@ -99,12 +99,13 @@ pub enum DispatchMode {
 }
 
 /// How rides find drivers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct DispatchPolicy {
     /// How candidates are matched.
     pub mode: DispatchMode,
-    /// Requests that arrive this close together are matched together, milliseconds.
+    /// Requests of one area that arrive this close together are matched together, milliseconds; one that comes alone is
+    /// matched at once.
     pub window_ms: u32,
     /// How long a driver has to answer, seconds.
     pub offer_ttl_s: u32,
@@ -112,8 +113,23 @@ pub struct DispatchPolicy {
     pub max_offers: u32,
     /// Nobody farther away than this is asked, metres as the crow flies.
     pub radius_m: u32,
+    /// Nobody who would need longer than this to the pick-up is asked, seconds; null: no limit but the radius.
+    pub max_pickup_s: Option<u32>,
     /// A ride nobody takes expires after this, seconds.
     pub expire_after_s: u32,
+    /// Drivers one ride is offered to at once; the first to accept gets it.
+    pub group_size: u32,
+    /// A batched matching lets a driver who has waited half an hour for work drive so much farther, seconds; others in
+    /// proportion.
+    pub idle_bonus_s: u32,
+    /// And one who has earned nothing lately, where others have; who earned at least the fleet's median has no bonus, and
+    /// those in between have one in proportion.
+    pub fairness_bonus_s: u32,
+    /// A driver who often refuses counts as farther away, by the wait his refusal is expected to cost, and by no more than
+    /// this, seconds; 0 takes no notice.
+    pub refusal_cost_cap_s: u32,
+    /// Kinds of documents without which, or with which expired, a driver takes no rides.
+    pub required_documents: BTreeSet<String>,
 }
 
 /// How scarcity raises prices.
@@ -226,7 +242,13 @@ impl Default for DispatchPolicy {
             offer_ttl_s: 15,
             max_offers: 8,
             radius_m: 5_000,
+            max_pickup_s: None,
             expire_after_s: 180,
+            group_size: 1,
+            idle_bonus_s: 60,
+            fairness_bonus_s: 30,
+            refusal_cost_cap_s: 60,
+            required_documents: BTreeSet::new(),
         }
     }
 }
@@ -331,7 +353,7 @@ impl TenantConfig {
             "cancellation.fee".into(),
             "must be 0 to 100000000 minor units",
         );
-        let dispatch = self.dispatch;
+        let dispatch = &self.dispatch;
         require(dispatch.window_ms <= 10_000, "dispatch.window_ms".into(), "must be at most 10000");
         require((1..=300).contains(&dispatch.offer_ttl_s), "dispatch.offer_ttl_s".into(), "must be 1 to 300");
         require((1..=100).contains(&dispatch.max_offers), "dispatch.max_offers".into(), "must be 1 to 100");
@@ -341,11 +363,35 @@ impl TenantConfig {
             "dispatch.expire_after_s".into(),
             "must be 5 to 86400",
         );
+        require(
+            dispatch.max_pickup_s.is_none_or(|most_s| (30..=14_400).contains(&most_s)),
+            "dispatch.max_pickup_s".into(),
+            "must be 30 to 14400, or null",
+        );
+        require((1..=5).contains(&dispatch.group_size), "dispatch.group_size".into(), "must be 1 to 5");
+        // Together less than four minutes: a preference among drivers, never a reason to let riders wait for long.
+        for (field, seconds) in
+            [("idle_bonus_s", dispatch.idle_bonus_s), ("fairness_bonus_s", dispatch.fairness_bonus_s)]
+        {
+            require(seconds <= 120, format!("dispatch.{field}"), "must be at most 120");
+        }
+        require(dispatch.refusal_cost_cap_s <= 300, "dispatch.refusal_cost_cap_s".into(), "must be at most 300");
+        require(
+            dispatch.required_documents.len() <= MAX_DOCUMENTS,
+            "dispatch.required_documents".into(),
+            "must name at most 10 kinds",
+        );
+        for kind in &dispatch.required_documents {
+            require(is_class_name(kind), format!("dispatch.required_documents.{kind}"), "must match [a-z0-9_-]{1,30}");
+        }
         require((1.0..=10.0).contains(&self.surge.cap), "surge.cap".into(), "must be 1 to 10");
         require(self.psp.provider == "sandbox", "psp.provider".into(), "must be sandbox");
         errors
     }
 }
+
+/// Kinds of documents a tenant may require, and a driver may have.
+pub const MAX_DOCUMENTS: usize = 10;
 
 /// No single price in a tariff is larger, so that no fare can overflow.
 const MAX_TARIFF_AMOUNT: i64 = 100_000_000;
@@ -362,7 +408,8 @@ fn unknown_settings(given: &Value, known: &Value, path: &str, errors: &mut Vec<F
     }
 }
 
-fn is_class_name(text: &str) -> bool {
+/// Whether something is a name of a vehicle class or of a kind of document.
+pub fn is_class_name(text: &str) -> bool {
     (1..=30).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }
@@ -383,6 +430,26 @@ mod tests {
         let draft = json!({"tariffs": {"standard": {"per_km": -1, "tax_percent": 101}}, "dispatch": {"max_offers": 0}});
         let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
         assert_eq!(fields, ["tariffs.standard.per_km", "tariffs.standard.tax_percent", "dispatch.max_offers"]);
+    }
+
+    #[test]
+    fn what_dispatch_prefers_is_bounded() {
+        let draft = json!({"dispatch": {
+            "max_pickup_s": 5, "group_size": 6, "idle_bonus_s": 121, "fairness_bonus_s": 121, "refusal_cost_cap_s": 301,
+            "required_documents": ["Licence"],
+        }});
+        let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
+        let expected = [
+            "dispatch.max_pickup_s",
+            "dispatch.group_size",
+            "dispatch.idle_bonus_s",
+            "dispatch.fairness_bonus_s",
+            "dispatch.refusal_cost_cap_s",
+            "dispatch.required_documents.Licence",
+        ];
+        assert_eq!(fields, expected);
+        let draft = json!({"dispatch": {"max_pickup_s": null, "group_size": 5, "required_documents": ["licence"]}});
+        assert_eq!(TenantConfig::from_draft(&draft).unwrap().dispatch.group_size, 5);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     app::App,
     db::TenantTx,
+    drivers::{self, Addition},
     http::{Command, Path, Problem, ProblemBody, Stop},
     identity::Caller,
     realtime::Event,
@@ -149,9 +150,10 @@ pub(super) async fn accept(
     }
     store::answer(tx, ride_id, driver_id, OfferStatus::Accepted, now).await?.ok_or(OfferError::OfferExpired)?;
     let (ride, trip) = rides::accept(tx, &ride, driver_id, now).await?;
-    for other in store::withdraw_offers(tx, ride_id, now).await? {
+    for other in store::withdraw_offers(tx, ride_id, OfferStatus::Taken, now).await? {
         tell_withdrawn(tx, other, "ride_taken", now);
     }
+    drivers::note(tx, &[driver_id], Addition::ACCEPTED, now).await?;
     announce(app, tx, ride).await?;
     tracing::info!(ride.id = %ride_id, driver.id = %driver_id, "ride {ride_id} accepted");
     Ok(trip)
@@ -169,6 +171,7 @@ async fn decline(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: Drive
     }
     store::answer(tx, ride_id, driver_id, OfferStatus::Declined, now).await?.ok_or(OfferError::OfferExpired)?;
     free(tx, driver_id, now);
+    drivers::note(tx, &[driver_id], Addition::REFUSED, now).await?;
     release(app, tx, &[ride_id], now).await
 }
 
@@ -196,7 +199,7 @@ pub(super) async fn release(
 ) -> Result<(), OfferError> {
     let tenant = tx.tenant().clone();
     for ride_id in store::release(tx, rides, now).await? {
-        tx.tell(Event::DispatchDue { tenant: tenant.clone(), ride_id });
+        tx.tell(Event::DispatchDue { tenant: tenant.clone(), ride_id, at: now });
         if let Some(ride) = rides::load(tx, ride_id).await? {
             announce(app, tx, ride).await?;
         }

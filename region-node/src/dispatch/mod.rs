@@ -10,9 +10,13 @@
 //!                └─ retry ◄──┘                 └─► declined, expired, withdrawn ──► due
 //! ```
 
+mod acceptance;
 mod answer;
 mod config;
+mod cost;
 mod error;
+mod gate;
+mod group;
 mod offer;
 mod plan;
 mod policy;
@@ -21,6 +25,7 @@ mod reason;
 mod run;
 mod store;
 mod story;
+mod window;
 mod worker;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -28,9 +33,11 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use answer::{AnswerRequest, accept_from_socket, decline_from_socket, withdraw_from};
 pub use config::DispatchConfig;
 pub use error::OfferError;
+pub use gate::may_be_asked;
 pub use offer::{OfferStatus, OfferView};
-pub use plan::{Plan, Verdict, Wanted, plan};
+pub use plan::{Ask, Plan, Verdict, Wanted, plan};
 pub use reason::Reason;
+pub use window::Windows;
 pub use worker::Due;
 #[cfg(test)]
 pub(crate) use worker::run_due;

@@ -1,11 +1,12 @@
-//! The offer protocol, explored: every order in which two nodes, two drivers and two rides can meet.
+//! The offer protocol, explored: every order in which two nodes, two drivers and two rides can meet, a ride being offered to
+//! one of them or to both at once.
 //!
 //! The model is this module's SQL at the grain at which transactions see each other: a node claims, plans, inserts under the
 //! snapshot its statement began with, marks under a new one, and commits; it may be slow or die anywhere in between. What is
 //! locked cannot be changed, and what is not committed cannot be seen, by others. Whom a node asks is free: its table may
 //! believe anything. Each rule of the protocol can be left out, and then the model must find what that rule is for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Checker, Model, Property};
 
@@ -32,6 +33,12 @@ struct Protocol {
     one_offer_per_driver: bool,
     /// A ride whose last offer ended is due again.
     releases: bool,
+    /// But not while another of the group still has its offer.
+    waits_for_the_group: bool,
+    /// Who accepts takes the others' offers back.
+    takes_the_others_back: bool,
+    /// Whether the offer is still open is read with the ride held, not before.
+    accepts_under_the_lock: bool,
     /// A lease ends by itself.
     leases_end: bool,
 }
@@ -42,6 +49,9 @@ const KEPT: Protocol = Protocol {
     holds_drivers: true,
     one_offer_per_driver: true,
     releases: true,
+    waits_for_the_group: true,
+    takes_the_others_back: true,
+    accepts_under_the_lock: true,
     leases_end: true,
 };
 
@@ -60,7 +70,38 @@ struct Ride {
     claims: u8,
     locked_by: Option<NodeNo>,
     /// Who drives.
-    trip: Option<DriverNo>,
+    trips: Drivers,
+}
+
+/// A set of drivers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Drivers(u8);
+
+impl Drivers {
+    /// Whom a node may ask: each driver alone, and all of them.
+    fn groups() -> impl Iterator<Item = Self> {
+        (1..1 << DRIVERS).map(Self)
+    }
+
+    fn only(driver: DriverNo) -> Self {
+        Self(1 << driver)
+    }
+
+    fn has(self, driver: DriverNo) -> bool {
+        self.0 & 1 << driver != 0
+    }
+
+    fn iter(self) -> impl Iterator<Item = DriverNo> {
+        (0..DRIVERS).filter(move |driver| self.has(*driver))
+    }
+
+    fn those(self, keep: impl Fn(DriverNo) -> bool) -> Self {
+        Self(self.iter().filter(|driver| keep(*driver)).map(|driver| 1 << driver).sum())
+    }
+
+    fn is_empty(self) -> bool {
+        self.0 == 0
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,8 +115,10 @@ enum Status {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Driver {
     online: bool,
-    /// Rides offered, by committed transactions.
-    offers: BTreeSet<RideNo>,
+    /// Rides offered, by committed transactions, and by which claim.
+    offers: BTreeMap<RideNo, u8>,
+    /// Rides he saw offered and may accept though it is over, where nobody looks again.
+    remembers: BTreeSet<RideNo>,
     /// Rides offered by a transaction that has yet to commit.
     pending: BTreeSet<RideNo>,
 }
@@ -83,23 +126,24 @@ struct Driver {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Node {
     Idle,
-    /// Claimed a ride and chose a driver.
+    /// Claimed a ride and chose whom to ask.
     Planned {
         ride: RideNo,
         claim: u8,
-        ask: DriverNo,
+        ask: Drivers,
     },
     /// The insert has begun: these drivers had a trip by its snapshot.
     Inserting {
         ride: RideNo,
-        ask: DriverNo,
-        busy: BTreeSet<DriverNo>,
+        claim: u8,
+        ask: Drivers,
+        busy: Drivers,
     },
-    /// The offer is there, for this transaction alone; or there is none.
+    /// The offers are there, for this transaction alone.
     Inserted {
         ride: RideNo,
-        ask: DriverNo,
-        made: bool,
+        claim: u8,
+        made: Drivers,
     },
 }
 
@@ -108,7 +152,7 @@ enum Step {
     Claims {
         node: NodeNo,
         ride: RideNo,
-        ask: DriverNo,
+        ask: Drivers,
     },
     Begins(NodeNo),
     Inserts(NodeNo),
@@ -131,15 +175,15 @@ enum Step {
 
 impl World {
     fn has_trip(&self, driver: DriverNo) -> bool {
-        self.rides.iter().any(|ride| ride.trip == Some(driver))
-    }
-
-    fn busy(&self) -> BTreeSet<DriverNo> {
-        (0..DRIVERS).filter(|driver| self.has_trip(*driver)).collect()
+        self.rides.iter().any(|ride| ride.trips.has(driver))
     }
 
     fn is_held(&self, driver: DriverNo) -> bool {
-        self.nodes.iter().any(|node| matches!(node, Node::Inserted { ask, made: true, .. } if *ask == driver))
+        self.nodes.iter().any(|node| matches!(node, Node::Inserted { made, .. } if made.has(driver)))
+    }
+
+    fn is_offered(&self, ride: RideNo) -> bool {
+        self.drivers.iter().any(|driver| driver.offers.contains_key(&ride))
     }
 
     /// Ends what is offered of a ride.
@@ -151,7 +195,7 @@ impl World {
 
     /// As `release` does: a ride none of whose offers is left is due again.
     fn release(&mut self, ride: RideNo, protocol: &Protocol) {
-        let is_offered = self.drivers.iter().any(|driver| driver.offers.contains(&ride));
+        let is_offered = self.is_offered(ride) && protocol.waits_for_the_group;
         let of = &mut self.rides[ride];
         if of.status == Status::Offered && !is_offered && protocol.releases {
             (of.status, of.lease) = (Status::Requested, None);
@@ -164,8 +208,10 @@ impl Model for Protocol {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        let ride = Ride { status: Status::Requested, lease: None, claims: 0, locked_by: None, trip: None };
-        let driver = || Driver { online: true, offers: BTreeSet::new(), pending: BTreeSet::new() };
+        let ride =
+            Ride { status: Status::Requested, lease: None, claims: 0, locked_by: None, trips: Drivers::default() };
+        let driver =
+            || Driver { online: true, offers: BTreeMap::new(), remembers: BTreeSet::new(), pending: BTreeSet::new() };
         vec![World { rides: [ride; RIDES], drivers: [driver(), driver()], nodes: [Node::Idle, Node::Idle] }]
     }
 
@@ -176,7 +222,7 @@ impl Model for Protocol {
                     for (ride, of) in world.rides.iter().enumerate() {
                         let is_due = of.status == Status::Requested && of.lease.is_none();
                         if is_due && of.locked_by.is_none() && of.claims < MOST_CLAIMS {
-                            steps.extend((0..DRIVERS).map(|ask| Step::Claims { node, ride, ask }));
+                            steps.extend(Drivers::groups().map(|ask| Step::Claims { node, ride, ask }));
                         }
                     }
                 }
@@ -184,7 +230,8 @@ impl Model for Protocol {
                 Node::Planned { .. } => {}
                 // The index makes it wait for who inserts, and has not committed, the same.
                 Node::Inserting { ask, .. } => {
-                    if world.drivers[*ask].pending.is_empty() || !self.one_offer_per_driver {
+                    let is_free = |driver: DriverNo| world.drivers[driver].pending.is_empty();
+                    if ask.iter().all(is_free) || !self.one_offer_per_driver {
                         steps.push(Step::Inserts(node));
                     }
                 }
@@ -201,16 +248,20 @@ impl Model for Protocol {
             if of.status != Status::Cancelled {
                 steps.push(Step::Cancels(ride));
             }
-            if of.trip.is_some() {
+            if !of.trips.is_empty() {
                 steps.push(Step::GivesUp(ride));
             }
-            for driver in (0..DRIVERS).filter(|driver| world.drivers[*driver].offers.contains(&ride)) {
-                steps.push(Step::Accepts { driver, ride });
-                steps.push(Step::LetsGo { driver, ride });
+            for (driver, of) in world.drivers.iter().enumerate() {
+                if of.offers.contains_key(&ride) || of.remembers.contains(&ride) {
+                    steps.push(Step::Accepts { driver, ride });
+                }
+                if of.offers.contains_key(&ride) {
+                    steps.push(Step::LetsGo { driver, ride });
+                }
             }
         }
         for (driver, of) in world.drivers.iter().enumerate() {
-            let offers_are_free = of.offers.iter().all(|ride| world.rides[*ride].locked_by.is_none());
+            let offers_are_free = of.offers.keys().all(|ride| world.rides[*ride].locked_by.is_none());
             if of.online && offers_are_free && !(self.holds_drivers && world.is_held(driver)) {
                 steps.push(Step::GoesOffline(driver));
             }
@@ -234,36 +285,43 @@ impl Model for Protocol {
                     next.nodes[node] = Node::Idle;
                 } else {
                     of.locked_by = Some(node);
-                    next.nodes[node] = Node::Inserting { ride, ask, busy: world.busy() };
+                    let busy = ask.those(|driver| world.has_trip(driver));
+                    next.nodes[node] = Node::Inserting { ride, claim, ask, busy };
                 }
             }
             Step::Inserts(node) => {
-                let Node::Inserting { ride, ask, busy } = next.nodes[node].clone() else { return None };
-                let driver = &mut next.drivers[ask];
-                let is_free = driver.offers.is_empty() || !self.one_offer_per_driver;
-                let made = driver.online && !busy.contains(&ask) && is_free;
-                if made {
-                    driver.pending.insert(ride);
-                }
-                next.nodes[node] = Node::Inserted { ride, ask, made };
+                let Node::Inserting { ride, claim, ask, busy } = next.nodes[node].clone() else { return None };
+                let made = ask.those(|driver| {
+                    let of = &world.drivers[driver];
+                    of.online && !busy.has(driver) && (of.offers.is_empty() || !self.one_offer_per_driver)
+                });
+                made.iter().for_each(|driver| _ = next.drivers[driver].pending.insert(ride));
+                next.nodes[node] = Node::Inserted { ride, claim, made };
             }
             Step::MarksAndCommits(node) => {
-                let Node::Inserted { ride, ask, made } = next.nodes[node].clone() else { return None };
-                let keeps = made && !(self.checks_trips_again && world.has_trip(ask));
-                next.drivers[ask].pending.remove(&ride);
+                let Node::Inserted { ride, claim, made } = next.nodes[node].clone() else { return None };
+                let kept = made.those(|driver| !(self.checks_trips_again && world.has_trip(driver)));
+                made.iter().for_each(|driver| _ = next.drivers[driver].pending.remove(&ride));
                 let of = &mut next.rides[ride];
                 (of.locked_by, of.lease) = (None, None);
-                if keeps {
+                if !kept.is_empty() {
                     of.status = Status::Offered;
-                    next.drivers[ask].offers.insert(ride);
+                }
+                for driver in kept.iter() {
+                    next.drivers[driver].offers.insert(ride, claim);
+                    if !self.accepts_under_the_lock {
+                        next.drivers[driver].remembers.insert(ride);
+                    }
                 }
                 next.nodes[node] = Node::Idle;
             }
             Step::Dies(node) => {
                 // Postgres rolls its transaction back.
-                if let Node::Inserting { ride, ask, .. } | Node::Inserted { ride, ask, .. } = next.nodes[node].clone() {
+                if let Node::Inserting { ride, .. } | Node::Inserted { ride, .. } = next.nodes[node].clone() {
                     next.rides[ride].locked_by = None;
-                    next.drivers[ask].pending.remove(&ride);
+                }
+                if let Node::Inserted { ride, made, .. } = next.nodes[node].clone() {
+                    made.iter().for_each(|driver| _ = next.drivers[driver].pending.remove(&ride));
                 }
                 next.nodes[node] = Node::Idle;
             }
@@ -273,8 +331,13 @@ impl Model for Protocol {
                 if world.has_trip(driver) {
                     return None;
                 }
-                next.withdraw(ride);
-                (next.rides[ride].status, next.rides[ride].trip) = (Status::Accepted, Some(driver));
+                match self.takes_the_others_back {
+                    true => next.withdraw(ride),
+                    false => _ = next.drivers[driver].offers.remove(&ride),
+                }
+                let of = &mut next.rides[ride];
+                of.status = Status::Accepted;
+                of.trips = Drivers(of.trips.0 | Drivers::only(driver).0);
             }
             Step::LetsGo { driver, ride } => {
                 next.drivers[driver].offers.remove(&ride);
@@ -282,15 +345,15 @@ impl Model for Protocol {
             }
             Step::GivesUp(ride) => {
                 let of = &mut next.rides[ride];
-                (of.status, of.trip, of.lease) = (Status::Requested, None, None);
+                (of.status, of.trips, of.lease) = (Status::Requested, Drivers::default(), None);
             }
             Step::Cancels(ride) => {
                 next.withdraw(ride);
-                (next.rides[ride].status, next.rides[ride].trip) = (Status::Cancelled, None);
+                (next.rides[ride].status, next.rides[ride].trips) = (Status::Cancelled, Drivers::default());
             }
             Step::GoesOffline(driver) => {
                 next.drivers[driver].online = false;
-                for ride in std::mem::take(&mut next.drivers[driver].offers) {
+                for ride in std::mem::take(&mut next.drivers[driver].offers).into_keys() {
                     next.release(ride, self);
                 }
             }
@@ -301,13 +364,17 @@ impl Model for Protocol {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("a driver has one trip at most", |_, world: &World| {
-                (0..DRIVERS).all(|driver| world.rides.iter().filter(|ride| ride.trip == Some(driver)).count() <= 1)
+                (0..DRIVERS).all(|driver| world.rides.iter().filter(|ride| ride.trips.has(driver)).count() <= 1)
+            }),
+            Property::always("a ride has one driver at most", |_, world: &World| {
+                world.rides.iter().all(|ride| ride.trips.iter().count() <= 1)
             }),
             Property::always("a driver thinks about one offer at most", |_, world: &World| {
                 world.drivers.iter().all(|driver| driver.offers.len() <= 1)
             }),
-            Property::always("a ride is put to one driver at a time", |_, world: &World| {
-                (0..RIDES).all(|ride| world.drivers.iter().filter(|driver| driver.offers.contains(&ride)).count() <= 1)
+            Property::always("a ride is put to one group at a time", |_, world: &World| {
+                let claims = |ride| world.drivers.iter().filter_map(move |driver| driver.offers.get(&ride));
+                (0..RIDES).all(|ride| claims(ride).collect::<BTreeSet<_>>().len() <= 1)
             }),
             Property::always("nobody on a trip is asked", |_, world: &World| {
                 (0..DRIVERS).all(|driver| !world.has_trip(driver) || world.drivers[driver].offers.is_empty())
@@ -316,10 +383,7 @@ impl Model for Protocol {
                 world.drivers.iter().all(|driver| driver.online || driver.offers.is_empty())
             }),
             Property::always("only an open ride is offered, and an offered one has its offer", |_, world: &World| {
-                (0..RIDES).all(|ride| {
-                    let has_offer = world.drivers.iter().any(|driver| driver.offers.contains(&ride));
-                    (world.rides[ride].status == Status::Offered) == has_offer
-                })
+                (0..RIDES).all(|ride| (world.rides[ride].status == Status::Offered) == world.is_offered(ride))
             }),
             Property::always("a ride that waits is due, or will be", |protocol: &Self, world: &World| {
                 world.rides.iter().enumerate().all(|(number, ride)| {
@@ -333,10 +397,13 @@ impl Model for Protocol {
                 })
             }),
             Property::sometimes("both rides are driven", |_, world: &World| {
-                world.rides.iter().all(|ride| ride.trip.is_some())
+                world.rides.iter().all(|ride| !ride.trips.is_empty())
+            }),
+            Property::sometimes("both drivers think about one ride", |_, world: &World| {
+                (0..RIDES).any(|ride| world.drivers.iter().all(|driver| driver.offers.contains_key(&ride)))
             }),
             Property::sometimes("a ride is driven after a node died and another was overtaken", |_, world: &World| {
-                world.rides.iter().any(|ride| ride.claims == MOST_CLAIMS && ride.trip.is_some())
+                world.rides.iter().any(|ride| ride.claims == MOST_CLAIMS && !ride.trips.is_empty())
             }),
         ]
     }
@@ -353,11 +420,20 @@ fn no_order_of_events_gives_a_driver_two_rides_or_a_ride_two_drivers_or_lets_one
 #[test]
 fn each_rule_of_the_protocol_is_there_for_something() {
     let left_out = [
-        (Protocol { checks_the_lease: false, ..KEPT }, "a ride is put to one driver at a time"),
+        (Protocol { checks_the_lease: false, ..KEPT }, "a ride is put to one group at a time"),
         (Protocol { checks_trips_again: false, ..KEPT }, "nobody on a trip is asked"),
         (Protocol { holds_drivers: false, ..KEPT }, "nobody offline is asked"),
         (Protocol { one_offer_per_driver: false, ..KEPT }, "a driver thinks about one offer at most"),
         (Protocol { releases: false, ..KEPT }, "only an open ride is offered, and an offered one has its offer"),
+        (
+            Protocol { waits_for_the_group: false, ..KEPT },
+            "only an open ride is offered, and an offered one has its offer",
+        ),
+        (
+            Protocol { takes_the_others_back: false, ..KEPT },
+            "only an open ride is offered, and an offered one has its offer",
+        ),
+        (Protocol { accepts_under_the_lock: false, ..KEPT }, "a ride has one driver at most"),
         (Protocol { leases_end: false, ..KEPT }, "a ride that waits is due, or will be"),
     ];
     for (protocol, broken) in left_out {

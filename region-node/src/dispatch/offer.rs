@@ -23,11 +23,14 @@ pub enum OfferStatus {
     Expired,
     /// Taken back.
     Withdrawn,
+    /// Another driver who was asked at the same time took the ride.
+    Taken,
 }
 
 impl OfferStatus {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Live, Self::Accepted, Self::Declined, Self::Expired, Self::Withdrawn];
+    pub const ALL: [Self; 6] =
+        [Self::Live, Self::Accepted, Self::Declined, Self::Expired, Self::Withdrawn, Self::Taken];
 
     /// As stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +40,7 @@ impl OfferStatus {
             Self::Declined => "declined",
             Self::Expired => "expired",
             Self::Withdrawn => "withdrawn",
+            Self::Taken => "taken",
         }
     }
 }

@@ -11,16 +11,22 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::{
+    acceptance,
+    cost::{Costs, Person},
+    gate::{gate, takes_too_long},
+    group::groups,
     policy::{Candidate, Matching, Request, assign},
     reason::Reason,
 };
 use crate::{
-    drivers::{Duty, Fleet, Found, LIFE, Standing},
+    drivers::{Fleet, Found, LIFE, Standing, cell_of},
     travel::TravelTimes,
 };
 
-/// Drivers of a ride who may be chosen. More would not change who is nearest, but the size of the assignment.
+/// Drivers of a ride who may be chosen. More would not change who is nearest, but the size of the assignment. Where several
+/// rides begin in one place there is one more for each of the others, up to the larger number: they compete for the same.
 const CHOICES: usize = 12;
+const MOST_CHOICES: usize = 50;
 /// Drivers of a ride who may not, and of whom the reason is recorded.
 const EXPLAINED: usize = 12;
 /// Rides whose travel times are asked for at once, should they come from elsewhere.
@@ -41,6 +47,8 @@ pub struct Wanted {
     pub waits_since: OffsetDateTime,
     /// Who was asked before, and what came of it.
     pub asked: HashMap<DriverId, Reason>,
+    /// How many more offers may be made for it.
+    pub offers_left: usize,
 }
 
 /// What became of one candidate.
@@ -56,13 +64,22 @@ pub struct Verdict {
     pub distance_m: u32,
 }
 
+/// A driver to be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Who.
+    pub driver_id: DriverId,
+    /// Seconds to the pick-up.
+    pub eta_s: u32,
+}
+
 /// What is to be done for one ride.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Which.
     pub ride_id: RideId,
-    /// Whom to ask, and the seconds to the pick-up.
-    pub ask: Option<(DriverId, u32)>,
+    /// Whom to ask; more than one only where the tenant's policy says so, and then the best first.
+    pub ask: Vec<Ask>,
     /// Every candidate.
     pub verdicts: Vec<Verdict>,
 }
@@ -77,7 +94,10 @@ pub async fn plan(
 ) -> Vec<Plan> {
     let mut numbers: HashMap<DriverId, usize> = HashMap::new();
     let mut matching = Matching::default();
-    let looks: Vec<Look> = rides.iter().map(|ride| look_around(fleet, rules, ride, now)).collect();
+    let most = choices(rides.iter().map(|ride| ride.pickup));
+    let look = |(ride, most)| look_around(fleet, rules, ride, most, now);
+    let mut looks: Vec<Look> = rides.iter().zip(most).map(look).collect();
+    let costs = Costs { rules, median_earned: fleet.median_earned(now) };
     let mut etas = Vec::with_capacity(rides.len());
     for some in rides.iter().zip(&looks).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
         let ask = some.iter().map(|(ride, look)| async move {
@@ -86,30 +106,54 @@ pub async fn plan(
         });
         etas.extend(join_all(ask).await);
     }
-    for ((ride, look), etas) in rides.iter().zip(&looks).zip(etas) {
+    for ((ride, look), etas) in rides.iter().zip(&mut looks).zip(etas) {
+        let etas = look.leave_out_the_slow(rules, etas);
         let candidates = look.choices.iter().zip(etas).map(|(found, eta_s)| {
             let next = numbers.len();
-            let idle_since = found.standing.idle_since.unwrap_or(now);
-            let idle = (now - idle_since).max(time::Duration::ZERO);
-            Candidate { driver: *numbers.entry(found.driver_id).or_insert(next), eta_s, idle }
+            let cost_s = costs.cost_s(eta_s, person(&found.standing, now));
+            Candidate { driver: *numbers.entry(found.driver_id).or_insert(next), eta_s, cost_s }
         });
         let candidates = candidates.collect();
         matching.requests.push(Request { waited: now - ride.waits_since, candidates });
     }
     let (matching, chosen) = assign(rules.mode, matching).await;
+    let group_size = usize::try_from(rules.group_size).unwrap_or(usize::MAX);
+    let most: Vec<usize> = rides.iter().map(|ride| ride.offers_left.clamp(1, group_size.max(1))).collect();
+    let groups = groups(rules.mode, &matching, &chosen, &most);
     let mut plans = Vec::with_capacity(rides.len());
-    for (((ride, look), request), chosen) in rides.iter().zip(looks).zip(&matching.requests).zip(chosen) {
+    for (((ride, look), request), group) in rides.iter().zip(looks).zip(&matching.requests).zip(groups) {
         let candidates = &request.candidates;
         let choices = look.choices.iter().zip(candidates).enumerate().map(|(index, (found, candidate))| Verdict {
             driver_id: found.driver_id,
-            reason: if Some(index) == chosen { Reason::Offered } else { Reason::NotChosen },
+            reason: if group.contains(&index) { Reason::Offered } else { Reason::NotChosen },
             pickup_eta_s: Some(candidate.eta_s),
             distance_m: whole_metres(found.distance_m),
         });
-        let ask = chosen.map(|index| (look.choices[index].driver_id, candidates[index].eta_s));
+        let ask = |index: &usize| Ask { driver_id: look.choices[*index].driver_id, eta_s: candidates[*index].eta_s };
+        let ask = group.iter().map(ask).collect();
         plans.push(Plan { ride_id: ride.ride_id, ask, verdicts: choices.chain(look.others).collect() });
     }
     plans
+}
+
+/// How many drivers of each ride may be chosen, given where they begin.
+pub(super) fn choices(pickups: impl Iterator<Item = Point>) -> Vec<usize> {
+    let cells: Vec<_> = pickups.map(cell_of).collect();
+    let mut in_cell: HashMap<_, usize> = HashMap::new();
+    for cell in &cells {
+        *in_cell.entry(*cell).or_default() += 1;
+    }
+    cells.iter().map(|cell| (CHOICES - 1 + in_cell[cell]).min(MOST_CHOICES)).collect()
+}
+
+/// What counts of a driver besides the way.
+fn person(standing: &Standing, now: OffsetDateTime) -> Person {
+    let record = standing.record.at(now);
+    Person {
+        idle: now - standing.idle_since.unwrap_or(now),
+        acceptance: acceptance::probability(&record),
+        earned: record.earned,
+    }
 }
 
 struct Look {
@@ -117,19 +161,44 @@ struct Look {
     others: Vec<Verdict>,
 }
 
+impl Look {
+    /// Moves those who would need too long to those who cannot be asked; the times of the others.
+    fn leave_out_the_slow(&mut self, rules: &DispatchPolicy, etas: Vec<u32>) -> Vec<u32> {
+        let mut kept = Vec::with_capacity(etas.len());
+        let mut etas = etas.into_iter();
+        let others = &mut self.others;
+        self.choices.retain(|found| {
+            let Some(eta_s) = etas.next() else { return false };
+            let too_long = takes_too_long(eta_s, rules);
+            if too_long {
+                others.push(Verdict {
+                    driver_id: found.driver_id,
+                    reason: Reason::PickupTooLong,
+                    pickup_eta_s: Some(eta_s),
+                    distance_m: whole_metres(found.distance_m),
+                });
+            } else {
+                kept.push(eta_s);
+            }
+            !too_long
+        });
+        kept
+    }
+}
+
 /// The drivers around a pick-up: those who can be asked, and the nearest of those who cannot, with the reason. Rings widen
 /// until there are enough of the first; nobody beyond the tenant's radius is asked.
-fn look_around(fleet: &Fleet, rules: &DispatchPolicy, ride: &Wanted, now: OffsetDateTime) -> Look {
+fn look_around(fleet: &Fleet, rules: &DispatchPolicy, ride: &Wanted, most: usize, now: OffsetDateTime) -> Look {
     let radius_m = f64::from(rules.radius_m);
-    let may_be_asked = |standing: &Standing| gate(standing, ride, now).is_none();
-    let mut choices = fleet.search(ride.pickup, radius_m, CHOICES + ride.asked.len(), now, may_be_asked);
+    let gate = |standing: &Standing, distance_m: f64| gate(standing, distance_m, &ride.vehicle_class, rules, now);
+    let may_be_asked = |standing: &Standing, distance_m: f64| gate(standing, distance_m).is_none();
+    let mut choices = fleet.search(ride.pickup, radius_m, most + ride.asked.len(), now, may_be_asked);
     choices.retain(|found| !ride.asked.contains_key(&found.driver_id));
-    choices.truncate(CHOICES);
-    let around = fleet.search(ride.pickup, radius_m * EXPLAINED_RADIUS, CHOICES + EXPLAINED, now, |_| true);
+    choices.truncate(most);
+    let around = fleet.search(ride.pickup, radius_m * EXPLAINED_RADIUS, most + EXPLAINED, now, |_, _| true);
     let explain = |found: Found| {
-        let reason = gate(&found.standing, ride, now)
+        let reason = gate(&found.standing, found.distance_m)
             .or_else(|| ride.asked.get(&found.driver_id).copied())
-            .or_else(|| (found.distance_m > radius_m).then_some(Reason::TooFar))
             // Searched for twice: somebody may have come free in between, and is a candidate of the next round.
             .unwrap_or(Reason::NotChosen);
         Verdict { driver_id: found.driver_id, reason, pickup_eta_s: None, distance_m: whole_metres(found.distance_m) }
@@ -137,18 +206,6 @@ fn look_around(fleet: &Fleet, rules: &DispatchPolicy, ride: &Wanted, now: Offset
     let is_choice = |found: &Found| choices.iter().any(|choice| choice.driver_id == found.driver_id);
     let others = around.into_iter().filter(|found| !is_choice(found)).map(explain).take(EXPLAINED).collect();
     Look { choices, others }
-}
-
-/// Why a driver of this standing cannot be asked at all.
-fn gate(standing: &Standing, ride: &Wanted, now: OffsetDateTime) -> Option<Reason> {
-    if *standing.vehicle_class != *ride.vehicle_class {
-        return Some(Reason::WrongVehicleClass);
-    }
-    match standing.duty.at(now) {
-        Duty::OnTrip { .. } => Some(Reason::Busy),
-        Duty::Offered { .. } => Some(Reason::HasOffer),
-        Duty::Free => None,
-    }
 }
 
 /// Whether a driver chosen a moment ago can still be found: planning may have waited for travel times.
@@ -172,30 +229,32 @@ mod tests {
 
     use super::*;
     use crate::{
-        drivers::{LiveTable, Position, ShareRule},
+        drivers::{Addition, Duty, LiveTable, Position, Record, ShareRule, Terms},
         travel::SpeedProfile,
     };
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
     const PICKUP: Point = Point::new(40.758, -73.9855);
-    const RULES: DispatchPolicy = DispatchPolicy {
-        mode: DispatchMode::Batched,
-        window_ms: 200,
-        offer_ttl_s: 15,
-        max_offers: 8,
-        radius_m: 3_000,
-        expire_after_s: 180,
-    };
+    fn rules() -> DispatchPolicy {
+        DispatchPolicy { radius_m: 3_000, ..DispatchPolicy::default() }
+    }
 
     fn fleet(drivers: &[(DriverId, f64, &str, Duty)]) -> std::sync::Arc<Fleet> {
         let table = LiveTable::new(ShareRule { distance_m: 25.0, heartbeat: Duration::seconds(20) });
         let fleet = table.fleet(&"cabs".parse().unwrap());
         for (id, north_m, class, duty) in drivers {
             let vehicle_class = (*class).into();
-            fleet.learn(
-                *id,
-                Standing { online: true, vehicle_class, idle_since: None, duty: *duty, as_of: NOW, duty_as_of: NOW },
-            );
+            let standing = Standing {
+                online: true,
+                vehicle_class,
+                idle_since: None,
+                duty: *duty,
+                terms: Terms::default(),
+                record: Record::NONE,
+                as_of: NOW,
+                duty_as_of: NOW,
+            };
+            fleet.learn(*id, standing);
             let point = Point::new(PICKUP.lat + north_m / 111_195.0, PICKUP.lng);
             fleet.observe(*id, &[Position { point, heading: None, recorded_at: NOW }], NOW);
         }
@@ -209,7 +268,12 @@ mod tests {
             pickup: PICKUP,
             vehicle_class: "standard".into(),
             asked: asked.iter().copied().collect(),
+            offers_left: 8,
         }
+    }
+
+    fn who(plan: &Plan) -> Vec<DriverId> {
+        plan.ask.iter().map(|ask| ask.driver_id).collect()
     }
 
     #[tokio::test]
@@ -227,8 +291,8 @@ mod tests {
             (beyond, 3_500.0, "standard", Duty::Free),
         ]);
         let rides = [wanted(&[(asked, Reason::DeclinedBefore)])];
-        let plans = plan(&fleet, &SpeedProfile::default(), &RULES, &rides, NOW).await;
-        assert_eq!(plans[0].ask.map(|(driver, _)| driver), Some(near));
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules(), &rides, NOW).await;
+        assert_eq!(who(&plans[0]), [near]);
         let reasons: HashMap<_, _> = plans[0].verdicts.iter().map(|v| (v.driver_id, v.reason)).collect();
         let expected = [
             (near, Reason::Offered),
@@ -246,8 +310,9 @@ mod tests {
     async fn two_rides_of_one_window_never_share_a_driver() {
         let (a, b) = (DriverId::new(), DriverId::new());
         let fleet = fleet(&[(a, 100.0, "standard", Duty::Free), (b, 2_000.0, "standard", Duty::Free)]);
-        let plans = plan(&fleet, &SpeedProfile::default(), &RULES, &[wanted(&[]), wanted(&[]), wanted(&[])], NOW).await;
-        let mut asked: Vec<_> = plans.iter().filter_map(|plan| plan.ask).map(|(driver, _)| driver).collect();
+        let plans =
+            plan(&fleet, &SpeedProfile::default(), &rules(), &[wanted(&[]), wanted(&[]), wanted(&[])], NOW).await;
+        let mut asked: Vec<_> = plans.iter().flat_map(who).collect();
         asked.sort();
         assert_eq!(asked, [a, b]);
     }
@@ -258,8 +323,78 @@ mod tests {
         let drivers: Vec<_> =
             ids.iter().zip(1..).map(|(id, n)| (*id, f64::from(n) * 50.0, "standard", Duty::Free)).collect();
         let asked: Vec<_> = ids[..20].iter().map(|id| (*id, Reason::DidNotAnswer)).collect();
-        let plans = plan(&fleet(&drivers), &SpeedProfile::default(), &RULES, &[wanted(&asked)], NOW).await;
-        assert_eq!(plans[0].ask.map(|(driver, _)| driver), Some(ids[20]));
+        let plans = plan(&fleet(&drivers), &SpeedProfile::default(), &rules(), &[wanted(&asked)], NOW).await;
+        assert_eq!(who(&plans[0]), [ids[20]]);
+    }
+
+    #[tokio::test]
+    async fn who_refuses_is_asked_after_who_accepts_though_he_is_a_little_nearer() {
+        let (choosy, willing) = (DriverId::new(), DriverId::new());
+        let fleet = fleet(&[(choosy, 300.0, "standard", Duty::Free), (willing, 400.0, "standard", Duty::Free)]);
+        let asked = async |rules: DispatchPolicy| {
+            who(&plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], NOW).await[0])
+        };
+        assert_eq!(asked(rules()).await, [choosy]);
+        let refused = (0..20).fold(Record::NONE, |record, _| record.plus(Addition::REFUSED, NOW));
+        fleet.set_record(choosy, refused);
+        assert_eq!(asked(rules()).await, [willing]);
+        assert_eq!(asked(DispatchPolicy { refusal_cost_cap_s: 0, ..rules() }).await, [choosy]);
+        assert_eq!(asked(DispatchPolicy { mode: DispatchMode::Nearest, ..rules() }).await, [choosy]);
+    }
+
+    #[tokio::test]
+    async fn of_two_as_near_the_one_who_earned_less_is_asked() {
+        let [rich, poor, third] = std::array::from_fn(|_| DriverId::new());
+        let fleet = fleet(&[
+            (rich, 300.0, "standard", Duty::Free),
+            (poor, 310.0, "standard", Duty::Free),
+            (third, 2_900.0, "standard", Duty::Free),
+        ]);
+        for id in [rich, third] {
+            fleet.set_record(id, Record::NONE.plus(Addition::earned(5_000), NOW));
+        }
+        let asked = async |rules: DispatchPolicy| {
+            who(&plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], NOW).await[0])
+        };
+        assert_eq!(asked(rules()).await, [poor]);
+        assert_eq!(asked(DispatchPolicy { fairness_bonus_s: 0, ..rules() }).await, [rich]);
+    }
+
+    #[tokio::test]
+    async fn a_group_is_the_best_few_as_many_as_may_still_be_asked() {
+        let ids: Vec<_> = (0..6).map(|_| DriverId::new()).collect();
+        let drivers: Vec<_> =
+            ids.iter().zip(1..).map(|(id, n)| (*id, f64::from(n) * 100.0, "standard", Duty::Free)).collect();
+        let (fleet, rules) = (fleet(&drivers), DispatchPolicy { group_size: 3, ..rules() });
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], NOW).await;
+        assert_eq!(who(&plans[0]), ids[..3]);
+        let offered = plans[0].verdicts.iter().filter(|verdict| verdict.reason == Reason::Offered);
+        assert_eq!(offered.count(), 3);
+        let last = Wanted { offers_left: 2, ..wanted(&[]) };
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &[last], NOW).await;
+        assert_eq!(who(&plans[0]), ids[..2]);
+    }
+
+    #[tokio::test]
+    async fn who_needs_too_long_is_not_asked_and_it_says_so() {
+        let (near, slow) = (DriverId::new(), DriverId::new());
+        let fleet = fleet(&[(near, 100.0, "standard", Duty::Free), (slow, 2_900.0, "standard", Duty::Free)]);
+        let rules = DispatchPolicy { max_pickup_s: Some(120), ..rules() };
+        let rides = [wanted(&[(near, Reason::DeclinedBefore)])];
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &rides, NOW).await;
+        assert!(plans[0].ask.is_empty());
+        let verdict = plans[0].verdicts.iter().find(|verdict| verdict.driver_id == slow).unwrap();
+        assert!(verdict.reason == Reason::PickupTooLong && verdict.pickup_eta_s.is_some_and(|eta_s| eta_s > 120));
+    }
+
+    #[test]
+    fn a_ride_alone_has_few_choices_and_one_in_a_crowd_has_more() {
+        let elsewhere = Point::new(40.80, -73.95);
+        let mut pickups = vec![PICKUP; 20];
+        pickups.push(elsewhere);
+        let most = choices(pickups.into_iter());
+        assert_eq!((most[0], most[20]), (31, 12));
+        assert!(choices(std::iter::repeat_n(PICKUP, 500)).iter().all(|most| *most == 50));
     }
 
     #[test]

@@ -21,8 +21,8 @@ pub(super) struct Candidate {
     pub driver: usize,
     /// Seconds to the pick-up.
     pub eta_s: u32,
-    /// How long the driver has been without work.
-    pub idle: Duration,
+    /// What asking the driver costs, in seconds ([`super::cost`]).
+    pub cost_s: i64,
 }
 
 /// A request and who may take it.
@@ -78,9 +78,6 @@ pub(super) struct Batched;
 /// Each request, in order of arrival, takes the nearest driver left.
 pub(super) struct Nearest;
 
-/// A minute of pick-up weighs as much as half an hour of waiting for work, and no more than that.
-const IDLE_S_PER_ETA_S: i64 = 30;
-const MOST_IDLE_BONUS_S: i64 = 60;
 /// A rider who has waited so many seconds longer is worth a second more of driving.
 const WAITED_S_PER_ETA_S: i64 = 2;
 
@@ -92,12 +89,6 @@ const MOST_STEPS_SOLVED: usize = 1_000 * 1_000 * 3_000;
 
 /// More than any sum of costs, so that a request served always weighs more than all that can be saved.
 const SERVED: i64 = 1 << 40;
-
-/// What a candidate costs, in seconds: the time to the pick-up less a bonus for having waited for work.
-pub(super) fn cost_s(candidate: &Candidate) -> i64 {
-    let bonus = (candidate.idle.whole_seconds() / IDLE_S_PER_ETA_S).clamp(0, MOST_IDLE_BONUS_S);
-    i64::from(candidate.eta_s) - bonus
-}
 
 /// What is gained by serving a request, in seconds: more the longer it waits.
 fn worth_s(request: &Request) -> i64 {
@@ -171,7 +162,7 @@ impl Group {
         let (few, many) = (self.requests.len().min(self.drivers.len()), self.requests.len().max(self.drivers.len()));
         if let [request] = self.requests[..] {
             let candidates = matching.requests[request].candidates.iter().enumerate();
-            chosen[request] = candidates.min_by_key(|(_, c)| (cost_s(c), c.eta_s, c.driver)).map(|(index, _)| index);
+            chosen[request] = candidates.min_by_key(|(_, c)| (c.cost_s, c.eta_s, c.driver)).map(|(index, _)| index);
         } else if few * few * many > MOST_STEPS_SOLVED {
             self.cheapest_pair_first(matching, chosen);
         } else {
@@ -192,7 +183,7 @@ impl Group {
             for candidate in &request.candidates {
                 let driver = self.drivers.binary_search(&candidate.driver).expect("all candidates are in the group");
                 let at = if requests_are_rows { (place, driver) } else { (driver, place) };
-                weights[at] = SERVED + worth_s(request) - cost_s(candidate);
+                weights[at] = SERVED + worth_s(request) - candidate.cost_s;
             }
         }
         let (_, columns_of_rows) = kuhn_munkres(&weights);
@@ -210,7 +201,7 @@ impl Group {
         let pairs = self.requests.iter().flat_map(|number| {
             let request = &matching.requests[*number];
             let candidates = request.candidates.iter().enumerate();
-            candidates.map(move |(index, c)| Reverse((cost_s(c) - worth_s(request), *number, index, c.driver)))
+            candidates.map(move |(index, c)| Reverse((c.cost_s - worth_s(request), *number, index, c.driver)))
         });
         let mut pairs: BinaryHeap<_> = pairs.collect();
         while let Some(Reverse((_, request, index, driver))) = pairs.pop() {
@@ -228,7 +219,7 @@ mod tests {
     use super::*;
 
     fn candidate(driver: usize, eta_s: u32) -> Candidate {
-        Candidate { driver, eta_s, idle: Duration::ZERO }
+        Candidate { driver, eta_s, cost_s: eta_s.into() }
     }
 
     /// Requests that have just come in.
@@ -276,9 +267,9 @@ mod tests {
     }
 
     #[test]
-    fn of_two_drivers_as_near_the_one_who_waited_longer_drives() {
-        let waited = Candidate { driver: 1, eta_s: 125, idle: Duration::minutes(20) };
-        let matching = matching(vec![vec![candidate(0, 120), waited]]);
+    fn batched_asks_who_costs_least_and_nearest_who_is_nearest() {
+        let preferred = Candidate { driver: 1, eta_s: 125, cost_s: 85 };
+        let matching = matching(vec![vec![candidate(0, 120), preferred]]);
         assert_eq!(drivers(&Batched, &matching), [Some(1)]);
         assert_eq!(drivers(&Nearest, &matching), [Some(0)]);
     }
@@ -291,10 +282,15 @@ mod tests {
     }
 
     fn matchings() -> impl Strategy<Value = Matching> {
-        let candidates = prop::collection::btree_map(0..5_usize, 0..1_000_u32, 0..5);
-        let request = (candidates, 0..3_000_i64).prop_map(|(of, waited_s)| Request {
+        let candidates = prop::collection::btree_map(0..5_usize, (0..1_000_u32, -240..300_i64), 0..5);
+        let one = |(driver, (eta_s, more_s)): (usize, (u32, i64))| Candidate {
+            driver,
+            eta_s,
+            cost_s: i64::from(eta_s) + more_s,
+        };
+        let request = (candidates, 0..3_000_i64).prop_map(move |(of, waited_s)| Request {
             waited: Duration::seconds(waited_s),
-            candidates: of.into_iter().map(|(driver, eta_s)| candidate(driver, eta_s)).collect(),
+            candidates: of.into_iter().map(one).collect(),
         });
         prop::collection::vec(request, 0..6).prop_map(|requests| Matching { requests })
     }
@@ -306,7 +302,7 @@ mod tests {
         for candidate in &request.candidates {
             if taken.insert(candidate.driver) {
                 let (served, Reverse(cost)) = best(matching, number + 1, taken);
-                let cost = cost + cost_s(candidate) - worth_s(request);
+                let cost = cost + candidate.cost_s - worth_s(request);
                 best_of_all = best_of_all.max((served + 1, Reverse(cost)));
                 taken.remove(&candidate.driver);
             }
@@ -323,7 +319,7 @@ mod tests {
             let cost: i64 = chosen
                 .iter()
                 .zip(&matching.requests)
-                .filter_map(|(index, of)| index.map(|index| cost_s(&of.candidates[index]) - worth_s(of)))
+                .filter_map(|(index, of)| index.map(|index| of.candidates[index].cost_s - worth_s(of)))
                 .sum();
             prop_assert_eq!((served, Reverse(cost)), best(&matching, 0, &mut BTreeSet::new()));
         }

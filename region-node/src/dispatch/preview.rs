@@ -3,12 +3,20 @@
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{claims::Role, geo::Point};
-use time::{Duration, OffsetDateTime};
+use shared::{claims::Role, geo::Point, tenant_config::DispatchPolicy};
+use time::OffsetDateTime;
 
-use super::policy::{Candidate, Matching, Request, assign};
+use super::{
+    acceptance,
+    cost::{Costs, Person},
+    gate::takes_too_long,
+    group::groups,
+    plan::choices,
+    policy::{Candidate, Matching, Request, assign},
+};
 use crate::{
     app::App,
+    drivers::{self, Record},
     http::{Problem, ProblemBody, read_json},
     identity::Caller,
     rides::Place,
@@ -17,8 +25,6 @@ use crate::{
 
 const MOST_REQUESTS: usize = 1_000;
 const MOST_DRIVERS: usize = 3_000;
-/// Candidates of one request, the cheapest first; as the live dispatcher, which looks at fewer still.
-const CHOICES: usize = 50;
 
 /// A moment to be dispatched.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -38,6 +44,10 @@ pub(super) struct PreviewRequest {
     #[garde(custom(is_matrix(self.requests.len(), self.drivers.len())))]
     #[serde(default)]
     costs_s: Option<Vec<Vec<Option<f64>>>>,
+    /// What half of the fleet's drivers have not earned more than lately; missing: the median of the given drivers who say.
+    #[garde(range(min = 0.0, max = 1e15))]
+    #[serde(default)]
+    median_earned: Option<f64>,
 }
 
 /// A ride that waits.
@@ -74,6 +84,18 @@ pub(super) struct PreviewDriver {
     #[garde(skip)]
     #[serde(default, with = "time::serde::rfc3339::option")]
     idle_since: Option<OffsetDateTime>,
+    /// How likely the driver is to accept; missing: as somebody nothing is known of.
+    #[garde(range(min = 0.01, max = 1.0))]
+    #[serde(default)]
+    acceptance: Option<f64>,
+    /// What the driver earned lately; missing: as much as the median.
+    #[garde(range(min = 0.0, max = 1e15))]
+    #[serde(default)]
+    earned: Option<f64>,
+    /// The driver's own limit to how far off a pick-up may be, as the crow flies; missing: none.
+    #[garde(skip)]
+    #[serde(default)]
+    max_pickup_m: Option<u32>,
 }
 
 /// Who would be asked to take what.
@@ -94,6 +116,9 @@ pub(super) struct PreviewAssignment {
     driver_id: String,
     /// To the pick-up.
     eta_s: u32,
+    /// Who would be asked at the same time, where the tenant offers rides to several drivers at once.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    also_asked: Vec<String>,
 }
 
 /// A request nobody would be asked to take.
@@ -132,11 +157,15 @@ pub(super) async fn preview(
     caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
     // As large as its matrix, which is far larger than what other calls may say.
     let mut request: PreviewRequest = read_json(&headers, body, app.config.dispatch.preview_limit_bytes).await?;
-    let rules = app.tenants.config(caller.tenant()).await?.config.dispatch;
+    let published = app.tenants.config(caller.tenant()).await?;
+    let rules = &published.config.dispatch;
     request.sort();
-    let matching = request.matching(&app.travel.of(caller.tenant()), rules.radius_m.into()).await;
+    let matching = request.matching(&app.travel.of(caller.tenant()), rules).await;
     let (matching, chosen) = assign(rules.mode, matching).await;
-    Ok(Json(request.answer(&matching, &chosen)))
+    // A ride that has been offered to nobody yet.
+    let most = rules.group_size.min(rules.max_offers).try_into().unwrap_or(usize::MAX);
+    let groups = groups(rules.mode, &matching, &chosen, &vec![most; chosen.len()]);
+    Ok(Json(request.answer(&matching, &groups)))
 }
 
 impl PreviewRequest {
@@ -150,52 +179,70 @@ impl PreviewRequest {
         self.requests.sort_by_key(|request| request.requested_at);
     }
 
-    async fn matching(&self, travel: &impl TravelTimes, radius_m: f64) -> Matching {
+    async fn matching(&self, travel: &impl TravelTimes, rules: &DispatchPolicy) -> Matching {
         let mut matching = Matching::default();
-        for (row, request) in self.requests.iter().enumerate() {
+        let known = self.drivers.iter().filter_map(|driver| driver.earned).collect();
+        let median_earned = self.median_earned.unwrap_or_else(|| drivers::median(known));
+        let costs = Costs { rules, median_earned };
+        let most = choices(self.requests.iter().map(|request| request.pickup.point()));
+        for ((row, request), most) in self.requests.iter().enumerate().zip(most) {
             let etas = match &self.costs_s {
                 // Seconds beyond what fits are far enough; a cast from a float saturates.
                 Some(costs) => {
                     let known =
                         |(column, cost_s): (usize, &Option<f64>)| Some((column, cost_s.as_ref()?.round() as u32));
-                    costs[row].iter().enumerate().filter_map(known).collect()
+                    let pickup = request.pickup.point();
+                    let wants = |(column, _): &(usize, u32)| self.drivers[*column].wants(pickup);
+                    let mut etas: Vec<(usize, u32)> =
+                        costs[row].iter().enumerate().filter_map(known).filter(wants).collect();
+                    etas.sort_by_key(|(column, eta_s)| (*eta_s, *column));
+                    etas.truncate(most);
+                    etas
                 }
-                None => self.etas(travel, request.pickup.point(), radius_m).await,
+                None => self.etas(travel, request.pickup.point(), rules, most).await,
             };
             let candidate = |(driver, eta_s): (usize, u32)| {
-                let idle_since = self.drivers[driver].idle_since.unwrap_or(self.now);
-                Candidate { driver, eta_s, idle: (self.now - idle_since).max(Duration::ZERO) }
+                let cost_s = costs.cost_s(eta_s, self.drivers[driver].person(median_earned, self.now));
+                Candidate { driver, eta_s, cost_s }
             };
-            let mut candidates: Vec<_> = etas.into_iter().map(candidate).collect();
-            candidates.sort_by_key(|candidate| (candidate.eta_s, candidate.driver));
-            candidates.truncate(CHOICES);
+            let etas = etas.into_iter().filter(|(_, eta_s)| !takes_too_long(*eta_s, rules));
+            let candidates = etas.map(candidate).collect();
             matching.requests.push(Request { waited: self.now - request.requested_at, candidates });
         }
         matching
     }
 
-    /// The drivers near enough as the crow flies, and how long they need.
-    async fn etas(&self, travel: &impl TravelTimes, pickup: Point, radius_m: f64) -> Vec<(usize, u32)> {
-        let place = |driver: &PreviewDriver| Point::new(driver.lat, driver.lng);
-        let away = self.drivers.iter().enumerate().map(|(column, driver)| (place(driver).distance_m(pickup), column));
+    /// The drivers nearest as the crow flies of those near enough, and how long they need.
+    async fn etas(
+        &self,
+        travel: &impl TravelTimes,
+        pickup: Point,
+        rules: &DispatchPolicy,
+        most: usize,
+    ) -> Vec<(usize, u32)> {
+        let radius_m = f64::from(rules.radius_m);
+        let away = self.drivers.iter().enumerate().filter(|(_, driver)| driver.wants(pickup));
+        let away = away.map(|(column, driver)| (driver.place().distance_m(pickup), column));
         let mut near: Vec<(f64, usize)> = away.filter(|(distance_m, _)| *distance_m <= radius_m).collect();
         near.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        near.truncate(CHOICES);
-        let places: Vec<Point> = near.iter().map(|(_, column)| place(&self.drivers[*column])).collect();
+        near.truncate(most);
+        let places: Vec<Point> = near.iter().map(|(_, column)| self.drivers[*column].place()).collect();
         let etas = travel.to_pickup(&places, pickup, self.now).await;
         near.into_iter().map(|(_, column)| column).zip(etas).collect()
     }
 
-    fn answer(self, matching: &Matching, chosen: &[Option<usize>]) -> Preview {
+    fn answer(self, matching: &Matching, groups: &[Vec<usize>]) -> Preview {
         let mut preview = Preview { assignments: Vec::new(), unassigned: Vec::new() };
-        for ((request, Request { candidates, .. }), chosen) in
-            self.requests.into_iter().zip(&matching.requests).zip(chosen)
+        for ((request, Request { candidates, .. }), group) in
+            self.requests.into_iter().zip(&matching.requests).zip(groups)
         {
-            match chosen.map(|index| candidates[index]) {
-                Some(candidate) => preview.assignments.push(PreviewAssignment {
+            let name = |index: &usize| self.drivers[candidates[*index].driver].id.clone();
+            match group.split_first() {
+                Some((first, others)) => preview.assignments.push(PreviewAssignment {
                     request_id: request.id,
-                    driver_id: self.drivers[candidate.driver].id.clone(),
-                    eta_s: candidate.eta_s,
+                    driver_id: name(first),
+                    eta_s: candidates[*first].eta_s,
+                    also_asked: others.iter().map(name).collect(),
                 }),
                 None => {
                     let reason = match (self.drivers.is_empty(), candidates.is_empty()) {
@@ -208,6 +255,25 @@ impl PreviewRequest {
             }
         }
         preview
+    }
+}
+
+impl PreviewDriver {
+    fn place(&self) -> Point {
+        Point::new(self.lat, self.lng)
+    }
+
+    /// As far off as the driver wants to go.
+    fn wants(&self, pickup: Point) -> bool {
+        self.max_pickup_m.is_none_or(|most_m| self.place().distance_m(pickup) <= f64::from(most_m))
+    }
+
+    fn person(&self, median_earned: f64, now: OffsetDateTime) -> Person {
+        Person {
+            idle: now - self.idle_since.unwrap_or(now),
+            acceptance: self.acceptance.unwrap_or_else(|| acceptance::probability(&Record::NONE)),
+            earned: self.earned.unwrap_or(median_earned),
+        }
     }
 }
 

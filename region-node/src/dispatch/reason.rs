@@ -40,6 +40,14 @@ reasons! {
     NotChosen = "not_chosen",
     /// Is farther from the pick-up than the tenant allows.
     TooFar = "too_far",
+    /// Would need longer to the pick-up than the tenant allows.
+    PickupTooLong = "pickup_too_long",
+    /// Is farther from the pick-up than the driver himself wants to go.
+    BeyondOwnLimit = "beyond_own_limit",
+    /// Has no document of a kind the tenant requires.
+    DocumentMissing = "document_missing",
+    /// Has a document that has expired.
+    DocumentExpired = "document_expired",
     /// Is on a trip.
     Busy = "busy",
     /// Is thinking about another offer.

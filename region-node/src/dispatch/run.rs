@@ -5,25 +5,26 @@
 //! come from elsewhere. A claim is a lease: should this node die in between, the rides are due again when it ends, and
 //! should it merely be slow, the second transaction finds the lease gone and leaves the ride alone.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration as StdDuration,
-};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use shared::ids::{DriverId, OfferId, RideId, TenantId};
+use shared::{
+    ids::{DriverId, OfferId, RideId, TenantId},
+    tenant_config::DispatchPolicy,
+};
 use time::{Duration, OffsetDateTime};
 
 use super::{
     answer::{release, tell_withdrawn},
-    offer::OfferView,
-    plan::{self, Plan, Verdict},
+    offer::{OfferStatus, OfferView},
+    plan::{self, Ask, Plan, Verdict},
     reason::Reason,
     store::{self, Claimed, NewOffer},
+    window::step_after,
 };
 use crate::{
     app::App,
     db::TenantTx,
-    drivers,
+    drivers::{self, Addition},
     http::Problem,
     realtime::Event,
     rides::{self, Ride, RideStatus},
@@ -32,17 +33,17 @@ use crate::{
 /// Does what is due for `tenant`; true if there may be more.
 #[tracing::instrument(name = "dispatch.run", skip_all, fields(tenant = %tenant))]
 pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
-    let policy = app.tenants.config(tenant).await?.config.dispatch;
-    let (claimed, lease) = claim(app, tenant).await?;
+    let published = app.tenants.config(tenant).await?;
+    let policy = &published.config.dispatch;
+    let (claimed, lease) = claim(app, tenant, policy).await?;
     if claimed.is_empty() {
         return Ok(false);
     }
     let is_full = claimed.len() == usize::from(app.config.dispatch.batch);
     let now = app.clock.now();
-    let most_offers = i32::try_from(policy.max_offers).unwrap_or(i32::MAX);
     let (mut lost, mut waiting, mut offered) = (Vec::new(), Vec::new(), Vec::new());
     for ride in claimed {
-        if ride.expires_at <= now || (!ride.status_is_offered && ride.offers_made >= most_offers) {
+        if ride.expires_at <= now || (!ride.status_is_offered && ride.wanted.offers_left == 0) {
             lost.push(ride.wanted.ride_id);
         } else if ride.status_is_offered {
             offered.push(ride.wanted.ride_id);
@@ -52,11 +53,13 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     }
     let fleet = app.drivers.live.fleet(tenant);
     let wanted: Vec<_> = waiting.iter().map(|ride| ride.wanted.clone()).collect();
-    let plans = plan::plan(&fleet, &app.travel.of(tenant), &policy, &wanted, now).await;
+    let plans = plan::plan(&fleet, &app.travel.of(tenant), policy, &wanted, now).await;
 
     let mut tx = app.db.begin(tenant).await?;
     let held = hold(&mut tx, &waiting, &lost, &offered, lease).await?;
-    let round = Round { held: &held, ttl: Duration::seconds(policy.offer_ttl_s.into()), now: app.clock.now() };
+    let documents: Vec<String> = policy.required_documents.iter().cloned().collect();
+    let ttl = Duration::seconds(policy.offer_ttl_s.into());
+    let round = Round { held: &held, ttl, required_documents: &documents, now: app.clock.now() };
     expire(app, &mut tx, &lost, &round).await?;
     let is_due_at_once = offer(app, &mut tx, plans, &round).await?;
     // An offer not yet over keeps its ride; whoever ends it makes the ride due again.
@@ -72,10 +75,15 @@ struct Round<'a> {
     /// The rides still leased by this node, locked.
     held: &'a HashMap<RideId, Ride>,
     ttl: Duration,
+    required_documents: &'a [String],
     now: OffsetDateTime,
 }
 
-async fn claim(app: &App, tenant: &TenantId) -> Result<(Vec<Claimed>, OffsetDateTime), Problem> {
+async fn claim(
+    app: &App,
+    tenant: &TenantId,
+    policy: &DispatchPolicy,
+) -> Result<(Vec<Claimed>, OffsetDateTime), Problem> {
     let config = &app.config.dispatch;
     let now = app.clock.now();
     let lease = now + config.lease;
@@ -86,9 +94,11 @@ async fn claim(app: &App, tenant: &TenantId) -> Result<(Vec<Claimed>, OffsetDate
     }
     let rides: Vec<_> = ended.iter().map(|offer| offer.ride_id).collect();
     if !rides.is_empty() {
+        let drivers: Vec<_> = ended.iter().map(|offer| offer.driver_id).collect();
+        drivers::note(&mut tx, &drivers, Addition::REFUSED, now).await?;
         release(app, &mut tx, &rides, now).await?;
     }
-    let claimed = store::claim(&mut tx, now, lease, config.batch.into()).await?;
+    let claimed = store::claim(&mut tx, now, lease, config.batch.into(), policy.max_offers).await?;
     tx.commit().await?;
     Ok((claimed, lease))
 }
@@ -119,7 +129,7 @@ async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>
     let ids: Vec<_> = lost.iter().map(|ride| ride.id).collect();
     for ride in &lost {
         if ride.status == RideStatus::Offered {
-            for offer in store::withdraw_offers(tx, ride.id, round.now).await? {
+            for offer in store::withdraw_offers(tx, ride.id, OfferStatus::Expired, round.now).await? {
                 tell_withdrawn(tx, offer, "expired", round.now);
             }
         }
@@ -146,54 +156,61 @@ async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>
     let fleet = app.drivers.live.fleet(&tenant);
     let mut plans: Vec<Plan> = plans.into_iter().filter(|plan| round.held.contains_key(&plan.ride_id)).collect();
     for plan in &mut plans {
-        let gone = plan.ask.and_then(|(id, _)| plan::is_still_there(&fleet, id, round.now).map(|reason| (id, reason)));
-        if let Some((driver_id, reason)) = gone {
+        let asked = plan.ask.iter().map(|ask| ask.driver_id);
+        let gone = asked.filter_map(|id| plan::is_still_there(&fleet, id, round.now).map(|reason| (id, reason)));
+        for (driver_id, reason) in gone.collect::<Vec<_>>() {
             set_reason(plan, driver_id, reason);
         }
     }
-    let new_offer = |plan: &Plan| {
-        let (driver_id, eta_s) = plan.ask?;
-        Some(NewOffer {
+    let new_offers = |plan: &Plan| {
+        let (ride_id, ends) = (plan.ride_id, (round.now + round.ttl).min(round.held[&plan.ride_id].expires_at));
+        let new_offer = move |ask: &Ask| NewOffer {
             offer_id: OfferId::new(),
-            ride_id: plan.ride_id,
-            driver_id,
-            pickup_eta_s: i32::try_from(eta_s).unwrap_or(i32::MAX),
-            expires_at: (round.now + round.ttl).min(round.held[&plan.ride_id].expires_at),
-        })
+            ride_id,
+            driver_id: ask.driver_id,
+            pickup_eta_s: i32::try_from(ask.eta_s).unwrap_or(i32::MAX),
+            expires_at: ends,
+        };
+        plan.ask.iter().map(new_offer).collect::<Vec<_>>()
     };
-    let offers: Vec<NewOffer> = plans.iter().filter_map(new_offer).collect();
-    let made: HashSet<RideId> = match offers.is_empty() {
+    let offers: Vec<NewOffer> = plans.iter().flat_map(new_offers).collect();
+    let made: HashSet<OfferId> = match offers.is_empty() {
         true => HashSet::new(),
         false => {
-            let inserted = store::insert_offers(tx, &offers, round.now).await?;
+            let inserted = store::insert_offers(tx, &offers, round.required_documents, round.now).await?;
             store::mark_offered(tx, &inserted, round.now).await?.into_iter().collect()
         }
     };
-    let (made, refused): (Vec<_>, Vec<_>) = offers.into_iter().partition(|offer| made.contains(&offer.ride_id));
-    let refused_at_once = correct(app, tx, &mut plans, &refused, round.now).await?;
+    let (made, refused): (Vec<_>, Vec<_>) = offers.into_iter().partition(|offer| made.contains(&offer.offer_id));
+    let refused_at_once = correct(app, tx, &mut plans, &refused, round).await?;
     record(tx, &plans, round).await?;
-    for offer in &made {
-        let ride = &round.held[&offer.ride_id];
-        let view = OfferView::of(ride, offer.offer_id, offer.pickup_eta_s, offer.expires_at);
-        let (tenant, driver_id) = (tenant.clone(), offer.driver_id);
-        tx.tell(Event::OfferMade { tenant, driver_id, offer: view, at: round.now });
+    let mut asked: BTreeMap<RideId, Vec<NewOffer>> = BTreeMap::new();
+    made.into_iter().for_each(|offer| asked.entry(offer.ride_id).or_default().push(offer));
+    for (ride_id, offers) in &asked {
+        let ride = &round.held[ride_id];
+        for offer in offers {
+            let view = OfferView::of(ride, offer.offer_id, offer.pickup_eta_s, offer.expires_at);
+            let (tenant, driver_id) = (tenant.clone(), offer.driver_id);
+            tx.tell(Event::OfferMade { tenant, driver_id, offer: view, at: round.now });
+        }
         let offered = Ride {
             status: RideStatus::Offered,
-            offers_made: ride.offers_made + 1,
-            dispatch_at: Some(offer.expires_at),
+            offers_made: ride.offers_made + i32::try_from(offers.len()).unwrap_or(i32::MAX),
+            dispatch_at: offers.iter().map(|offer| offer.expires_at).max(),
             updated_at: round.now,
             ..ride.clone()
         };
         rides::announce(app, tx, offered).await?;
     }
-    let asked: HashSet<RideId> = made.iter().map(|offer| offer.ride_id).collect();
     let (at_once, later): (Vec<RideId>, Vec<RideId>) = plans
         .iter()
         .map(|plan| plan.ride_id)
-        .filter(|ride| !asked.contains(ride))
+        .filter(|ride| !asked.contains_key(ride))
         .partition(|ride| refused_at_once.contains(ride));
     let is_due_at_once = !at_once.is_empty();
-    for (rides, at) in [(at_once, round.now), (later, next_look(round.now, app.config.dispatch.retry_after))] {
+    // Rides without a driver are looked at in step, so that they compete for whoever comes free by what they are worth and
+    // not by whose turn it is.
+    for (rides, at) in [(at_once, round.now), (later, step_after(round.now, app.config.dispatch.retry_after))] {
         if !rides.is_empty() {
             store::look_again(tx, &rides, at).await?;
         }
@@ -208,20 +225,20 @@ async fn correct(
     tx: &mut TenantTx,
     plans: &mut [Plan],
     refused: &[NewOffer],
-    now: OffsetDateTime,
+    round: &Round<'_>,
 ) -> Result<HashSet<RideId>, Problem> {
     if refused.is_empty() {
         return Ok(HashSet::new());
     }
     let asked: Vec<_> = refused.iter().map(|offer| offer.driver_id).collect();
-    let reasons = store::why_not(tx, &asked).await?;
+    let reasons = store::why_not(tx, &asked, round.required_documents, round.now).await?;
     for offer in refused {
         let reason = reasons.get(&offer.driver_id).copied().unwrap_or(Reason::Offline);
         if let Some(plan) = plans.iter_mut().find(|plan| plan.ride_id == offer.ride_id) {
             set_reason(plan, offer.driver_id, reason);
         }
     }
-    drivers::correct(app, tx, &asked, now).await?;
+    drivers::correct(app, tx, &asked, round.now).await?;
     let fleet = app.drivers.live.fleet(tx.tenant());
     // A clock ahead of this one may have told something the table takes to be newer: that ends, but not at once.
     let knows_better = refused.iter().filter(|offer| !fleet.is_believed_free(offer.driver_id));
@@ -242,17 +259,8 @@ async fn record(tx: &mut TenantTx, plans: &[Plan], round: &Round<'_>) -> sqlx::R
     if rounds.is_empty() { Ok(()) } else { store::record(tx, &rounds, round.now).await }
 }
 
-/// Rides without a driver are looked at in step, so that they compete for whoever comes free by what they are worth and not
-/// by whose turn it is.
-fn next_look(now: OffsetDateTime, every: StdDuration) -> OffsetDateTime {
-    let every_ns = i128::try_from(every.as_nanos()).unwrap_or(i128::MAX).max(1);
-    let into_ns = now.unix_timestamp_nanos().rem_euclid(every_ns);
-    // Shorter than `every`, which is a setting of seconds at most; a longer one saturates and is cut by the ride's end.
-    now + Duration::nanoseconds(i64::try_from(every_ns - into_ns).unwrap_or(i64::MAX))
-}
-
 fn set_reason(plan: &mut Plan, driver_id: DriverId, reason: Reason) {
-    plan.ask = plan.ask.filter(|(asked, _)| *asked != driver_id);
+    plan.ask.retain(|ask| ask.driver_id != driver_id);
     if let Some(verdict) = plan.verdicts.iter_mut().find(|verdict| verdict.driver_id == driver_id) {
         verdict.reason = reason;
     }

@@ -61,16 +61,18 @@ pub(super) async fn expire_offers(tx: &mut TenantTx, now: OffsetDateTime) -> sql
     Ok(ended.collect())
 }
 
-/// Takes a ride's live offers back.
+/// Takes a ride's live offers back, for the reason the status tells.
 pub(super) async fn withdraw_offers(
     tx: &mut TenantTx,
     ride_id: RideId,
+    status: OfferStatus,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<Ended>> {
     let rows = sqlx::query!(
-        "UPDATE offers SET status = 'withdrawn', answered_at = $2 WHERE ride_id = $1 AND status = 'live'
+        "UPDATE offers SET status = $2, answered_at = $3 WHERE ride_id = $1 AND status = 'live'
          RETURNING id, driver_id",
         ride_id.0,
+        status.as_str(),
         now
     )
     .fetch_all(tx.conn())
@@ -101,7 +103,6 @@ pub(super) struct Claimed {
     pub(super) wanted: Wanted,
     pub(super) status_is_offered: bool,
     pub(super) expires_at: OffsetDateTime,
-    pub(super) offers_made: i32,
 }
 
 /// Claims rides that are due until `lease`: nobody else looks at them before, and should this node die, somebody will then.
@@ -111,6 +112,7 @@ pub(super) async fn claim(
     now: OffsetDateTime,
     lease: OffsetDateTime,
     most: i64,
+    max_offers: u32,
 ) -> sqlx::Result<Vec<Claimed>> {
     let rows = sqlx::query!(
         "UPDATE rides SET dispatch_at = $2
@@ -145,7 +147,7 @@ pub(super) async fn claim(
                 Ok(OfferStatus::Expired) => Reason::DidNotAnswer,
                 Ok(OfferStatus::Live | OfferStatus::Accepted) => Reason::HasOffer,
                 // Taken back by us: the driver did nothing that would speak against asking again.
-                Ok(OfferStatus::Withdrawn) | Err(_) => continue,
+                Ok(OfferStatus::Withdrawn | OfferStatus::Taken) | Err(_) => continue,
             };
             asked.entry(offer.ride_id).or_default().insert(DriverId(offer.driver_id), reason);
         }
@@ -160,10 +162,10 @@ pub(super) async fn claim(
                 // A ride booked ahead waits from its time on.
                 waits_since: row.scheduled_at.unwrap_or(row.requested_at),
                 asked: asked.remove(&row.id).unwrap_or_default(),
+                offers_left: (max_offers as usize).saturating_sub(usize::try_from(row.offers_made).unwrap_or_default()),
             },
             status_is_offered: row.status == "offered",
             expires_at: row.expires_at,
-            offers_made: row.offers_made,
         })
         .collect();
     claimed.sort_by_key(|ride| (ride.wanted.waits_since, ride.wanted.ride_id));
@@ -180,11 +182,12 @@ pub(super) struct NewOffer {
     pub(super) expires_at: OffsetDateTime,
 }
 
-/// Makes the offers whose drivers are online, on no trip, and, as the index decides, thinking about no other offer; those
+/// Makes the offers whose drivers are online, with the documents that are required, on no trip, and, as the index decides, thinking about no other offer; those
 /// that were made. The drivers' rows are held, so that nobody of them goes offline without seeing the offer.
 pub(super) async fn insert_offers(
     tx: &mut TenantTx,
     offers: &[NewOffer],
+    required_documents: &[String],
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<OfferId>> {
     let tenant = tx.tenant().clone();
@@ -202,6 +205,9 @@ pub(super) async fn insert_offers(
          WHERE NOT EXISTS (
              SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = n.driver_id
                AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+         ) AND NOT EXISTS (
+             SELECT FROM unnest($8::text[]) AS required (kind)
+             WHERE coalesce((d.documents ->> required.kind)::timestamptz <= $7, true)
          )
          ORDER BY n.driver_id FOR SHARE OF d
          ON CONFLICT (tenant_id, driver_id) WHERE status = 'live' DO NOTHING
@@ -212,7 +218,8 @@ pub(super) async fn insert_offers(
         &drivers,
         &etas,
         &expiries,
-        now
+        now,
+        required_documents
     )
     .fetch_all(tx.conn())
     .await?;
@@ -220,32 +227,49 @@ pub(super) async fn insert_offers(
 }
 
 /// Why Postgres would have none of these drivers.
-pub(super) async fn why_not(tx: &mut TenantTx, drivers: &[DriverId]) -> sqlx::Result<HashMap<DriverId, Reason>> {
+pub(super) async fn why_not(
+    tx: &mut TenantTx,
+    drivers: &[DriverId],
+    required_documents: &[String],
+    now: OffsetDateTime,
+) -> sqlx::Result<HashMap<DriverId, Reason>> {
     let ids: Vec<_> = drivers.iter().map(|id| id.0).collect();
     let rows = sqlx::query!(
         r#"SELECT d.id, d.status = 'online' AND d.erased_at IS NULL AS "online!",
                   EXISTS (SELECT FROM trips t WHERE t.tenant_id = d.tenant_id AND t.driver_id = d.id
-                          AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')) AS "on_trip!"
+                          AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')) AS "on_trip!",
+                  EXISTS (SELECT FROM unnest($2::text[]) AS required (kind)
+                          WHERE d.documents ->> required.kind IS NULL) AS "lacks!",
+                  EXISTS (SELECT FROM unnest($2::text[]) AS required (kind)
+                          WHERE (d.documents ->> required.kind)::timestamptz <= $3) AS "expired!"
            FROM drivers d WHERE d.id = ANY($1)"#,
-        &ids
+        &ids,
+        required_documents,
+        now
     )
     .fetch_all(tx.conn())
     .await?;
-    let reason = |online: bool, on_trip: bool| match (online, on_trip) {
-        (false, _) => Reason::Offline,
-        (true, true) => Reason::Busy,
-        (true, false) => Reason::HasOffer,
+    let reason = |online, lacks, expired, on_trip| match (online, lacks, expired, on_trip) {
+        (false, _, _, _) => Reason::Offline,
+        (true, true, _, _) => Reason::DocumentMissing,
+        (true, false, true, _) => Reason::DocumentExpired,
+        (true, false, false, true) => Reason::Busy,
+        (true, false, false, false) => Reason::HasOffer,
     };
-    Ok(rows.into_iter().map(|row| (DriverId(row.id), reason(row.online, row.on_trip))).collect())
+    let whys = rows.into_iter().map(|row| {
+        let why = reason(row.online, row.lacks, row.expired, row.on_trip);
+        (DriverId(row.id), why)
+    });
+    Ok(whys.collect())
 }
 
-/// Marks rides as offered until their offer ends; those that were. An offer whose driver got a trip while it was being
+/// Marks rides as offered until their offers end; the offers that stand. An offer whose driver got a trip while it was being
 /// made is taken back: making it waited for that trip's transaction, but could not see what that did.
 pub(super) async fn mark_offered(
     tx: &mut TenantTx,
     offers: &[OfferId],
     now: OffsetDateTime,
-) -> sqlx::Result<Vec<RideId>> {
+) -> sqlx::Result<Vec<OfferId>> {
     let tenant = tx.tenant().clone();
     let ids: Vec<_> = offers.iter().map(|id| id.0).collect();
     let marked = sqlx::query_scalar!(
@@ -254,18 +278,23 @@ pub(super) async fn mark_offered(
                  SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = o.driver_id
                    AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
              ) RETURNING o.id
+         ), standing AS (
+             SELECT ride_id, array_agg(id) AS ids, max(expires_at) AS until FROM offers
+             WHERE id = ANY($2) AND id NOT IN (SELECT id FROM taken_back) GROUP BY ride_id
+         ), marked AS (
+             UPDATE rides r SET status = 'offered', offers_made = r.offers_made + cardinality(s.ids), rounds = r.rounds + 1,
+                 dispatch_at = s.until, updated_at = $3
+             FROM standing s WHERE r.id = s.ride_id
+             RETURNING s.ids
          )
-         UPDATE rides r SET status = 'offered', offers_made = r.offers_made + 1, rounds = r.rounds + 1,
-             dispatch_at = o.expires_at, updated_at = $3
-         FROM offers o WHERE o.id = ANY($2) AND o.id NOT IN (SELECT id FROM taken_back) AND r.id = o.ride_id
-         RETURNING r.id",
+         SELECT unnest(ids) AS \"id!\" FROM marked",
         tenant.as_str(),
         &ids,
         now
     )
     .fetch_all(tx.conn())
     .await?;
-    Ok(marked.into_iter().map(RideId).collect())
+    Ok(marked.into_iter().map(OfferId).collect())
 }
 
 /// When rides held by this transaction are looked at next.

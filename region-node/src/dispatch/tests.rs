@@ -7,7 +7,7 @@ use time::Duration;
 
 use super::{answer as answers, store, worker::run_due};
 use crate::{
-    drivers::Duty,
+    drivers::{Addition, Duty, Record, Standing, Terms, note},
     rides::tests::{id_of, offer, request, wish},
     testing::{TestRegion, TestUser},
 };
@@ -313,7 +313,7 @@ async fn a_dead_node_s_rides_are_taken_over_when_its_lease_ends(pool: PgPool) {
     let ride = request(&region.rider().await).await;
     let now = region.clock.now();
     let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
-    let claimed = store::claim(&mut tx, now, now + Duration::seconds(5), 10).await.unwrap();
+    let claimed = store::claim(&mut tx, now, now + Duration::seconds(5), 10, 8).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(claimed[0].wanted.ride_id, id_of::<RideId>(&ride));
     run_due(&region.app).await;
@@ -413,6 +413,172 @@ async fn only_the_back_office_reads_how_a_ride_was_dispatched(pool: PgPool) {
     assert_eq!(region.admin().await.get(&path).await.ok(200)["candidates"], json!([]));
 }
 
+#[sqlx::test(migrations = "../migrations")]
+async fn a_ride_offered_to_a_group_goes_to_the_first_who_accepts_and_the_others_are_told(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"dispatch": {"group_size": 3}})).await;
+    let rider = region.rider().await;
+    let (a, b) = (driver_at(&region, 300.0).await, driver_at(&region, 400.0).await);
+    let (c, d) = (driver_at(&region, 500.0).await, driver_at(&region, 600.0).await);
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    for driver in [&a, &b, &c] {
+        assert_eq!(offers(driver).await.len(), 1);
+    }
+    assert!(offers(&d).await.is_empty());
+    // As long as one of them may still take it, nobody else is asked.
+    answer(&a, "decline", &ride).await.ok(204);
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &ride).await, "offered");
+    assert!(offers(&d).await.is_empty());
+
+    let (first, second) = tokio::join!(answer(&b, "accept", &ride), answer(&c, "accept", &ride));
+    let (won, lost) = if first.status == 200 { (first, second) } else { (second, first) };
+    assert_eq!(won.ok(200)["ride_id"], ride["id"]);
+    assert_eq!(lost.problem(409).code, "ride_already_taken");
+    assert!(offers(&b).await.is_empty() && offers(&c).await.is_empty());
+    let path = format!("/v1/rides/{}/dispatch", ride["id"].as_str().unwrap());
+    let story = region.admin().await.get(&path).await.ok(200);
+    let mut ends: Vec<&str> =
+        story["offers"].as_array().unwrap().iter().map(|o| o["status"].as_str().unwrap()).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, ["accepted", "declined", "taken"]);
+    // Whoever lost it is free for the next at once.
+    let next = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    let asked = [offers(&a).await, offers(&b).await, offers(&c).await, offers(&d).await].concat();
+    assert_eq!(asked.len(), 3);
+    assert!(asked.iter().all(|offer| offer["ride_id"] == next["id"]));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_group_none_of_whom_answers_makes_room_for_the_next_as_far_as_the_limit_goes(pool: PgPool) {
+    let config = json!({"dispatch": {"group_size": 2, "max_offers": 3}});
+    let region = TestRegion::with_config(pool, config).await;
+    let rider = region.rider().await;
+    let drivers = [driver_at(&region, 300.0).await, driver_at(&region, 400.0).await, driver_at(&region, 500.0).await];
+    let fourth = driver_at(&region, 600.0).await;
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    answer(&drivers[0], "decline", &ride).await.ok(204);
+    region.clock.advance(Duration::seconds(15));
+    run_due(&region.app).await;
+    assert_eq!(offers(&drivers[2]).await.len(), 1);
+    assert!(offers(&fourth).await.is_empty(), "three offers are all that may be made");
+    answer(&drivers[2], "decline", &ride).await.ok(204);
+    run_due(&region.app).await;
+    assert_eq!(status(&rider, &ride).await, "expired");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn answers_and_fares_are_kept_with_the_driver_and_known_where_rides_are_planned(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = driver_at(&region, 300.0).await;
+    let id = DriverId(driver.id);
+    let fleet = region.app.drivers.live.fleet(&region.tenant);
+    let known = || {
+        let record = fleet.sighting(id, region.clock.now()).unwrap().standing.record;
+        (record.accepted.round(), record.refused.round())
+    };
+    let rider = region.rider().await;
+    let declined = request(&rider).await;
+    run_due(&region.app).await;
+    answer(&driver, "decline", &declined).await.ok(204);
+    assert_eq!(known(), (0.0, 1.0));
+    let slow = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    region.clock.advance(Duration::seconds(16));
+    run_due(&region.app).await;
+    assert_eq!((known(), status(&rider, &declined).await.as_str()), ((0.0, 2.0), "requested"));
+    online(&driver, 300.0).await;
+    let taken = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    answer(&driver, "accept", &taken).await.ok(200);
+    assert_eq!(known(), (1.0, 2.0));
+    assert_ne!(slow["id"], taken["id"]);
+    // Postgres has the same sums, for a node that starts.
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    fleet.forget(id);
+    let position = json!({"lat": PICKUP.0, "lng": PICKUP.1});
+    driver.post(&format!("/v1/drivers/{}/location", driver.id), position).await.ok(202);
+    assert_eq!(known(), (1.0, 2.0));
+    note(&mut tx, &[id], Addition::earned(700), region.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    let before = fleet.sighting(id, region.clock.now()).unwrap().standing.record;
+    assert!((before.earned - 700.0).abs() < 0.01);
+    // A half-life later half of it counts, in Postgres as here.
+    let later = region.clock.now() + Duration::hours(2);
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    note(&mut tx, &[id], Addition::REFUSED, later).await.unwrap();
+    tx.commit().await.unwrap();
+    let after = fleet.sighting(id, later).unwrap().standing.record;
+    let expected = before.plus(Addition::REFUSED, later);
+    assert!((after.earned - 350.0).abs() < 0.5 && (after.earned - expected.earned).abs() < 1e-6, "{after:?}");
+    assert!((after.refused - expected.refused).abs() < 1e-9, "{after:?} {expected:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_driver_whose_document_expires_while_online_is_offered_nothing_and_it_says_so(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"dispatch": {"required_documents": ["licence"]}})).await;
+    let (admin, driver) = (region.admin().await, region.driver().await);
+    let documents = |until: time::OffsetDateTime| {
+        let until =
+            until.replace_nanosecond(0).unwrap().format(&time::format_description::well_known::Rfc3339).unwrap();
+        json!({"documents": [{"kind": "licence", "expires_at": until}]})
+    };
+    let path = format!("/v1/drivers/{}/documents", driver.id);
+    admin.put(&path, documents(region.clock.now() + Duration::seconds(90))).await.ok(200);
+    online(&driver, 300.0).await;
+    region.clock.advance(Duration::seconds(100));
+    let place = json!({"lat": PICKUP.0, "lng": PICKUP.1});
+    driver.post(&format!("/v1/drivers/{}/location", driver.id), place).await.ok(202);
+    let ride = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    assert!(offers(&driver).await.is_empty());
+    assert_eq!(reasons(&region, &ride).await, [(0, driver.id.to_string(), "document_expired".to_owned())]);
+
+    // A table that has not heard of it yet asks, and Postgres does not.
+    let fleet = region.app.drivers.live.fleet(&region.tenant);
+    let now = region.clock.now();
+    let known = fleet.sighting(DriverId(driver.id), now).unwrap().standing;
+    let terms = Terms::new([("licence".to_owned(), now + Duration::DAY)].into(), None);
+    fleet.learn(DriverId(driver.id), Standing { terms, as_of: now, ..known });
+    region.clock.advance(Duration::seconds(1));
+    run_due(&region.app).await;
+    assert!(offers(&driver).await.is_empty());
+
+    admin.put(&path, documents(region.clock.now() + Duration::DAY)).await.ok(200);
+    region.clock.advance(Duration::seconds(1));
+    run_due(&region.app).await;
+    assert_eq!(offers(&driver).await.len(), 1);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_driver_is_not_offered_rides_beyond_his_own_limit(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = driver_at(&region, 1_500.0).await;
+    driver.put(&format!("/v1/drivers/{}/preferences", driver.id), json!({"max_pickup_m": 1_000})).await.ok(200);
+    let ride = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    assert!(offers(&driver).await.is_empty());
+    assert_eq!(reasons(&region, &ride).await, [(0, driver.id.to_string(), "beyond_own_limit".to_owned())]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn rides_of_one_area_that_come_together_wait_for_the_end_of_their_window(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"dispatch": {"window_ms": 10_000}})).await;
+    let driver = driver_at(&region, 300.0).await;
+    let alone = request(&region.rider().await).await;
+    run_due(&region.app).await;
+    assert_eq!(offers(&driver).await[0]["ride_id"], alone["id"], "empty roads answer at once");
+    let second = driver_at(&region, 500.0).await;
+    request(&region.rider().await).await;
+    run_due(&region.app).await;
+    assert!(offers(&second).await.is_empty());
+    region.clock.advance(Duration::seconds(10));
+    run_due(&region.app).await;
+    assert_eq!(offers(&second).await.len(), 1);
+}
+
 /// Waits until some transaction of this database waits for a lock.
 async fn somebody_waits(pool: &PgPool) {
     let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -476,7 +642,7 @@ async fn rides_that_wait_are_looked_at_in_step(pool: PgPool) {
     let (early, late) = (region.rider().await, region.rider().await);
     request(&early).await;
     run_due(&region.app).await;
-    region.clock.advance(Duration::milliseconds(130));
+    region.clock.advance(Duration::milliseconds(230));
     request(&late).await;
     run_due(&region.app).await;
     let due: Vec<time::OffsetDateTime> = sqlx::query_scalar("SELECT dispatch_at FROM rides ORDER BY id")
@@ -485,6 +651,50 @@ async fn rides_that_wait_are_looked_at_in_step(pool: PgPool) {
         .unwrap();
     let every_ns = region.app.config.dispatch.retry_after.as_nanos() as i128;
     assert!(due.iter().all(|at| at.unix_timestamp_nanos() % every_ns == 0), "{due:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_preview_asks_whom_the_live_dispatcher_asks(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"dispatch": {"group_size": 2, "fairness_bonus_s": 120}})).await;
+    let names = ["a", "b", "c"];
+    let mut drivers = Vec::new();
+    for north_m in [300.0, 400.0, 500.0] {
+        drivers.push(driver_at(&region, north_m).await);
+    }
+    let fleet = region.app.drivers.live.fleet(&region.tenant);
+    let now = region.clock.now();
+    let refused = (0..30).fold(Record::NONE, |record, _| record.plus(Addition::REFUSED, now));
+    fleet.set_record(DriverId(drivers[0].id), refused);
+    request(&region.rider().await).await;
+    run_due(&region.app).await;
+    let mut asked = Vec::new();
+    for (driver, name) in drivers.iter().zip(names) {
+        if !offers(driver).await.is_empty() {
+            asked.push(name);
+        }
+    }
+    assert_eq!(asked, ["b", "c"]);
+
+    let admin = region.admin().await;
+    let mut moment = preview_of(&[("r", 0.0)], &[("a", 300.0), ("b", 400.0), ("c", 500.0)]);
+    moment["drivers"][0]["acceptance"] = json!(0.13);
+    let preview = admin.post("/v1/dispatch/preview", moment.clone()).await.ok(200);
+    let assigned = &preview["assignments"][0];
+    assert_eq!((&assigned["driver_id"], &assigned["also_asked"]), (&json!("b"), &json!(["c"])));
+
+    moment["drivers"][0]["acceptance"] = json!(0.9);
+    moment["drivers"][1]["max_pickup_m"] = json!(350);
+    let preview = admin.post("/v1/dispatch/preview", moment.clone()).await.ok(200);
+    let assigned = &preview["assignments"][0];
+    assert_eq!((&assigned["driver_id"], &assigned["also_asked"]), (&json!("a"), &json!(["c"])));
+
+    // Who earned nothing where others did goes first.
+    moment["drivers"][0]["earned"] = json!(5_000.0);
+    moment["drivers"][1]["earned"] = json!(5_000.0);
+    moment["drivers"][2]["earned"] = json!(0.0);
+    let preview = admin.post("/v1/dispatch/preview", moment).await.ok(200);
+    let assigned = &preview["assignments"][0];
+    assert_eq!((&assigned["driver_id"], &assigned["also_asked"]), (&json!("c"), &json!(["a"])));
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -1,34 +1,36 @@
-//! When tenants are looked at: a ride that comes alone at once, several that come together as one window, and everything
-//! nobody told of by polling.
+//! When tenants are looked at: as soon as a ride is due, which its area's window decides, and everything nobody told of by
+//! polling. A tenant is looked at by one task of this node at a time; what comes due meanwhile is matched together next.
 
 use std::{
     collections::{BTreeSet, HashMap},
     mem,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use shared::ids::TenantId;
-use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use time::OffsetDateTime;
+use tokio::{sync::Notify, task::JoinSet};
 
-use super::{run, store};
+use super::{Windows, run, store};
 use crate::{app::App, http::Problem};
 
 /// Tenants with something due, from whoever knows; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Due {
-    tenants: Arc<Mutex<BTreeSet<TenantId>>>,
+    /// How long rides that come in wait for each other.
+    pub windows: Windows,
+    tenants: Arc<Mutex<BTreeSet<(TenantId, OffsetDateTime)>>>,
     woken: Arc<Notify>,
 }
 
 impl Due {
-    /// Something of `tenant` is due now.
-    pub fn tell(&self, tenant: TenantId) {
-        self.tenants.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant);
+    /// Something of `tenant` is due at `at`.
+    pub fn tell(&self, tenant: TenantId, at: OffsetDateTime) {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner).insert((tenant, at));
         self.woken.notify_one();
     }
 
-    fn take(&self) -> BTreeSet<TenantId> {
+    fn take(&self) -> BTreeSet<(TenantId, OffsetDateTime)> {
         mem::take(&mut *self.tenants.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -36,10 +38,23 @@ impl Due {
 /// A tenant's place in the schedule.
 #[derive(Default)]
 struct Slot {
-    begun: Option<Instant>,
     is_running: bool,
-    /// When the next look is due.
-    due: Option<Instant>,
+    is_due: bool,
+    /// When it will be: the ends of windows, which are the same moments for all areas, so there are few.
+    later: BTreeSet<OffsetDateTime>,
+}
+
+impl Slot {
+    /// Moves what has come due by `now`; whether a look begins.
+    fn begins(&mut self, now: OffsetDateTime) -> bool {
+        let later = self.later.split_off(&(now + time::Duration::NANOSECOND));
+        self.is_due |= !mem::replace(&mut self.later, later).is_empty();
+        let begins = self.is_due && !self.is_running;
+        if begins {
+            (self.is_running, self.is_due) = (true, false);
+        }
+        begins
+    }
 }
 
 /// Looks at tenants until the node stops.
@@ -49,23 +64,24 @@ pub(super) async fn work(app: App) {
     let mut polls = tokio::time::interval(app.config.dispatch.poll_every);
     polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let next = slots.values().filter(|slot| !slot.is_running).filter_map(|slot| slot.due).min();
+        let next = slots.values().filter(|slot| !slot.is_running).filter_map(|slot| slot.later.first()).min().copied();
         let asleep = async {
             match next {
-                Some(due) => tokio::time::sleep_until(due).await,
+                // In the past it is due at once.
+                Some(due) => tokio::time::sleep((due - app.clock.now()).try_into().unwrap_or_default()).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = app.dispatch_due.woken.notified() => {
-                for tenant in app.dispatch_due.take() {
-                    schedule(&app, &mut slots, tenant).await;
+                for (tenant, at) in app.dispatch_due.take() {
+                    slots.entry(tenant).or_default().later.insert(at);
                 }
             }
             _ = polls.tick() => match due_here(&app).await {
                 Ok(tenants) => {
                     for tenant in tenants {
-                        schedule(&app, &mut slots, tenant).await;
+                        slots.entry(tenant).or_default().is_due = true;
                     }
                 }
                 Err(problem) => tracing::warn!(%problem, "what is due could not be read and will be read again"),
@@ -74,36 +90,18 @@ pub(super) async fn work(app: App) {
                 if let Ok((tenant, there_is_more)) = ended {
                     let slot = slots.entry(tenant).or_default();
                     slot.is_running = false;
-                    if there_is_more {
-                        slot.due = Some(Instant::now());
-                    }
+                    slot.is_due |= there_is_more;
                 }
             }
             () = asleep => {}
         }
-        let now = Instant::now();
-        for (tenant, slot) in slots.iter_mut().filter(|(_, slot)| !slot.is_running) {
-            if slot.due.is_some_and(|due| due <= now) {
-                *slot = Slot { begun: Some(now), is_running: true, due: None };
+        let now = app.clock.now();
+        for (tenant, slot) in &mut slots {
+            if slot.begins(now) {
                 running.spawn(look(app.clone(), tenant.clone()));
             }
         }
     }
-}
-
-/// A tenant not looked at for a window is due at once; another one when its window ends, with all that came meanwhile.
-async fn schedule(app: &App, slots: &mut HashMap<TenantId, Slot>, tenant: TenantId) {
-    let window_ms = match app.tenants.config(&tenant).await {
-        Ok(published) => published.config.dispatch.window_ms,
-        Err(problem) => {
-            tracing::warn!(%problem, %tenant, "a tenant without config cannot be dispatched");
-            return;
-        }
-    };
-    let slot = slots.entry(tenant).or_default();
-    let now = Instant::now();
-    let due = slot.begun.map_or(now, |begun| (begun + Duration::from_millis(window_ms.into())).max(now));
-    slot.due = Some(slot.due.map_or(due, |known| known.min(due)));
 }
 
 async fn look(app: App, tenant: TenantId) -> (TenantId, bool) {
@@ -129,5 +127,27 @@ async fn due_here(app: &App) -> Result<Vec<TenantId>, Problem> {
 pub(crate) async fn run_due(app: &App) {
     for tenant in due_here(app).await.unwrap() {
         while run::run(app, &tenant).await.unwrap() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_looked_at_when_something_is_due_once_at_a_time_and_nothing_is_forgotten() {
+        const NOW: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
+        let mut slot = Slot::default();
+        assert!(!slot.begins(NOW));
+        slot.later.extend([NOW, NOW + Duration::SECOND]);
+        assert!(slot.begins(NOW));
+        // What comes due while a look goes on waits for its end.
+        assert!(!slot.begins(NOW + Duration::SECOND));
+        slot.is_running = false;
+        assert!(slot.begins(NOW + Duration::SECOND));
+        slot.is_running = false;
+        assert!(!slot.begins(NOW + Duration::MINUTE));
     }
 }

@@ -7,12 +7,20 @@ use shared::geo::Point;
 /// three hundred of them.
 pub(super) const RESOLUTION: Resolution = Resolution::Eight;
 
+/// Cells some seven kilometres across: rides that begin in one have drivers in common.
+const AREA: Resolution = Resolution::Six;
+
 /// No edge of a cell is shorter, in metres, anywhere on the globe (the mean is 531; a test measures the least).
 const SHORTEST_EDGE_M: f64 = 340.0;
 
 /// The cell of a place.
-pub(super) fn cell_of(point: Point) -> CellIndex {
+pub(crate) fn cell_of(point: Point) -> CellIndex {
     LatLng::new(point.lat, point.lng).expect("a validated place is finite").to_cell(RESOLUTION)
+}
+
+/// The cell of a place at [`AREA`].
+pub(crate) fn area_of(point: Point) -> CellIndex {
+    cell_of(point).parent(AREA).expect("an area is larger than a cell")
 }
 
 /// How many rings around a place's cell hold everything within `radius_m` of the place.

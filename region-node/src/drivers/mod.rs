@@ -9,15 +9,20 @@ mod background;
 mod breadcrumbs;
 mod cells;
 mod config;
+mod documents;
+mod earnings;
 mod keys;
 mod location;
 mod nearby;
 mod position;
+mod preferences;
+mod record;
 mod share;
 mod standing;
 mod status;
 mod store;
 mod table;
+mod terms;
 mod wire;
 
 use std::sync::{
@@ -29,18 +34,23 @@ use shared::ids::{DriverId, TenantId};
 use time::OffsetDateTime;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(crate) use cells::{area_of, cell_of};
 pub use config::DriversConfig;
+pub(crate) use earnings::median;
 pub use keys::Keys;
 pub use location::Reporter;
 pub use position::{MAX_POSITIONS, Position, PositionInput, PositionsInput};
+pub use record::{Addition, Record};
 pub use standing::{Duty, Standing};
 pub use store::DriverStatus;
 pub use table::{Census, Fleet, Found, LIFE, LiveTable, Observed, ShareRule, Sighting};
+pub use terms::{DocumentFault, Terms};
 
 use crate::{
     app::{App, redis_subscriber},
     db::TenantTx,
     http::Problem,
+    realtime::Event,
 };
 
 /// What a node keeps of live drivers; cheap to clone.
@@ -86,6 +96,11 @@ impl Drivers {
         self.live.fleet(tenant).set_duty(driver_id, duty, as_of);
     }
 
+    /// Notes how a driver answers and earns by now; the same.
+    pub fn set_record(&self, tenant: &TenantId, driver_id: DriverId, record: Record) {
+        self.live.fleet(tenant).set_record(driver_id, record);
+    }
+
     fn set_sharing(&self, is_sharing: bool) {
         self.is_sharing.store(is_sharing, Ordering::Relaxed);
     }
@@ -108,10 +123,30 @@ pub async fn correct(app: &App, tx: &mut TenantTx, drivers: &[DriverId], now: Of
     Ok(())
 }
 
+/// Keeps in mind, as part of a transaction, what drivers did. It takes no lock of a driver's own row, and is called with the
+/// rides in question held.
+pub async fn note(tx: &mut TenantTx, drivers: &[DriverId], what: Addition, now: OffsetDateTime) -> sqlx::Result<()> {
+    let tenant = tx.tenant().clone();
+    for (driver_id, record) in store::add_to_records(tx, drivers, what, now).await? {
+        tx.tell(Event::RecordChanged { tenant: tenant.clone(), driver_id, record });
+    }
+    Ok(())
+}
+
+/// Takes over what a transaction left behind that changed a driver's terms.
+fn relearn(app: &App, tenant: &TenantId, driver_id: DriverId, changed: Option<Standing>) {
+    if let Some(standing) = changed {
+        let as_of = app.clock.now();
+        app.drivers.live.fleet(tenant).correct(driver_id, Standing { as_of, ..standing });
+    }
+}
+
 /// Endpoints of drivers.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(status::set_status))
+        .routes(routes!(documents::set_documents, documents::get_documents))
+        .routes(routes!(preferences::set_preferences, preferences::get_preferences))
         .routes(routes!(location::take_location))
         .routes(routes!(nearby::nearby))
 }

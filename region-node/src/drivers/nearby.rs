@@ -99,8 +99,10 @@ pub(super) async fn nearby(
     caller.must_be(&[Role::Rider, Role::TenantAdmin, Role::Operator])?;
     let shows_all = caller.is_admin();
     let now = app.clock.now();
-    let wanted = |standing: &Standing| {
-        let is_free = standing.duty.at(now) == Duty::Free;
+    let published = app.tenants.config(caller.tenant()).await?;
+    let required = &published.config.dispatch.required_documents;
+    let wanted = |standing: &Standing, _| {
+        let is_free = standing.duty.at(now) == Duty::Free && standing.terms.document_fault(required, now).is_none();
         let class = query.vehicle_class.as_deref();
         (shows_all || is_free) && class.is_none_or(|class| *class == *standing.vehicle_class)
     };

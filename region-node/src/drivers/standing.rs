@@ -6,6 +6,8 @@ use std::sync::Arc;
 use shared::ids::{RideId, RiderId};
 use time::OffsetDateTime;
 
+use super::{record::Record, terms::Terms};
+
 /// A driver's standing at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
@@ -17,6 +19,10 @@ pub struct Standing {
     pub idle_since: Option<OffsetDateTime>,
     /// What the driver is doing.
     pub duty: Duty,
+    /// What the driver may take, and wants to; as of `as_of`.
+    pub terms: Terms,
+    /// How the driver answers and earns, with a time of its own.
+    pub record: Record,
     /// When the driver took rides or not, in such a vehicle; of two, the later counts.
     pub as_of: OffsetDateTime,
     /// When the driver did that. Of its own, since a node that hears of a trip need not have heard that its driver went
@@ -29,7 +35,10 @@ impl Standing {
     pub(super) fn take_newer(&mut self, other: Standing) {
         if self.as_of <= other.as_of {
             (self.online, self.as_of, self.idle_since) = (other.online, other.as_of, other.idle_since);
-            self.vehicle_class = other.vehicle_class;
+            (self.vehicle_class, self.terms) = (other.vehicle_class, other.terms);
+        }
+        if self.record.as_of <= other.record.as_of {
+            self.record = other.record;
         }
         if self.duty_as_of <= other.duty_as_of {
             (self.duty, self.duty_as_of, self.idle_since) = (other.duty, other.duty_as_of, other.idle_since);

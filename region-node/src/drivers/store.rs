@@ -1,16 +1,22 @@
 //! All SQL of drivers.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 use shared::{
     geo::Point,
     ids::{DriverId, RideId, RiderId, TenantId},
 };
+use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
 
 use super::{
     breadcrumbs::Breadcrumb,
     position::Position,
+    record::{Addition, Record},
     standing::{Duty, Standing},
     table::Sighting,
+    terms::Terms,
 };
 use crate::{app::App, db::TenantTx, http::Problem};
 
@@ -50,6 +56,50 @@ struct StandingRow {
     offered_until: Option<OffsetDateTime>,
     ride_id: Option<uuid::Uuid>,
     rider_id: Option<uuid::Uuid>,
+    documents: Json<Documents>,
+    max_pickup_m: Option<i32>,
+    accepted: Option<f64>,
+    refused: Option<f64>,
+    earned: Option<f64>,
+    record_as_of: Option<OffsetDateTime>,
+}
+
+/// Documents as stored.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Documents(BTreeMap<String, GoodUntil>);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct GoodUntil(#[serde(with = "time::serde::rfc3339")] OffsetDateTime);
+
+impl Documents {
+    fn new(documents: &BTreeMap<String, OffsetDateTime>) -> Self {
+        Self(documents.iter().map(|(kind, until)| (kind.clone(), GoodUntil(*until))).collect())
+    }
+
+    fn terms(&self, max_pickup_m: Option<i32>) -> Terms {
+        let documents = self.0.iter().map(|(kind, until)| (kind.clone(), until.0)).collect();
+        Terms::new(documents, max_pickup_m.and_then(|metres| u32::try_from(metres).ok()))
+    }
+}
+
+/// Selects standings; the first argument ends the statement.
+macro_rules! select_standings {
+    ($tail:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            StandingRow,
+            r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class, d.idle_since, d.lat, d.lng, d.located_at,
+                      d.documents AS "documents: Json<Documents>", d.max_pickup_m,
+                      o.expires_at AS "offered_until?", t.ride_id AS "ride_id?", t.rider_id AS "rider_id?",
+                      r.accepted AS "accepted?", r.refused AS "refused?", r.earned AS "earned?",
+                      r.as_of AS "record_as_of?"
+               FROM drivers d
+               LEFT JOIN driver_records r ON r.driver_id = d.id
+               LEFT JOIN offers o ON o.tenant_id = d.tenant_id AND o.driver_id = d.id AND o.status = 'live'
+               LEFT JOIN trips t ON t.tenant_id = d.tenant_id AND t.driver_id = d.id
+                    AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused') "# + $tail
+            $(, $argument)*
+        )
+    };
 }
 
 impl StandingRow {
@@ -66,6 +116,8 @@ impl StandingRow {
             vehicle_class: self.vehicle_class.as_str().into(),
             idle_since: self.idle_since,
             duty,
+            terms: self.documents.terms(self.max_pickup_m),
+            record: record(self.accepted, self.refused, self.earned, self.record_as_of),
             as_of: as_of - READ_LAG,
             duty_as_of: as_of - READ_LAG,
         }
@@ -77,25 +129,22 @@ impl StandingRow {
     }
 }
 
+/// A record as read by an outer join.
+fn record(accepted: Option<f64>, refused: Option<f64>, earned: Option<f64>, as_of: Option<OffsetDateTime>) -> Record {
+    match (accepted, refused, earned, as_of) {
+        (Some(accepted), Some(refused), Some(earned), Some(as_of)) => Record { accepted, refused, earned, as_of },
+        _ => Record::NONE,
+    }
+}
+
 /// The standing of one driver.
 pub(super) async fn standing(
     tx: &mut TenantTx,
     driver_id: DriverId,
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<Standing>> {
-    let row = sqlx::query_as!(
-        StandingRow,
-        r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class, d.idle_since, d.lat, d.lng, d.located_at,
-                  o.expires_at AS "offered_until?", t.ride_id AS "ride_id?", t.rider_id AS "rider_id?"
-           FROM drivers d
-           LEFT JOIN offers o ON o.tenant_id = d.tenant_id AND o.driver_id = d.id AND o.status = 'live'
-           LEFT JOIN trips t ON t.tenant_id = d.tenant_id AND t.driver_id = d.id
-                AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
-           WHERE d.id = $1 AND d.erased_at IS NULL"#,
-        driver_id.0
-    )
-    .fetch_optional(tx.conn())
-    .await?;
+    let row =
+        select_standings!("WHERE d.id = $1 AND d.erased_at IS NULL", driver_id.0).fetch_optional(tx.conn()).await?;
     Ok(row.map(|row| row.standing(now)))
 }
 
@@ -104,19 +153,7 @@ pub(super) async fn standings(app: &App, drivers: &[DriverId]) -> Result<Vec<(Te
     let now = app.clock.now();
     let ids: Vec<_> = drivers.iter().map(|id| id.0).collect();
     let mut tx = app.db.system().await?;
-    let rows = sqlx::query_as!(
-        StandingRow,
-        r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class, d.idle_since, d.lat, d.lng, d.located_at,
-                  o.expires_at AS "offered_until?", t.ride_id AS "ride_id?", t.rider_id AS "rider_id?"
-           FROM drivers d
-           LEFT JOIN offers o ON o.tenant_id = d.tenant_id AND o.driver_id = d.id AND o.status = 'live'
-           LEFT JOIN trips t ON t.tenant_id = d.tenant_id AND t.driver_id = d.id
-                AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
-           WHERE d.id = ANY($1) AND d.erased_at IS NULL"#,
-        &ids
-    )
-    .fetch_all(tx.conn())
-    .await?;
+    let rows = select_standings!("WHERE d.id = ANY($1) AND d.erased_at IS NULL", &ids).fetch_all(tx.conn()).await?;
     tx.commit().await?;
     let read = |row: StandingRow| Some((row.tenant_id.parse().ok()?, DriverId(row.id), row.standing(now)));
     Ok(rows.into_iter().filter_map(read).collect())
@@ -139,19 +176,9 @@ pub(super) async fn busy(app: &App) -> Result<Vec<(TenantId, DriverId)>, Problem
 pub(super) async fn last_seen(app: &App, since: OffsetDateTime) -> Result<Vec<(TenantId, Sighting)>, Problem> {
     let now = app.clock.now();
     let mut tx = app.db.system().await?;
-    let rows = sqlx::query_as!(
-        StandingRow,
-        r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class, d.idle_since, d.lat, d.lng, d.located_at,
-                  o.expires_at AS "offered_until?", t.ride_id AS "ride_id?", t.rider_id AS "rider_id?"
-           FROM drivers d
-           LEFT JOIN offers o ON o.tenant_id = d.tenant_id AND o.driver_id = d.id AND o.status = 'live'
-           LEFT JOIN trips t ON t.tenant_id = d.tenant_id AND t.driver_id = d.id
-                AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
-           WHERE d.status = 'online' AND d.located_at > $1 AND d.erased_at IS NULL"#,
-        since
-    )
-    .fetch_all(tx.conn())
-    .await?;
+    let rows = select_standings!("WHERE d.status = 'online' AND d.located_at > $1 AND d.erased_at IS NULL", since)
+        .fetch_all(tx.conn())
+        .await?;
     tx.commit().await?;
     let read = |row: StandingRow| {
         let sighting = Sighting { driver_id: DriverId(row.id), standing: row.standing(now), position: row.position() };
@@ -160,24 +187,129 @@ pub(super) async fn last_seen(app: &App, since: OffsetDateTime) -> Result<Vec<(T
     Ok(rows.into_iter().filter_map(read).collect())
 }
 
+/// A driver whose status was set.
+pub(super) struct StatusChanged {
+    pub(super) vehicle_class: String,
+    pub(super) idle_since: Option<OffsetDateTime>,
+    pub(super) terms: Terms,
+    pub(super) record: Record,
+}
+
 /// Sets whether a driver takes rides; `None` if there is no such driver. Time without work counts from coming online.
 pub(super) async fn set_status(
     tx: &mut TenantTx,
     driver_id: DriverId,
     status: DriverStatus,
     now: OffsetDateTime,
-) -> sqlx::Result<Option<(String, Option<OffsetDateTime>)>> {
+) -> sqlx::Result<Option<StatusChanged>> {
     let row = sqlx::query!(
-        "UPDATE drivers SET status = $2,
-             idle_since = CASE WHEN $2 = 'offline' THEN NULL WHEN status = 'online' THEN idle_since ELSE $3 END
-         WHERE id = $1 AND erased_at IS NULL RETURNING vehicle_class, idle_since",
+        r#"WITH changed AS (
+               UPDATE drivers SET status = $2,
+                   idle_since = CASE WHEN $2 = 'offline' THEN NULL WHEN status = 'online' THEN idle_since ELSE $3 END
+               WHERE id = $1 AND erased_at IS NULL RETURNING id, vehicle_class, idle_since, documents, max_pickup_m
+           )
+           SELECT c.vehicle_class AS "vehicle_class!", c.idle_since, c.documents AS "documents!: Json<Documents>",
+                  c.max_pickup_m, r.accepted AS "accepted?", r.refused AS "refused?", r.earned AS "earned?",
+                  r.as_of AS "as_of?"
+           FROM changed c LEFT JOIN driver_records r ON r.driver_id = c.id"#,
         driver_id.0,
         status.as_str(),
         now
     )
     .fetch_optional(tx.conn())
     .await?;
-    Ok(row.map(|row| (row.vehicle_class, row.idle_since)))
+    Ok(row.map(|row| StatusChanged {
+        terms: row.documents.terms(row.max_pickup_m),
+        record: record(row.accepted, row.refused, row.earned, row.as_of),
+        vehicle_class: row.vehicle_class,
+        idle_since: row.idle_since,
+    }))
+}
+
+/// A driver's terms; `None` if there is no such driver.
+pub(super) async fn terms(tx: &mut TenantTx, driver_id: DriverId) -> sqlx::Result<Option<Terms>> {
+    let row = sqlx::query!(
+        r#"SELECT documents AS "documents: Json<Documents>", max_pickup_m FROM drivers
+           WHERE id = $1 AND erased_at IS NULL"#,
+        driver_id.0
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(row.map(|row| row.documents.terms(row.max_pickup_m)))
+}
+
+/// Replaces a driver's documents; false if there is no such driver.
+pub(super) async fn set_documents(
+    tx: &mut TenantTx,
+    driver_id: DriverId,
+    documents: &BTreeMap<String, OffsetDateTime>,
+) -> sqlx::Result<bool> {
+    let set = sqlx::query!(
+        "UPDATE drivers SET documents = $2 WHERE id = $1 AND erased_at IS NULL",
+        driver_id.0,
+        Json(Documents::new(documents)) as _
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(set.rows_affected() == 1)
+}
+
+/// Sets a driver's own limit; false if there is no such driver.
+pub(super) async fn set_max_pickup(
+    tx: &mut TenantTx,
+    driver_id: DriverId,
+    max_pickup_m: Option<u32>,
+) -> sqlx::Result<bool> {
+    let set = sqlx::query!(
+        "UPDATE drivers SET max_pickup_m = $2 WHERE id = $1 AND erased_at IS NULL",
+        driver_id.0,
+        max_pickup_m.map(|metres| i32::try_from(metres).unwrap_or(i32::MAX))
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(set.rows_affected() == 1)
+}
+
+/// Adds the same to the records of these drivers, in the order of their ids so that nobody waits in a circle; the records
+/// as they are then. What was known has faded meanwhile, by the same sums as [`Record::plus`].
+pub(super) async fn add_to_records(
+    tx: &mut TenantTx,
+    drivers: &[DriverId],
+    more: Addition,
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<(DriverId, Record)>> {
+    let tenant = tx.tenant().clone();
+    let mut ids: Vec<_> = drivers.iter().map(|id| id.0).collect();
+    ids.sort_unstable();
+    let [answers_halve_s, earnings_halve_s] = Record::HALVE_IN.map(|after| after.as_seconds_f64());
+    let rows = sqlx::query!(
+        "INSERT INTO driver_records AS r (driver_id, tenant_id, accepted, refused, earned, as_of)
+         SELECT id, $2, $3, $4, $5, $6 FROM unnest($1::uuid[]) AS n (id)
+         ON CONFLICT (driver_id) DO UPDATE SET
+             accepted = excluded.accepted + r.accepted
+                 * 0.5::float8 ^ least(100, greatest(0, extract(epoch FROM $6 - r.as_of))::float8 / $7),
+             refused = excluded.refused + r.refused
+                 * 0.5::float8 ^ least(100, greatest(0, extract(epoch FROM $6 - r.as_of))::float8 / $7),
+             earned = excluded.earned + r.earned
+                 * 0.5::float8 ^ least(100, greatest(0, extract(epoch FROM $6 - r.as_of))::float8 / $8),
+             as_of = greatest(r.as_of, $6)
+         RETURNING driver_id, accepted, refused, earned, as_of",
+        &ids,
+        tenant.as_str(),
+        more.accepted,
+        more.refused,
+        more.earned,
+        now,
+        answers_halve_s,
+        earnings_halve_s
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let records = rows.into_iter().map(|row| {
+        let record = Record { accepted: row.accepted, refused: row.refused, earned: row.earned, as_of: row.as_of };
+        (DriverId(row.driver_id), record)
+    });
+    Ok(records.collect())
 }
 
 /// Writes last known places, each only if it is newer than what is there, and none of a driver who was erased meanwhile.

@@ -22,7 +22,9 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     cells,
+    earnings::Middle,
     position::Position,
+    record::Record,
     standing::{Duty, Standing},
 };
 
@@ -56,6 +58,7 @@ pub struct Fleet {
     /// Of whom the other nodes have yet to hear, and whose place Postgres has yet to be told.
     to_share: Mutex<Vec<DriverId>>,
     to_store: Mutex<Vec<DriverId>>,
+    earned: Middle,
 }
 
 struct Row {
@@ -138,6 +141,7 @@ impl Fleet {
             rule,
             to_share: Mutex::default(),
             to_store: Mutex::default(),
+            earned: Middle::default(),
         }
     }
 
@@ -186,8 +190,9 @@ impl Fleet {
     /// Takes over what Postgres says of a driver known here, if it differs and nothing later is known.
     pub fn correct(&self, driver_id: DriverId, standing: Standing) {
         let differs = |known: &Standing| {
-            (known.online, known.duty, &known.vehicle_class)
-                != (standing.online, standing.duty, &standing.vehicle_class)
+            (known.online, known.duty, &known.vehicle_class, &known.terms)
+                != (standing.online, standing.duty, &standing.vehicle_class, &standing.terms)
+                || known.record.as_of < standing.record.as_of
         };
         if self.rows.get(&driver_id).is_some_and(|row| differs(&row.standing)) {
             self.learn(driver_id, standing);
@@ -209,6 +214,23 @@ impl Fleet {
         if before != duty {
             self.share(driver_id, &mut row);
         }
+    }
+
+    /// Takes over how a driver who is known here answers and earns, unless something later is known.
+    pub fn set_record(&self, driver_id: DriverId, record: Record) {
+        let Some(mut row) = self.rows.get_mut(&driver_id) else { return };
+        if row.standing.record.as_of < record.as_of {
+            row.standing.record = record;
+            self.share(driver_id, &mut row);
+        }
+    }
+
+    /// What half of the online drivers have not earned more than lately.
+    pub fn median_earned(&self, now: OffsetDateTime) -> f64 {
+        self.earned.at(now, || {
+            let online = self.rows.iter().filter(|row| row.standing.online);
+            online.map(|row| row.standing.record.at(now).earned).collect()
+        })
     }
 
     /// Takes what another node knows; standing and position each only if newer.
@@ -241,23 +263,24 @@ impl Fleet {
         self.rows.get(&driver_id).map(|row| row.sighting(driver_id, now))
     }
 
-    /// The online drivers within `radius_m` that `wanted` accepts, nearest first, at most `limit`.
+    /// The online drivers within `radius_m` that `wanted` accepts, given how far away they are, nearest first, at most
+    /// `limit`.
     pub fn search(
         &self,
         center: Point,
         radius_m: f64,
         limit: usize,
         now: OffsetDateTime,
-        wanted: impl Fn(&Standing) -> bool,
+        wanted: impl Fn(&Standing, f64) -> bool,
     ) -> Vec<Found> {
         let find = |driver_id: DriverId, row: &Row| {
-            if !row.standing.online || !wanted(&row.standing) {
+            if !row.standing.online {
                 return None;
             }
             let position = row.fresh_position(now)?;
             let distance_m = center.distance_m(position.point);
             let found = || Found { driver_id, distance_m, position, standing: row.standing.clone() };
-            (distance_m <= radius_m).then(found)
+            (distance_m <= radius_m && wanted(&row.standing, distance_m)).then(found)
         };
         let mut nearest = Nearest::new(limit);
         let rings = cells::rings_within(radius_m);
@@ -482,7 +505,7 @@ impl PartialEq for ByDistance {
 
 impl Eq for ByDistance {}
 
-/// A list of ids stays whole whatever happened to the thread that held it.
-fn lock(list: &Mutex<Vec<DriverId>>) -> MutexGuard<'_, Vec<DriverId>> {
-    list.lock().unwrap_or_else(PoisonError::into_inner)
+/// What is kept here stays whole whatever happened to the thread that held it.
+pub(super) fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -206,7 +206,7 @@ impl Node {
     }
 
     fn finds(&self, now: OffsetDateTime) -> usize {
-        self.fleet().search(shared::geo::Point::new(1.0, 1.0), 1_000.0, 10, now, |_| true).len()
+        self.fleet().search(shared::geo::Point::new(1.0, 1.0), 1_000.0, 10, now, |_, _| true).len()
     }
 
     fn hears_of_a_driver(&self, now: OffsetDateTime) -> DriverId {
@@ -216,6 +216,8 @@ impl Node {
             vehicle_class: "standard".into(),
             idle_since: None,
             duty: Duty::Free,
+            terms: Terms::default(),
+            record: Record::NONE,
             as_of: now,
             duty_as_of: now,
         };
@@ -267,6 +269,8 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
         vehicle_class: "standard".into(),
         idle_since: None,
         duty: Duty::Free,
+        terms: Terms::default(),
+        record: Record::NONE,
         as_of: now,
         duty_as_of: now,
     };

@@ -1,5 +1,7 @@
 //! Sightings as bytes, for Redis: small, versioned, and read with care, since another version may have written them.
 
+use std::collections::BTreeMap;
+
 use bytes::{Buf, BufMut, TryGetError};
 use shared::{
     geo::Point,
@@ -10,12 +12,14 @@ use uuid::Uuid;
 
 use super::{
     position::Position,
+    record::Record,
     standing::{Duty, Standing},
     table::Sighting,
+    terms::Terms,
 };
 
 const VERSION: u8 = 1;
-/// Longer class names are not valid config.
+/// Longer names of classes and of kinds of documents are not valid config.
 const MAX_CLASS: usize = 30;
 const NO_HEADING: f32 = -1.0;
 
@@ -24,6 +28,8 @@ const HAS_POSITION: u8 = 2;
 const IS_IDLE: u8 = 4;
 const OFFERED: u8 = 8;
 const ON_TRIP: u8 = 16;
+const HAS_RECORD: u8 = 32;
+const HAS_TERMS: u8 = 64;
 
 /// What cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +107,8 @@ fn put_sighting(out: &mut Vec<u8>, sighting: &Sighting) {
     let flags = flag(standing.online, ONLINE)
         | flag(position.is_some(), HAS_POSITION)
         | flag(standing.idle_since.is_some(), IS_IDLE)
+        | flag(standing.record != Record::NONE, HAS_RECORD)
+        | flag(standing.terms != Terms::default(), HAS_TERMS)
         | duty;
     out.put_slice(driver_id.0.as_bytes());
     out.put_u8(flags);
@@ -117,6 +125,14 @@ fn put_sighting(out: &mut Vec<u8>, sighting: &Sighting) {
             out.put_slice(ride_id.0.as_bytes());
             out.put_slice(rider_id.0.as_bytes());
         }
+    }
+    if standing.record != Record::NONE {
+        let Record { accepted, refused, earned, as_of } = standing.record;
+        [accepted, refused, earned].into_iter().for_each(|sum| out.put_f64(sum));
+        put_time(out, as_of);
+    }
+    if standing.terms != Terms::default() {
+        put_terms(out, &standing.terms);
     }
     if let Some(position) = position {
         out.put_f64(position.point.lat);
@@ -141,6 +157,14 @@ fn take_sighting(bytes: &mut &[u8]) -> Result<Sighting, WireError> {
     } else {
         Duty::Free
     };
+    let record = match has(HAS_RECORD) {
+        true => take_record(bytes)?,
+        false => Record::NONE,
+    };
+    let terms = match has(HAS_TERMS) {
+        true => take_terms(bytes)?,
+        false => Terms::default(),
+    };
     let position = if has(HAS_POSITION) {
         let point = Point::new(bytes.try_get_f64()?, bytes.try_get_f64()?);
         let heading = Some(bytes.try_get_f32()?).filter(|heading| *heading >= 0.0);
@@ -151,8 +175,38 @@ fn take_sighting(bytes: &mut &[u8]) -> Result<Sighting, WireError> {
     } else {
         None
     };
-    let standing = Standing { online: has(ONLINE), vehicle_class, idle_since, duty, as_of, duty_as_of };
+    let standing = Standing { online: has(ONLINE), vehicle_class, idle_since, duty, terms, record, as_of, duty_as_of };
     Ok(Sighting { driver_id, standing, position })
+}
+
+fn take_record(bytes: &mut &[u8]) -> Result<Record, WireError> {
+    let mut sum = || match bytes.try_get_f64()? {
+        sum if sum.is_finite() && sum >= 0.0 => Ok(sum),
+        _ => Err(WireError::Nonsense("record")),
+    };
+    let (accepted, refused, earned) = (sum()?, sum()?, sum()?);
+    Ok(Record { accepted, refused, earned, as_of: take_time(bytes)? })
+}
+
+/// The driver's limit, 0 for none, and the documents by kind.
+fn put_terms(out: &mut Vec<u8>, terms: &Terms) {
+    out.put_u32(terms.max_pickup_m.unwrap_or(0));
+    let documents = terms.documents.as_deref();
+    out.put_u8(documents.map_or(0, |documents| u8::try_from(documents.len()).expect("at most 10 kinds")));
+    for (kind, until) in documents.into_iter().flatten() {
+        put_text(out, kind);
+        put_time(out, *until);
+    }
+}
+
+fn take_terms(bytes: &mut &[u8]) -> Result<Terms, WireError> {
+    let max_pickup_m = Some(bytes.try_get_u32()?).filter(|metres| *metres > 0);
+    let mut documents = BTreeMap::new();
+    for _ in 0..bytes.try_get_u8()? {
+        let kind = take_text(bytes, MAX_CLASS)?.to_owned();
+        documents.insert(kind, take_time(bytes)?);
+    }
+    Ok(Terms::new(documents, max_pickup_m))
 }
 
 fn check_version(bytes: &mut &[u8]) -> Result<(), WireError> {
@@ -208,6 +262,8 @@ mod tests {
             vehicle_class: "standard".into(),
             idle_since: Some(AT - Duration::HOUR),
             duty,
+            terms: Terms::default(),
+            record: Record::NONE,
             as_of: AT,
             duty_as_of: AT - Duration::SECOND,
         };
@@ -221,7 +277,11 @@ mod tests {
             },
             Sighting {
                 driver_id: DriverId::new(),
-                standing: standing(Duty::OnTrip { ride_id: RideId::new(), rider_id: RiderId::new() }),
+                standing: Standing {
+                    terms: Terms::new([("licence".to_owned(), AT + Duration::DAY)].into(), Some(3_000)),
+                    record: Record { accepted: 3.5, refused: 0.25, earned: 1_234.5, as_of: AT },
+                    ..standing(Duty::OnTrip { ride_id: RideId::new(), rider_id: RiderId::new() })
+                },
                 position: Some(Position { heading: None, ..position }),
             },
         ]
@@ -250,6 +310,8 @@ mod tests {
                 vehicle_class: "xl".into(),
                 idle_since: None,
                 duty: Duty::Free,
+                terms: Terms::default(),
+                record: Record::NONE,
                 as_of: datetime!(1970-01-01 00:00:01 UTC),
                 duty_as_of: datetime!(1970-01-01 00:00:03 UTC),
             },

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 use super::rooms::Room;
 use crate::{
     dispatch::{Due, OfferView},
-    drivers::{Drivers, Duty, Position},
+    drivers::{Drivers, Duty, Position, Record},
     payments::Payment,
     rides::{Ride, RideStatus, Viewer},
 };
@@ -20,12 +20,14 @@ use crate::{
 /// Something others want to hear of.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A ride looks for a driver now.
+    /// A ride looks for a driver.
     DispatchDue {
         /// Whose ride.
         tenant: TenantId,
         /// Which.
         ride_id: RideId,
+        /// From when on.
+        at: OffsetDateTime,
     },
     /// A payment has another status.
     PaymentChanged {
@@ -72,6 +74,15 @@ pub enum Event {
         driver_id: DriverId,
         /// Since when.
         since: OffsetDateTime,
+    },
+    /// A driver has answered an offer, or earned something.
+    RecordChanged {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        driver_id: DriverId,
+        /// All that is known of it now.
+        record: Record,
     },
     /// A driver on a trip is somewhere else now; only the trip's rider hears of it.
     DriverMoved {
@@ -152,7 +163,7 @@ impl EventSender {
     pub fn tell(&self, event: Event) {
         let Outlets { drivers, due, .. } = &*self.0;
         match event {
-            Event::DispatchDue { tenant, ride_id: _ } => due.tell(tenant),
+            Event::DispatchDue { tenant, ride_id: _, at } => due.tell(tenant, at),
             Event::RideChanged(ride) => {
                 self.note_duty(&ride);
                 let ride: Arc<Ride> = ride.into();
@@ -172,6 +183,7 @@ impl EventSender {
             Event::DriverFreed { tenant, driver_id, since } => {
                 drivers.set_duty(&tenant, driver_id, Duty::Free, since);
             }
+            Event::RecordChanged { tenant, driver_id, record } => drivers.set_record(&tenant, driver_id, record),
             Event::PaymentChanged { tenant, rider_id, payment } => {
                 self.send(Room::Rider(tenant, rider_id), Says::Payment(payment));
             }

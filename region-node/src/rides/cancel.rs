@@ -128,6 +128,6 @@ async fn redispatch(tx: &mut TenantTx, ride: Ride, expire_after: Duration, now: 
         ..ride
     };
     store::save(tx, &ride, was).await?;
-    tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id });
+    tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id, at: now });
     Ok(ride)
 }

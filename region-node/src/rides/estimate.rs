@@ -14,7 +14,8 @@ use super::{Place, RideError, store};
 use crate::{
     app::App,
     db::TenantTx,
-    drivers::{Duty, Found, Standing},
+    dispatch,
+    drivers::{Found, Standing},
     http::{Problem, ProblemBody, Question},
     identity::Caller,
     pricing::{self, Quote, Surge, quote::SIGNING_PURPOSE},
@@ -149,8 +150,10 @@ pub(super) async fn surge_near(
 
 /// The nearest drivers who could be asked, at most `limit`.
 fn free_drivers(app: &App, tenant: &TenantId, published: &PublishedConfig, wish: Wish<'_>, limit: usize) -> Vec<Found> {
-    let (now, radius_m) = (app.clock.now(), f64::from(published.config.dispatch.radius_m));
-    let could_come =
-        |standing: &Standing| standing.duty.at(now) == Duty::Free && *standing.vehicle_class == *wish.vehicle_class;
+    let (now, rules) = (app.clock.now(), &published.config.dispatch);
+    let radius_m = f64::from(rules.radius_m);
+    let could_come = |standing: &Standing, distance_m: f64| {
+        dispatch::may_be_asked(standing, distance_m, wish.vehicle_class, rules, now)
+    };
     app.drivers.live.fleet(tenant).search(wish.pickup, radius_m, limit, now, could_come)
 }

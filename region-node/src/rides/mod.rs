@@ -67,7 +67,7 @@ pub struct Ride {
     pub expires_at: OffsetDateTime,
     /// Offers of the present search; a new one begins when a driver gives the ride up.
     pub offers_made: i32,
-    /// Offers ever, which number the rounds of its dispatch.
+    /// Rounds of its dispatch that ended in offers.
     pub rounds: i32,
     /// As the driver's offer said.
     pub pickup_eta_s: Option<i32>,

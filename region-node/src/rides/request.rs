@@ -97,6 +97,14 @@ pub(super) async fn request_ride(
         }
     };
 
+    let is_for_now = schedule.dispatch_at <= now;
+    let dispatch_at = match is_for_now {
+        true => {
+            let window = std::time::Duration::from_millis(published.config.dispatch.window_ms.into());
+            app.dispatch_due.windows.due_at(caller.tenant(), from, window, now)
+        }
+        false => schedule.dispatch_at,
+    };
     let ride = Ride {
         id: RideId::new(),
         tenant: caller.tenant().clone(),
@@ -112,7 +120,7 @@ pub(super) async fn request_ride(
         pin: format!("{:04}", rand::rng().random_range(0..10_000)),
         scheduled_at,
         requested_at: now,
-        dispatch_at: Some(schedule.dispatch_at),
+        dispatch_at: Some(dispatch_at),
         expires_at: schedule.expires_at,
         offers_made: 0,
         rounds: 0,
@@ -127,8 +135,8 @@ pub(super) async fn request_ride(
         rider: None,
     };
     store::insert(&mut tx, &ride).await?;
-    if schedule.dispatch_at <= now {
-        tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id });
+    if is_for_now {
+        tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id, at: dispatch_at });
     }
     let ride = announce(&app, &mut tx, ride).await?;
     tracing::info!(ride.id = %ride.id, "ride {} requested", ride.id);

@@ -6,7 +6,7 @@ use shared::ids::TripId;
 use super::{Trip, drive, store, trace};
 use crate::{
     app::App,
-    drivers,
+    drivers::{self, Addition},
     http::{Command, Empty, Path, ProblemBody, Stop},
     identity::Caller,
     rides,
@@ -36,6 +36,9 @@ pub(super) async fn end_trip(
     let trip = trip.end(measured_m, &ride.quote, app.config.rides.reprice_percent, now)?;
     drive::save(&app, &mut tx, ride, was, &trip).await?;
     rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
+    if let Some(fare) = &trip.fare {
+        drivers::note(&mut tx, &[trip.driver_id], Addition::earned(fare.total.amount), now).await?;
+    }
     tracing::info!(trip.id = %id, "trip {id} is completed");
     tx.finish(StatusCode::OK, &trip).await
 }

@@ -7,6 +7,8 @@ pub struct Outcome {
     pub waits: Vec<Wait>,
     /// Riders whose patience or whose ride ended without a car.
     pub unserved: usize,
+    /// Offers declined or left to run out.
+    pub refused: usize,
     /// Riders who called off a ride that was on its way.
     pub called_off: usize,
     /// By driver.

@@ -3,9 +3,12 @@
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// A driver who says no to this share of offers.
-const DECLINES: f64 = 0.06;
-/// Or lets them run out.
+/// Most drivers say no to this share of offers.
+const DECLINES: f64 = 0.03;
+/// This share of drivers pick and choose, and say no to that share.
+const CHOOSY: f64 = 0.1;
+const CHOOSY_DECLINES: f64 = 0.5;
+/// Either lets offers run out.
 const IGNORES: f64 = 0.02;
 /// After a ride this share of drivers take a break.
 const TAKES_A_BREAK: f64 = 0.03;
@@ -29,6 +32,7 @@ pub(super) enum Answer {
 #[derive(Clone, Copy)]
 enum Question {
     Answer,
+    Temper,
     Patience,
     ChangesMind,
     Boarding,
@@ -49,9 +53,11 @@ impl People {
     pub(super) fn answer(self, driver: usize, ride: usize) -> Answer {
         let mut rng = self.rng(Question::Answer, driver, ride);
         let (mood, after_s) = (rng.random_range(0.0..1.0), rng.random_range(1.0..7.0));
+        let is_choosy = self.rng(Question::Temper, driver, 0).random_range(0.0..1.0) < CHOOSY;
+        let declines = if is_choosy { CHOOSY_DECLINES } else { DECLINES };
         if mood < IGNORES {
             Answer::Ignores
-        } else if mood < IGNORES + DECLINES {
+        } else if mood < IGNORES + declines {
             Answer::Declines { after_s }
         } else {
             Answer::Accepts { after_s }

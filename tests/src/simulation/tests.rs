@@ -32,3 +32,38 @@ async fn everybody_who_asks_is_picked_up_gives_up_or_calls_off_and_nobody_is_los
         assert!(outcome.gini() > 0.0 && outcome.gini() < 0.9, "{}", outcome.gini());
     }
 }
+
+#[tokio::test]
+async fn a_dispatcher_that_learns_who_refuses_is_refused_less_often() {
+    let town = Town::manhattan().unwrap();
+    let of = async |refusal_cost_cap_s| {
+        let evening = Scenario::new_york_evening(DispatchMode::Batched, 300, 1);
+        let policy = DispatchPolicy { refusal_cost_cap_s, ..evening.policy.clone() };
+        simulate(&town, &Scenario { policy, to_s: evening.from_s + 900.0, ..evening }).await
+    };
+    let (blind, learning) = (of(0).await, of(60).await);
+    assert!(learning.refused < blind.refused, "{} of {}", learning.refused, blind.refused);
+}
+
+#[tokio::test]
+async fn of_a_ride_offered_to_several_at_once_nobody_is_lost_and_somebody_accepts_sooner() {
+    let town = Town::manhattan().unwrap();
+    let of = async |group_size| {
+        let evening = scenario(DispatchMode::Batched);
+        let policy = DispatchPolicy { group_size, ..evening.policy.clone() };
+        // More drivers than rides, or there is nobody else to ask.
+        simulate(&town, &Scenario { policy, drivers: 1_500, ..evening }).await
+    };
+    let (one, three) = (of(1).await, of(3).await);
+    let asked = |outcome: &Outcome| outcome.waits.len() + outcome.unserved + outcome.called_off;
+    assert_eq!(asked(&one), asked(&three));
+    let until_accepted_s = |outcome: &Outcome| {
+        outcome.waits.iter().map(|wait| wait.accepted_after_s).sum::<f64>() / outcome.waits.len() as f64
+    };
+    assert!(
+        until_accepted_s(&three) < until_accepted_s(&one),
+        "{} {}",
+        until_accepted_s(&three),
+        until_accepted_s(&one)
+    );
+}

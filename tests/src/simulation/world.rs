@@ -7,8 +7,8 @@ use std::{
 };
 
 use region_node::{
-    dispatch::{Plan, Reason, Wanted, plan},
-    drivers::{Duty, Fleet, LiveTable, Position, ShareRule, Standing},
+    dispatch::{Ask, Plan, Reason, Wanted, Windows, plan},
+    drivers::{Addition, Duty, Fleet, LiveTable, Position, Record, ShareRule, Standing, Terms},
     travel::TravelTimes,
 };
 use shared::{
@@ -39,7 +39,7 @@ enum Event {
     Asks(usize),
     GivesUp(usize),
     Look,
-    Answers { driver: usize, ride: usize, offer: u32 },
+    Answers { driver: usize, ride: usize, round: u32 },
     CallsOff { ride: usize, driver: usize },
     Arrives { driver: usize, ride: usize },
     SetsDown { driver: usize, ride: usize },
@@ -50,8 +50,14 @@ enum Event {
 struct Ride {
     planned: PlannedRide,
     asked_at: Moment,
+    /// When it is looked at first.
+    due_at: Moment,
     state: RideState,
-    offers: u32,
+    /// Rounds that ended in offers, and offers made in all of them.
+    rounds: u32,
+    offers: usize,
+    /// Drivers who think about it.
+    thinking: BTreeSet<usize>,
     asked: HashMap<DriverId, Reason>,
 }
 
@@ -70,13 +76,14 @@ struct Driver {
     /// Added to the place by those who lie about it, degrees.
     lie: (f64, f64),
     state: DriverState,
+    record: Record,
     day: Day,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum DriverState {
     Idle { since: Moment },
-    Thinks { idle_since: Moment },
+    Thinks { idle_since: Moment, ride: usize, round: u32 },
     DrivesTo { ride: usize, from: Point, began: Moment },
     Serves,
     Away,
@@ -86,6 +93,7 @@ pub(super) struct World<'a> {
     town: &'a Town,
     scenario: &'a Scenario,
     people: People,
+    tenant: TenantId,
     fleet: Arc<Fleet>,
     now: Moment,
     events: BinaryHeap<Reverse<(Moment, u64, Event)>>,
@@ -95,8 +103,8 @@ pub(super) struct World<'a> {
     numbers: HashMap<DriverId, usize>,
     /// Rides that wait, in the order they were asked for.
     waiting: BTreeSet<usize>,
-    looked_at: Moment,
-    look_is_due: bool,
+    windows: Windows,
+    looks: BTreeSet<Moment>,
     outcome: Outcome,
 }
 
@@ -125,6 +133,7 @@ impl<'a> World<'a> {
             place: town.rides[people.home(number, town.rides.len())].pickup,
             lie: (0.0, 0.0),
             state: DriverState::Idle { since: begins },
+            record: Record::NONE,
             day: Day::default(),
         };
         let drivers: Vec<_> = (0..scenario.drivers).map(driver).collect();
@@ -133,6 +142,7 @@ impl<'a> World<'a> {
             scenario,
             people,
             fleet: table.fleet(&tenant),
+            tenant,
             now: begins,
             events: BinaryHeap::new(),
             scheduled: 0,
@@ -140,8 +150,8 @@ impl<'a> World<'a> {
             numbers: drivers.iter().enumerate().map(|(number, driver)| (driver.id, number)).collect(),
             drivers,
             waiting: BTreeSet::new(),
-            looked_at: begins - millis(3_600.0),
-            look_is_due: false,
+            windows: Windows::default(),
+            looks: BTreeSet::new(),
             outcome: Outcome::default(),
         };
         for number in 0..world.drivers.len() {
@@ -150,8 +160,16 @@ impl<'a> World<'a> {
         for (number, planned) in rides.into_iter().enumerate() {
             world.at(millis(planned.at_s), Event::Asks(number));
             let asked_at = millis(planned.at_s);
-            let (state, offers, asked) = (RideState::Waits, 0, HashMap::new());
-            world.rides.push(Ride { planned, asked_at, state, offers, asked });
+            world.rides.push(Ride {
+                planned,
+                asked_at,
+                due_at: asked_at,
+                state: RideState::Waits,
+                rounds: 0,
+                offers: 0,
+                thinking: BTreeSet::new(),
+                asked: HashMap::new(),
+            });
         }
         world.at(begins, Event::Heartbeat);
         world
@@ -164,7 +182,7 @@ impl<'a> World<'a> {
                 Event::Asks(ride) => self.asks(ride),
                 Event::GivesUp(ride) => self.gives_up(ride),
                 Event::Look => self.look().await,
-                Event::Answers { driver, ride, offer } => self.answers(driver, ride, offer),
+                Event::Answers { driver, ride, round } => self.answers(driver, ride, round),
                 Event::CallsOff { ride, driver } => self.calls_off(ride, driver),
                 Event::Arrives { driver, ride } => self.arrives(driver, ride),
                 Event::SetsDown { driver, ride } => self.sets_down(driver, ride),
@@ -197,7 +215,11 @@ impl<'a> World<'a> {
         self.waiting.insert(ride);
         let patience_s = self.people.patience_s(ride).min(self.scenario.policy.expire_after_s.into());
         self.after(patience_s, Event::GivesUp(ride));
-        self.something_is_due();
+        let window = std::time::Duration::from_millis(self.scenario.policy.window_ms.into());
+        let due = self.windows.due_at(&self.tenant, self.rides[ride].planned.pickup, window, self.time());
+        // Windows end at whole milliseconds.
+        self.rides[ride].due_at = (due - EPOCH).whole_milliseconds() as Moment;
+        self.is_due(self.rides[ride].due_at);
     }
 
     fn gives_up(&mut self, ride: usize) {
@@ -211,18 +233,22 @@ impl<'a> World<'a> {
         }
     }
 
-    /// As the live dispatcher: at once, unless it looked less than a window ago.
-    fn something_is_due(&mut self) {
-        if !std::mem::replace(&mut self.look_is_due, true) {
-            let at = self.now.max(self.looked_at + i64::from(self.scenario.policy.window_ms));
+    fn is_due(&mut self, at: Moment) {
+        if self.looks.insert(at) {
             self.at(at, Event::Look);
         }
     }
 
+    /// As the live dispatcher, which looks again at rides that wait, in step.
+    fn something_is_due(&mut self) {
+        let window = i64::from(self.scenario.policy.window_ms.max(1));
+        self.is_due((self.now.div_euclid(window) + 1) * window);
+    }
+
     async fn look(&mut self) {
-        self.look_is_due = false;
-        self.looked_at = self.now;
-        let wanted: Vec<Wanted> = self.waiting.iter().map(|ride| self.wanted(*ride)).collect();
+        self.looks.remove(&self.now);
+        let due = self.waiting.iter().filter(|ride| self.rides[**ride].due_at <= self.now);
+        let wanted: Vec<Wanted> = due.map(|ride| self.wanted(*ride)).collect();
         let known = Known(self.town);
         for plan in plan(&self.fleet, &known, &self.scenario.policy, &wanted, self.time()).await {
             self.offer(&plan);
@@ -237,12 +263,21 @@ impl<'a> World<'a> {
             vehicle_class: CLASS.to_owned(),
             waits_since: EPOCH + Duration::milliseconds(ride.asked_at),
             asked: ride.asked.clone(),
+            offers_left: (self.scenario.policy.max_offers as usize).saturating_sub(ride.offers).max(1),
         }
     }
 
     fn offer(&mut self, plan: &Plan) {
-        let Some((id, _)) = plan.ask else { return };
-        let (driver, ride) = (self.numbers[&id], number_of(plan.ride_id));
+        if !plan.ask.is_empty() {
+            self.rides[number_of(plan.ride_id)].rounds += 1;
+        }
+        for Ask { driver_id, .. } in &plan.ask {
+            self.offer_to(*driver_id, number_of(plan.ride_id));
+        }
+    }
+
+    fn offer_to(&mut self, id: DriverId, ride: usize) {
+        let driver = self.numbers[&id];
         let DriverState::Idle { since } = self.drivers[driver].state else { return };
         self.waiting.remove(&ride);
         let policy = &self.scenario.policy;
@@ -250,38 +285,62 @@ impl<'a> World<'a> {
         let of = &mut self.rides[ride];
         of.state = RideState::Offered;
         of.offers += 1;
+        of.thinking.insert(driver);
         of.asked.insert(id, Reason::DidNotAnswer);
-        let offer = of.offers;
-        self.drivers[driver].state = DriverState::Thinks { idle_since: since };
+        let round = of.rounds;
+        self.drivers[driver].state = DriverState::Thinks { idle_since: since, ride, round };
         self.tell(driver, Duty::Offered { until: self.time() + Duration::seconds(policy.offer_ttl_s.into()) });
         let after_s = match self.people.answer(driver, ride) {
             Answer::Accepts { after_s } | Answer::Declines { after_s } => after_s,
             Answer::Ignores => ttl_s,
         };
-        self.after(after_s, Event::Answers { driver, ride, offer });
+        self.after(after_s, Event::Answers { driver, ride, round });
     }
 
-    fn answers(&mut self, driver: usize, ride: usize, offer: u32) {
-        let DriverState::Thinks { idle_since } = self.drivers[driver].state else { return };
-        let still_wanted = self.rides[ride].state == RideState::Offered && self.rides[ride].offers == offer;
+    fn answers(&mut self, driver: usize, ride: usize, round: u32) {
+        let DriverState::Thinks { idle_since, ride: about, round: of } = self.drivers[driver].state else { return };
+        if (about, of) != (ride, round) {
+            return;
+        }
+        let still_wanted = self.rides[ride].state == RideState::Offered && self.rides[ride].rounds == round;
         let answer = self.people.answer(driver, ride);
         if still_wanted && matches!(answer, Answer::Accepts { .. }) {
+            self.note(driver, Addition::ACCEPTED);
             return self.accepts(driver, ride, idle_since);
         }
         if still_wanted {
+            self.note(driver, Addition::REFUSED);
+            self.outcome.refused += usize::from(self.counts(self.rides[ride].asked_at));
             if matches!(answer, Answer::Declines { .. }) {
                 self.rides[ride].asked.insert(self.drivers[driver].id, Reason::DeclinedBefore);
             }
-            self.rides[ride].state = RideState::Waits;
-            self.waiting.insert(ride);
+            self.rides[ride].thinking.remove(&driver);
+            if self.rides[ride].thinking.is_empty() {
+                self.rides[ride].state = RideState::Waits;
+                self.waiting.insert(ride);
+            }
         }
         self.drivers[driver].state = DriverState::Idle { since: idle_since };
         self.tell(driver, Duty::Free);
         self.something_is_due();
     }
 
+    fn note(&mut self, driver: usize, what: Addition) {
+        self.drivers[driver].record = self.drivers[driver].record.plus(what, self.time());
+    }
+
     fn accepts(&mut self, driver: usize, ride: usize, idle_since: Moment) {
         self.rides[ride].state = RideState::Accepted { at: self.now };
+        // Whoever was asked as well need not answer any more.
+        for other in std::mem::take(&mut self.rides[ride].thinking) {
+            if let DriverState::Thinks { idle_since, .. } = self.drivers[other].state
+                && other != driver
+            {
+                self.drivers[other].state = DriverState::Idle { since: idle_since };
+                self.tell(other, Duty::Free);
+                self.something_is_due();
+            }
+        }
         let (place, pickup) = (self.drivers[driver].place, self.rides[ride].planned.pickup);
         let drive_s = self.town.seconds(&[place], pickup)[0] * self.people.luck(driver, ride);
         let idle_s = seconds(self.now - idle_since);
@@ -349,7 +408,11 @@ impl<'a> World<'a> {
 
     fn sets_down(&mut self, driver: usize, ride: usize) {
         self.rides[ride].state = RideState::Over;
-        self.drivers[driver].place = self.rides[ride].planned.dropoff;
+        let PlannedRide { pickup, dropoff, .. } = self.rides[ride].planned;
+        self.drivers[driver].place = dropoff;
+        // A tariff that counts seconds.
+        let paid_s = self.town.seconds(&[pickup], dropoff)[0];
+        self.note(driver, Addition::earned(paid_s.round() as i64));
         self.drivers[driver].lie = self.people.lie(driver, ride).unwrap_or_default();
         match self.people.break_s(driver, ride) {
             Some(length_s) => {
@@ -379,9 +442,9 @@ impl<'a> World<'a> {
 
     /// What the platform learns of a driver's standing, and the place with it.
     fn tell(&mut self, driver: usize, duty: Duty) {
-        let Driver { id, state, .. } = &self.drivers[driver];
+        let Driver { id, state, record, .. } = &self.drivers[driver];
         let idle_since = match state {
-            DriverState::Idle { since } | DriverState::Thinks { idle_since: since } => Some(*since),
+            DriverState::Idle { since } | DriverState::Thinks { idle_since: since, .. } => Some(*since),
             DriverState::DrivesTo { .. } | DriverState::Serves | DriverState::Away => None,
         };
         let standing = Standing {
@@ -389,6 +452,8 @@ impl<'a> World<'a> {
             vehicle_class: CLASS.into(),
             idle_since: idle_since.map(|since| EPOCH + Duration::milliseconds(since)),
             duty,
+            terms: Terms::default(),
+            record: *record,
             as_of: self.time(),
             duty_as_of: self.time(),
         };

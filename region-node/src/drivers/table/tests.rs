@@ -4,6 +4,7 @@ use time::macros::datetime;
 use uuid::Uuid;
 
 use super::*;
+use crate::drivers::{Addition, Terms};
 
 const START: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
 const CENTER: Point = Point::new(40.758, -73.9855);
@@ -18,7 +19,16 @@ fn driver(n: u128) -> DriverId {
 }
 
 fn standing(online: bool, as_of: OffsetDateTime) -> Standing {
-    Standing { online, vehicle_class: "standard".into(), idle_since: None, duty: Duty::Free, as_of, duty_as_of: as_of }
+    Standing {
+        online,
+        vehicle_class: "standard".into(),
+        idle_since: None,
+        duty: Duty::Free,
+        terms: Terms::default(),
+        record: Record::NONE,
+        as_of,
+        duty_as_of: as_of,
+    }
 }
 
 fn at(point: Point, recorded_at: OffsetDateTime) -> Position {
@@ -30,7 +40,7 @@ fn north_of(point: Point, metres: f64) -> Point {
 }
 
 fn everyone(fleet: &Fleet, now: OffsetDateTime) -> Vec<DriverId> {
-    fleet.search(CENTER, 20_000.0, 100, now, |_| true).iter().map(|found| found.driver_id).collect()
+    fleet.search(CENTER, 20_000.0, 100, now, |_, _| true).iter().map(|found| found.driver_id).collect()
 }
 
 fn online_at(fleet: &Fleet, n: u128, point: Point, now: OffsetDateTime) -> DriverId {
@@ -56,8 +66,8 @@ fn a_driver_who_moved_is_found_only_where_they_are_now() {
     let there = north_of(CENTER, 8_000.0);
     fleet.observe(id, &[at(there, START + Duration::SECOND)], START + Duration::SECOND);
     let now = START + Duration::SECOND;
-    assert!(fleet.search(CENTER, 2_000.0, 10, now, |_| true).is_empty());
-    assert_eq!(fleet.search(there, 2_000.0, 10, now, |_| true)[0].position.point, there);
+    assert!(fleet.search(CENTER, 2_000.0, 10, now, |_, _| true).is_empty());
+    assert_eq!(fleet.search(there, 2_000.0, 10, now, |_, _| true)[0].position.point, there);
     assert_eq!(fleet.cells.len(), 1);
 }
 
@@ -91,7 +101,7 @@ fn a_duplicate_changes_nothing_and_an_older_position_is_dropped() {
     let Observed::Known { moved_to, .. } = fleet.observe(id, &[old], START) else { panic!("known") };
     assert_eq!(moved_to, None);
     fleet.observe(id, &[at(CENTER, START)], START);
-    assert_eq!(fleet.search(CENTER, 1_000.0, 10, START, |_| true)[0].position, at(CENTER, START));
+    assert_eq!(fleet.search(CENTER, 1_000.0, 10, START, |_, _| true)[0].position, at(CENTER, START));
     assert_eq!(fleet.rows.len(), 1);
 }
 
@@ -233,7 +243,7 @@ proptest! {
         expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         expected.truncate(limit);
         let found: Vec<_> =
-            fleet.search(CENTER, radius_m, limit, now, |_| true).iter().map(|f| (f.distance_m, f.driver_id)).collect();
+            fleet.search(CENTER, radius_m, limit, now, |_, _| true).iter().map(|f| (f.distance_m, f.driver_id)).collect();
         prop_assert_eq!(found, expected);
 
         let indexed: usize = fleet.cells.iter().map(|cell| cell.len()).sum();
@@ -282,4 +292,38 @@ fn a_step_of_a_trip_that_says_nothing_new_is_not_shared_again() {
     assert_eq!(fleet.take_to_share(START).len(), 1);
     fleet.set_duty(id, trip, START + Duration::SECOND);
     assert!(fleet.take_to_share(START).is_empty());
+}
+
+#[test]
+fn of_two_records_the_later_counts_whatever_order_they_come_in() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    let early = Record::NONE.plus(Addition::REFUSED, START);
+    let late = early.plus(Addition::ACCEPTED, START + Duration::SECOND);
+    let known = |fleet: &Fleet| fleet.sighting(id, START).unwrap().standing.record;
+    fleet.set_record(id, late);
+    fleet.set_record(id, early);
+    assert_eq!(known(&fleet), late);
+    let sighting = Sighting {
+        standing: Standing { record: early, ..standing(true, START) },
+        ..fleet.sighting(id, START).unwrap()
+    };
+    fleet.merge(sighting, START);
+    assert_eq!(known(&fleet), late);
+    // Nobody told of it: Postgres knows.
+    let later = late.plus(Addition::ACCEPTED, START + Duration::MINUTE);
+    fleet.correct(id, Standing { record: later, ..standing(true, START) });
+    assert_eq!(known(&fleet), later);
+}
+
+#[test]
+fn half_of_the_online_drivers_have_earned_at_most_the_median() {
+    let fleet = fleet();
+    for n in 0..5 {
+        let id = online_at(&fleet, n, CENTER, START);
+        fleet.set_record(id, Record::NONE.plus(Addition::earned(1_000 * n as i64), START));
+    }
+    let record = Record::NONE.plus(Addition::earned(1_000_000), START);
+    fleet.learn(driver(9), Standing { record, ..standing(false, START) });
+    assert_eq!(fleet.median_earned(START), 2_000.0);
 }
