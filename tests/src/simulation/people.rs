@@ -8,6 +8,8 @@ const DECLINES: f64 = 0.03;
 /// This share of drivers pick and choose, and say no to that share.
 const CHOOSY: f64 = 0.1;
 const CHOOSY_DECLINES: f64 = 0.5;
+/// Offers of the weeks before.
+const ANSWERED_BEFORE: f64 = 60.0;
 /// Either lets offers run out.
 const IGNORES: f64 = 0.02;
 /// After a ride this share of drivers take a break.
@@ -53,15 +55,24 @@ impl People {
     pub(super) fn answer(self, driver: usize, ride: usize) -> Answer {
         let mut rng = self.rng(Question::Answer, driver, ride);
         let (mood, after_s) = (rng.random_range(0.0..1.0), rng.random_range(1.0..7.0));
-        let is_choosy = self.rng(Question::Temper, driver, 0).random_range(0.0..1.0) < CHOOSY;
-        let declines = if is_choosy { CHOOSY_DECLINES } else { DECLINES };
         if mood < IGNORES {
             Answer::Ignores
-        } else if mood < IGNORES + declines {
+        } else if mood < IGNORES + self.declines(driver) {
             Answer::Declines { after_s }
         } else {
             Answer::Accepts { after_s }
         }
+    }
+
+    /// What is known of a driver's answers when the evening begins: offers accepted and refused, as they count by then.
+    pub(super) fn answered_before(self, driver: usize) -> (f64, f64) {
+        let refused = ANSWERED_BEFORE * (IGNORES + self.declines(driver));
+        (ANSWERED_BEFORE - refused, refused)
+    }
+
+    fn declines(self, driver: usize) -> f64 {
+        let is_choosy = self.rng(Question::Temper, driver, 0).random_range(0.0..1.0) < CHOOSY;
+        if is_choosy { CHOOSY_DECLINES } else { DECLINES }
     }
 
     /// How long a rider waits for somebody to accept before giving up, seconds.

@@ -128,12 +128,16 @@ impl<'a> World<'a> {
         let is_simulated = |ride: &&PlannedRide| (begins_s..scenario.to_s).contains(&ride.at_s);
         let rides: Vec<_> = town.rides.iter().filter(is_simulated).copied().collect();
         let begins = millis(begins_s);
+        let record = |number: usize| {
+            let (accepted, refused) = people.answered_before(number);
+            Record { accepted, refused, earned: 0.0, as_of: EPOCH }
+        };
         let driver = |number: usize| Driver {
             id: DriverId(Uuid::from_u128(number as u128 + 1)),
             place: town.rides[people.home(number, town.rides.len())].pickup,
             lie: (0.0, 0.0),
             state: DriverState::Idle { since: begins },
-            record: Record::NONE,
+            record: record(number),
             day: Day::default(),
         };
         let drivers: Vec<_> = (0..scenario.drivers).map(driver).collect();

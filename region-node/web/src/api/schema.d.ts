@@ -211,6 +211,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/drivers/{id}/documents": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A driver's documents. */
+        get: operations["get_documents"];
+        /**
+         * Replaces a driver's documents. Without those the tenant requires, or with one of them expired, a driver cannot go online
+         *     and is offered no rides.
+         */
+        put: operations["set_documents"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/drivers/{id}/location": {
         parameters: {
             query?: never;
@@ -245,6 +266,24 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/drivers/{id}/preferences": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What the driver wants. */
+        get: operations["get_preferences"];
+        /** Sets what the driver wants. */
+        put: operations["set_preferences"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/drivers/{id}/status": {
         parameters: {
             query?: never;
@@ -254,7 +293,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Goes online, to be offered rides, or offline. An offer still open is withdrawn; a trip under way goes on. */
+        /** Goes online, to be offered rides, or offline; online only with the documents the tenant requires. An offer still open is withdrawn; a trip under way goes on. */
         post: operations["set_status"];
         delete?: never;
         options?: never;
@@ -802,6 +841,21 @@ export interface components {
             /** @description Where it stands. */
             status: components["schemas"]["RideStatus"];
         };
+        /** @description One document. */
+        Document: {
+            /**
+             * Format: date-time
+             * @description From then on it is no longer good.
+             */
+            expires_at: string;
+            /** @description As in the tenant's `required_documents`: `licence`. */
+            kind: string;
+        };
+        /** @description All documents a driver has from now on. */
+        DocumentsRequest: {
+            /** @description At most 10, each of another kind; what is left out is no longer there. */
+            documents: components["schemas"]["Document"][];
+        };
         /**
          * @description What a driver is doing.
          * @enum {string}
@@ -817,6 +871,13 @@ export interface components {
             status: string;
             tenant: components["schemas"]["TenantId"];
             vehicle: components["schemas"]["Vehicle"];
+        };
+        /** @description A driver's documents. */
+        DriverDocuments: {
+            /** @description By kind. */
+            documents: components["schemas"]["Document"][];
+            /** @description Whose. */
+            driver_id: components["schemas"]["DriverId"];
         };
         /**
          * Format: uuid
@@ -1116,7 +1177,7 @@ export interface components {
          * @description What became of an offer.
          * @enum {string}
          */
-        OfferStatus: "live" | "accepted" | "declined" | "expired" | "withdrawn";
+        OfferStatus: "live" | "accepted" | "declined" | "expired" | "withdrawn" | "taken";
         /** @description A driver's open offers. */
         Offers: {
             /** @description At most one: a driver thinks about one ride at a time. */
@@ -1376,6 +1437,14 @@ export interface components {
         };
         /** @description One position, or an array of 1 to 100 of them. */
         PositionsInput: components["schemas"]["PositionInput"][] | components["schemas"]["PositionInput"];
+        /** @description What a driver wants from now on. */
+        Preferences: {
+            /**
+             * Format: int32
+             * @description Rides that begin farther away than this, as the crow flies, are not offered; null: the tenant's limit alone.
+             */
+            max_pickup_m?: number | null;
+        };
         /** @description Who would be asked to take what. */
         Preview: {
             /** @description Each request at most once, each driver at most once. */
@@ -1385,6 +1454,8 @@ export interface components {
         };
         /** @description One driver for one request. */
         PreviewAssignment: {
+            /** @description Who would be asked at the same time, where the tenant offers rides to several drivers at once. */
+            also_asked?: string[];
             /** @description Who. */
             driver_id: string;
             /**
@@ -1397,6 +1468,16 @@ export interface components {
         };
         /** @description A driver without work. */
         PreviewDriver: {
+            /**
+             * Format: double
+             * @description How likely the driver is to accept; missing: as somebody nothing is known of.
+             */
+            acceptance?: number | null;
+            /**
+             * Format: double
+             * @description What the driver earned lately; missing: as much as the median.
+             */
+            earned?: number | null;
             /** @description Any name; comes back in the answer. */
             id: string;
             /**
@@ -1414,6 +1495,11 @@ export interface components {
              * @description Degrees east.
              */
             lng: number;
+            /**
+             * Format: int32
+             * @description The driver's own limit to how far off a pick-up may be, as the crow flies; missing: none.
+             */
+            max_pickup_m?: number | null;
         };
         /** @description A moment to be dispatched. */
         PreviewRequest: {
@@ -1424,6 +1510,11 @@ export interface components {
             costs_s?: (number | null)[][] | null;
             /** @description Who could drive, at most 3000. */
             drivers: components["schemas"]["PreviewDriver"][];
+            /**
+             * Format: double
+             * @description What half of the fleet's drivers have not earned more than lately; missing: the median of the given drivers who say.
+             */
+            median_earned?: number | null;
             /**
              * Format: date-time
              * @description The moment.
@@ -1509,7 +1600,7 @@ export interface components {
          * @description What became of a candidate.
          * @enum {string}
          */
-        Reason: "offered" | "not_chosen" | "too_far" | "busy" | "has_offer" | "declined_before" | "did_not_answer" | "wrong_vehicle_class" | "offline" | "stale_position";
+        Reason: "offered" | "not_chosen" | "too_far" | "pickup_too_long" | "beyond_own_limit" | "document_missing" | "document_expired" | "busy" | "has_offer" | "declined_before" | "did_not_answer" | "wrong_vehicle_class" | "offline" | "stale_position";
         /** @description A receipt. */
         Receipt: {
             /** @description The company's name. */
@@ -2344,6 +2435,121 @@ export interface operations {
             };
         };
     };
+    get_documents: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DriverDocuments"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    set_documents: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DocumentsRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DriverDocuments"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     take_location: {
         parameters: {
             query?: never;
@@ -2450,6 +2656,113 @@ export interface operations {
             };
         };
     };
+    get_preferences: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Preferences"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    set_preferences: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Preferences"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Preferences"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     set_status: {
         parameters: {
             query?: never;
@@ -2493,6 +2806,14 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
