@@ -134,6 +134,7 @@ fn body_for(path: &str, ride: &Uuid) -> Value {
         "location" => json!({"lat": 1.0, "lng": 1.0}),
         "accept" | "decline" => json!({"ride_id": ride}),
         "rating" => json!({"stars": 5}),
+        "documents" => json!({"documents": []}),
         "refunds" => json!({"reason": "none of theirs"}),
         _ => json!({}),
     }

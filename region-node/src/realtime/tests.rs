@@ -219,6 +219,27 @@ async fn a_declined_offer_and_one_that_ended_are_gone_from_the_socket(pool: PgPo
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn whoever_is_too_late_for_a_ride_offered_to_several_hears_so_at_once(pool: PgPool) {
+    let region = TestRegion::with_config(pool, json!({"dispatch": {"group_size": 2}})).await;
+    let address = region.serve().await;
+    let (first, second) = (region.driver().await, region.driver().await);
+    let mut at_first = Client::signed_in(address, &first).await;
+    let mut at_second = Client::signed_in(address, &second).await;
+    online(&first, 100.0).await;
+    online(&second, 900.0).await;
+    let ride = request(&region.rider().await).await;
+    dispatch::run_due(&region.app).await;
+    let offer = at_first.event("ride:offer").await;
+    assert_eq!(at_second.event("ride:offer").await["ride_id"], ride["id"]);
+    let trip = at_second.emit("ride:accept", json!({"ride_id": ride["id"]})).await;
+    assert_eq!(trip["ride_id"], ride["id"]);
+    let withdrawn = at_first.event("ride:offer_withdrawn").await;
+    assert_eq!(withdrawn, json!({"offer_id": offer["offer_id"], "ride_id": ride["id"], "reason": "ride_taken"}));
+    let late = at_first.emit("ride:accept", json!({"ride_id": ride["id"]})).await;
+    assert_eq!(late["code"], "ride_already_taken");
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let address = region.serve().await;
