@@ -32,6 +32,8 @@ CREATE TABLE rides (
     -- The driver's way to the pick-up, as the accepted offer said.
     pickup_eta_s      int,
     accepted_at       timestamptz,
+    -- The trip its driver ends before he sets out for this one; null once he is under way.
+    after_trip_id     uuid,
     ended_at          timestamptz,
     cancelled_by      text CHECK (cancelled_by IN ('rider', 'driver', 'tenant', 'system')),
     cancel_reason     text,
@@ -50,6 +52,12 @@ CREATE UNIQUE INDEX one_open_ride_per_rider ON rides (tenant_id, rider_id)
        OR (status IN ('requested', 'offered') AND scheduled_at IS NULL);
 CREATE INDEX rides_booked ON rides (tenant_id, rider_id, scheduled_at)
     WHERE status IN ('requested', 'offered') AND scheduled_at IS NOT NULL;
+-- The ride that waits for its driver's present one to end; trips decide that it is one.
+CREATE INDEX rides_to_follow ON rides (tenant_id, driver_id) WHERE status = 'accepted' AND after_trip_id IS NOT NULL;
+-- Rides that nobody took: demand that was not served (region-node's surge/).
+CREATE INDEX rides_unserved ON rides (tenant_id, ended_at) WHERE status IN ('expired', 'cancelled') AND accepted_at IS NULL;
+-- Rides under way by where they end: their drivers may be asked to take the next one from there (dispatch/chain.rs).
+CREATE INDEX rides_ending ON rides (tenant_id, dropoff_lat, dropoff_lng) WHERE status = 'in_progress';
 CALL fence_by_tenant('rides');
 
 CREATE TABLE offers (
@@ -59,6 +67,10 @@ CREATE TABLE offers (
     driver_id      uuid NOT NULL REFERENCES drivers (id),
     status         text NOT NULL CHECK (status IN ('live', 'accepted', 'declined', 'expired', 'withdrawn', 'taken')),
     pickup_eta_s   int NOT NULL,
+    -- Made to a driver who is still on this trip, of a ride to follow it.
+    after_trip_id  uuid,
+    -- Made to the first in this zone's queue.
+    zone_id        text,
     offered_at     timestamptz NOT NULL,
     expires_at     timestamptz NOT NULL,
     answered_at    timestamptz
@@ -68,6 +80,22 @@ CREATE UNIQUE INDEX one_live_offer_per_driver ON offers (tenant_id, driver_id) W
 CREATE INDEX offers_of_ride ON offers (ride_id);
 CREATE INDEX offers_to_expire ON offers (expires_at) WHERE status = 'live';
 CALL fence_by_tenant('offers');
+
+-- Who waits in the queue of which zone (region-node's zones/): written when somebody comes or goes, and read by every node, so
+-- that all agree on who is first.
+CREATE TABLE zone_queue (
+    driver_id      uuid PRIMARY KEY REFERENCES drivers (id),
+    tenant_id      text NOT NULL,
+    zone_id        text NOT NULL,
+    -- Decides the place.
+    entered_at     timestamptz NOT NULL,
+    -- Since when the driver is too far outside, or out of sight.
+    away_since     timestamptz,
+    -- Rides of the queue declined, or left to run out, since he entered.
+    declines       int NOT NULL DEFAULT 0
+);
+CREATE INDEX zone_queue_order ON zone_queue (tenant_id, zone_id, entered_at, driver_id);
+CALL fence_by_tenant('zone_queue');
 
 -- Every driver considered for a ride and why he was or was not asked (dispatch/reason.rs lists the codes). A round ends with
 -- an offer; looking again before that only changes what has changed.
@@ -83,6 +111,14 @@ CREATE TABLE dispatch_candidates (
 );
 CALL fence_by_tenant('dispatch_candidates');
 
+-- How scarce drivers are, as one node computed it for all of them: by "class/cell", {"demand", "supply", "multiplier"}.
+CREATE TABLE surge_maps (
+    tenant_id      text PRIMARY KEY,
+    computed_at    timestamptz NOT NULL,
+    cells          jsonb NOT NULL
+);
+CALL fence_by_tenant('surge_maps');
+
 CREATE TABLE trips (
     id               uuid PRIMARY KEY,
     tenant_id        text NOT NULL,
@@ -92,6 +128,10 @@ CREATE TABLE trips (
     status           text NOT NULL CHECK (status IN
         ('accepted', 'arrived', 'in_progress', 'paused', 'completed', 'cancelled')),
     accepted_at      timestamptz NOT NULL,
+    -- Accepted while the driver was on this trip, and begins in the transaction that ends it; null once begun. If that trip
+    -- has not ended by starts_by, somebody else is looked for.
+    after_trip_id    uuid REFERENCES trips (id),
+    starts_by        timestamptz CHECK ((after_trip_id IS NULL) = (starts_by IS NULL)),
     arrived_at       timestamptz,
     started_at       timestamptz,
     paused_at        timestamptz,
@@ -103,10 +143,14 @@ CREATE TABLE trips (
     fare_amount      bigint,
     fare_currency    text,
     fare             jsonb,
-    updated_at       timestamptz NOT NULL
+    updated_at       timestamptz NOT NULL,
+    CONSTRAINT next_trip_waits CHECK (after_trip_id IS NULL OR status IN ('accepted', 'cancelled'))
 );
 CREATE UNIQUE INDEX one_active_trip_per_driver ON trips (tenant_id, driver_id)
-    WHERE status IN ('accepted', 'arrived', 'in_progress', 'paused');
+    WHERE status IN ('accepted', 'arrived', 'in_progress', 'paused') AND after_trip_id IS NULL;
+CREATE UNIQUE INDEX one_next_trip_per_driver ON trips (tenant_id, driver_id)
+    WHERE status = 'accepted' AND after_trip_id IS NOT NULL;
+CREATE INDEX next_trips_to_start ON trips (starts_by) WHERE status = 'accepted' AND after_trip_id IS NOT NULL;
 CREATE UNIQUE INDEX one_active_trip_per_ride ON trips (tenant_id, ride_id) WHERE status <> 'cancelled';
 CREATE INDEX trips_of_driver ON trips (tenant_id, driver_id, id DESC);
 CALL fence_by_tenant('trips');

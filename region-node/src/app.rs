@@ -25,6 +25,7 @@ use crate::{
     realtime::{self, EventReceiver, EventSender},
     tenants::Tenants,
     travel::Travel,
+    zones::Zones,
 };
 
 /// A node's parts; cheap to clone.
@@ -51,6 +52,8 @@ pub struct AppInner {
     pub dispatch_due: Due,
     /// How long ways take.
     pub travel: Travel,
+    /// Which queue a place belongs to.
+    pub zones: Zones,
     /// Calls other programs: other regions, global-sync.
     pub http: reqwest::Client,
     /// Background work runs on this, so that shutdown waits for it.
@@ -97,6 +100,7 @@ impl App {
             travel: Travel::new(&config.travel, http.clone())
                 .context("travel.road_graph must name a folder with road_nodes.csv and road_edges.csv")?,
             http,
+            zones: Zones::default(),
             dispatch_due,
             drivers,
             config,

@@ -16,9 +16,11 @@ pub mod realtime;
 pub mod regions;
 pub mod rides;
 pub mod serve;
+pub mod surge;
 pub mod tenants;
 #[cfg(test)]
 pub mod testing;
 pub mod travel;
 pub mod trips;
 pub mod web;
+pub mod zones;

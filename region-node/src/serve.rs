@@ -15,9 +15,9 @@ use crate::{
     config::{Config, FullConfig, HttpConfig},
     db, dispatch, drivers,
     http::{self, DRAIN, Problem, forget_old_answers, router},
-    identity, payments,
+    identity, payments, surge,
     tenants::{self, RegionEntry},
-    travel,
+    travel, zones,
 };
 
 /// A missed notification is made up for this soon.
@@ -45,6 +45,8 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     start_background_work(&app);
     drivers::start(&app).await?;
     travel::start(&app);
+    zones::start(&app);
+    surge::start(&app);
     dispatch::start(&app);
     let service = router::router(&app, receiver).await?;
     let own = Router::new().route("/metrics", get(move || std::future::ready(metrics.render())));

@@ -15,3 +15,4 @@ pub mod problem;
 pub mod telemetry;
 pub mod tenant_config;
 pub mod tenant_document;
+pub mod zone;

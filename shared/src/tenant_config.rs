@@ -5,7 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{geo::Point, money::Currency, problem::FieldError, tenant_document::Conflict};
+use crate::{
+    geo::Point,
+    money::Currency,
+    problem::FieldError,
+    tenant_document::Conflict,
+    zone::{MAX_ZONES, Zone},
+};
 
 /// Everything a tenant may set; what is missing has its default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -30,6 +36,8 @@ pub struct TenantConfig {
     pub cancellation: CancellationPolicy,
     /// How rides find drivers.
     pub dispatch: DispatchPolicy,
+    /// Areas with rules of their own; where two overlap, the first counts.
+    pub zones: Vec<Zone>,
     /// How scarcity raises prices.
     pub surge: SurgePolicy,
     /// Kill switches.
@@ -119,6 +127,9 @@ pub struct DispatchPolicy {
     pub expire_after_s: u32,
     /// Drivers one ride is offered to at once; the first to accept gets it.
     pub group_size: u32,
+    /// A driver who needs at most this long to the end of his trip may be asked to take another ride after it, seconds; 0: only
+    /// those without a trip are asked.
+    pub chain_within_s: u32,
     /// A batched matching lets a driver who has waited half an hour for work drive so much farther, seconds; others in
     /// proportion.
     pub idle_bonus_s: u32,
@@ -140,6 +151,14 @@ pub struct SurgePolicy {
     pub enabled: bool,
     /// The multiplier never exceeds this.
     pub cap: f64,
+    /// Each ride more than there are drivers, per driver, raises prices by so much, percent.
+    pub step_percent: u32,
+    /// Prices follow demand and supply by half in so long, seconds.
+    pub half_life_s: u32,
+    /// A ride nobody took, or whose rider gave up waiting, still counts as demand for so long, seconds.
+    pub unserved_for_s: u32,
+    /// What happens in each of the cells around counts so much of what happens in a cell itself, percent.
+    pub neighbour_percent: u32,
 }
 
 /// Kill switches: false turns a feature off for the tenant.
@@ -198,6 +217,7 @@ impl Default for TenantConfig {
             commission_percent: 20,
             cancellation: CancellationPolicy::default(),
             dispatch: DispatchPolicy::default(),
+            zones: Vec::new(),
             surge: SurgePolicy::default(),
             flags: Flags::default(),
             psp: PspAccount::default(),
@@ -245,6 +265,7 @@ impl Default for DispatchPolicy {
             max_pickup_s: None,
             expire_after_s: 180,
             group_size: 1,
+            chain_within_s: 0,
             idle_bonus_s: 60,
             fairness_bonus_s: 30,
             refusal_cost_cap_s: 60,
@@ -255,7 +276,7 @@ impl Default for DispatchPolicy {
 
 impl Default for SurgePolicy {
     fn default() -> Self {
-        Self { enabled: false, cap: 2.0 }
+        Self { enabled: false, cap: 2.0, step_percent: 25, half_life_s: 60, unserved_for_s: 180, neighbour_percent: 50 }
     }
 }
 
@@ -368,6 +389,7 @@ impl TenantConfig {
             "dispatch.max_pickup_s".into(),
             "must be 30 to 14400, or null",
         );
+        require(dispatch.chain_within_s <= 1_800, "dispatch.chain_within_s".into(), "must be at most 1800");
         require((1..=5).contains(&dispatch.group_size), "dispatch.group_size".into(), "must be 1 to 5");
         // Together less than four minutes: a preference among drivers, never a reason to let riders wait for long.
         for (field, seconds) in
@@ -384,7 +406,20 @@ impl TenantConfig {
         for kind in &dispatch.required_documents {
             require(is_class_name(kind), format!("dispatch.required_documents.{kind}"), "must match [a-z0-9_-]{1,30}");
         }
-        require((1.0..=10.0).contains(&self.surge.cap), "surge.cap".into(), "must be 1 to 10");
+        require(self.zones.len() <= MAX_ZONES, "zones".into(), "must be at most 50 zones");
+        for (index, zone) in self.zones.iter().enumerate() {
+            for (field, message) in zone.faults() {
+                require(false, format!("zones[{index}].{field}"), message);
+            }
+            let is_first = self.zones[..index].iter().all(|other| other.id != zone.id);
+            require(is_first, format!("zones[{index}].id"), "must be no other zone's");
+        }
+        let surge = self.surge;
+        require((1.0..=10.0).contains(&surge.cap), "surge.cap".into(), "must be 1 to 10");
+        require(surge.step_percent <= 1_000, "surge.step_percent".into(), "must be at most 1000");
+        require((1..=3_600).contains(&surge.half_life_s), "surge.half_life_s".into(), "must be 1 to 3600");
+        require(surge.unserved_for_s <= 3_600, "surge.unserved_for_s".into(), "must be at most 3600");
+        require(surge.neighbour_percent <= 100, "surge.neighbour_percent".into(), "must be at most 100");
         require(self.psp.provider == "sandbox", "psp.provider".into(), "must be sandbox");
         errors
     }
@@ -398,13 +433,22 @@ const MAX_TARIFF_AMOUNT: i64 = 100_000_000;
 
 /// What stands in `given` and was not read: it does not stand in `known`, which is what was read.
 fn unknown_settings(given: &Value, known: &Value, path: &str, errors: &mut Vec<FieldError>) {
-    let (Value::Object(given), Value::Object(known)) = (given, known) else { return };
-    for (name, value) in given {
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        match known.get(name) {
-            Some(known) => unknown_settings(value, known, &path, errors),
-            None => errors.push(FieldError::new(path, format!("there is no setting '{name}'"))),
+    match (given, known) {
+        (Value::Object(given), Value::Object(known)) => {
+            for (name, value) in given {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                match known.get(name) {
+                    Some(known) => unknown_settings(value, known, &path, errors),
+                    None => errors.push(FieldError::new(path, format!("there is no setting '{name}'"))),
+                }
+            }
         }
+        (Value::Array(given), Value::Array(known)) => {
+            for (index, (given, known)) in given.iter().zip(known).enumerate() {
+                unknown_settings(given, known, &format!("{path}[{index}]"), errors);
+            }
+        }
+        _ => {}
     }
 }
 
@@ -435,12 +479,13 @@ mod tests {
     #[test]
     fn what_dispatch_prefers_is_bounded() {
         let draft = json!({"dispatch": {
-            "max_pickup_s": 5, "group_size": 6, "idle_bonus_s": 121, "fairness_bonus_s": 121, "refusal_cost_cap_s": 301,
+            "max_pickup_s": 5, "group_size": 6, "chain_within_s": 1801, "idle_bonus_s": 121, "fairness_bonus_s": 121, "refusal_cost_cap_s": 301,
             "required_documents": ["Licence"],
         }});
         let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
         let expected = [
             "dispatch.max_pickup_s",
+            "dispatch.chain_within_s",
             "dispatch.group_size",
             "dispatch.idle_bonus_s",
             "dispatch.fairness_bonus_s",
@@ -458,6 +503,17 @@ mod tests {
             json!({"dispach": {}, "tariffs": {"standard": {"per_kilometre": 1}}, "labels": {"any": {"thing": 1}}});
         let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
         assert_eq!(fields, ["dispach", "tariffs.standard.per_kilometre"]);
+    }
+
+    #[test]
+    fn a_bad_zone_is_named_by_its_index() {
+        let zone = |id: &str| json!({"id": id, "area": {"circle": {"center": {"lat": 40.6, "lng": -73.8}, "radius_m": 900}}, "queue": true});
+        let mut misspelt = zone("lga");
+        misspelt["leave_margin"] = json!(5);
+        let draft = json!({"zones": [zone("jfk"), zone("jfk"), misspelt]});
+        let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
+        assert_eq!(fields, ["zones[1].id", "zones[2].leave_margin"]);
+        assert!(TenantConfig::from_draft(&json!({"zones": [zone("jfk"), zone("lga")]})).is_ok());
     }
 
     #[test]

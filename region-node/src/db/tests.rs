@@ -161,6 +161,11 @@ async fn the_schema_decides_every_race(pool: PgPool) {
         ("one_active_trip_per_driver", "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at) VALUES
             (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e2', '00000000-0000-0000-0000-0000000000a2',
              '00000000-0000-0000-0000-0000000000d1', 'in_progress', now(), now())"),
+        // Of those that wait for another to end.
+        ("one_next_trip_per_driver", "UPDATE trips SET after_trip_id = id, starts_by = now();
+            INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at, after_trip_id, starts_by) VALUES
+            (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e2', '00000000-0000-0000-0000-0000000000a2',
+             '00000000-0000-0000-0000-0000000000d1', 'accepted', now(), now(), '00000000-0000-0000-0000-0000000000f1', now())"),
         ("one_active_trip_per_ride", "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at) VALUES
             (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000a1',
              '00000000-0000-0000-0000-0000000000d2', 'accepted', now(), now())"),

@@ -3,10 +3,11 @@
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::ids::{DriverId, RideId, TenantId};
+use shared::ids::{DriverId, OfferId, RideId, TenantId, TripId};
 use time::OffsetDateTime;
 
 use super::{
+    chain,
     error::OfferError,
     offer::{OfferStatus, OfferView},
     store,
@@ -20,6 +21,7 @@ use crate::{
     realtime::Event,
     rides::{self, Ride, RideStatus},
     trips::{self, Trip},
+    zones,
 };
 
 /// Which ride's offer is answered.
@@ -54,7 +56,8 @@ pub(super) async fn get_offers(
     let mut items = Vec::new();
     for offer in store::live_offers(&mut tx, id, app.clock.now()).await? {
         if let Some(ride) = rides::load(&mut tx, RideId(offer.ride_id)).await? {
-            items.push(OfferView::of(&ride, offer.id.into(), offer.pickup_eta_s, offer.expires_at));
+            let after_trip_id = offer.after_trip_id.map(TripId);
+            items.push(OfferView::of(&ride, offer.id.into(), offer.pickup_eta_s, after_trip_id, offer.expires_at));
         }
     }
     Ok(Json(Offers { items, next_cursor: None }))
@@ -149,11 +152,15 @@ pub(super) async fn accept(
         return Err(OfferError::OfferExpired);
     }
     store::answer(tx, ride_id, driver_id, OfferStatus::Accepted, now).await?.ok_or(OfferError::OfferExpired)?;
-    let (ride, trip) = rides::accept(tx, &ride, driver_id, now).await?;
+    let follows = chain::follows(tx, &offer).await?;
+    // It may have waited for the trip before to end, which was earlier then.
+    let now = app.clock.now();
+    let (ride, trip) = rides::accept(tx, &ride, driver_id, follows, now).await?;
     for other in store::withdraw_offers(tx, ride_id, OfferStatus::Taken, now).await? {
         tell_withdrawn(tx, other, "ride_taken", now);
     }
     drivers::note(tx, &[driver_id], Addition::ACCEPTED, now).await?;
+    zones::leave(app, tx, driver_id).await?;
     announce(app, tx, ride).await?;
     tracing::info!(ride.id = %ride_id, driver.id = %driver_id, "ride {ride_id} accepted");
     Ok(trip)
@@ -170,24 +177,29 @@ async fn decline(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: Drive
         return Err(OfferError::OfferExpired);
     }
     store::answer(tx, ride_id, driver_id, OfferStatus::Declined, now).await?.ok_or(OfferError::OfferExpired)?;
-    free(tx, driver_id, now);
+    let tenant = tx.tenant().clone();
+    tx.tell(Event::OfferDeclined { tenant, driver_id, at: now });
     drivers::note(tx, &[driver_id], Addition::REFUSED, now).await?;
+    zones::note_refused(app, tx, &[OfferId(offer.id)], now).await?;
     release(app, tx, &[ride_id], now).await
 }
 
-/// Takes back the offer a driver is thinking about, who goes offline. Part of the transaction that says so.
+/// Takes back the offer a driver is thinking about, who goes offline, the ride he was to take next, and his place in a
+/// zone's queue. Part of the transaction that says so.
 pub async fn withdraw_from(
     app: &App,
     tx: &mut TenantTx,
     driver_id: DriverId,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
-    let Some(ride_id) = store::hold_live_offer(tx, driver_id).await? else { return Ok(()) };
-    if let Some(offer_id) = store::answer(tx, ride_id, driver_id, OfferStatus::Withdrawn, now).await? {
+    if let Some(ride_id) = store::hold_live_offer(tx, driver_id).await?
+        && let Some(offer_id) = store::answer(tx, ride_id, driver_id, OfferStatus::Withdrawn, now).await?
+    {
         tell_withdrawn(tx, store::Ended { offer_id, ride_id, driver_id }, "driver_offline", now);
         release(app, tx, &[ride_id], now).await?;
     }
-    Ok(())
+    zones::leave(app, tx, driver_id).await?;
+    chain::give_back_of(app, tx, driver_id, now).await
 }
 
 /// Sends rides without a live offer back to the dispatcher, and tells their riders.
@@ -211,11 +223,6 @@ pub(super) fn tell_withdrawn(tx: &mut TenantTx, ended: store::Ended, reason: &'s
     let store::Ended { offer_id, ride_id, driver_id } = ended;
     let tenant = tx.tenant().clone();
     tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at });
-}
-
-fn free(tx: &mut TenantTx, driver_id: DriverId, since: OffsetDateTime) {
-    let tenant = tx.tenant().clone();
-    tx.tell(Event::DriverFreed { tenant, driver_id, since });
 }
 
 async fn announce(app: &App, tx: &mut TenantTx, ride: Ride) -> sqlx::Result<()> {

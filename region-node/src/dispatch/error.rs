@@ -19,9 +19,18 @@ pub enum OfferError {
     /// Accepting failed.
     #[error(transparent)]
     Ride(#[from] RideError),
+    /// What the tenant has configured could not be read.
+    #[error(transparent)]
+    Config(Box<Problem>),
     /// The database failed.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
+}
+
+impl From<Problem> for OfferError {
+    fn from(problem: Problem) -> Self {
+        Self::Config(Box::new(problem))
+    }
 }
 
 impl From<OfferError> for Problem {
@@ -32,6 +41,7 @@ impl From<OfferError> for Problem {
             OfferError::RideAlreadyTaken => Problem::new(Code::RideAlreadyTaken, detail),
             OfferError::OfferExpired => Problem::new(Code::OfferExpired, detail),
             OfferError::Ride(error) => error.into(),
+            OfferError::Config(problem) => *problem,
             OfferError::Database(error) => error.into(),
         }
     }

@@ -12,11 +12,13 @@
 
 mod acceptance;
 mod answer;
+mod chain;
 mod config;
 mod cost;
 mod error;
 mod gate;
 mod group;
+mod line;
 mod offer;
 mod plan;
 mod policy;
@@ -59,6 +61,10 @@ pub fn start(app: &App) {
     app.spawn(worker::work(app.clone()));
 }
 
+#[cfg(test)]
+mod chain_model;
+#[cfg(test)]
+mod chain_tests;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

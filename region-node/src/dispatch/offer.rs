@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use shared::{
-    ids::{OfferId, RideId},
+    ids::{OfferId, RideId, TripId},
     money::Money,
 };
 use time::OffsetDateTime;
@@ -69,6 +69,9 @@ pub struct OfferView {
     pub fare: Money,
     /// The driver's way to the pick-up.
     pub pickup_eta_s: i32,
+    /// The trip the driver ends first, whose rest `pickup_eta_s` counts too; missing if he is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_trip_id: Option<TripId>,
     /// Until when it may be answered.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
@@ -76,7 +79,13 @@ pub struct OfferView {
 
 impl OfferView {
     /// The offer of `ride`.
-    pub fn of(ride: &Ride, offer_id: OfferId, pickup_eta_s: i32, expires_at: OffsetDateTime) -> Self {
+    pub fn of(
+        ride: &Ride,
+        offer_id: OfferId,
+        pickup_eta_s: i32,
+        after_trip_id: Option<TripId>,
+        expires_at: OffsetDateTime,
+    ) -> Self {
         Self {
             offer_id,
             ride_id: ride.id,
@@ -84,6 +93,7 @@ impl OfferView {
             dropoff: ride.dropoff.clone(),
             fare: ride.quote.fare().total,
             pickup_eta_s,
+            after_trip_id,
             expires_at,
         }
     }

@@ -217,7 +217,7 @@ pub(super) fn is_still_there(fleet: &Fleet, driver_id: DriverId, now: OffsetDate
     }
 }
 
-fn whole_metres(distance_m: f64) -> u32 {
+pub(super) fn whole_metres(distance_m: f64) -> u32 {
     // Below half the globe; a cast from a float saturates anyway.
     distance_m.round() as u32
 }

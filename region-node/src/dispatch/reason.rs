@@ -60,6 +60,8 @@ reasons! {
     WrongVehicleClass = "wrong_vehicle_class",
     /// Is no longer online.
     Offline = "offline",
+    /// Others have waited longer in the queue of the zone where the ride begins.
+    BehindInQueue = "behind_in_queue",
     /// Has not been heard of for too long.
     StalePosition = "stale_position",
 }

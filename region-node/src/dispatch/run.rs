@@ -8,17 +8,20 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use shared::{
-    ids::{DriverId, OfferId, RideId, TenantId},
+    geo::Point,
+    ids::{DriverId, OfferId, RideId, TenantId, TripId},
     tenant_config::DispatchPolicy,
 };
 use time::{Duration, OffsetDateTime};
 
 use super::{
     answer::{release, tell_withdrawn},
+    chain,
+    line::line_up,
     offer::{OfferStatus, OfferView},
     plan::{self, Ask, Plan, Verdict},
     reason::Reason,
-    store::{self, Claimed, NewOffer},
+    store::{self, Claimed, Ending, NewOffer},
     window::step_after,
 };
 use crate::{
@@ -28,6 +31,7 @@ use crate::{
     http::Problem,
     realtime::Event,
     rides::{self, Ride, RideStatus},
+    zones::{self, Waiting, ZoneMap},
 };
 
 /// Does what is due for `tenant`; true if there may be more.
@@ -35,7 +39,8 @@ use crate::{
 pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     let published = app.tenants.config(tenant).await?;
     let policy = &published.config.dispatch;
-    let (claimed, lease) = claim(app, tenant, policy).await?;
+    let map = app.zones.of(tenant, &published);
+    let Claim { claimed, ending, queue, lease } = claim(app, tenant, policy, &map).await?;
     if claimed.is_empty() {
         return Ok(false);
     }
@@ -53,13 +58,18 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     }
     let fleet = app.drivers.live.fleet(tenant);
     let wanted: Vec<_> = waiting.iter().map(|ride| ride.wanted.clone()).collect();
-    let plans = plan::plan(&fleet, &app.travel.of(tenant), policy, &wanted, now).await;
+    let travel = app.travel.of(tenant);
+    let lined = line_up(&fleet, &travel, policy, (&*map, queue.as_slice()), wanted, now).await;
+    let mut plans = plan::plan(&fleet, &travel, policy, &lined.others, now).await;
+    let chained = chain::chain(&fleet, &travel, policy, &lined.others, &ending, &mut plans, now).await;
+    plans.extend(lined.plans);
 
     let mut tx = app.db.begin(tenant).await?;
     let held = hold(&mut tx, &waiting, &lost, &offered, lease).await?;
     let documents: Vec<String> = policy.required_documents.iter().cloned().collect();
     let ttl = Duration::seconds(policy.offer_ttl_s.into());
-    let round = Round { held: &held, ttl, required_documents: &documents, now: app.clock.now() };
+    let now = app.clock.now();
+    let round = Round { held: &held, chained: &chained, zones: &lined.zones, ttl, required_documents: &documents, now };
     expire(app, &mut tx, &lost, &round).await?;
     let is_due_at_once = offer(app, &mut tx, plans, &round).await?;
     // An offer not yet over keeps its ride; whoever ends it makes the ride due again.
@@ -74,16 +84,26 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
 struct Round<'a> {
     /// The rides still leased by this node, locked.
     held: &'a HashMap<RideId, Ride>,
+    /// The trips that drivers on a trip would end first.
+    chained: &'a HashMap<DriverId, TripId>,
+    /// The zones whose queues rides are offered to.
+    zones: &'a HashMap<RideId, String>,
     ttl: Duration,
     required_documents: &'a [String],
     now: OffsetDateTime,
 }
 
-async fn claim(
-    app: &App,
-    tenant: &TenantId,
-    policy: &DispatchPolicy,
-) -> Result<(Vec<Claimed>, OffsetDateTime), Problem> {
+/// What the first transaction found.
+struct Claim {
+    claimed: Vec<Claimed>,
+    /// Trips that end near where the claimed rides begin.
+    ending: Vec<Ending>,
+    /// Who waits in zones where some of them begin.
+    queue: Vec<Waiting>,
+    lease: OffsetDateTime,
+}
+
+async fn claim(app: &App, tenant: &TenantId, policy: &DispatchPolicy, map: &ZoneMap) -> Result<Claim, Problem> {
     let config = &app.config.dispatch;
     let now = app.clock.now();
     let lease = now + config.lease;
@@ -96,11 +116,21 @@ async fn claim(
     if !rides.is_empty() {
         let drivers: Vec<_> = ended.iter().map(|offer| offer.driver_id).collect();
         drivers::note(&mut tx, &drivers, Addition::REFUSED, now).await?;
+        let offers: Vec<_> = ended.iter().map(|offer| offer.offer_id).collect();
+        zones::note_refused(app, &mut tx, &offers, now).await?;
         release(app, &mut tx, &rides, now).await?;
     }
+    chain::give_back_overdue(app, &mut tx, now).await?;
     let claimed = store::claim(&mut tx, now, lease, config.batch.into(), policy.max_offers).await?;
+    let pickups = claimed.iter().filter(|ride| !ride.status_is_offered).map(|ride| ride.wanted.pickup);
+    let pickups: Vec<Point> = pickups.collect();
+    let queue = match pickups.iter().any(|pickup| map.queue_at(*pickup).is_some()) {
+        true => zones::queue(&mut tx).await?,
+        false => Vec::new(),
+    };
+    let ending = chain::ending_near(&mut tx, policy, &pickups).await?;
     tx.commit().await?;
-    Ok((claimed, lease))
+    Ok(Claim { claimed, ending, queue, lease })
 }
 
 /// Locks the claimed rides and leaves out those that are not this node's any more.
@@ -170,6 +200,8 @@ async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>
             driver_id: ask.driver_id,
             pickup_eta_s: i32::try_from(ask.eta_s).unwrap_or(i32::MAX),
             expires_at: ends,
+            after_trip_id: round.chained.get(&ask.driver_id).copied(),
+            zone_id: round.zones.get(&ride_id).cloned(),
         };
         plan.ask.iter().map(new_offer).collect::<Vec<_>>()
     };
@@ -189,7 +221,7 @@ async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>
     for (ride_id, offers) in &asked {
         let ride = &round.held[ride_id];
         for offer in offers {
-            let view = OfferView::of(ride, offer.offer_id, offer.pickup_eta_s, offer.expires_at);
+            let view = OfferView::of(ride, offer.offer_id, offer.pickup_eta_s, offer.after_trip_id, offer.expires_at);
             let (tenant, driver_id) = (tenant.clone(), offer.driver_id);
             tx.tell(Event::OfferMade { tenant, driver_id, offer: view, at: round.now });
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 use shared::{
     geo::Point,
-    ids::{DriverId, OfferId, RideId, TenantId},
+    ids::{DriverId, OfferId, RideId, TenantId, TripId},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -21,7 +21,9 @@ pub(super) async fn due_tenants(app: &App, now: OffsetDateTime) -> Result<Vec<Te
     let mut tx = app.db.system().await?;
     let tenants = sqlx::query_scalar!(
         r#"SELECT tenant_id AS "tenant_id!" FROM rides WHERE status IN ('requested', 'offered') AND dispatch_at <= $1
-           UNION SELECT tenant_id FROM offers WHERE status = 'live' AND expires_at <= $1"#,
+           UNION SELECT tenant_id FROM offers WHERE status = 'live' AND expires_at <= $1
+           UNION SELECT tenant_id FROM trips
+                 WHERE status = 'accepted' AND after_trip_id IS NOT NULL AND starts_by <= $1"#,
         now
     )
     .fetch_all(tx.conn())
@@ -180,10 +182,14 @@ pub(super) struct NewOffer {
     pub(super) driver_id: DriverId,
     pub(super) pickup_eta_s: i32,
     pub(super) expires_at: OffsetDateTime,
+    /// The trip its driver is on, if the ride is to follow that.
+    pub(super) after_trip_id: Option<TripId>,
+    /// The zone whose queue it is made to.
+    pub(super) zone_id: Option<String>,
 }
 
-/// Makes the offers whose drivers are online, with the documents that are required, on no trip, and, as the index decides, thinking about no other offer; those
-/// that were made. The drivers' rows are held, so that nobody of them goes offline without seeing the offer.
+/// Makes the offers whose drivers are online, with the documents that are required, on no trip but the one that the ride is to
+/// follow, and, as the index decides, thinking about no other offer; those that were made. The drivers' rows are held, so that nobody of them goes offline without seeing the offer.
 pub(super) async fn insert_offers(
     tx: &mut TenantTx,
     offers: &[NewOffer],
@@ -196,15 +202,19 @@ pub(super) async fn insert_offers(
     let drivers: Vec<_> = offers.iter().map(|offer| offer.driver_id.0).collect();
     let etas: Vec<_> = offers.iter().map(|offer| offer.pickup_eta_s).collect();
     let expiries: Vec<_> = offers.iter().map(|offer| offer.expires_at).collect();
+    let zones: Vec<_> = offers.iter().map(|offer| offer.zone_id.clone()).collect();
+    let after: Vec<_> = offers.iter().map(|offer| offer.after_trip_id.map(|id| id.0)).collect();
     let made = sqlx::query_scalar!(
-        "INSERT INTO offers (id, tenant_id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at)
-         SELECT n.id, $1, n.ride_id, n.driver_id, 'live', n.pickup_eta_s, $7, n.expires_at
-         FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::timestamptz[])
-              AS n (id, ride_id, driver_id, pickup_eta_s, expires_at)
+        "INSERT INTO offers (id, tenant_id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, zone_id, offered_at,
+             expires_at)
+         SELECT n.id, $1, n.ride_id, n.driver_id, 'live', n.pickup_eta_s, n.after_trip_id, n.zone_id, $7, n.expires_at
+         FROM unnest($2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::timestamptz[], $9::uuid[], $10::text[])
+              AS n (id, ride_id, driver_id, pickup_eta_s, expires_at, after_trip_id, zone_id)
          JOIN drivers d ON d.id = n.driver_id AND d.status = 'online' AND d.erased_at IS NULL
          WHERE NOT EXISTS (
              SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = n.driver_id
                AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+               AND (t.id = n.after_trip_id AND t.status = 'in_progress') IS NOT TRUE
          ) AND NOT EXISTS (
              SELECT FROM unnest($8::text[]) AS required (kind)
              WHERE coalesce((d.documents ->> required.kind)::timestamptz <= $7, true)
@@ -219,7 +229,9 @@ pub(super) async fn insert_offers(
         &etas,
         &expiries,
         now,
-        required_documents
+        required_documents,
+        &after as &[Option<Uuid>],
+        &zones as &[Option<String>]
     )
     .fetch_all(tx.conn())
     .await?;
@@ -277,6 +289,7 @@ pub(super) async fn mark_offered(
              DELETE FROM offers o WHERE o.id = ANY($2) AND EXISTS (
                  SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = o.driver_id
                    AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+                   AND (t.id = o.after_trip_id AND t.status = 'in_progress') IS NOT TRUE
              ) RETURNING o.id
          ), standing AS (
              SELECT ride_id, array_agg(id) AS ids, max(expires_at) AS until FROM offers
@@ -308,6 +321,62 @@ pub(super) async fn look_again(tx: &mut TenantTx, rides: &[RideId], at: OffsetDa
     .execute(tx.conn())
     .await?;
     Ok(())
+}
+
+/// A driver on a trip that ends near a pick-up.
+pub(super) struct Ending {
+    pub(super) driver_id: DriverId,
+    pub(super) trip_id: TripId,
+    pub(super) dropoff: Point,
+}
+
+/// Trips under way that end within `radius_m` of any of these places, or little farther: the nearest of each, whose drivers
+/// could be asked to take another ride after it.
+pub(super) async fn trips_ending_near(
+    tx: &mut TenantTx,
+    places: &[Point],
+    radius_m: f64,
+    most: i64,
+) -> sqlx::Result<Vec<Ending>> {
+    const METRES_PER_DEGREE: f64 = 111_195.0;
+    let tenant = tx.tenant().clone();
+    let lats: Vec<_> = places.iter().map(|place| place.lat).collect();
+    let lngs: Vec<_> = places.iter().map(|place| place.lng).collect();
+    // A degree of longitude by its length at each place.
+    let scales: Vec<_> = places.iter().map(|place| place.lat.to_radians().cos().max(0.01)).collect();
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT near.id AS "trip_id!", near.driver_id AS "driver_id!", near.dropoff_lat AS "lat!",
+                  near.dropoff_lng AS "lng!"
+           FROM unnest($2::float8[], $3::float8[], $4::float8[]) AS p (lat, lng, scale)
+           CROSS JOIN LATERAL (
+               SELECT t.id, t.driver_id, r.dropoff_lat, r.dropoff_lng
+               FROM rides r
+               JOIN trips t ON t.id = r.trip_id AND t.status = 'in_progress'
+               JOIN drivers d ON d.id = t.driver_id AND d.status = 'online' AND d.erased_at IS NULL
+               WHERE r.tenant_id = $1 AND r.status = 'in_progress'
+                 AND r.dropoff_lat BETWEEN p.lat - $5 AND p.lat + $5
+                 AND r.dropoff_lng BETWEEN p.lng - $5 / p.scale AND p.lng + $5 / p.scale
+                 AND NOT EXISTS (SELECT FROM trips n WHERE n.tenant_id = $1 AND n.driver_id = t.driver_id
+                                 AND n.status = 'accepted' AND n.after_trip_id IS NOT NULL)
+                 AND NOT EXISTS (SELECT FROM offers o WHERE o.tenant_id = $1 AND o.driver_id = t.driver_id
+                                 AND o.status = 'live')
+               ORDER BY (r.dropoff_lat - p.lat) ^ 2 + ((r.dropoff_lng - p.lng) * p.scale) ^ 2, t.id LIMIT $6
+           ) near"#,
+        tenant.as_str(),
+        &lats,
+        &lngs,
+        &scales,
+        radius_m / METRES_PER_DEGREE,
+        most
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let ending = rows.into_iter().map(|row| Ending {
+        driver_id: DriverId(row.driver_id),
+        trip_id: TripId(row.trip_id),
+        dropoff: Point::new(row.lat, row.lng),
+    });
+    Ok(ending.collect())
 }
 
 /// Ends rides nobody took.
@@ -388,6 +457,7 @@ pub(super) struct OfferRow {
     pub(super) driver_id: Uuid,
     pub(super) status: String,
     pub(super) pickup_eta_s: i32,
+    pub(super) after_trip_id: Option<Uuid>,
     pub(super) offered_at: OffsetDateTime,
     pub(super) expires_at: OffsetDateTime,
     pub(super) answered_at: Option<OffsetDateTime>,
@@ -397,7 +467,8 @@ pub(super) struct OfferRow {
 pub(super) async fn offers_of_ride(tx: &mut TenantTx, ride_id: RideId) -> sqlx::Result<Vec<OfferRow>> {
     let rows = sqlx::query_as!(
         OfferRow,
-        "SELECT id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at, answered_at FROM offers
+        "SELECT id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at
+         FROM offers
          WHERE ride_id = $1 ORDER BY id",
         ride_id.0
     );
@@ -412,7 +483,8 @@ pub(super) async fn last_offer(
 ) -> sqlx::Result<Option<OfferRow>> {
     let row = sqlx::query_as!(
         OfferRow,
-        "SELECT id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at, answered_at FROM offers
+        "SELECT id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at
+         FROM offers
          WHERE ride_id = $1 AND driver_id = $2 ORDER BY id DESC LIMIT 1",
         ride_id.0,
         driver_id.0
@@ -429,7 +501,8 @@ pub(super) async fn live_offers(
     let tenant = tx.tenant().clone();
     let rows = sqlx::query_as!(
         OfferRow,
-        "SELECT id, ride_id, driver_id, status, pickup_eta_s, offered_at, expires_at, answered_at FROM offers
+        "SELECT id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at
+         FROM offers
          WHERE tenant_id = $1 AND driver_id = $2 AND status = 'live' AND expires_at > $3 ORDER BY id",
         tenant.as_str(),
         driver_id.0,

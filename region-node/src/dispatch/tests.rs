@@ -22,29 +22,29 @@ pub(crate) async fn online(driver: &TestUser, north_m: f64) {
     driver.post(&path("location"), place).await.ok(202);
 }
 
-async fn driver_at(region: &TestRegion, north_m: f64) -> TestUser {
+pub(super) async fn driver_at(region: &TestRegion, north_m: f64) -> TestUser {
     let driver = region.driver().await;
     online(&driver, north_m).await;
     driver
 }
 
 /// The rides a driver is offered.
-async fn offers(driver: &TestUser) -> Vec<Value> {
+pub(super) async fn offers(driver: &TestUser) -> Vec<Value> {
     let offers = driver.get(&format!("/v1/drivers/{}/offers", driver.id)).await.ok(200);
     offers["items"].as_array().unwrap().clone()
 }
 
-async fn answer(driver: &TestUser, what: &str, ride: &Value) -> crate::testing::TestAnswer {
+pub(super) async fn answer(driver: &TestUser, what: &str, ride: &Value) -> crate::testing::TestAnswer {
     driver.post(&format!("/v1/drivers/{}/{what}", driver.id), json!({"ride_id": ride["id"]})).await
 }
 
-async fn status(rider: &TestUser, ride: &Value) -> String {
+pub(super) async fn status(rider: &TestUser, ride: &Value) -> String {
     let ride = rider.get(&format!("/v1/rides/{}", ride["id"].as_str().unwrap())).await.ok(200);
     ride["status"].as_str().unwrap().to_owned()
 }
 
 /// The reasons of a ride's candidates, by round and driver.
-async fn reasons(region: &TestRegion, ride: &Value) -> Vec<(i64, String, String)> {
+pub(super) async fn reasons(region: &TestRegion, ride: &Value) -> Vec<(i64, String, String)> {
     let path = format!("/v1/rides/{}/dispatch", ride["id"].as_str().unwrap());
     let story = region.admin().await.get(&path).await.ok(200);
     let text = |value: &Value| value.as_str().unwrap().to_owned();

@@ -101,6 +101,15 @@ impl Drivers {
         self.live.fleet(tenant).set_record(driver_id, record);
     }
 
+    /// Notes that a driver has no offer any more since `as_of`; he may be on a trip all the same.
+    pub fn end_offer(&self, tenant: &TenantId, driver_id: DriverId, as_of: OffsetDateTime) {
+        let fleet = self.live.fleet(tenant);
+        let is_on_trip = |sighting: Sighting| matches!(sighting.standing.duty, Duty::OnTrip { .. });
+        if !fleet.sighting(driver_id, as_of).is_some_and(is_on_trip) {
+            fleet.set_duty(driver_id, Duty::Free, as_of);
+        }
+    }
+
     fn set_sharing(&self, is_sharing: bool) {
         self.is_sharing.store(is_sharing, Ordering::Relaxed);
     }

@@ -96,7 +96,7 @@ macro_rules! select_standings {
                LEFT JOIN driver_records r ON r.driver_id = d.id
                LEFT JOIN offers o ON o.tenant_id = d.tenant_id AND o.driver_id = d.id AND o.status = 'live'
                LEFT JOIN trips t ON t.tenant_id = d.tenant_id AND t.driver_id = d.id
-                    AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused') "# + $tail
+                    AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused') AND t.after_trip_id IS NULL "# + $tail
             $(, $argument)*
         )
     };
@@ -351,7 +351,7 @@ pub(super) async fn insert_breadcrumbs(app: &App, crumbs: &[Breadcrumb]) -> Resu
               AS c (tenant_id, driver_id, recorded_at, lat, lng)
          CROSS JOIN LATERAL (
              SELECT id, started_at, ended_at FROM trips
-             WHERE tenant_id = c.tenant_id AND driver_id = c.driver_id ORDER BY id DESC LIMIT 2
+             WHERE tenant_id = c.tenant_id AND driver_id = c.driver_id AND started_at IS NOT NULL ORDER BY id DESC LIMIT 2
          ) t
          WHERE t.started_at <= c.recorded_at AND (t.ended_at IS NULL OR c.recorded_at <= t.ended_at)
          ON CONFLICT DO NOTHING",

@@ -365,6 +365,16 @@ impl Fleet {
         self.rows.get(&driver_id).is_some_and(|row| row.standing.online && row.standing.duty == Duty::Free)
     }
 
+    /// What those drive who are online with nothing to do, and where.
+    pub fn free_places(&self, now: OffsetDateTime) -> Vec<(Arc<str>, Point)> {
+        let place = |row: &Row| {
+            let is_free = row.standing.online && row.standing.duty.at(now) == Duty::Free;
+            let position = row.fresh_position(now).filter(|_| is_free)?;
+            Some((row.standing.vehicle_class.clone(), position.point))
+        };
+        self.rows.iter().filter_map(|row| place(row.value())).collect()
+    }
+
     /// How many online drivers have a fresh position, and how old these are.
     pub fn census(&self, now: OffsetDateTime) -> Census {
         let mut on_trip = 0;

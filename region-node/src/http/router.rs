@@ -38,7 +38,7 @@ use crate::{
     config::HttpConfig,
     dispatch, drivers, edge, identity, payments,
     realtime::{self, EventReceiver},
-    regions, rides, tenants, trips, web,
+    regions, rides, surge, tenants, trips, web, zones,
 };
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,6 +58,8 @@ fn endpoints() -> OpenApiRouter<App> {
         .merge(rides::routes())
         .merge(drivers::routes())
         .merge(dispatch::routes())
+        .merge(zones::routes())
+        .merge(surge::routes())
         .merge(trips::routes())
         .merge(payments::routes())
         .merge(regions::routes())

@@ -32,6 +32,9 @@ pub struct Quote {
     pub tariff_version: i64,
     pub tariff: Tariff,
     pub surge: Surge,
+    /// The cell of the map whose scarcity that was; none while nothing was scarce.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surge_cell: Option<String>,
     pub currency: Currency,
     pub distance_m: i64,
     pub duration_s: i64,
@@ -127,6 +130,7 @@ pub(super) mod tests {
             tariff_version: 3,
             tariff: Tariff { tax_percent: 8, ..Tariff::default() },
             surge: Surge::from_hundredths(120),
+            surge_cell: Some("872a100d2ffffff".into()),
             currency: Currency::USD,
             distance_m: 7_900,
             duration_s: 1_140,

@@ -20,7 +20,7 @@ use super::{
     event::{Message, Says},
     rooms::Room,
 };
-use crate::{app::App, drivers::Position};
+use crate::{app::App, drivers::Position, zones::QueuePlace};
 
 /// Redis has this long to pass a message on; then the sockets of this node hear it alone, and whoever is connected to
 /// another one learns by asking, as after any lost connection.
@@ -40,6 +40,12 @@ struct Withdrawn {
     offer_id: OfferId,
     ride_id: RideId,
     reason: &'static str,
+}
+
+/// `queue:update`.
+#[derive(Serialize)]
+struct Queue {
+    queue: Option<QueuePlace>,
 }
 
 /// `driver:location`.
@@ -84,6 +90,7 @@ impl Delivery {
                 self.emit(&room, "ride:offer_withdrawn", &Withdrawn { offer_id, ride_id, reason }).await;
             }
             Says::Payment(payment) => self.emit(&room, "payment:update", &*payment).await,
+            Says::Queue(queue) => self.emit_here(&room, "queue:update", &Queue { queue }).await,
             Says::Moved { ride_id, position } => {
                 let Position { point, heading, recorded_at } = position;
                 let moved = Moved { ride_id, lat: point.lat, lng: point.lng, heading, recorded_at };
@@ -103,6 +110,11 @@ impl Delivery {
                 Err(_) => tracing::debug!("a message was not passed on in time"),
             }
         }
+        self.emit_here(room, event, message).await;
+    }
+
+    /// To the sockets of this node.
+    async fn emit_here(&self, room: &Room, event: &'static str, message: &impl Serialize) {
         match self.io.to(room.to_string()).local().emit(event, message).await {
             Ok(()) => {}
             Err(BroadcastError::Socket(errors)) => self.cut_off_slow(room, &errors),

@@ -15,6 +15,7 @@ use crate::{
     drivers::{Drivers, Duty, Position, Record},
     payments::Payment,
     rides::{Ride, RideStatus, Viewer},
+    zones::QueuePlace,
 };
 
 /// Something others want to hear of.
@@ -61,8 +62,17 @@ pub enum Event {
         offer_id: OfferId,
         /// Of which ride.
         ride_id: RideId,
-        /// Why: `ride_cancelled`, `ride_taken`, `expired`, `driver_offline`.
+        /// Why: `ride_cancelled`, `ride_taken`, `expired`, `driver_offline`, `trip_ran_over`.
         reason: &'static str,
+        /// When.
+        at: OffsetDateTime,
+    },
+    /// A driver has declined an offer; whoever told knows of it already.
+    OfferDeclined {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        driver_id: DriverId,
         /// When.
         at: OffsetDateTime,
     },
@@ -83,6 +93,15 @@ pub enum Event {
         driver_id: DriverId,
         /// All that is known of it now.
         record: Record,
+    },
+    /// A driver has another place in a zone's queue, or none any more. Each node tells its own sockets.
+    QueueMoved {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        driver_id: DriverId,
+        /// Where he stands.
+        place: Option<QueuePlace>,
     },
     /// A driver on a trip is somewhere else now; only the trip's rider hears of it.
     DriverMoved {
@@ -139,6 +158,7 @@ pub(super) enum Says {
     Offer(OfferView),
     Withdrawn { offer_id: OfferId, ride_id: RideId, reason: &'static str },
     Payment(Box<Payment>),
+    Queue(Option<QueuePlace>),
     Moved { ride_id: RideId, position: Position },
 }
 
@@ -173,19 +193,26 @@ impl EventSender {
                 }
             }
             Event::OfferMade { tenant, driver_id, offer, at } => {
-                drivers.set_duty(&tenant, driver_id, Duty::Offered { until: offer.expires_at }, at);
+                // Who is on a trip stays on it while he thinks about the next.
+                if offer.after_trip_id.is_none() {
+                    drivers.set_duty(&tenant, driver_id, Duty::Offered { until: offer.expires_at }, at);
+                }
                 self.send(Room::Driver(tenant, driver_id), Says::Offer(offer));
             }
             Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at } => {
-                drivers.set_duty(&tenant, driver_id, Duty::Free, at);
+                drivers.end_offer(&tenant, driver_id, at);
                 self.send(Room::Driver(tenant, driver_id), Says::Withdrawn { offer_id, ride_id, reason });
             }
+            Event::OfferDeclined { tenant, driver_id, at } => drivers.end_offer(&tenant, driver_id, at),
             Event::DriverFreed { tenant, driver_id, since } => {
                 drivers.set_duty(&tenant, driver_id, Duty::Free, since);
             }
             Event::RecordChanged { tenant, driver_id, record } => drivers.set_record(&tenant, driver_id, record),
             Event::PaymentChanged { tenant, rider_id, payment } => {
                 self.send(Room::Rider(tenant, rider_id), Says::Payment(payment));
+            }
+            Event::QueueMoved { tenant, driver_id, place } => {
+                self.send(Room::Driver(tenant, driver_id), Says::Queue(place));
             }
             Event::DriverMoved { tenant, ride_id, rider_id, position } => {
                 let room = Room::Rider(tenant, rider_id);
@@ -199,7 +226,8 @@ impl EventSender {
 
     /// A hint for searches; the ride itself says so.
     fn note_duty(&self, ride: &Ride) {
-        let Some(driver_id) = ride.driver_id else { return };
+        // The driver of a ride that waits for another is busy with that one.
+        let Some(driver_id) = ride.driver_id.filter(|_| ride.after_trip_id.is_none()) else { return };
         let duty = match ride.status {
             RideStatus::Accepted | RideStatus::Arrived | RideStatus::InProgress => {
                 Duty::OnTrip { ride_id: ride.id, rider_id: ride.rider_id }

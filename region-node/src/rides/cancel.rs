@@ -3,18 +3,21 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::Deserialize;
-use shared::{ids::RideId, money::Money};
+use shared::{
+    ids::{OfferId, RideId},
+    money::Money,
+};
 use time::{Duration, OffsetDateTime};
 
 use super::{Cancellation, CancelledBy, Ride, RideError, RideStatus, RideView, Viewer, announce, store};
 use crate::{
     app::App,
     db::TenantTx,
-    http::{Command, Path, ProblemBody, Stop},
+    http::{Command, Path, Problem, ProblemBody, Stop},
     identity::Caller,
     payments,
     realtime::Event,
-    trips,
+    trips::{self, Trip},
 };
 
 /// Why.
@@ -49,21 +52,13 @@ pub(super) async fn cancel_ride(
         Viewer::Tenant => CancelledBy::Tenant,
     };
     let now = app.clock.now();
-    let trip = match ride.trip_id {
-        Some(trip) => trips::load(&mut tx, trip).await?,
-        None => None,
-    };
+    let trip = trip_of(&mut tx, &ride).await?;
     let arrived_at = trip.as_ref().and_then(|trip| trip.arrived_at);
     let outcome = ride.cancellation(by, arrived_at, &config.config.cancellation, now)?;
 
-    if let Some(trip) = trip {
-        trips::cancel(&mut tx, trip, now).await?;
-    }
-    if let Some(driver) = ride.driver_id {
-        store::driver_is_idle(&mut tx, driver, now).await?;
-    }
     let ride = match outcome {
         Cancellation::Ends { fee } => {
+            leave(&mut tx, &ride, trip, now).await?;
             let ride = end(&mut tx, ride, by, command.body.reason, fee, now).await?;
             if fee > 0 {
                 let fee = Money::new(fee, ride.quote.currency);
@@ -74,7 +69,7 @@ pub(super) async fn cancel_ride(
         }
         Cancellation::Redispatches => {
             let expire_after = Duration::seconds(config.config.dispatch.expire_after_s.into());
-            redispatch(&mut tx, ride, expire_after, now).await?
+            redispatch(&mut tx, ride, expire_after, now).await?.0
         }
     };
     let ride = announce(&app, &mut tx, ride).await?;
@@ -109,17 +104,31 @@ async fn end(
     Ok(ride)
 }
 
-async fn redispatch(tx: &mut TenantTx, ride: Ride, expire_after: Duration, now: OffsetDateTime) -> Result<Ride, Stop> {
+/// Takes a ride from its driver, who gives it up or does not come, and sends it back to be dispatched to somebody else; it is
+/// yet to be announced. The offer the driver had accepted counts as declined.
+pub(crate) async fn redispatch(
+    tx: &mut TenantTx,
+    ride: Ride,
+    expire_after: Duration,
+    now: OffsetDateTime,
+) -> Result<(Ride, Option<OfferId>), Problem> {
     let was = ride.status;
-    if let Some(driver) = ride.driver_id {
-        store::decline_accepted_offer(tx, ride.id, driver, now).await?;
-        tx.tell(Event::DriverFreed { tenant: ride.tenant.clone(), driver_id: driver, since: now });
+    let trip = trip_of(tx, &ride).await?;
+    leave(tx, &ride, trip, now).await?;
+    let mut offer = None;
+    if let Some(driver_id) = ride.driver_id {
+        offer = store::decline_accepted_offer(tx, ride.id, driver_id, now).await?;
+        // Whoever has a trip to end is busy with that one as before.
+        if ride.after_trip_id.is_none() {
+            tx.tell(Event::DriverFreed { tenant: ride.tenant.clone(), driver_id, since: now });
+        }
     }
     let ride = Ride {
         status: RideStatus::Requested,
         driver_id: None,
         trip_id: None,
         accepted_at: None,
+        after_trip_id: None,
         pickup_eta_s: None,
         offers_made: 0,
         dispatch_at: Some(now),
@@ -129,5 +138,23 @@ async fn redispatch(tx: &mut TenantTx, ride: Ride, expire_after: Duration, now: 
     };
     store::save(tx, &ride, was).await?;
     tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id, at: now });
-    Ok(ride)
+    Ok((ride, offer))
+}
+
+async fn trip_of(tx: &mut TenantTx, ride: &Ride) -> sqlx::Result<Option<Trip>> {
+    match ride.trip_id {
+        Some(trip) => trips::load(tx, trip).await,
+        None => Ok(None),
+    }
+}
+
+/// Ends the trip of a ride that is given up; its driver is idle then, unless he is still on the one before.
+async fn leave(tx: &mut TenantTx, ride: &Ride, trip: Option<Trip>, now: OffsetDateTime) -> Result<(), Problem> {
+    if let Some(trip) = trip {
+        trips::cancel(tx, trip, now).await?;
+    }
+    match ride.driver_id {
+        Some(driver) if ride.after_trip_id.is_none() => Ok(store::driver_is_idle(tx, driver, now).await?),
+        Some(_) | None => Ok(()),
+    }
 }

@@ -10,21 +10,18 @@ use shared::{
 };
 use time::OffsetDateTime;
 
-use super::{Place, RideError, store};
+use super::{Place, RideError};
 use crate::{
     app::App,
-    db::TenantTx,
     dispatch,
     drivers::{Found, Standing},
     http::{Problem, ProblemBody, Question},
     identity::Caller,
     pricing::{self, Quote, Surge, quote::SIGNING_PURPOSE},
+    surge::{self, Scarcity},
     tenants::PublishedConfig,
     travel::TravelTimes,
 };
-
-/// Where there are more free drivers than this, no surge can be told from none.
-const MOST_COUNTED: usize = 1_000;
 
 /// A ride to price.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -68,11 +65,11 @@ pub(super) async fn estimate_ride(
     let EstimateRequest { pickup, dropoff, vehicle_class } = &asked;
     let published = app.tenants.config(caller.tenant()).await?;
     let wish = Wish { rider, pickup: pickup.point(), dropoff: dropoff.point(), vehicle_class };
-    let surge = match is_surging(&published) {
-        true => surge_near(&app, &mut app.db.read(caller.tenant()).await?, &published, wish).await?,
-        false => Surge::NONE,
+    let scarcity = match surge::is_on(&published.config) {
+        true => surge::at(&app, &mut app.db.read(caller.tenant()).await?, wish.pickup, vehicle_class).await?,
+        false => Scarcity::NONE,
     };
-    let quote = quote(&app, &published, wish, surge)?;
+    let quote = quote(&app, &published, wish, scarcity)?;
     let pickup_eta_s = match free_drivers(&app, caller.tenant(), &published, wish, 1).first() {
         Some(nearest) => {
             let (from, now) = ([nearest.position.point], app.clock.now());
@@ -102,7 +99,12 @@ pub(super) struct Wish<'a> {
 }
 
 /// Today's price of a ride.
-pub(super) fn quote(app: &App, published: &PublishedConfig, wish: Wish<'_>, surge: Surge) -> Result<Quote, RideError> {
+pub(super) fn quote(
+    app: &App,
+    published: &PublishedConfig,
+    wish: Wish<'_>,
+    scarcity: Scarcity,
+) -> Result<Quote, RideError> {
     let config = &published.config;
     if !config.vehicle_classes.contains(wish.vehicle_class) {
         let known = config.vehicle_classes.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
@@ -122,30 +124,13 @@ pub(super) fn quote(app: &App, published: &PublishedConfig, wish: Wish<'_>, surg
         vehicle_class: wish.vehicle_class.to_owned(),
         tariff_version: published.version,
         tariff: config.tariff(wish.vehicle_class),
-        surge,
+        surge: scarcity.surge,
+        surge_cell: scarcity.cell,
         currency: config.currency,
         distance_m: way.distance_m,
         duration_s: way.duration_s,
         expires_at,
     })
-}
-
-/// Whether scarcity has anything to say on prices; if not, nobody need count.
-pub(super) fn is_surging(published: &PublishedConfig) -> bool {
-    published.config.surge.enabled && published.config.flags.surge
-}
-
-/// The multiplier around a wish's pick-up, from the rides that wait there and the drivers who could take them.
-pub(super) async fn surge_near(
-    app: &App,
-    tx: &mut TenantTx,
-    published: &PublishedConfig,
-    wish: Wish<'_>,
-) -> sqlx::Result<Surge> {
-    let radius_m = f64::from(published.config.dispatch.radius_m);
-    let waiting = store::waiting_near(tx, wish.pickup, radius_m, app.clock.now()).await?;
-    let free = free_drivers(app, tx.tenant(), published, wish, MOST_COUNTED).len();
-    Ok(pricing::surge(&published.config, waiting, u32::try_from(free).unwrap_or(u32::MAX)))
 }
 
 /// The nearest drivers who could be asked, at most `limit`.

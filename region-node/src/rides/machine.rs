@@ -158,7 +158,10 @@ impl Ride {
         let free = Cancellation::Ends { fee: 0 };
         let costs = Cancellation::Ends { fee: policy.fee };
         Ok(match by {
-            CancelledBy::Rider if passed(self.accepted_at, policy.free_seconds) => costs,
+            // A driver who has another trip to end is not on his way yet.
+            CancelledBy::Rider if self.after_trip_id.is_none() && passed(self.accepted_at, policy.free_seconds) => {
+                costs
+            }
             CancelledBy::Rider | CancelledBy::Tenant | CancelledBy::System => free,
             CancelledBy::Driver if passed(arrived_at, policy.no_show_wait_seconds) => costs,
             CancelledBy::Driver => Cancellation::Redispatches,

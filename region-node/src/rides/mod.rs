@@ -24,12 +24,13 @@ use shared::{
 use time::OffsetDateTime;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub(crate) use cancel::redispatch;
 pub use config::RideConfig;
 pub use error::RideError;
 pub use machine::{Cancellation, CancelledBy, RideStatus};
 pub use payment_method::{MethodType, PaymentMethod};
-pub use store::{accept, load, lock, lock_all, save};
-pub(crate) use store::{driver_is_idle, lock_by_trip};
+pub use store::{Follows, accept, load, lock, lock_all, save};
+pub(crate) use store::{begin_next, driver_is_idle, hold_next_of, hold_overdue, lock_by_trip};
 pub use view::{RideView, RiderProfile, Viewer, announce, describe};
 
 use crate::{app::App, identity::DriverProfile, pricing::Quote};
@@ -72,6 +73,8 @@ pub struct Ride {
     /// As the driver's offer said.
     pub pickup_eta_s: Option<i32>,
     pub accepted_at: Option<OffsetDateTime>,
+    /// The trip its driver ends before he sets out for this one.
+    pub after_trip_id: Option<TripId>,
     pub ended_at: Option<OffsetDateTime>,
     pub cancelled_by: Option<CancelledBy>,
     pub cancel_reason: Option<String>,

@@ -9,7 +9,7 @@ use time::{Duration, OffsetDateTime, UtcOffset};
 
 use super::{
     PaymentMethod, Place, Ride, RideConfig, RideError, RideStatus, RideView, Viewer, announce,
-    estimate::{self, Wish, is_surging, surge_near},
+    estimate::{self, Wish},
     store,
 };
 use crate::{
@@ -17,10 +17,11 @@ use crate::{
     http::{Command, ProblemBody, Stop},
     identity::Caller,
     pricing::{
-        Quote, Surge,
+        Quote,
         quote::{SIGNING_PURPOSE, Wanted},
     },
     realtime::Event,
+    surge::{self, Scarcity},
 };
 
 /// A ride to be driven.
@@ -89,11 +90,11 @@ pub(super) async fn request_ride(
         }
         None => {
             let wish = Wish { rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
-            let surge = match is_surging(&published) {
-                true => surge_near(&app, &mut tx, &published, wish).await?,
-                false => Surge::NONE,
+            let scarcity = match surge::is_on(&published.config) {
+                true => surge::at(&app, &mut tx, from, &vehicle_class).await?,
+                false => Scarcity::NONE,
             };
-            estimate::quote(&app, &published, wish, surge)?
+            estimate::quote(&app, &published, wish, scarcity)?
         }
     };
 
@@ -126,6 +127,7 @@ pub(super) async fn request_ride(
         rounds: 0,
         pickup_eta_s: None,
         accepted_at: None,
+        after_trip_id: None,
         ended_at: None,
         cancelled_by: None,
         cancel_reason: None,

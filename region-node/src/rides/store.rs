@@ -1,15 +1,13 @@
 //! All SQL of rides.
 
-use shared::{
-    geo::Point,
-    ids::{DriverId, OfferId, RideId, RiderId, TripId},
-};
+use shared::ids::{DriverId, OfferId, RideId, RiderId, TripId};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{PaymentMethod, Place, Ride, RideError, RideStatus};
+use super::{PaymentMethod, Place, Ride, RideError, RideStatus, announce};
 use crate::{
+    app::App,
     db::{TenantTx, constraint},
     pricing::Quote,
     trips::{self, Trip},
@@ -40,6 +38,7 @@ struct RideRow {
     rounds: i32,
     pickup_eta_s: Option<i32>,
     accepted_at: Option<OffsetDateTime>,
+    after_trip_id: Option<Uuid>,
     ended_at: Option<OffsetDateTime>,
     cancelled_by: Option<String>,
     cancel_reason: Option<String>,
@@ -55,7 +54,8 @@ macro_rules! select_rides {
             r#"SELECT id, rider_id, driver_id, trip_id, status, pickup_lat, pickup_lng, pickup_address, dropoff_lat,
                       dropoff_lng, dropoff_address, vehicle_class, payment_method AS "payment_method: Json<PaymentMethod>",
                       quote AS "quote: Json<Quote>", pin, scheduled_at, requested_at, dispatch_at, expires_at, offers_made,
-                      rounds, pickup_eta_s, accepted_at, ended_at, cancelled_by, cancel_reason, cancellation_fee, updated_at
+                      rounds, pickup_eta_s, accepted_at, after_trip_id, ended_at, cancelled_by, cancel_reason,
+                      cancellation_fee, updated_at
                FROM rides "# + $tail
             $(, $argument)*
         )
@@ -200,7 +200,7 @@ pub async fn save(tx: &mut TenantTx, ride: &Ride, was: RideStatus) -> Result<(),
     let saved = sqlx::query!(
         "UPDATE rides SET status = $3, driver_id = $4, trip_id = $5, dispatch_at = $6, expires_at = $7, offers_made = $8,
              pickup_eta_s = $9, accepted_at = $10, ended_at = $11, cancelled_by = $12, cancel_reason = $13,
-             cancellation_fee = $14, updated_at = $15
+             cancellation_fee = $14, updated_at = $15, after_trip_id = $16
          WHERE id = $1 AND status = $2",
         ride.id.0,
         was.as_str(),
@@ -216,25 +216,36 @@ pub async fn save(tx: &mut TenantTx, ride: &Ride, was: RideStatus) -> Result<(),
         ride.cancelled_by.map(|by| by.as_str()),
         ride.cancel_reason,
         ride.cancellation_fee,
-        ride.updated_at
+        ride.updated_at,
+        ride.after_trip_id.map(|id| id.0)
     )
     .execute(tx.conn())
     .await?;
     if saved.rows_affected() == 1 { Ok(()) } else { Err(RideError::InvalidTransition { from: was, to: ride.status }) }
 }
 
-/// Gives an offered ride to `driver`, who had it on offer, and begins his trip. The update's condition and the unique
-/// indexes decide every race: of any number of drivers one succeeds.
+/// The trip under way that a ride is accepted to follow, and until when it must have ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Follows {
+    pub trip_id: TripId,
+    pub starts_by: OffsetDateTime,
+}
+
+/// Gives an offered ride to `driver`, who had it on offer, and begins his trip, or lets it wait for the one it follows. The
+/// update's condition and the unique indexes decide every race: of any number of drivers one succeeds.
 pub async fn accept(
     tx: &mut TenantTx,
     ride: &Ride,
     driver: DriverId,
+    follows: Option<Follows>,
     now: OffsetDateTime,
 ) -> Result<(Ride, Trip), RideError> {
-    let trip = Trip::begin(ride, driver, now);
+    let after_trip_id = follows.map(|follows| follows.trip_id);
+    let starts_by = follows.map(|follows| follows.starts_by);
+    let trip = Trip { after_trip_id, starts_by, ..Trip::begin(ride, driver, now) };
     let taken = sqlx::query!(
         "UPDATE rides SET status = 'accepted', driver_id = $2, trip_id = $3, accepted_at = $4, updated_at = $4,
-             dispatch_at = NULL,
+             dispatch_at = NULL, after_trip_id = $5,
              pickup_eta_s = (SELECT pickup_eta_s FROM offers WHERE ride_id = $1 AND driver_id = $2 ORDER BY id DESC LIMIT 1)
          WHERE id = $1 AND status = 'offered'
              AND EXISTS (SELECT FROM drivers WHERE id = $2 AND erased_at IS NULL FOR KEY SHARE)
@@ -242,7 +253,8 @@ pub async fn accept(
         ride.id.0,
         driver.0,
         trip.id.0,
-        now
+        now,
+        after_trip_id.map(|id| id.0)
     )
     .fetch_optional(tx.conn())
     .await
@@ -252,7 +264,7 @@ pub async fn accept(
     })?
     .ok_or(RideError::AlreadyTaken)?;
     trips::insert(tx, &trip).await.map_err(|error| match constraint(&error) {
-        Some("one_active_trip_per_driver") => RideError::DriverBusy,
+        Some("one_active_trip_per_driver" | "one_next_trip_per_driver") => RideError::DriverBusy,
         Some("one_active_trip_per_ride") => RideError::AlreadyTaken,
         _ => error.into(),
     })?;
@@ -261,12 +273,71 @@ pub async fn accept(
         driver_id: Some(driver),
         trip_id: Some(trip.id),
         accepted_at: Some(now),
+        after_trip_id,
         dispatch_at: None,
         pickup_eta_s: taken.pickup_eta_s,
         updated_at: now,
         ..ride.clone()
     };
     Ok((ride, trip))
+}
+
+/// Begins the trip that waits for `ended` to end, if there is one: its driver is on his way from now on. `ended` has changed
+/// in this transaction, so nobody can accept another ride to follow it any more.
+///
+/// Nobody who holds a ride that waits asks for the one before it, so holding this one second is no circle.
+pub(crate) async fn begin_next(
+    app: &App,
+    tx: &mut TenantTx,
+    driver: DriverId,
+    ended: TripId,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<RideId>> {
+    let tenant = tx.tenant().clone();
+    let next = select_rides!(
+        "WHERE tenant_id = $1 AND driver_id = $2 AND after_trip_id = $3 AND status = 'accepted' FOR UPDATE",
+        tenant.as_str(),
+        driver.0,
+        ended.0
+    );
+    let Some(next) = next.fetch_optional(tx.conn()).await? else { return Ok(None) };
+    let ride = next.into_ride(tx)?;
+    // With its ride held, it is the one that counts: given up while this waited, it begins no more.
+    if trips::begin_next(tx, ended, now).await?.is_none() {
+        return Ok(None);
+    }
+    sqlx::query!("UPDATE rides SET after_trip_id = NULL, updated_at = $2 WHERE id = $1", ride.id.0, now)
+        .execute(tx.conn())
+        .await?;
+    let ride = announce(app, tx, Ride { after_trip_id: None, updated_at: now, ..ride }).await?;
+    tracing::info!(ride.id = %ride.id, "ride {} follows the trip that ended", ride.id);
+    Ok(Some(ride.id))
+}
+
+/// The ride a driver has accepted to follow his present one, held; none if there is none, or none any more.
+pub(crate) async fn hold_next_of(tx: &mut TenantTx, driver: DriverId) -> sqlx::Result<Option<Ride>> {
+    let tenant = tx.tenant().clone();
+    let row = select_rides!(
+        "WHERE tenant_id = $1 AND driver_id = $2 AND after_trip_id IS NOT NULL AND status = 'accepted' FOR UPDATE",
+        tenant.as_str(),
+        driver.0
+    );
+    row.fetch_optional(tx.conn()).await?.map(|row| row.into_ride(tx)).transpose()
+}
+
+/// The rides whose driver should have come to them by now and is still on the trip before, held; one that is changing right
+/// now is left to whoever changes it.
+pub(crate) async fn hold_overdue(tx: &mut TenantTx, now: OffsetDateTime) -> sqlx::Result<Vec<Ride>> {
+    let tenant = tx.tenant().clone();
+    let rows = select_rides!(
+        "WHERE after_trip_id IS NOT NULL AND status = 'accepted' AND id IN (
+             SELECT ride_id FROM trips
+             WHERE tenant_id = $1 AND status = 'accepted' AND after_trip_id IS NOT NULL AND starts_by <= $2
+         ) ORDER BY id FOR UPDATE SKIP LOCKED",
+        tenant.as_str(),
+        now
+    );
+    rows.fetch_all(tx.conn()).await?.into_iter().map(|row| row.into_ride(tx)).collect()
 }
 
 /// Takes a ride's live offers back; whose they were.
@@ -292,48 +363,21 @@ pub(super) async fn decline_accepted_offer(
     ride: RideId,
     driver: DriverId,
     now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    sqlx::query!(
+) -> sqlx::Result<Option<OfferId>> {
+    let offer = sqlx::query_scalar!(
         "UPDATE offers SET status = 'declined', answered_at = $3
-         WHERE ride_id = $1 AND driver_id = $2 AND status = 'accepted'",
+         WHERE ride_id = $1 AND driver_id = $2 AND status = 'accepted' RETURNING id",
         ride.0,
         driver.0,
         now
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
+    );
+    Ok(offer.fetch_optional(tx.conn()).await?.map(OfferId))
 }
 
 /// A driver has nothing to drive from now on.
 pub(crate) async fn driver_is_idle(tx: &mut TenantTx, driver: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
     sqlx::query!("UPDATE drivers SET idle_since = $2 WHERE id = $1", driver.0, now).execute(tx.conn()).await?;
     Ok(())
-}
-
-/// Rides that wait for a driver now and begin within `radius_m` of a place.
-pub(super) async fn waiting_near(
-    tx: &mut TenantTx,
-    place: Point,
-    radius_m: f64,
-    now: OffsetDateTime,
-) -> sqlx::Result<u32> {
-    const METRES_PER_DEGREE: f64 = 111_195.0;
-    let lat = radius_m / METRES_PER_DEGREE;
-    let lng = lat / place.lat.to_radians().cos().max(0.01);
-    let waiting = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM rides
-           WHERE status IN ('requested', 'offered') AND (scheduled_at IS NULL OR dispatch_at <= $5)
-             AND pickup_lat BETWEEN $1 AND $2 AND pickup_lng BETWEEN $3 AND $4"#,
-        place.lat - lat,
-        place.lat + lat,
-        place.lng - lng,
-        place.lng + lng,
-        now
-    )
-    .fetch_one(tx.conn())
-    .await?;
-    Ok(u32::try_from(waiting).unwrap_or(u32::MAX))
 }
 
 impl RideRow {
@@ -360,6 +404,7 @@ impl RideRow {
             rounds: self.rounds,
             pickup_eta_s: self.pickup_eta_s,
             accepted_at: self.accepted_at,
+            after_trip_id: self.after_trip_id.map(TripId),
             ended_at: self.ended_at,
             cancelled_by: self.cancelled_by.map(|by| by.parse()).transpose().map_err(unreadable)?,
             cancel_reason: self.cancel_reason,

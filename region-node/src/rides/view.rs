@@ -67,6 +67,9 @@ pub struct RideView {
     /// The driver's way to the pick-up, as estimated when he was asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pickup_eta_s: Option<i32>,
+    /// The driver brings another rider to their place first, and is on his way after that; `pickup_eta_s` counts both.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub driver_ends_trip_first: bool,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub scheduled_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339")]
@@ -120,6 +123,7 @@ impl Ride {
             dropoff: ride.dropoff,
             vehicle_class: ride.vehicle_class,
             pickup_eta_s: ride.pickup_eta_s,
+            driver_ends_trip_first: ride.status == RideStatus::Accepted && ride.after_trip_id.is_some(),
             scheduled_at: ride.scheduled_at,
             requested_at: ride.requested_at,
             expires_at: ride.expires_at,

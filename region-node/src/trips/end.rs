@@ -12,7 +12,7 @@ use crate::{
     rides,
 };
 
-/// Ends a trip; the answer carries the fare and what it is made of.
+/// Ends a trip; the answer carries the fare and what it is made of. A ride accepted to follow it begins with the same commit.
 #[utoipa::path(post, path = "/v1/trips/{id}/end", tag = "trips", security(("bearer" = [])), request_body = Empty,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = TripId, Path)),
     responses((status = 200, body = Trip), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
@@ -35,7 +35,9 @@ pub(super) async fn end_trip(
     let (was, now) = (trip.status, app.clock.now());
     let trip = trip.end(measured_m, &ride.quote, app.config.rides.reprice_percent, now)?;
     drive::save(&app, &mut tx, ride, was, &trip).await?;
-    rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
+    if rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_none() {
+        rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
+    }
     if let Some(fare) = &trip.fare {
         drivers::note(&mut tx, &[trip.driver_id], Addition::earned(fare.total.amount), now).await?;
     }

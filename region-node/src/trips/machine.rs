@@ -96,6 +96,10 @@ impl std::str::FromStr for TripStatus {
 impl Trip {
     /// The driver is at the pick-up.
     pub fn arrive(self, now: OffsetDateTime) -> Result<Self, TripError> {
+        // Another trip of the driver's has to end first.
+        if self.after_trip_id.is_some() {
+            return Err(TripError::InvalidTransition { from: self.status, to: TripStatus::Arrived });
+        }
         Ok(Self { arrived_at: Some(now), ..self.become_status(TripStatus::Arrived, now)? })
     }
 

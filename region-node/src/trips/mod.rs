@@ -25,8 +25,8 @@ pub use config::TripConfig;
 pub use error::TripError;
 pub use machine::TripStatus;
 pub use rating::{RatedBy, Rating};
-pub(crate) use store::insert;
 pub use store::{active_of_driver, load};
+pub(crate) use store::{begin_next, hold_under_way, insert};
 
 use crate::{
     app::App,
@@ -60,6 +60,12 @@ pub struct Trip {
     pub dropoff: Place,
     #[serde(with = "time::serde::rfc3339")]
     pub accepted_at: OffsetDateTime,
+    /// The trip its driver has to end first; this one then begins by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_trip_id: Option<TripId>,
+    /// If that one has not ended by then, the ride goes to somebody else.
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub starts_by: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub arrived_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
@@ -98,6 +104,8 @@ impl Trip {
             pickup: ride.pickup.clone(),
             dropoff: ride.dropoff.clone(),
             accepted_at: now,
+            after_trip_id: None,
+            starts_by: None,
             arrived_at: None,
             started_at: None,
             paused_at: None,

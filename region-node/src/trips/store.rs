@@ -29,6 +29,8 @@ struct TripRow {
     dropoff_lng: f64,
     dropoff_address: Option<String>,
     accepted_at: OffsetDateTime,
+    after_trip_id: Option<Uuid>,
+    starts_by: Option<OffsetDateTime>,
     arrived_at: Option<OffsetDateTime>,
     started_at: Option<OffsetDateTime>,
     paused_at: Option<OffsetDateTime>,
@@ -47,8 +49,8 @@ macro_rules! select_trips {
         sqlx::query_as!(
             TripRow,
             r#"SELECT t.id, t.ride_id, t.rider_id, t.driver_id, t.status, r.pickup_lat, r.pickup_lng, r.pickup_address,
-                      r.dropoff_lat, r.dropoff_lng, r.dropoff_address, t.accepted_at, t.arrived_at, t.started_at,
-                      t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>",
+                      r.dropoff_lat, r.dropoff_lng, r.dropoff_address, t.accepted_at, t.after_trip_id, t.starts_by,
+                      t.arrived_at, t.started_at, t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>",
                       (SELECT p.id FROM payments p WHERE p.trip_id = t.id
                        ORDER BY p.status = 'failed', p.id DESC LIMIT 1) AS payment_id,
                       t.updated_at
@@ -67,7 +69,8 @@ pub async fn load(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<Trip>> {
 /// The trip a driver is busy with.
 pub async fn active_of_driver(tx: &mut TenantTx, driver: DriverId) -> sqlx::Result<Option<Trip>> {
     let row = select_trips!(
-        "WHERE t.driver_id = $1 AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')",
+        "WHERE t.driver_id = $1 AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+           AND t.after_trip_id IS NULL",
         driver.0
     )
     .fetch_optional(tx.conn())
@@ -75,12 +78,31 @@ pub async fn active_of_driver(tx: &mut TenantTx, driver: DriverId) -> sqlx::Resu
     row.map(TripRow::into_trip).transpose()
 }
 
-/// Inserts a trip that has just begun; the unique indexes allow one per driver and one per ride.
+/// Whether a trip is under way, which it stays until the caller's transaction ends: whoever ends it waits for that.
+pub(crate) async fn hold_under_way(tx: &mut TenantTx, id: TripId) -> sqlx::Result<bool> {
+    let status = sqlx::query_scalar!("SELECT status FROM trips WHERE id = $1 FOR SHARE", id.0);
+    let status = status.fetch_optional(tx.conn()).await?;
+    Ok(status.is_some_and(|status| [TripStatus::InProgress, TripStatus::Paused].iter().any(|on| on.as_str() == status)))
+}
+
+/// Begins the trip that waits for `ended` to end, if there is one; its ride is held.
+pub(crate) async fn begin_next(tx: &mut TenantTx, ended: TripId, now: OffsetDateTime) -> sqlx::Result<Option<TripId>> {
+    let begun = sqlx::query_scalar!(
+        "UPDATE trips SET after_trip_id = NULL, starts_by = NULL, updated_at = $2
+         WHERE after_trip_id = $1 AND status = 'accepted' RETURNING id",
+        ended.0,
+        now
+    );
+    Ok(begun.fetch_optional(tx.conn()).await?.map(TripId))
+}
+
+/// Inserts a trip that was just accepted; the unique indexes allow one per driver, one to follow it, and one per ride.
 pub(crate) async fn insert(tx: &mut TenantTx, trip: &Trip) -> sqlx::Result<()> {
     let tenant = tx.tenant().clone();
     sqlx::query!(
-        "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at, after_trip_id,
+             starts_by)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         trip.id.0,
         tenant.as_str(),
         trip.ride_id.0,
@@ -88,7 +110,9 @@ pub(crate) async fn insert(tx: &mut TenantTx, trip: &Trip) -> sqlx::Result<()> {
         trip.driver_id.0,
         trip.status.as_str(),
         trip.accepted_at,
-        trip.updated_at
+        trip.updated_at,
+        trip.after_trip_id.map(|id| id.0),
+        trip.starts_by
     )
     .execute(tx.conn())
     .await?;
@@ -202,6 +226,8 @@ impl TripRow {
             pickup: Place { lat: self.pickup_lat, lng: self.pickup_lng, address: self.pickup_address },
             dropoff: Place { lat: self.dropoff_lat, lng: self.dropoff_lng, address: self.dropoff_address },
             accepted_at: self.accepted_at,
+            after_trip_id: self.after_trip_id.map(TripId),
+            starts_by: self.starts_by,
             arrived_at: self.arrived_at,
             started_at: self.started_at,
             paused_at: self.paused_at,

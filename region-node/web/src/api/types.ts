@@ -79,6 +79,8 @@ export interface Ride {
   driver?: { name: string; rating?: number | null; vehicle: Vehicle } | null;
   rider?: { name: string } | null;
   pickup_eta_s?: number | null;
+  /** The driver brings somebody else to their place first. */
+  driver_ends_trip_first?: boolean;
   requested_at: string;
   scheduled_at?: string | null;
   cancelled_by?: string | null;
@@ -94,6 +96,8 @@ export interface Offer {
   dropoff: Place;
   fare: Money;
   pickup_eta_s: number;
+  /** The trip the driver ends first. */
+  after_trip_id?: string | null;
   expires_at: string;
 }
 
@@ -113,6 +117,8 @@ export interface Fare {
 export interface Trip {
   id: string;
   ride_id: string;
+  /** The trip its driver ends first. */
+  after_trip_id?: string | null;
   rider_id: string;
   driver_id: string;
   status: TripStatus;

@@ -32,10 +32,13 @@ export function Cockpit({ session }: { session: Session }) {
   const [offer, setOffer] = useState<Offer | null>(null);
   const [withdrawn, setWithdrawn] = useState<string | null>(null);
   const [job, setJob] = useState<Trip | null>(null);
+  // Accepted to follow the present trip.
+  const [next, setNext] = useState<Trip | null>(null);
   const [autopilot, setAutopilot] = useState(false);
   const [speed, setSpeed] = useState<Speed>('100');
 
   const onRide = (ride: Ride): void => {
+    if (ride.id === next?.ride_id && ride.status === 'cancelled') setNext(null);
     if (job === null || ride.id !== job.ride_id || ride.trip_id == null || !isActive(job)) return;
     if (ride.status === (job.status === 'paused' ? 'in_progress' : job.status)) return;
     // If this fails, the next look at the ride tries again.
@@ -48,6 +51,10 @@ export function Cockpit({ session }: { session: Session }) {
       setOffer(made);
     },
     'ride:offer_withdrawn': (gone) => {
+      if (next?.ride_id === gone.ride_id) {
+        setNext(null);
+        setWithdrawn(gone.reason);
+      }
       if (offer?.ride_id !== gone.ride_id) return;
       setOffer(null);
       setWithdrawn(gone.reason);
@@ -60,7 +67,7 @@ export function Cockpit({ session }: { session: Session }) {
     session.subject,
     async (signal) => {
       const page = await loadRides(client, { limit: 5 }, signal);
-      const ride = page.items.find((one) => ['accepted', 'arrived', 'in_progress'].includes(one.status));
+      const ride = page.items.find((one) => ['accepted', 'arrived', 'in_progress'].includes(one.status) && one.driver_ends_trip_first !== true);
       return ride?.trip_id == null ? null : loadTrip(client, ride.trip_id, signal);
     },
     undefined,
@@ -71,8 +78,9 @@ export function Cockpit({ session }: { session: Session }) {
 
   // The socket brings offers at once; asking now and then finds those made while it was down.
   const waiting = online && (job === null || !isActive(job));
+  const nearlyDone = online && job?.status === 'in_progress' && next === null;
   useLoad(
-    waiting ? session.subject : null,
+    waiting || nearlyDone ? session.subject : null,
     (signal) => loadOffers(client, session.subject, signal),
     live === 'live' ? 10_000 : 2500,
     ({ items: [found] }) => {
@@ -132,18 +140,20 @@ export function Cockpit({ session }: { session: Session }) {
           {withdrawn !== null && offer === null && <Notice>The offer was withdrawn ({withdrawn.replaceAll('_', ' ')}).</Notice>}
         </div>
 
-        {offer !== null && waiting && (
+        {offer !== null && (waiting || nearlyDone) && (
           <OfferCard
             key={offer.offer_id}
             offer={offer}
             driver={session.subject}
             onAccepted={(trip) => {
-              setJob(trip);
+              if (trip.after_trip_id == null) setJob(trip);
+              else setNext(trip);
               setOffer(null);
             }}
             onGone={() => setOffer(null)}
           />
         )}
+        {next !== null && <Notice>Your next ride waits at {next.pickup.address ?? 'the place shown when this one ends'}.</Notice>}
         {job !== null && (
           <TripCard
             trip={job}
@@ -153,6 +163,10 @@ export function Cockpit({ session }: { session: Session }) {
             onDone={() => {
               setJob(null);
               setAutopilot(false);
+              if (next === null) return;
+              setNext(null);
+              // If this fails, the trip is found again like any other.
+              loadTrip(client, next.id).then(setJob, open.reload);
             }}
           />
         )}

@@ -53,7 +53,7 @@ export function OfferCard({ offer, driver, onAccepted, onGone }: OfferCardProps)
     <section className="card stack offer" aria-labelledby="offer" data-testid="offer">
       <div className="row-between">
         <h2 id="offer" ref={heading} tabIndex={-1}>
-          <span role="status">{over ? 'The offer has run out' : 'New ride'}</span>
+          <span role="status">{over ? 'The offer has run out' : offer.after_trip_id == null ? 'New ride' : 'Next ride'}</span>
         </h2>
         <span className="number" aria-hidden="true">
           {left} s

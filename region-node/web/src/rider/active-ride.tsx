@@ -154,6 +154,7 @@ function Lead({ ride, away }: { ride: Ride; away: number | null }) {
     case 'accepted':
       return (
         <p className="muted number">
+          {ride.driver_ends_trip_first === true && 'Ends another ride first. '}
           {away !== null ? `${formatDistance(away)} away` : ride.pickup_eta_s != null ? `About ${formatDuration(ride.pickup_eta_s)}` : 'See the car on the map.'}
         </p>
       );
@@ -201,7 +202,9 @@ function Cancel({ ride, tell }: { ride: Ride; tell: Dispatch<FollowEvent> }) {
   return (
     <div className="card stack">
       <h2>Cancel this ride?</h2>
-      {hasDriver(ride.status) && <p className="small muted">A driver is on the way; a fee may apply.</p>}
+      {hasDriver(ride.status) && ride.driver_ends_trip_first !== true && (
+        <p className="small muted">A driver is on the way; a fee may apply.</p>
+      )}
       <div className="field">
         <label htmlFor="cancel-reason">Reason</label>
         <select id="cancel-reason" className="input" value={reason} onChange={(event) => setReason(event.target.value)}>
