@@ -2,7 +2,7 @@
 //! polling. A tenant is looked at by one task of this node at a time; what comes due meanwhile is matched together next.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -59,7 +59,7 @@ impl Slot {
 
 /// Looks at tenants until the node stops.
 pub(super) async fn work(app: App) {
-    let mut slots: HashMap<TenantId, Slot> = HashMap::new();
+    let mut slots: BTreeMap<TenantId, Slot> = BTreeMap::new();
     let mut running: JoinSet<(TenantId, bool)> = JoinSet::new();
     let mut polls = tokio::time::interval(app.config.dispatch.poll_every);
     polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
