@@ -106,7 +106,7 @@ const fn kind(name: &'static str, marks: &'static [&'static str], why: &'static 
 }
 
 /// The last is whatever is none of the others.
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     kind(
         "begin",
         &["BEGIN"],
@@ -155,6 +155,11 @@ const KINDS: [Kind; 17] = [
         "names",
         &["FROM drivers d, riders r", "sealed_name"],
         "both parties' names for each update of a ride that is shown to them.",
+    ),
+    kind(
+        "records",
+        &["INTO driver_records"],
+        "how a driver answers and what he earns, kept with the answer and the fare, since dispatch goes by it.",
     ),
     kind("drivers", &["UPDATE drivers"], "a driver set free is idle from then on."),
     kind(
