@@ -6,6 +6,7 @@
 //! neither an old place, nor an offline driver, nor one whose position has expired.
 
 use std::{
+    cell::Cell,
     cmp::Ordering,
     collections::BinaryHeap,
     mem,
@@ -273,6 +274,8 @@ impl Fleet {
         now: OffsetDateTime,
         wanted: impl Fn(&Standing, f64) -> bool,
     ) -> Vec<Found> {
+        // Shrinks once there are enough: in a crowded city most are looked at in vain, and need no copy made of them.
+        let reach_m = Cell::new(radius_m);
         let find = |driver_id: DriverId, row: &Row| {
             if !row.standing.online {
                 return None;
@@ -280,12 +283,14 @@ impl Fleet {
             let position = row.fresh_position(now)?;
             let distance_m = center.distance_m(position.point);
             let found = || Found { driver_id, distance_m, position, standing: row.standing.clone() };
-            (distance_m <= radius_m && wanted(&row.standing, distance_m)).then(found)
+            (distance_m <= reach_m.get() && wanted(&row.standing, distance_m)).then(found)
         };
         let mut nearest = Nearest::new(limit);
         let rings = cells::rings_within(radius_m);
         if cells::cells_in(rings) >= self.rows.len() as u64 {
-            self.rows.iter().filter_map(|row| find(*row.key(), row.value())).for_each(|found| nearest.offer(found));
+            self.rows.iter().filter_map(|row| find(*row.key(), row.value())).for_each(|found| {
+                reach_m.set(nearest.offer(found).min(radius_m));
+            });
             return nearest.into_sorted();
         }
         let mut here = Vec::new();
@@ -304,7 +309,7 @@ impl Fleet {
                 here.extend_from_slice(&drivers);
             }
             let rows = here.iter().filter_map(|id| self.rows.get(id).and_then(|row| find(*id, &row)));
-            rows.for_each(|found| nearest.offer(found));
+            rows.for_each(|found| reach_m.set(nearest.offer(found).min(radius_m)));
         }
         nearest.into_sorted()
     }
@@ -477,11 +482,14 @@ impl Nearest {
         Self { limit, farthest_first: BinaryHeap::new() }
     }
 
-    fn offer(&mut self, found: Found) {
+    /// Keeps somebody who is among the nearest; how far away others may be and still be.
+    fn offer(&mut self, found: Found) -> f64 {
         self.farthest_first.push(ByDistance(found));
         if self.farthest_first.len() > self.limit {
             self.farthest_first.pop();
         }
+        let farthest = self.farthest_first.peek().filter(|_| self.farthest_first.len() >= self.limit);
+        farthest.map_or(f64::INFINITY, |farthest| farthest.0.distance_m)
     }
 
     fn is_full_within(&self, distance_m: f64) -> bool {
