@@ -284,6 +284,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/drivers/{id}/queue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The driver's place in the queue of the zone he waits in. */
+        get: operations["get_place"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/drivers/{id}/status": {
         parameters: {
             query?: never;
@@ -559,6 +576,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/surge": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Demand, supply and what follows for prices, by cell and class of vehicle, as computed last. */
+        get: operations["list_surge"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants": {
         parameters: {
             query?: never;
@@ -654,7 +688,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Ends a trip; the answer carries the fare and what it is made of. */
+        /** Ends a trip; the answer carries the fare and what it is made of. A ride accepted to follow it begins with the same commit. */
         post: operations["end_trip"];
         delete?: never;
         options?: never;
@@ -741,6 +775,23 @@ export interface paths {
         put?: never;
         /** The rider is on board. */
         post: operations["start"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/zones/{id}/queue": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Everybody in a zone's queue, first to last. */
+        get: operations["get_queue"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -895,6 +946,10 @@ export interface components {
             rating?: number | null;
             /** @description What to look for in the street. */
             vehicle: components["schemas"]["Vehicle"];
+        };
+        /** @description Where a driver stands in a queue. */
+        DriverQueue: {
+            queue?: components["schemas"]["QueuePlace"] | null;
         };
         /** @description Whether a driver takes rides. */
         DriverState: {
@@ -1133,6 +1188,7 @@ export interface components {
         };
         /** @description An offer as its driver sees it. */
         Offer: {
+            after_trip_id?: components["schemas"]["TripId"] | null;
             /** @description Where to. */
             dropoff: components["schemas"]["Place"];
             /**
@@ -1255,6 +1311,8 @@ export interface components {
                  */
                 distance_m: number;
                 driver?: components["schemas"]["DriverProfile"] | null;
+                /** @description The driver brings another rider to their place first, and is on his way after that; `pickup_eta_s` counts both. */
+                driver_ends_trip_first?: boolean;
                 driver_id?: components["schemas"]["DriverId"] | null;
                 dropoff: components["schemas"]["Place"];
                 /**
@@ -1572,6 +1630,23 @@ export interface components {
             /** Format: int64 */
             version: number;
         };
+        /** @description A place in a zone's queue. */
+        QueuePlace: {
+            /**
+             * Format: date-time
+             * @description Since when in the queue, or at its end again.
+             */
+            entered_at: string;
+            /** @description The zone's name. */
+            name: string;
+            /**
+             * Format: int32
+             * @description 1 is asked first; counted among those with the same class of vehicle.
+             */
+            place: number;
+            /** @description Which zone's. */
+            zone_id: string;
+        };
         /**
          * @description Who rated.
          * @enum {string}
@@ -1600,7 +1675,7 @@ export interface components {
          * @description What became of a candidate.
          * @enum {string}
          */
-        Reason: "offered" | "not_chosen" | "too_far" | "pickup_too_long" | "beyond_own_limit" | "document_missing" | "document_expired" | "busy" | "has_offer" | "declined_before" | "did_not_answer" | "wrong_vehicle_class" | "offline" | "stale_position";
+        Reason: "offered" | "not_chosen" | "too_far" | "pickup_too_long" | "beyond_own_limit" | "document_missing" | "document_expired" | "busy" | "has_offer" | "declined_before" | "did_not_answer" | "wrong_vehicle_class" | "offline" | "behind_in_queue" | "stale_position";
         /** @description A receipt. */
         Receipt: {
             /** @description The company's name. */
@@ -1726,6 +1801,8 @@ export interface components {
              */
             distance_m: number;
             driver?: components["schemas"]["DriverProfile"] | null;
+            /** @description The driver brings another rider to their place first, and is on his way after that; `pickup_eta_s` counts both. */
+            driver_ends_trip_first?: boolean;
             driver_id?: components["schemas"]["DriverId"] | null;
             dropoff: components["schemas"]["Place"];
             /**
@@ -1867,6 +1944,47 @@ export interface components {
          * @example 1.25
          */
         Surge: number;
+        /** @description One class of vehicle in one cell. */
+        SurgeItem: {
+            /** @description H3 index. */
+            cell: string;
+            /**
+             * Format: double
+             * @description Rides that look for a driver, or found none lately; smoothed.
+             */
+            demand: number;
+            /**
+             * Format: double
+             * @description Its middle, degrees north.
+             */
+            lat: number;
+            /**
+             * Format: double
+             * @description Its middle, degrees east.
+             */
+            lng: number;
+            /**
+             * Format: double
+             * @description Drivers who could take one; smoothed.
+             */
+            supply: number;
+            surge_multiplier: components["schemas"]["Surge"];
+            vehicle_class: string;
+        };
+        /** @description Where drivers are scarce. */
+        SurgeList: {
+            /**
+             * Format: date-time
+             * @description Null before it ever was.
+             */
+            computed_at?: string | null;
+            /** @description Whether prices rise by it: the policy says so, and its kill switch is not thrown. */
+            enabled: boolean;
+            /** @description Cells at or beside some demand. */
+            items: components["schemas"]["SurgeItem"][];
+            /** @description Always null. */
+            next_cursor?: string | null;
+        };
         /** @description How many positions were taken. */
         Taken: {
             /** @description Positions received. */
@@ -1893,6 +2011,7 @@ export interface components {
         Trip: {
             /** Format: date-time */
             accepted_at: string;
+            after_trip_id?: components["schemas"]["TripId"] | null;
             /** Format: date-time */
             arrived_at?: string | null;
             /**
@@ -1927,6 +2046,11 @@ export interface components {
             rider_id: components["schemas"]["RiderId"];
             /** Format: date-time */
             started_at?: string | null;
+            /**
+             * Format: date-time
+             * @description If that one has not ended by then, the ride goes to somebody else.
+             */
+            starts_by?: string | null;
             status: components["schemas"]["TripStatus"];
             /** Format: date-time */
             updated_at: string;
@@ -1959,6 +2083,37 @@ export interface components {
              * @description Passengers it takes.
              */
             seats: number;
+        };
+        /** @description A zone's queue. */
+        ZoneQueue: {
+            /** @description In the order in which they are asked. */
+            items: components["schemas"]["ZoneQueueEntry"][];
+            name: string;
+            /** @description Always null. */
+            next_cursor?: string | null;
+            zone_id: string;
+        };
+        /** @description A driver in a zone's queue. */
+        ZoneQueueEntry: {
+            /**
+             * Format: date-time
+             * @description Since when too far outside, or out of sight; the place is lost when that lasts.
+             */
+            away_since?: string | null;
+            /**
+             * Format: int32
+             * @description Rides of the queue declined, or left to run out.
+             */
+            declines: number;
+            driver_id: components["schemas"]["DriverId"];
+            /** Format: date-time */
+            entered_at: string;
+            /**
+             * Format: int32
+             * @description Among those with the same class of vehicle.
+             */
+            place: number;
+            vehicle_class: string;
         };
     };
     responses: never;
@@ -2754,6 +2909,53 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_place: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DriverQueue"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3601,6 +3803,43 @@ export interface operations {
             };
         };
     };
+    list_surge: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SurgeList"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     create_tenant: {
         parameters: {
             query?: never;
@@ -4239,6 +4478,53 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_queue: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ZoneQueue"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
