@@ -2,7 +2,7 @@
 //!
 //! A free driver inside joins, and whoever entered first is asked first. The queue is in Postgres, written when somebody comes
 //! or goes and never because somebody moves: every so often one node at a time compares it with the live table ([`watch`]) and
-//! writes what [`queue`] says has changed. So nothing is done per position, all nodes see one order, and no place is lost with
+//! writes what [`mod@queue`] says has changed. So nothing is done per position, all nodes see one order, and no place is lost with
 //! a node. [`map`] says which zone a place is in. Who goes offline or takes a ride leaves with the same commit.
 
 mod map;
