@@ -49,7 +49,7 @@ pub fn routes() -> OpenApiRouter<App> {
 pub fn start(app: &App) {
     app.spawn(every(app.clone(), EVERY, async |app| {
         let directory = app.tenants.directory();
-        for (tenant, _) in directory.homes.iter().filter(|(_, home)| home.region == app.region) {
+        for tenant in directory.at_home_in(&app.region) {
             if let Err(problem) = compute(&app, tenant).await {
                 tracing::warn!(%problem, %tenant, "scarcity could not be computed");
             }

@@ -22,6 +22,13 @@ pub struct Directory {
     pub homes: HashMap<TenantId, Home>,
 }
 
+impl Directory {
+    /// The tenants whose home a region is.
+    pub fn at_home_in(&self, region: &RegionName) -> impl Iterator<Item = &TenantId> {
+        self.homes.iter().filter(move |(_, home)| home.region == *region).map(|(tenant, _)| tenant)
+    }
+}
+
 /// A region as it announced itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct RegionEntry {

@@ -14,10 +14,8 @@ pub(super) async fn keep_learning(app: App) {
     loop {
         turns.tick().await;
         let directory = app.tenants.directory();
-        let homes = directory.homes.iter().filter(|(_, home)| home.region == app.region);
-        let tenants: Vec<TenantId> = homes.map(|(tenant, _)| tenant.clone()).collect();
-        for tenant in tenants {
-            if let Err(problem) = learn(&app, &tenant).await {
+        for tenant in directory.at_home_in(&app.region) {
+            if let Err(problem) = learn(&app, tenant).await {
                 tracing::warn!(%problem, %tenant, "travel times could not be learned and stay as they were");
             }
         }

@@ -15,20 +15,15 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) async fn watch(app: App) {
     every(app, LOOK_EVERY, async |app| {
-        for tenant in tenants_here(&app) {
-            if let Err(problem) = look(&app, &tenant).await {
+        let directory = app.tenants.directory();
+        for tenant in directory.at_home_in(&app.region) {
+            if let Err(problem) = look(&app, tenant).await {
                 tracing::warn!(%problem, %tenant, "the queues of its zones could not be looked at");
             }
         }
         Ok(())
     })
     .await;
-}
-
-fn tenants_here(app: &App) -> Vec<TenantId> {
-    let directory = app.tenants.directory();
-    let here = directory.homes.iter().filter(|(_, home)| home.region == app.region);
-    here.map(|(tenant, _)| tenant.clone()).collect()
 }
 
 /// One look at a tenant's queues. One node writes at a time; each tells the sockets it serves.
