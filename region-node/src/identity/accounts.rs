@@ -154,37 +154,12 @@ pub(super) async fn credential(
     }
 }
 
-/// What a rider may see of `driver`; `None` if there is no such driver.
-pub async fn driver_profile(
-    tx: &mut TenantTx,
-    sealer: &Sealer,
-    driver: DriverId,
-) -> sqlx::Result<Option<DriverProfile>> {
-    let row = sqlx::query!(
-        "SELECT sealed_name, vehicle_class, vehicle_plate, vehicle_model, vehicle_seats, rating_sum, rating_count
-         FROM drivers WHERE id = $1",
-        driver.0
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    Ok(row.map(|row| {
-        let vehicle = Vehicle {
-            class: row.vehicle_class,
-            plate: row.vehicle_plate,
-            model: row.vehicle_model,
-            seats: row.vehicle_seats,
-        };
-        let name = open_first_name(sealer, driver.0, row.sealed_name.as_deref());
-        DriverProfile { name, vehicle, rating: mean_rating(row.rating_sum, row.rating_count) }
-    }))
-}
-
 fn mean_rating(sum: i64, count: i64) -> Option<f64> {
     (count > 0).then(|| (sum as f64 / count as f64 * 100.0).round() / 100.0)
 }
 
-/// What a rider and his driver may see of each other: [`driver_profile`] and [`rider_first_name`] at once. Accounts are erased,
-/// never removed, so there are both or neither.
+/// What a rider may see of his driver, and the name by which the driver knows the rider. Accounts are erased, never removed, so
+/// there are both or neither.
 pub async fn parties(
     tx: &mut TenantTx,
     sealer: &Sealer,
@@ -211,12 +186,6 @@ pub async fn parties(
         let profile = DriverProfile { name, vehicle, rating: mean_rating(row.rating_sum, row.rating_count) };
         (profile, open_first_name(sealer, rider.0, row.rider_name.as_deref()))
     }))
-}
-
-/// What a driver may see of `rider`; `None` if there is no such rider.
-pub async fn rider_first_name(tx: &mut TenantTx, sealer: &Sealer, rider: RiderId) -> sqlx::Result<Option<String>> {
-    let row = sqlx::query!("SELECT sealed_name FROM riders WHERE id = $1", rider.0).fetch_optional(tx.conn()).await?;
-    Ok(row.map(|row| open_first_name(sealer, rider.0, row.sealed_name.as_deref())))
 }
 
 /// Holds an account's row, so that no ride of it begins until the transaction ends; `None` if there is no such account.

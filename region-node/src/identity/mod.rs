@@ -19,7 +19,7 @@ mod tokens;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use accounts::{DriverProfile, Vehicle, driver_profile, parties, rider_first_name};
+pub use accounts::{DriverProfile, Vehicle, parties};
 pub(crate) use caller::claims;
 pub use caller::{Caller, Operator, Subject, verify};
 pub use keys::{SigningKey, load_or_create as load_or_create_key};

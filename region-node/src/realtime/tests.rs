@@ -197,15 +197,20 @@ async fn a_ride_is_offered_taken_and_followed_over_sockets(pool: PgPool) {
     assert!(at_stranger.early.is_empty());
 }
 
+/// The sockets of two free drivers, the first the nearer one.
+async fn near_and_far(region: &TestRegion) -> (Client, Client) {
+    let address = region.serve().await;
+    let (near, far) = (region.driver().await, region.driver().await);
+    let sockets = (Client::signed_in(address, &near).await, Client::signed_in(address, &far).await);
+    online(&near, 100.0).await;
+    online(&far, 900.0).await;
+    sockets
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_declined_offer_and_one_that_ended_are_gone_from_the_socket(pool: PgPool) {
     let region = TestRegion::new(pool).await;
-    let address = region.serve().await;
-    let (first, second) = (region.driver().await, region.driver().await);
-    let mut at_first = Client::signed_in(address, &first).await;
-    let mut at_second = Client::signed_in(address, &second).await;
-    online(&first, 100.0).await;
-    online(&second, 900.0).await;
+    let (mut at_first, mut at_second) = near_and_far(&region).await;
     let ride = request(&region.rider().await).await;
     dispatch::run_due(&region.app).await;
     at_first.event("ride:offer").await;
@@ -221,12 +226,7 @@ async fn a_declined_offer_and_one_that_ended_are_gone_from_the_socket(pool: PgPo
 #[sqlx::test(migrations = "../migrations")]
 async fn whoever_is_too_late_for_a_ride_offered_to_several_hears_so_at_once(pool: PgPool) {
     let region = TestRegion::with_config(pool, json!({"dispatch": {"group_size": 2}})).await;
-    let address = region.serve().await;
-    let (first, second) = (region.driver().await, region.driver().await);
-    let mut at_first = Client::signed_in(address, &first).await;
-    let mut at_second = Client::signed_in(address, &second).await;
-    online(&first, 100.0).await;
-    online(&second, 900.0).await;
+    let (mut at_first, mut at_second) = near_and_far(&region).await;
     let ride = request(&region.rider().await).await;
     dispatch::run_due(&region.app).await;
     let offer = at_first.event("ride:offer").await;

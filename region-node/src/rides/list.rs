@@ -11,7 +11,7 @@ use super::{RideError, RideStatus, RideView, RiderProfile, Viewer, describe, sto
 use crate::{
     app::App,
     http::{Page, PageQuery, Path, Problem, ProblemBody, Query},
-    identity::{self, Caller, DriverProfile, Subject},
+    identity::{Caller, DriverProfile, Subject},
 };
 
 /// Which rides.
@@ -65,21 +65,16 @@ pub(super) async fn list_rides(
     let mut tx = app.db.read(caller.tenant()).await?;
     // One more than asked for tells whether there is a further page.
     let mut rides = store::list(&mut tx, whose, query.status, page.after()?, page.limit() + 1).await?;
-    let mut drivers: BTreeMap<DriverId, Option<DriverProfile>> = BTreeMap::new();
-    let mut riders: BTreeMap<RiderId, Option<RiderProfile>> = BTreeMap::new();
+    let mut known: BTreeMap<(DriverId, RiderId), (Option<DriverProfile>, Option<RiderProfile>)> = BTreeMap::new();
     for ride in &mut rides {
         let Some(driver) = ride.driver_id else { continue };
-        ride.driver = match drivers.entry(driver) {
-            Entry::Occupied(known) => known.get().clone(),
-            Entry::Vacant(new) => new.insert(identity::driver_profile(&mut tx, &app.sealer, driver).await?).clone(),
-        };
-        ride.rider = match riders.entry(ride.rider_id) {
-            Entry::Occupied(known) => known.get().clone(),
+        match known.entry((driver, ride.rider_id)) {
+            Entry::Occupied(parties) => (ride.driver, ride.rider) = parties.get().clone(),
             Entry::Vacant(new) => {
-                let name = identity::rider_first_name(&mut tx, &app.sealer, ride.rider_id).await?;
-                new.insert(name.map(|name| RiderProfile { name })).clone()
+                describe(&app, &mut tx, ride).await?;
+                new.insert((ride.driver.clone(), ride.rider.clone()));
             }
-        };
+        }
     }
     let views = rides.iter().map(|ride| ride.seen_by(viewer)).collect();
     Ok(Json(Page::new(views, page.limit(), |ride: &RideView| ride.id.0)))

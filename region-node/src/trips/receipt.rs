@@ -131,8 +131,7 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
     else {
         return Err(TripError::NoReceipt(trip.id).into());
     };
-    let driver = identity::driver_profile(tx, &app.sealer, trip.driver_id).await?;
-    let rider = identity::rider_first_name(tx, &app.sealer, trip.rider_id).await?;
+    let (driver, rider) = identity::parties(tx, &app.sealer, trip.driver_id, trip.rider_id).await?.unzip();
     let payment = match trip.payment_id {
         Some(id) => store::payment(tx, id).await?,
         None => None,
