@@ -47,6 +47,14 @@ pub struct Numbered {
     pub more: bool,
 }
 
+/// Which rows of the outbox one transaction takes. One that failed is named: rows come in while it is looked for, and no
+/// other may be set aside in its place.
+enum Rows<'a> {
+    Next,
+    One(Uuid),
+    Poison(Uuid, &'a str),
+}
+
 struct OutboxRow {
     id: Uuid,
     position: i64,
@@ -70,14 +78,16 @@ impl Store {
         origin: &Origin,
         signer: &dyn Signer,
     ) -> Result<Numbered, StoreError> {
-        let attempt = async |rows, poison| self.number_some(fence, cluster_id, origin, signer, rows, poison).await;
-        match attempt(ROWS, None).await {
+        let attempt = async |rows| self.number_some(fence, cluster_id, origin, signer, rows).await;
+        match attempt(Rows::Next).await {
             Err(error) if error.is_about_data() => {}
             other => return other,
         }
         // One of them is poison: go one by one until it is found.
-        match attempt(1, None).await {
-            Err(error) if error.is_about_data() => attempt(1, Some(error.to_string())).await,
+        let first = sqlx::query_scalar!("SELECT id FROM repl_outbox ORDER BY position LIMIT 1");
+        let Some(id) = first.fetch_optional(&self.pool).await? else { return Ok(Numbered::default()) };
+        match attempt(Rows::One(id)).await {
+            Err(error) if error.is_about_data() => attempt(Rows::Poison(id, &error.to_string())).await,
             other => other,
         }
     }
@@ -88,26 +98,33 @@ impl Store {
         cluster_id: &str,
         origin: &Origin,
         signer: &dyn Signer,
-        at_most: i64,
-        poison: Option<String>,
+        which: Rows<'_>,
     ) -> Result<Numbered, StoreError> {
         // Asked many times a second; mostly there is nothing, and then there is no transaction.
         let waiting = sqlx::query_scalar!(r#"SELECT EXISTS (SELECT 1 FROM repl_outbox) AS "waiting!""#);
         if !waiting.fetch_one(&self.pool).await? {
             return Ok(Numbered::default());
         }
+        let (at_most, only, poison) = match which {
+            Rows::Next => (ROWS, None, None),
+            Rows::One(id) => (1, Some(id), None),
+            Rows::Poison(id, reason) => (1, Some(id), Some(reason)),
+        };
         let mut tx = self.begin_fenced(fence).await?;
+        // Not SKIP LOCKED: only the leader reads here, and what holds a lock is an attempt of its own being rolled back.
         let mut rows = sqlx::query_as!(
             OutboxRow,
             r#"DELETE FROM repl_outbox WHERE id IN
                    (SELECT id
                     FROM (SELECT id, sum(size) OVER (ORDER BY position) - size AS bytes_before
                           FROM (SELECT id, position, octet_length(body) AS size FROM repl_outbox
-                                ORDER BY position LIMIT $1 FOR UPDATE SKIP LOCKED) locked) counted
+                                WHERE $3::uuid IS NULL OR id = $3
+                                ORDER BY position LIMIT $1 FOR UPDATE) locked) counted
                     WHERE bytes_before < $2)
                RETURNING id, position, stream, kind, tenant_id, home_term, home_n, body, traceparent, created_at"#,
             at_most,
-            BYTES
+            BYTES,
+            only
         )
         .fetch_all(&mut *tx)
         .await?;
@@ -118,7 +135,7 @@ impl Store {
 
         let mut streams: BTreeMap<FactStream, Vec<(Draft, Fact)>> = BTreeMap::new();
         for row in rows {
-            match poison.clone().map_or_else(|| read_row(&row), Err) {
+            match poison.map_or_else(|| read_row(&row), |reason| Err(reason.to_owned())) {
                 Ok((stream, draft, fact)) => streams.entry(stream).or_default().push((draft, fact)),
                 Err(reason) => {
                     tracing::error!(outbox.id = %row.id, kind = row.kind, "a fact may not leave this region: {reason}");
