@@ -43,15 +43,15 @@ pub(super) fn cells_in(rings: u32) -> u64 {
     3 * rings * (rings + 1) + 1
 }
 
-/// The cells of `rings` rings around `center` with their ring, nearest ring first.
-pub(super) fn disk(center: CellIndex, rings: u32) -> Vec<(CellIndex, u32)> {
-    let mut cells: Vec<(CellIndex, u32)> = center.grid_disk_distances(rings);
-    cells.sort_by_key(|(_, ring)| *ring);
-    cells
+/// The cells `away` rings away from `center`; none away is the middle. No more is computed than is asked for.
+pub(super) fn ring(center: CellIndex, away: u32) -> Vec<CellIndex> {
+    center.grid_ring(away)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -76,15 +76,25 @@ mod tests {
             let east_m = bearing.sin() * radius_m * 0.999;
             let point = Point::new(lat + north_m / 111_195.0, lng + east_m / (111_195.0 * lat.to_radians().cos()));
             prop_assume!(point.is_valid() && center.distance_m(point) <= radius_m);
-            let disk = disk(cell_of(center), rings_within(radius_m));
-            prop_assert!(disk.iter().any(|(cell, _)| *cell == cell_of(point)));
+            let mut rings = (0..=rings_within(radius_m)).map(|away| ring(cell_of(center), away));
+            prop_assert!(rings.any(|ring| ring.contains(&cell_of(point))));
         }
     }
 
+    /// One of the twelve pentagons of the grid, in the Norwegian Sea, and a usual place.
     #[test]
-    fn rings_come_nearest_first_and_are_counted_right() {
-        let disk = disk(cell_of(Point::new(40.758, -73.9855)), 4);
-        assert_eq!(disk.len() as u64, cells_in(4));
-        assert!(disk.windows(2).all(|pair| pair[0].1 <= pair[1].1));
+    fn rings_are_whole_and_share_nothing_even_around_a_pentagon() {
+        let pentagon = RESOLUTION.pentagons().next().unwrap();
+        for center in [cell_of(Point::new(40.758, -73.9855)), pentagon] {
+            let rings: Vec<_> = (0..=4).map(|away| ring(center, away)).collect();
+            let together: BTreeSet<_> = rings.iter().flatten().copied().collect();
+            assert_eq!(together.len(), rings.iter().map(Vec::len).sum::<usize>());
+            assert_eq!(together, center.grid_disk::<BTreeSet<_>>(4));
+            assert!(rings.iter().enumerate().all(|(away, ring)| {
+                ring.iter().all(|cell| center.is_pentagon() || center.grid_distance(*cell).unwrap() as usize == away)
+            }));
+        }
+        let usual = (0..=4).map(|away| ring(cell_of(Point::new(40.758, -73.9855)), away).len() as u64).sum::<u64>();
+        assert_eq!(usual, cells_in(4));
     }
 }

@@ -294,22 +294,21 @@ impl Fleet {
             return nearest.into_sorted();
         }
         let mut here = Vec::new();
-        let mut done = 0;
-        for (cell, ring) in cells::disk(cells::cell_of(center), rings) {
-            if ring > done {
-                // The rings so far are seen whole; whoever is in the others is farther away than these reach.
-                if nearest.is_full_within(cells::reach_m(done)) {
-                    break;
+        let middle = cells::cell_of(center);
+        for ring in 0..=rings {
+            // The rings so far are seen whole; whoever is in the others is farther away than these reach.
+            if ring > 0 && nearest.is_full_within(cells::reach_m(ring - 1)) {
+                break;
+            }
+            for cell in cells::ring(middle, ring) {
+                // Copied, so that no lock of a cell is held while a row's is taken.
+                here.clear();
+                if let Some(drivers) = self.cells.get(&cell) {
+                    here.extend_from_slice(&drivers);
                 }
-                done = ring;
+                let rows = here.iter().filter_map(|id| self.rows.get(id).and_then(|row| find(*id, &row)));
+                rows.for_each(|found| reach_m.set(nearest.offer(found).min(radius_m)));
             }
-            // Copied, so that no lock of a cell is held while a row's is taken.
-            here.clear();
-            if let Some(drivers) = self.cells.get(&cell) {
-                here.extend_from_slice(&drivers);
-            }
-            let rows = here.iter().filter_map(|id| self.rows.get(id).and_then(|row| find(*id, &row)));
-            rows.for_each(|found| reach_m.set(nearest.offer(found).min(radius_m)));
         }
         nearest.into_sorted()
     }
