@@ -58,7 +58,10 @@ export function useSocket(
             () => done({ tenant }),
           );
         },
-        reconnectionDelayMax: 5000,
+        // After a node's death all its clients come back: each at another time, and those who are refused ever later.
+        reconnectionDelay: 1000,
+        reconnectionDelayMax: 15000,
+        randomizationFactor: 0.7,
         forceNew: true,
       };
       const next: RideSocket = baseUrl === undefined ? io(options) : io(baseUrl, options);
@@ -67,7 +70,7 @@ export function useSocket(
       next.on('disconnect', (reason) => {
         setLive('lost');
         // The server closes a socket when its node stops; socket.io reconnects by itself from every other cause.
-        if (reason === 'io server disconnect' && !ended) next.connect();
+        if (reason === 'io server disconnect') retryLater(next);
       });
       next.on('connect_error', (error: Refusal) => {
         setLive('lost');
@@ -100,7 +103,7 @@ export function useSocket(
     const retryLater = (refused: RideSocket): void => {
       setTimeout(() => {
         if (!ended && current === refused) refused.connect();
-      }, 3000);
+      }, 500 + Math.random() * 4500);
     };
 
     open();
