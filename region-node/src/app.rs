@@ -6,13 +6,14 @@ use anyhow::Context;
 use fred::{
     clients::SubscriberClient,
     prelude::{
-        Builder, Client as Redis, ClientLike, Config as RedisConfig, EventInterface, PubsubInterface, ReconnectPolicy,
+        Builder, Client as Redis, ClientLike, Config as RedisConfig, EventInterface, FredResult, PubsubInterface,
+        ReconnectPolicy,
     },
 };
 use secrecy::ExposeSecret;
 use shared::{clock::Clock, ids::RegionName};
 use sqlx::PgPool;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -152,23 +153,33 @@ pub fn redis_subscriber(config: &crate::config::RedisConfig) -> anyhow::Result<S
     builder.build_subscriber_client().context("the Redis client could not be made")
 }
 
-/// Subscribes `client` anew each time it reconnects, to what it had subscribed before. (fred's `manage_subscriptions` also
-/// sends SUBSCRIBE commands without a channel, whose errors reach whoever asks next.)
-pub async fn keep_subscribed(client: SubscriberClient) {
+/// In a cluster a channel can move to another server without any connection's end: so often it is subscribed to anyway.
+const RENEW: Duration = Duration::from_secs(5);
+/// A subscription that failed is tried again after this.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_millis(500);
+
+/// Subscribes to sharded channels, which every server of a cluster carries a part of. One by one, since those of one command
+/// would have to be on one server.
+pub async fn subscribe(client: &SubscriberClient, channels: &[String]) -> FredResult<()> {
+    for channel in channels {
+        client.ssubscribe(channel.as_str()).await?;
+    }
+    Ok(())
+}
+
+/// Keeps `client` subscribed for as long as the node runs, whatever becomes of its connections.
+pub async fn keep_subscribed(client: SubscriberClient, channels: Vec<String>) {
     let mut reconnected = client.reconnect_rx();
-    while !matches!(reconnected.recv().await, Err(RecvError::Closed)) {
-        let (channels, shard_channels) = (client.tracked_channels(), client.tracked_shard_channels());
-        let subscribed = async {
-            if !channels.is_empty() {
-                client.subscribe(channels.into_iter().collect::<Vec<_>>()).await?;
-            }
-            for channel in shard_channels {
-                client.ssubscribe(channel).await?;
-            }
-            fred::prelude::FredResult::Ok(())
-        };
-        if let Err(error) = subscribed.await {
-            tracing::warn!(%error, "messages of other nodes are not heard until Redis reconnects");
+    let mut renew = tokio::time::interval(RENEW);
+    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            reconnected = reconnected.recv() => if matches!(reconnected, Err(RecvError::Closed)) { return },
+            _ = renew.tick(), if client.is_clustered() => {}
+        }
+        while let Err(error) = subscribe(&client, &channels).await {
+            tracing::warn!(%error, "messages of other nodes may not be heard until Redis answers");
+            tokio::time::sleep(SUBSCRIBE_AGAIN).await;
         }
     }
 }
@@ -189,7 +200,7 @@ pub async fn connect_redis(config: &crate::config::RedisConfig) -> anyhow::Resul
 
 fn redis_builder(config: &crate::config::RedisConfig) -> anyhow::Result<Builder> {
     let mut settings = RedisConfig::from_url(config.url.expose_secret())
-        .context("redis.url is not an address like redis://host:6379")?;
+        .context("redis.url is not an address like redis://host:6379 or redis-cluster://host:6379")?;
     settings.version = fred::types::RespVersion::RESP3;
     let mut builder = Builder::from_config(settings);
     builder

@@ -17,9 +17,13 @@ use sqlx::{
 use tower::ServiceExt;
 use uuid::Uuid;
 
+mod redis_cluster;
+
+pub use redis_cluster::RedisCluster;
+
 use crate::{
     app::{App, Parts, connect_redis},
-    config::{Config, RedisConfig},
+    config::Config,
     db::MIGRATOR,
     http::{self, router},
     realtime::EventReceiver,
@@ -38,6 +42,8 @@ pub struct TestRegion {
     pub tenant: TenantId,
     router: Router,
     office: (String, String),
+    pool: PgPool,
+    settings: String,
 }
 
 /// Somebody signed in.
@@ -110,15 +116,30 @@ impl TestRegion {
 
     async fn made(pool: PgPool, tenant_config: Value, settings: &str) -> Self {
         MIGRATOR.run(&pool).await.unwrap();
-        let (app, receiver) = Self::app(&pool, settings).await;
-        let clock = app.clock.clone();
-        let router = router::router(&app, receiver).await.unwrap();
-        let mut region = Self { app, clock, tenant: "cabs".parse().unwrap(), router, office: Default::default() };
+        let mut region = Self::node(pool, settings, Clock::system()).await;
         region.office = region.new_tenant("cabs", tenant_config).await;
         region
     }
 
-    async fn app(pool: &PgPool, settings: &str) -> (App, EventReceiver) {
+    /// Another node of the same region, with the same clock.
+    pub async fn another_node(&self) -> Self {
+        let node = Self::node(self.pool.clone(), &self.settings, self.clock.clone()).await;
+        Self { office: self.office.clone(), ..node }
+    }
+
+    async fn node(pool: PgPool, settings: &str, clock: Clock) -> Self {
+        let (app, receiver) = Self::app(&pool, settings, clock.clone()).await;
+        let router = router::router(&app, receiver).await.unwrap();
+        let tenant = "cabs".parse().unwrap();
+        Self { app, clock, tenant, router, office: Default::default(), pool, settings: settings.to_owned() }
+    }
+
+    /// The same user, calling this node.
+    pub fn visited_by(&self, user: &TestUser) -> TestUser {
+        TestUser { router: self.router.clone(), ..user.clone() }
+    }
+
+    async fn app(pool: &PgPool, settings: &str, clock: Clock) -> (App, EventReceiver) {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let options: PgConnectOptions = (*pool.connect_options()).clone();
         let as_role = async |role: &str| {
@@ -126,13 +147,13 @@ impl TestRegion {
         };
         let redis_url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
         let config = test_config(&redis_url, settings);
-        let redis = connect_redis(&RedisConfig { url: redis_url.into() }).await.unwrap();
+        let redis = connect_redis(&config.redis).await.unwrap();
         let parts = Parts {
             app_pool: as_role("gocomet_app").await,
             system_pool: as_role("gocomet_system").await,
             redis,
             master_key: [7; 32],
-            clock: Clock::system(),
+            clock,
         };
         let (app, receiver) = App::assemble(config, parts).await.unwrap();
         crate::serve::announce(&app).await.unwrap();

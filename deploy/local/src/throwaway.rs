@@ -67,6 +67,8 @@ pub async fn run(command: &[String]) -> anyhow::Result<u8> {
     let envs = [
         ("DATABASE_URL", postgres::url("gocomet_owner", postgres_port).into()),
         ("TEST_REDIS_URL", redis::url(redis_port).into()),
+        // For tests that need a cluster of them.
+        ("GOCOMET_REDIS", tools.redis.into()),
         ("PATH", path),
     ];
     let status = run_to_end(command, &envs, &state, &mut interrupts).await?;

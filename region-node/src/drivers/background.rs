@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use fred::{prelude::ClientLike, types::ClientState};
 use shared::ids::{DriverId, TenantId};
 
 use super::{Duty, Position, store};
@@ -11,6 +12,8 @@ use crate::{app::App, http::Problem, serve::every};
 const SWEEP: Duration = Duration::from_secs(5);
 /// How often it is looked at how fresh the table is.
 const CENSUS: Duration = Duration::from_secs(1);
+/// Places older than this are of no use, and deleted so often.
+const FORGET_PLACES: Duration = Duration::from_secs(3_600);
 /// Rows of one statement.
 const BATCH: usize = 2_000;
 /// Every driver is compared with Postgres so often: while nodes cannot hear each other, and while they can, in case they
@@ -21,6 +24,9 @@ const RECONCILE_ALL_ANYWAY: Duration = Duration::from_secs(60);
 pub(super) fn start(app: &App) {
     let config = &app.config.drivers;
     app.spawn(every(app.clone(), config.store_every, async |app| store_places(&app).await));
+    app.spawn(every(app.clone(), FORGET_PLACES, async |app| {
+        store::forget_places(&app, app.clock.now() - FORGET_PLACES).await
+    }));
     app.spawn(every(app.clone(), SWEEP, async |app| {
         let now = app.clock.now();
         app.drivers.live.fleets().iter().for_each(|(_, fleet)| fleet.sweep(now));
@@ -63,8 +69,10 @@ pub(super) async fn store_places(app: &App) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Reports how many drivers are live and how fresh their positions are.
+/// Reports how many drivers are live and how fresh their positions are, and whether the other nodes can be told.
 fn take_census(app: &App) {
+    let is_up = app.redis.state() == ClientState::Connected;
+    metrics::gauge!("region_node_redis_up").set(f64::from(u8::from(is_up)));
     let now = app.clock.now();
     for (tenant, fleet) in app.drivers.live.fleets() {
         let census = fleet.census(now);

@@ -1,9 +1,13 @@
 //! Every Redis key and channel of live drivers, built here and nowhere else.
 //!
-//! A name begins with the cluster, so that several may share one Redis. What stands under them can be lost at any time.
+//! A name begins with the cluster of regions, so that several may share one Redis. What stands under them can be lost at any
+//! time. No command names two of them, so a Redis cluster may have each on another server.
 
 use shared::ids::{DriverId, TenantId};
 use uuid::Uuid;
+
+/// How many channels sightings spread over.
+const SIGHTING_CHANNELS: usize = 8;
 
 /// Names of one cluster.
 #[derive(Clone, Debug)]
@@ -33,14 +37,19 @@ impl Keys {
         rest.split_once(':')?.0.parse().ok()
     }
 
-    /// Set by a node while it runs: gone means that Redis was emptied.
-    pub fn node(&self, node: Uuid) -> String {
-        format!("{}:node:{node}", self.prefix)
+    /// Set by a node while it runs: gone means that Redis was emptied. A cluster has several, on its servers by chance.
+    pub fn node(&self, node: Uuid, mark: usize) -> String {
+        format!("{}:node:{node}:{mark}", self.prefix)
     }
 
-    /// Where nodes tell each other of drivers.
-    pub fn sightings(&self) -> String {
-        format!("{}:sightings", self.prefix)
+    /// Where nodes tell each other of drivers: any of these, so that in a cluster no one server carries all of it.
+    pub fn sightings(&self, channel: usize) -> String {
+        format!("{}:sightings:{}", self.prefix, channel % SIGHTING_CHANNELS)
+    }
+
+    /// All of them.
+    pub fn all_sightings(&self) -> Vec<String> {
+        (0..SIGHTING_CHANNELS).map(|channel| self.sightings(channel)).collect()
     }
 
     /// Where a node asks the others to write a driver's breadcrumbs, and hears that they did.

@@ -163,8 +163,9 @@ pub fn routes() -> OpenApiRouter<App> {
 /// Fills the live table and keeps it fresh, shared and stored until the node stops.
 pub async fn start(app: &App) -> anyhow::Result<()> {
     let subscriber = redis_subscriber(&app.config.redis)?;
+    let listening = share::listen(app, subscriber).await;
+    app.spawn(share::hear_others(app.clone(), listening));
     share::rebuild(app).await;
-    app.spawn(share::hear_others(app.clone(), subscriber));
     app.spawn(share::tell_others(app.clone()));
     background::start(app);
     Ok(())

@@ -2,40 +2,62 @@
 //! not.
 //!
 //! Every tick one pipeline carries what changed: a key per driver, which lives as long as a position does, and one
-//! message per tenant to the other nodes. A node that starts reads the keys, then Postgres. A key of the node's own tells
-//! it that Redis was emptied or restarted: then it shares everything again.
+//! message per tenant to the other nodes. A node that starts first listens, then reads the keys, then Postgres, so that it
+//! misses nothing. Keys of the node's own tell it that Redis was emptied or restarted: then it shares everything again.
+//!
+//! In a Redis cluster each key and each channel is on one server and no command spans two; a pipeline goes to all of them.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use fred::{
     clients::SubscriberClient,
     prelude::{ClientLike, EventInterface, Expiration, FredResult, KeysInterface, PubsubInterface},
-    types::{ClientState, Message},
+    types::{ClientState, Key, Message},
 };
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use shared::ids::TenantId;
 use time::OffsetDateTime;
-use tokio::sync::{Notify, broadcast::error::RecvError};
+use tokio::{
+    sync::{
+        Notify,
+        broadcast::{Receiver, error::RecvError},
+    },
+    time::timeout,
+};
 use uuid::Uuid;
 
 use super::{
     keys::Keys,
     store,
-    table::{Fleet, LIFE, LiveTable, Sighting},
+    table::{LIFE, LiveTable, Sighting},
     wire::{self, Batch},
 };
-use crate::app::{App, keep_subscribed};
+use crate::{
+    app::{App, keep_subscribed, subscribe},
+    http::Problem,
+};
 
 /// Sightings in one message.
 const BATCH: usize = 500;
 /// Keys read with one command.
 const READ: usize = 500;
+/// Standings read with one statement.
+const STANDINGS: usize = 5_000;
 /// How long a node waits for the others to write the breadcrumbs they hold.
-const WAIT_FOR_OTHERS: std::time::Duration = std::time::Duration::from_millis(300);
+const WAIT_FOR_OTHERS: Duration = Duration::from_millis(300);
+/// Filling the table from Redis and from Postgres takes no longer than this each; a node that starts serves then, and the
+/// others' heartbeats complete it.
+const FILL_AT_MOST: Duration = Duration::from_secs(10);
+/// After a failure everything is shared again, but not more often than this.
+const SHARE_ALL_AGAIN: Duration = Duration::from_secs(1);
+/// Keys that tell a node whether a cluster's servers still have what it shared: so many that all are on the other servers with
+/// a chance of less than one in a thousand for three servers.
+const CLUSTER_MARKS: usize = 18;
 /// A node that said nothing for this long need not be asked for breadcrumbs.
 const OTHER_IS_GONE: time::Duration = time::Duration::minutes(2);
 
@@ -70,8 +92,14 @@ impl Sharing {
         Self { node: Uuid::now_v7(), keys: Keys::new(cluster_id), others: Arc::default(), answers: Arc::default() }
     }
 
-    /// Tells the others what changed; false if they may not have heard it.
-    pub(super) async fn tell(&self, redis: &fred::clients::Client, live: &LiveTable, now: OffsetDateTime) -> bool {
+    /// Tells the others what was heard since `since`; false if they may not have heard it.
+    pub(super) async fn tell(
+        &self,
+        redis: &fred::clients::Client,
+        live: &LiveTable,
+        since: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> bool {
         let changed = live.fleets().into_iter().map(|(tenant, fleet)| {
             let sightings = fleet.take_to_share(now);
             (tenant, sightings)
@@ -80,7 +108,7 @@ impl Sharing {
         if redis.state() != ClientState::Connected {
             return false;
         }
-        match self.send(redis, changed).await {
+        match self.send(redis, changed, since).await {
             Ok(was_emptied) => !was_emptied,
             Err(error) => {
                 tracing::debug!(%error, "Redis did not take what was shared");
@@ -89,12 +117,22 @@ impl Sharing {
         }
     }
 
-    /// One pipeline; true if Redis forgot this node meanwhile.
-    async fn send(&self, redis: &fred::clients::Client, changed: Vec<(TenantId, Vec<Sighting>)>) -> FredResult<bool> {
+    /// One pipeline; true if Redis, or a server of its cluster, forgot this node meanwhile.
+    async fn send(
+        &self,
+        redis: &fred::clients::Client,
+        changed: Vec<(TenantId, Vec<Sighting>)>,
+        since: OffsetDateTime,
+    ) -> FredResult<bool> {
         let pipeline = redis.pipeline();
         let life = Some(Expiration::EX(LIFE.whole_seconds()));
-        // The first answer is this node's key as it was.
-        let () = pipeline.set(self.keys.node(self.node), "1", life.clone(), None, true).await?;
+        let marks = if redis.is_clustered() { CLUSTER_MARKS } else { 1 };
+        // The first answers are this node's keys as they were.
+        for mark in 0..marks {
+            let () = pipeline.set(self.keys.node(self.node, mark), "1", life.clone(), None, true).await?;
+        }
+        // Whichever channel the first batch takes, the next one takes another.
+        let mut channel = usize::from(Uuid::now_v7().as_bytes()[15]);
         for (tenant, sightings) in changed {
             for sighting in &sightings {
                 let key = self.keys.live(&tenant, sighting.driver_id);
@@ -105,12 +143,13 @@ impl Sharing {
                 }
             }
             for sightings in sightings.chunks(BATCH) {
-                let batch = Batch { node: self.node, tenant: tenant.clone(), sightings: sightings.to_vec() };
-                let () = pipeline.publish(self.keys.sightings(), batch.encode().as_slice()).await?;
+                let batch = Batch { node: self.node, tenant: tenant.clone(), since, sightings: sightings.to_vec() };
+                let () = pipeline.spublish(self.keys.sightings(channel), batch.encode().as_slice()).await?;
+                channel += 1;
             }
         }
         let answers: Vec<fred::types::Value> = pipeline.all().await?;
-        Ok(answers.first().is_none_or(|before| before.is_null()))
+        Ok(answers.iter().take(marks).any(|before| before.is_null()))
     }
 
     /// Takes in what another node told.
@@ -119,6 +158,9 @@ impl Sharing {
             Ok(batch) if batch.node == self.node => {}
             Ok(batch) => {
                 self.others.lock().unwrap_or_else(PoisonError::into_inner).insert(batch.node, now);
+                // Two nodes' clocks may differ a little.
+                let lag = (now - batch.since).max(time::Duration::ZERO);
+                metrics::histogram!("region_node_index_lag_seconds").record(lag.as_seconds_f64());
                 let fleet = live.fleet(&batch.tenant);
                 batch.sightings.into_iter().for_each(|sighting| fleet.merge(sighting, now));
             }
@@ -133,8 +175,11 @@ impl Sharing {
         live: &LiveTable,
         now: OffsetDateTime,
     ) -> FredResult<usize> {
-        let scanned: Vec<fred::types::Key> =
-            redis.scan_buffered(self.keys.every_live(), Some(1_000), None).try_collect().await?;
+        let scanned = match redis.is_clustered() {
+            true => redis.scan_cluster_buffered(self.keys.every_live(), Some(1_000), None).boxed(),
+            false => redis.scan_buffered(self.keys.every_live(), Some(1_000), None).boxed(),
+        };
+        let scanned: Vec<Key> = scanned.try_collect().await?;
         let keys: Vec<String> = scanned.iter().filter_map(|key| key.as_str().map(str::to_owned)).collect();
         let mut read = 0;
         for keys in keys.chunks(READ) {
@@ -175,7 +220,7 @@ impl Sharing {
             done.notified().await;
             Ok::<_, fred::error::Error>(())
         };
-        match tokio::time::timeout(WAIT_FOR_OTHERS, answered).await {
+        match timeout(WAIT_FOR_OTHERS, answered).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "the other nodes could not be asked for breadcrumbs"),
             Err(_) => tracing::warn!("another node did not write its breadcrumbs in time"),
@@ -197,7 +242,7 @@ impl Sharing {
 
     async fn say(&self, app: &App, call: &BreadcrumbsCall) -> FredResult<u64> {
         let text = serde_json::to_string(call).expect("two ids are plain data");
-        app.redis.publish(self.keys.breadcrumbs(), text).await
+        app.redis.spublish(self.keys.breadcrumbs(), text).await
     }
 
     async fn hear_of_breadcrumbs(&self, app: &App, text: &[u8]) {
@@ -222,35 +267,67 @@ impl Sharing {
 pub(super) async fn tell_others(app: App) {
     let mut ticks = tokio::time::interval(app.config.drivers.share_every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut heard_all = true;
+    let mut reconnected = app.redis.reconnect_rx();
+    let mut since = app.clock.now();
+    // Since when the others lack something, and when all of it was last sent.
+    let (mut lacking, mut sent_all): (Option<Instant>, Option<Instant>) = (None, None);
     loop {
         ticks.tick().await;
         let live = &app.drivers.live;
-        if !heard_all && app.redis.state() == ClientState::Connected {
+        // A server that was away may have lost what it had; of a cluster's, the marks of this node need not tell.
+        while reconnected.try_recv().is_ok() {
+            lacking.get_or_insert_with(Instant::now);
+        }
+        let is_due = sent_all.is_none_or(|sent| sent.elapsed() >= SHARE_ALL_AGAIN);
+        let sends_all = lacking.is_some() && is_due && app.redis.state() == ClientState::Connected;
+        if sends_all {
+            sent_all = Some(Instant::now());
             live.fleets().iter().for_each(|(_, fleet)| fleet.share_all());
         }
-        heard_all = app.drivers.sharing.tell(&app.redis, live, app.clock.now()).await;
-        app.drivers.set_sharing(heard_all);
+        let now = app.clock.now();
+        match app.drivers.sharing.tell(&app.redis, live, since, now).await {
+            true => since = now,
+            false => {
+                lacking.get_or_insert_with(Instant::now);
+            }
+        }
+        if sends_all
+            && since == now
+            && let Some(lacking) = lacking.take()
+        {
+            note_rebuilt("shared_again", lacking);
+        }
+        app.drivers.set_sharing(lacking.is_none());
     }
 }
 
-/// Listens to the others for as long as the node runs.
-pub(super) async fn hear_others(app: App, subscriber: SubscriberClient) {
-    let sharing = &app.drivers.sharing;
-    let mut messages = subscriber.message_rx();
-    let mut reconnected = subscriber.reconnect_rx();
-    let channels = vec![sharing.keys.sightings(), sharing.keys.breadcrumbs()];
+/// What a node hears of the others.
+pub(super) struct Listening {
+    messages: Receiver<Message>,
+    reconnected: Receiver<fred::types::config::Server>,
+}
+
+/// Begins to listen to the others, so that from here on nothing they tell is missed while Redis is there.
+pub(super) async fn listen(app: &App, subscriber: SubscriberClient) -> Listening {
+    let listening = Listening { messages: subscriber.message_rx(), reconnected: subscriber.reconnect_rx() };
+    let keys = &app.drivers.sharing.keys;
+    let channels: Vec<_> = keys.all_sightings().into_iter().chain([keys.breadcrumbs()]).collect();
     let connected = async {
         subscriber.init().await?;
-        subscriber.subscribe(channels).await
+        subscribe(&subscriber, &channels).await
     };
     if let Err(error) = connected.await {
         tracing::warn!(%error, "the other nodes cannot be heard yet");
     }
-    app.spawn(keep_subscribed(subscriber.clone()));
+    app.spawn(keep_subscribed(subscriber, channels));
+    listening
+}
+
+/// Hears the others for as long as the node runs.
+pub(super) async fn hear_others(app: App, mut listening: Listening) {
     loop {
         let missed = tokio::select! {
-            message = messages.recv() => match message {
+            message = listening.messages.recv() => match message {
                 Ok(message) => {
                     take_in(&app, message).await;
                     false
@@ -258,13 +335,15 @@ pub(super) async fn hear_others(app: App, subscriber: SubscriberClient) {
                 Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => break,
             },
-            reconnected = reconnected.recv() => match reconnected {
+            reconnected = listening.reconnected.recv() => match reconnected {
                 Ok(_) | Err(RecvError::Lagged(_)) => true,
                 Err(RecvError::Closed) => break,
             },
         };
-        if missed && let Err(error) = sharing.read_all(&app.redis, &app.drivers.live, app.clock.now()).await {
-            tracing::warn!(%error, "what was missed could not be read from Redis");
+        if missed {
+            let begun = Instant::now();
+            fill_from_redis(&app).await;
+            note_rebuilt("missed", begun);
         }
     }
 }
@@ -272,30 +351,54 @@ pub(super) async fn hear_others(app: App, subscriber: SubscriberClient) {
 async fn take_in(app: &App, message: Message) {
     let sharing = &app.drivers.sharing;
     let Some(bytes) = message.value.as_bytes() else { return };
-    if *message.channel == *sharing.keys.sightings() {
-        sharing.hear(&app.drivers.live, bytes, app.clock.now());
-    } else {
+    if *message.channel == *sharing.keys.breadcrumbs() {
         sharing.hear_of_breadcrumbs(app, bytes).await;
+    } else {
+        sharing.hear(&app.drivers.live, bytes, app.clock.now());
     }
 }
 
 /// Fills the table of a node that starts: from what the others shared, then from what Postgres remembers.
 pub(super) async fn rebuild(app: &App) {
+    let begun = Instant::now();
+    fill_from_redis(app).await;
+    match timeout(FILL_AT_MOST, fill_from_postgres(app)).await {
+        Ok(Ok(read)) => tracing::info!(drivers = read, "live drivers read from Postgres"),
+        Ok(Err(problem)) => tracing::warn!(%problem, "live drivers could not be read from Postgres"),
+        Err(_) => tracing::warn!("live drivers could not be read from Postgres in time"),
+    }
+    note_rebuilt("start", begun);
+}
+
+async fn fill_from_postgres(app: &App) -> Result<usize, Problem> {
     let now = app.clock.now();
-    let live = &app.drivers.live;
-    match app.drivers.sharing.read_all(&app.redis, live, now).await {
-        Ok(read) => tracing::info!(drivers = read, "live drivers read from Redis"),
-        Err(error) => tracing::warn!(%error, "live drivers could not be read from Redis"),
-    }
-    match store::last_seen(app, now - LIFE).await {
-        Ok(seen) => {
-            let drivers = seen.len();
-            for (tenant, sighting) in seen {
-                let fleet: Arc<Fleet> = live.fleet(&tenant);
-                fleet.merge(sighting, now);
-            }
-            tracing::info!(drivers, "live drivers read from Postgres");
+    let mut read = 0;
+    let places: HashMap<_, _> = store::places(app, now - LIFE).await?.into_iter().collect();
+    let seen: Vec<_> = places.keys().copied().collect();
+    for drivers in seen.chunks(STANDINGS) {
+        let standings = store::standings(app, drivers).await?;
+        // The offline too: what another node shared of them before is over.
+        for (tenant, driver_id, standing) in standings {
+            let position = places.get(&driver_id).copied();
+            app.drivers.live.fleet(&tenant).merge(Sighting { driver_id, standing, position }, now);
+            read += 1;
         }
-        Err(problem) => tracing::warn!(%problem, "live drivers could not be read from Postgres"),
     }
+    Ok(read)
+}
+
+async fn fill_from_redis(app: &App) {
+    let read = app.drivers.sharing.read_all(&app.redis, &app.drivers.live, app.clock.now());
+    match timeout(FILL_AT_MOST, read).await {
+        Ok(Ok(read)) => tracing::info!(drivers = read, "live drivers read from Redis"),
+        Ok(Err(error)) => tracing::warn!(%error, "live drivers could not be read from Redis"),
+        Err(_) => tracing::warn!("live drivers could not be read from Redis in time"),
+    }
+}
+
+/// Reports how long the table, here or at the others, was not known to be complete.
+fn note_rebuilt(why: &'static str, begun: Instant) {
+    let took = begun.elapsed();
+    tracing::info!(why, took_ms = took.as_millis(), "the live table is complete again");
+    metrics::gauge!("region_node_live_table_rebuilt_seconds", "why" => why).set(took.as_secs_f64());
 }

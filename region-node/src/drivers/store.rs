@@ -15,7 +15,6 @@ use super::{
     position::Position,
     record::{Addition, Record},
     standing::{Duty, Standing},
-    table::Sighting,
     terms::Terms,
 };
 use crate::{app::App, db::TenantTx, http::Problem};
@@ -50,9 +49,6 @@ struct StandingRow {
     status: String,
     vehicle_class: String,
     idle_since: Option<OffsetDateTime>,
-    lat: Option<f64>,
-    lng: Option<f64>,
-    located_at: Option<OffsetDateTime>,
     offered_until: Option<OffsetDateTime>,
     ride_id: Option<uuid::Uuid>,
     rider_id: Option<uuid::Uuid>,
@@ -87,7 +83,7 @@ macro_rules! select_standings {
     ($tail:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             StandingRow,
-            r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class, d.idle_since, d.lat, d.lng, d.located_at,
+            r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class, d.idle_since,
                       d.documents AS "documents: Json<Documents>", d.max_pickup_m,
                       o.expires_at AS "offered_until?", t.ride_id AS "ride_id?", t.rider_id AS "rider_id?",
                       r.accepted AS "accepted?", r.refused AS "refused?", r.earned AS "earned?",
@@ -121,11 +117,6 @@ impl StandingRow {
             as_of: as_of - READ_LAG,
             duty_as_of: as_of - READ_LAG,
         }
-    }
-
-    fn position(&self) -> Option<Position> {
-        let point = Point::new(self.lat?, self.lng?);
-        Some(Position { point, heading: None, recorded_at: self.located_at? })
     }
 }
 
@@ -172,19 +163,18 @@ pub(super) async fn busy(app: &App) -> Result<Vec<(TenantId, DriverId)>, Problem
     Ok(rows.into_iter().filter_map(|row| Some((row.tenant_id.parse().ok()?, DriverId(row.driver_id)))).collect())
 }
 
-/// The drivers online in Postgres and last heard of after `since`.
-pub(super) async fn last_seen(app: &App, since: OffsetDateTime) -> Result<Vec<(TenantId, Sighting)>, Problem> {
-    let now = app.clock.now();
+/// The places of drivers last heard of after `since`.
+pub(super) async fn places(app: &App, since: OffsetDateTime) -> Result<Vec<(DriverId, Position)>, Problem> {
     let mut tx = app.db.system().await?;
-    let rows = select_standings!("WHERE d.status = 'online' AND d.located_at > $1 AND d.erased_at IS NULL", since)
+    let rows = sqlx::query!("SELECT driver_id, lat, lng, located_at FROM driver_places WHERE located_at > $1", since)
         .fetch_all(tx.conn())
         .await?;
     tx.commit().await?;
-    let read = |row: StandingRow| {
-        let sighting = Sighting { driver_id: DriverId(row.id), standing: row.standing(now), position: row.position() };
-        Some((row.tenant_id.parse().ok()?, sighting))
-    };
-    Ok(rows.into_iter().filter_map(read).collect())
+    let read = rows.into_iter().map(|row| {
+        let point = Point::new(row.lat, row.lng);
+        (DriverId(row.driver_id), Position { point, heading: None, recorded_at: row.located_at })
+    });
+    Ok(read.collect())
 }
 
 /// A driver whose status was set.
@@ -322,9 +312,13 @@ pub(super) async fn store_places(app: &App, places: &[(DriverId, Position)]) -> 
     // A crash may lose the last of these, which the drivers will have sent again by the time the node is back.
     sqlx::query!("SET LOCAL synchronous_commit = off").execute(tx.conn()).await?;
     sqlx::query!(
-        "UPDATE drivers d SET lat = n.lat, lng = n.lng, located_at = n.located_at
+        "INSERT INTO driver_places AS p (driver_id, tenant_id, lat, lng, located_at)
+         SELECT d.id, d.tenant_id, n.lat, n.lng, n.located_at
          FROM unnest($1::uuid[], $2::float8[], $3::float8[], $4::timestamptz[]) AS n (id, lat, lng, located_at)
-         WHERE d.id = n.id AND d.erased_at IS NULL AND (d.located_at IS NULL OR d.located_at < n.located_at)",
+         JOIN drivers d ON d.id = n.id AND d.erased_at IS NULL
+         ORDER BY d.id
+         ON CONFLICT (driver_id) DO UPDATE SET lat = excluded.lat, lng = excluded.lng, located_at = excluded.located_at
+         WHERE p.located_at < excluded.located_at",
         &ids,
         &lats,
         &lngs,
@@ -332,6 +326,13 @@ pub(super) async fn store_places(app: &App, places: &[(DriverId, Position)]) -> 
     )
     .execute(tx.conn())
     .await?;
+    Ok(tx.commit().await?)
+}
+
+/// Forgets places nobody asks for any more.
+pub(super) async fn forget_places(app: &App, before: OffsetDateTime) -> Result<(), Problem> {
+    let mut tx = app.db.system().await?;
+    sqlx::query!("DELETE FROM driver_places WHERE located_at < $1", before).execute(tx.conn()).await?;
     Ok(tx.commit().await?)
 }
 

@@ -10,7 +10,7 @@ use crate::{
     app::{connect_redis, redis_subscriber},
     dispatch::tests::online,
     rides::tests::{accepted, request},
-    testing::{TestRegion, TestUser},
+    testing::{RedisCluster, TestRegion, TestUser},
 };
 
 const NEARBY: &str = "/v1/drivers/nearby?lat=40.758&lng=-73.9855";
@@ -23,7 +23,7 @@ async fn seen(user: &TestUser, query: &str) -> Vec<Value> {
     user.get(&format!("{NEARBY}{query}")).await.ok(200)["items"].as_array().unwrap().clone()
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn cars_are_shown_without_who_drives_them(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let (rider, driver) = (region.rider().await, region.driver().await);
@@ -40,7 +40,7 @@ async fn cars_are_shown_without_who_drives_them(pool: PgPool) {
     assert_eq!(rider.get("/v1/drivers/nearby?lat=91&lng=0&limit=0").await.problem(422).fields, ["lat", "limit"]);
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn there_are_no_ghosts(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     region.new_tenant("other", json!({})).await;
@@ -63,7 +63,7 @@ async fn there_are_no_ghosts(pool: PgPool) {
     assert!(seen(&rider, "").await.is_empty(), "gone offline");
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_place_of_an_erased_driver_is_not_written(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let driver = region.driver().await;
@@ -73,11 +73,11 @@ async fn a_place_of_an_erased_driver_is_not_written(pool: PgPool) {
     tx.commit().await.unwrap();
     background::store_places(&region.app).await.unwrap();
     let mut tx = region.app.db.system().await.unwrap();
-    let written: i64 = sqlx::query_scalar("SELECT count(lat) FROM drivers").fetch_one(tx.conn()).await.unwrap();
+    let written: i64 = sqlx::query_scalar("SELECT count(*) FROM driver_places").fetch_one(tx.conn()).await.unwrap();
     assert_eq!(written, 0);
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn positions_are_checked_one_by_one(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let (driver, rider) = (region.driver().await, region.rider().await);
@@ -97,7 +97,7 @@ async fn positions_are_checked_one_by_one(pool: PgPool) {
     driver.post_keyed(&take, "k", json!({"lat": 1.0, "lng": 1.0})).await.ok(202);
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn going_online_again_keeps_the_time_without_work(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let driver = region.driver().await;
@@ -113,7 +113,7 @@ async fn going_online_again_keeps_the_time_without_work(pool: PgPool) {
     );
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn the_trace_of_a_running_trip_is_kept_whole(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let (rider, driver) = (region.rider().await, region.driver().await);
@@ -155,7 +155,7 @@ async fn reconcile_all(region: &TestRegion) {
     background::reconcile(&region.app, true).await.unwrap();
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn the_table_believes_what_postgres_knows(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let (rider, driver) = (region.rider().await, region.driver().await);
@@ -171,7 +171,7 @@ async fn the_table_believes_what_postgres_knows(pool: PgPool) {
     assert_eq!(seen(&rider, "").await.len(), 1);
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_node_that_starts_finds_the_drivers_in_postgres(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let driver = region.driver().await;
@@ -199,6 +199,10 @@ impl Node {
         let rule = ShareRule { distance_m: 25.0, heartbeat: Duration::seconds(20) };
         let redis = connect_redis(&crate::config::RedisConfig { url: url.into() }).await.unwrap();
         Self { live: LiveTable::new(rule), sharing: share::Sharing::new(cluster), redis }
+    }
+
+    async fn tell(&self, now: OffsetDateTime) -> bool {
+        self.sharing.tell(&self.redis, &self.live, now, now).await
     }
 
     fn fleet(&self) -> Arc<Fleet> {
@@ -230,7 +234,7 @@ impl Node {
 
 #[tokio::test]
 async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
-    use fred::prelude::{ClientLike, EventInterface, KeysInterface, PubsubInterface};
+    use fred::prelude::{ClientLike, EventInterface, KeysInterface};
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cluster = Uuid::now_v7().to_string();
     let keys = Keys::new(&cluster);
@@ -240,11 +244,11 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
     let subscriber = redis_subscriber(&crate::config::RedisConfig { url: url.into() }).unwrap();
     let mut messages = subscriber.message_rx();
     subscriber.init().await.unwrap();
-    subscriber.subscribe(keys.sightings()).await.unwrap();
+    crate::app::subscribe(&subscriber, &keys.all_sightings()).await.unwrap();
 
-    here.sharing.tell(&here.redis, &here.live, now).await;
+    here.tell(now).await;
     let id = here.hears_of_a_driver(now);
-    assert!(here.sharing.tell(&here.redis, &here.live, now).await);
+    assert!(here.tell(now).await);
     let told = messages.recv().await.unwrap();
     there.sharing.hear(&there.live, told.value.as_bytes().unwrap(), now);
     assert_eq!(there.finds(now), 1, "told at once");
@@ -258,9 +262,9 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
         futures::TryStreamExt::try_collect(here.redis.scan_buffered(every, None, None)).await.unwrap();
     assert_eq!(own.len(), 2, "the driver and the node itself");
     let _: () = here.redis.del(own).await.unwrap();
-    assert!(!here.sharing.tell(&here.redis, &here.live, now).await, "the loss is noticed");
+    assert!(!here.tell(now).await, "the loss is noticed");
     here.fleet().share_all();
-    assert!(here.sharing.tell(&here.redis, &here.live, now).await);
+    assert!(here.tell(now).await);
     let again: Option<Vec<u8>> = here.redis.get(keys.live(&tenant, id)).await.unwrap();
     assert!(again.is_some());
 
@@ -275,12 +279,12 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
         duty_as_of: now,
     };
     here.fleet().learn(id, offline);
-    assert!(here.sharing.tell(&here.redis, &here.live, now).await);
+    assert!(here.tell(now).await);
     let gone: Option<Vec<u8>> = here.redis.get(keys.live(&tenant, id)).await.unwrap();
     assert_eq!(gone, None);
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_trip_this_node_has_not_heard_of_is_found_in_postgres(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let (rider, driver) = (region.rider().await, region.driver().await);
@@ -292,4 +296,149 @@ async fn a_trip_this_node_has_not_heard_of_is_found_in_postgres(pool: PgPool) {
     region.clock.advance(Duration::seconds(3));
     background::reconcile(&region.app, false).await.unwrap();
     assert!(seen(&rider, "").await.is_empty());
+}
+
+/// It prints how long it took.
+#[tokio::test]
+async fn a_node_that_joins_knows_twenty_thousand_drivers_within_seconds() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Uuid::now_v7().to_string();
+    let here = Node::new(&cluster).await;
+    let now = shared::clock::Clock::system().now();
+    here.tell(now).await;
+    for _ in 0..20_000 {
+        here.hears_of_a_driver(now);
+    }
+    let begun = std::time::Instant::now();
+    assert!(here.tell(now).await);
+    let told = begun.elapsed();
+    let joins = Node::new(&cluster).await;
+    let begun = std::time::Instant::now();
+    assert_eq!(joins.sharing.read_all(&joins.redis, &joins.live, now).await.unwrap(), 20_000);
+    println!("20,000 drivers: told in {told:?}, read in {:?}", begun.elapsed());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+    assert_eq!(joins.finds(now), 10);
+}
+
+/// Settings of nodes that hear each other and nobody else.
+fn alone_together(redis: &str) -> String {
+    format!("region = {{ cluster_id = \"{}\" }}\n{redis}\ndrivers = {{ share_every = \"50ms\" }}", Uuid::now_v7())
+}
+
+/// Waits until a place shows so many cars.
+async fn shows(user: &TestUser, lat: f64, cars: usize) {
+    let at = format!("/v1/drivers/nearby?lat={lat}&lng=-73.9855&radius_m=300");
+    let mut seen = Vec::new();
+    for _ in 0..400 {
+        seen = user.get(&at).await.ok(200)["items"].as_array().unwrap().clone();
+        if seen.len() == cars {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("{cars} cars were never shown at {lat}, but {seen:?}");
+}
+
+async fn report(driver: &TestUser, lat: f64) {
+    driver.post(&path(driver, "location"), json!({"lat": lat, "lng": -73.9855})).await.ok(202);
+}
+
+async fn set_status(driver: &TestUser, status: &str) {
+    driver.post(&path(driver, "status"), json!({"status": status})).await.ok(200);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_node_that_dies_loses_nobody_and_leaves_no_ghost(pool: PgPool) {
+    let here = TestRegion::with_settings(pool, &alone_together("")).await;
+    let there = here.another_node().await;
+    start(&here.app).await.unwrap();
+    start(&there.app).await.unwrap();
+    let (rider, moves, leaves) = (there.visited_by(&here.rider().await), here.driver().await, here.driver().await);
+    for driver in [&moves, &leaves] {
+        set_status(driver, "online").await;
+        report(driver, 40.758).await;
+    }
+    shows(&rider, 40.758, 2).await;
+    here.app.stop.cancel();
+    here.app.tasks.close();
+    here.app.tasks.wait().await;
+    // Both come back at the other node: one somewhere else, one to go home.
+    report(&there.visited_by(&moves), 40.768).await;
+    set_status(&there.visited_by(&leaves), "offline").await;
+    shows(&rider, 40.768, 1).await;
+    shows(&rider, 40.758, 0).await;
+    // Nor does a node that joins now believe what the dead one said.
+    let joins = there.another_node().await;
+    start(&joins.app).await.unwrap();
+    shows(&joins.visited_by(&rider), 40.768, 1).await;
+    shows(&joins.visited_by(&rider), 40.758, 0).await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_emptied_redis_is_filled_again_and_brings_nobody_back(pool: PgPool) {
+    use fred::prelude::KeysInterface;
+    let here = TestRegion::with_settings(pool, &alone_together("")).await;
+    start(&here.app).await.unwrap();
+    let (rider, stays, leaves) = (here.rider().await, here.driver().await, here.driver().await);
+    for driver in [&stays, &leaves] {
+        set_status(driver, "online").await;
+        report(driver, 40.758).await;
+    }
+    let redis = here.app.redis.clone();
+    let cluster = here.app.config.region.cluster_id.clone();
+    let keys = async || -> Vec<fred::types::Key> {
+        let every = format!("gocomet:{cluster}:live:*");
+        futures::TryStreamExt::try_collect(redis.scan_buffered(every, None, None)).await.unwrap()
+    };
+    while keys().await.len() != 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let every = format!("gocomet:{cluster}:*");
+    let all: Vec<fred::types::Key> =
+        futures::TryStreamExt::try_collect(redis.scan_buffered(every, None, None)).await.unwrap();
+    let _: () = redis.del(all).await.unwrap();
+    set_status(&leaves, "offline").await;
+    while keys().await.len() != 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let joins = here.another_node().await;
+    start(&joins.app).await.unwrap();
+    assert_eq!(seen(&joins.visited_by(&rider), "").await.len(), 1, "known before it serves");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn nodes_hear_each_other_through_a_redis_cluster_and_after_a_server_of_it_died(pool: PgPool) {
+    let mut redis = RedisCluster::start().await;
+    let settings = alone_together(&format!("redis = {{ url = \"{}\" }}", redis.url()));
+    let here = TestRegion::with_settings(pool, &settings).await;
+    let there = here.another_node().await;
+    start(&here.app).await.unwrap();
+    start(&there.app).await.unwrap();
+    let (rider, driver) = (here.rider().await, here.driver().await);
+    set_status(&driver, "online").await;
+    report(&driver, 40.758).await;
+    shows(&there.visited_by(&rider), 40.758, 1).await;
+    // A node that starts again, from what the cluster's servers hold.
+    let again = here.another_node().await;
+    start(&again.app).await.unwrap();
+    assert_eq!(seen(&again.visited_by(&rider), "").await.len(), 1, "known before it serves");
+
+    redis.kill_server_of(&Keys::new(&here.app.config.region.cluster_id).sightings(0)).await;
+    let at = "/v1/drivers/nearby?lat=40.778&lng=-73.9855&radius_m=300";
+    let (sees, mut heard) = (there.visited_by(&rider), Vec::new());
+    for step in 0.. {
+        // Moves enough each time to be worth telling of, whichever channel it goes by.
+        report(&driver, 40.778 + f64::from(step % 2) * 0.001).await;
+        let found = sees.get(at).await.ok(200)["items"].as_array().unwrap().clone();
+        heard.extend(found.iter().map(|car| car["recorded_at"].to_string()));
+        heard.dedup();
+        // As often as there are channels, so that also the one of the dead server carries again.
+        if heard.len() > 30 {
+            break;
+        }
+        assert!(step < 1_500, "the other node does not hear any more: {} positions", heard.len());
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    }
+    set_status(&driver, "offline").await;
+    shows(&there.visited_by(&rider), 40.778, 0).await;
 }

@@ -19,6 +19,8 @@ use super::{
 };
 
 const VERSION: u8 = 1;
+/// Of a batch, which since then says from when on its positions were heard.
+const BATCH_VERSION: u8 = 2;
 /// Longer names of classes and of kinds of documents are not valid config.
 const MAX_CLASS: usize = 30;
 const NO_HEADING: f32 = -1.0;
@@ -52,6 +54,8 @@ pub(super) struct Batch {
     pub(super) node: Uuid,
     /// Whose drivers.
     pub(super) tenant: TenantId,
+    /// All of it was heard after this.
+    pub(super) since: OffsetDateTime,
     /// The drivers.
     pub(super) sightings: Vec<Sighting>,
 }
@@ -60,9 +64,10 @@ impl Batch {
     /// As sent.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.sightings.len() * 100);
-        out.put_u8(VERSION);
+        out.put_u8(BATCH_VERSION);
         out.put_slice(self.node.as_bytes());
         put_text(&mut out, self.tenant.as_str());
+        put_time(&mut out, self.since);
         for sighting in &self.sightings {
             put_sighting(&mut out, sighting);
         }
@@ -71,14 +76,15 @@ impl Batch {
 
     /// As received.
     pub(super) fn decode(mut bytes: &[u8]) -> Result<Self, WireError> {
-        check_version(&mut bytes)?;
+        check_version(&mut bytes, BATCH_VERSION)?;
         let node = take_uuid(&mut bytes)?;
         let tenant = take_text(&mut bytes, 40)?.parse().map_err(|_| WireError::Nonsense("tenant"))?;
+        let since = take_time(&mut bytes)?;
         let mut sightings = Vec::new();
         while !bytes.is_empty() {
             sightings.push(take_sighting(&mut bytes)?);
         }
-        Ok(Self { node, tenant, sightings })
+        Ok(Self { node, tenant, since, sightings })
     }
 }
 
@@ -92,7 +98,7 @@ pub(super) fn encode(sighting: &Sighting) -> Vec<u8> {
 
 /// One sighting as read from its key.
 pub(super) fn decode(mut bytes: &[u8]) -> Result<Sighting, WireError> {
-    check_version(&mut bytes)?;
+    check_version(&mut bytes, VERSION)?;
     take_sighting(&mut bytes)
 }
 
@@ -209,9 +215,9 @@ fn take_terms(bytes: &mut &[u8]) -> Result<Terms, WireError> {
     Ok(Terms::new(documents, max_pickup_m))
 }
 
-fn check_version(bytes: &mut &[u8]) -> Result<(), WireError> {
+fn check_version(bytes: &mut &[u8], understood: u8) -> Result<(), WireError> {
     match bytes.try_get_u8()? {
-        VERSION => Ok(()),
+        version if version == understood => Ok(()),
         other => Err(WireError::Version(other)),
     }
 }
@@ -289,7 +295,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_what_is_received() {
-        let batch = Batch { node: Uuid::now_v7(), tenant: "cabs".parse().unwrap(), sightings: sightings() };
+        let batch = Batch { node: Uuid::now_v7(), tenant: "cabs".parse().unwrap(), since: AT, sightings: sightings() };
         assert_eq!(Batch::decode(&batch.encode()).unwrap(), batch);
         for sighting in sightings() {
             assert_eq!(decode(&encode(&sighting)).unwrap(), sighting);
@@ -335,7 +341,7 @@ mod tests {
 
         #[test]
         fn a_message_cut_anywhere_is_refused_or_shorter(cut in 0..400_usize) {
-            let whole = Batch { node: Uuid::nil(), tenant: "cabs".parse().unwrap(), sightings: sightings() };
+            let whole = Batch { node: Uuid::nil(), tenant: "cabs".parse().unwrap(), since: AT, sightings: sightings() };
             let bytes = whole.encode();
             let cut = cut.min(bytes.len());
             if let Ok(part) = Batch::decode(&bytes[..cut]) {

@@ -243,14 +243,15 @@ pub(super) async fn erase(tx: &mut TenantTx, kind: Kind, id: Uuid, now: OffsetDa
         Kind::Driver => {
             sqlx::query!(
                 "UPDATE drivers SET sealed_name = NULL, sealed_phone = NULL, phone_hash = NULL, password_hash = NULL,
-                 status = 'offline', idle_since = NULL, lat = NULL, lng = NULL, located_at = NULL, vehicle_plate = '',
-                 vehicle_model = '', documents = '{}', max_pickup_m = NULL, erased_at = $2 WHERE id = $1",
+                 status = 'offline', idle_since = NULL, vehicle_plate = '', vehicle_model = '', documents = '{}',
+                 max_pickup_m = NULL, erased_at = $2 WHERE id = $1",
                 id,
                 now
             )
             .execute(tx.conn())
             .await?;
             sqlx::query!("DELETE FROM driver_records WHERE driver_id = $1", id).execute(tx.conn()).await?;
+            sqlx::query!("DELETE FROM driver_places WHERE driver_id = $1", id).execute(tx.conn()).await?;
         }
     }
     let trips = sqlx::query_scalar!(

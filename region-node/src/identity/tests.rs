@@ -216,9 +216,13 @@ async fn an_erased_driver_is_off_the_map_and_takes_no_ride(pool: PgPool) {
     let nearby = rider.get("/v1/drivers/nearby?lat=40.73&lng=-73.99&radius_m=1000").await.ok(200);
     assert_eq!(nearby["items"], json!([]));
     let mut tx = region.app.db.system().await.unwrap();
-    let place = sqlx::query!("SELECT status, lat, lng, erased_at FROM drivers WHERE id = $1", driver.id);
-    let place = place.fetch_one(tx.conn()).await.unwrap();
-    assert!(place.lat.is_none() && place.lng.is_none() && place.status == "offline" && place.erased_at.is_some());
+    let erased = sqlx::query!(
+        r#"SELECT status, erased_at, EXISTS (SELECT FROM driver_places WHERE driver_id = d.id) AS "has_place!"
+           FROM drivers d WHERE id = $1"#,
+        driver.id
+    );
+    let erased = erased.fetch_one(tx.conn()).await.unwrap();
+    assert!(!erased.has_place && erased.status == "offline" && erased.erased_at.is_some());
     // Were he asked all the same, he could not accept.
     sqlx::query("UPDATE offers SET status = 'live'").execute(tx.conn()).await.unwrap();
     sqlx::query("UPDATE rides SET status = 'offered' WHERE id = $1::uuid")

@@ -70,7 +70,8 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
         .build_layer();
     io.ns("/", connected.with(authenticate)).await.context("sockets cannot be served")?;
 
-    app.spawn(keep_subscribed(redis.clone()));
+    let channels = redis.tracked_shard_channels().iter().map(ToString::to_string).collect();
+    app.spawn(keep_subscribed(redis.clone(), channels));
     deliver::Delivery { io: io.clone(), redis }.start(app, events);
     let (stop, app) = (app.stop.clone(), app.clone());
     app.tasks.clone().spawn(async move {

@@ -1,23 +1,28 @@
 //! Sockets as clients have them: a bare WebSocket that speaks Engine.IO 4 and Socket.IO 5.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use fred::interfaces::ClientLike;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use shared::ids::{DriverId, OfferId, RideId};
+use shared::{
+    geo::Point,
+    ids::{DriverId, OfferId, RideId, RiderId},
+};
 use sqlx::PgPool;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, client::IntoClientRequest},
 };
+use uuid::Uuid;
 
 use super::Event;
 use crate::{
     dispatch::{self, tests::online},
+    drivers::{Keys, Position},
     rides::tests::request,
-    testing::{TestRegion, TestUser},
+    testing::{RedisCluster, TestRegion, TestUser},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -104,7 +109,7 @@ impl Client {
     }
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn the_refused_are_told_why(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     region.new_tenant("other", json!({})).await;
@@ -130,7 +135,7 @@ async fn the_refused_are_told_why(pool: PgPool) {
     assert!(client.connect(json!({"token": token})).await.starts_with("40"));
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_tenant_at_home_elsewhere_is_sent_there(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     sqlx::query("INSERT INTO regions (name, base_url, quic_addr) VALUES ('eu-west', 'http://eu-west.example', '')")
@@ -150,7 +155,7 @@ async fn a_tenant_at_home_elsewhere_is_sent_there(pool: PgPool) {
     assert_eq!(packet["data"], json!({"code": "wrong_region", "base_url": "http://eu-west.example"}));
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_ride_is_offered_taken_and_followed_over_sockets(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     dispatch::start(&region.app);
@@ -188,7 +193,7 @@ async fn a_ride_is_offered_taken_and_followed_over_sockets(pool: PgPool) {
 
     let refused = at_driver.emit("location:update", json!({"lat": 100, "lng": 0})).await;
     assert_eq!(refused, json!({"ok": false, "code": "validation_failed"}));
-    let refused = at_driver.emit("ride:accept", json!({"ride_id": uuid::Uuid::now_v7()})).await;
+    let refused = at_driver.emit("ride:accept", json!({"ride_id": Uuid::now_v7()})).await;
     assert_eq!((refused["status"].as_u64(), refused["code"].as_str()), (Some(404), Some("not_found")));
 
     // Whatever was said so far, nobody else heard it: their next message is about their own ride.
@@ -223,7 +228,7 @@ async fn a_declined_offer_and_one_that_ended_are_gone_from_the_socket(pool: PgPo
     assert_eq!(withdrawn, json!({"offer_id": offer["offer_id"], "ride_id": ride["id"], "reason": "expired"}));
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn whoever_is_too_late_for_a_ride_offered_to_several_hears_so_at_once(pool: PgPool) {
     let region = TestRegion::with_config(pool, json!({"dispatch": {"group_size": 2}})).await;
     let (mut at_first, mut at_second) = near_and_far(&region).await;
@@ -239,19 +244,24 @@ async fn whoever_is_too_late_for_a_ride_offered_to_several_hears_so_at_once(pool
     assert_eq!(late["code"], "ride_already_taken");
 }
 
-#[sqlx::test(migrations = "../migrations")]
-async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
-    let region = TestRegion::new(pool).await;
-    let address = region.serve().await;
-    let driver = region.driver().await;
-    // A small window, so that what the system holds for the reader is soon full.
+/// Signs in with a small window, so that what the system holds for a reader who does not read is soon full.
+async fn slow_reader(address: SocketAddr, user: &TestUser) -> Client {
     let stream = TcpSocket::new_v4().unwrap();
     stream.set_recv_buffer_size(4_096).unwrap();
     let stream = MaybeTlsStream::Plain(stream.connect(address).await.unwrap());
     let url = format!("ws://{address}/socket.io/?EIO=4&transport=websocket");
     let (socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
     let mut client = Client { socket, acks: 0, early: Vec::new() };
-    client.connect(json!({"token": driver.token, "tenant": driver.tenant})).await;
+    client.connect(json!({"token": user.token, "tenant": user.tenant})).await;
+    client
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let address = region.serve().await;
+    let driver = region.driver().await;
+    let mut client = slow_reader(address, &driver).await;
     for _ in 0..30_000 {
         tell_of_an_offer(&region, &driver);
         // Delivering takes a way to Redis and back: as long as this, so that none waits in the lane.
@@ -260,7 +270,74 @@ async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
     while !matches!(client.text().await.as_str(), "41" | "closed") {}
 }
 
-#[sqlx::test(migrations = "../migrations")]
+/// Settings of nodes that hear each other and nobody else.
+fn alone_together() -> String {
+    format!("region = {{ cluster_id = \"{}\" }}", Uuid::now_v7())
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_one_node_tells_is_heard_at_another_in_order_and_by_nobody_else(pool: PgPool) {
+    let here = TestRegion::with_settings(pool, &alone_together()).await;
+    hears_at_another_node(&here).await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn sockets_hear_of_other_nodes_through_a_redis_cluster_and_again_after_a_server_of_it_died(pool: PgPool) {
+    let mut redis = RedisCluster::start().await;
+    let settings = format!("{}\nredis = {{ url = \"{}\" }}", alone_together(), redis.url());
+    let here = TestRegion::with_settings(pool, &settings).await;
+    hears_at_another_node(&here).await;
+
+    let there = here.another_node().await;
+    let driver = here.driver().await;
+    let mut client = Client::signed_in(there.serve().await, &driver).await;
+    // The one channel on which nodes tell each other's sockets.
+    redis.kill_server_of(&format!("{}-request#/#", Keys::new(&here.app.config.region.cluster_id).sockets())).await;
+    let mut hears = pin!(client.event("ride:offer_withdrawn"));
+    let mut told = 0;
+    loop {
+        tell_of_an_offer(&here, &driver);
+        told += 1;
+        assert!(told < 600, "the other node does not hear any more");
+        if tokio::time::timeout(Duration::from_millis(50), &mut hears).await.is_ok() {
+            break;
+        }
+    }
+}
+
+async fn hears_at_another_node(here: &TestRegion) {
+    const MESSAGES: usize = 100;
+    let there = here.another_node().await;
+    let address = there.serve().await;
+    let mut drivers = Vec::new();
+    for _ in 0..4 {
+        let driver = here.driver().await;
+        drivers.push((Client::signed_in(address, &driver).await, driver));
+    }
+    let mut offers = vec![Vec::new(); drivers.len()];
+    for _ in 0..MESSAGES {
+        for ((_, driver), offers) in drivers.iter().zip(&mut offers) {
+            offers.push(json!(tell_of_an_offer(here, driver)));
+        }
+    }
+    for ((client, _), offers) in drivers.iter_mut().zip(offers) {
+        for offer_id in offers {
+            assert_eq!(client.event("ride:offer_withdrawn").await["offer_id"], offer_id);
+        }
+    }
+    // Of positions only the latest counts.
+    let rider = here.rider().await;
+    let mut client = Client::signed_in(address, &rider).await;
+    let (rider_id, ride_id) = (RiderId(rider.id), RideId::new());
+    for lat in 0..=50 {
+        let position =
+            Position { point: Point::new(f64::from(lat), 2.0), heading: None, recorded_at: here.clock.now() };
+        here.app.events.tell(Event::DriverMoved { tenant: rider.tenant.clone(), ride_id, rider_id, position });
+    }
+    while client.event("driver:location").await["lat"] != 50.0 {}
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn whoever_may_have_missed_a_message_there_was_no_room_for_is_cut_off_and_nobody_who_told_waits(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let address = region.serve().await;
@@ -272,13 +349,14 @@ async fn whoever_may_have_missed_a_message_there_was_no_room_for_is_cut_off_and_
     while !matches!(client.text().await.as_str(), "41" | "closed") {}
 }
 
-fn tell_of_an_offer(region: &TestRegion, driver: &TestUser) {
+fn tell_of_an_offer(region: &TestRegion, driver: &TestUser) -> OfferId {
     let (offer_id, ride_id, at) = (OfferId::new(), RideId::new(), region.clock.now());
     let (tenant, driver_id) = (driver.tenant.clone(), DriverId(driver.id));
     region.app.events.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason: "expired", at });
+    offer_id
 }
 
-#[sqlx::test(migrations = "../migrations")]
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_socket_ends_with_its_token(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let mut client = Client::signed_in(region.serve().await, &region.rider().await).await;

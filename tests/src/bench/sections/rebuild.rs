@@ -25,7 +25,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     feed(&stand, &drivers, &around(count)).await?;
     until_known(&stand, count).await?;
     // Until Postgres has the places, too.
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
     let mut table = Table::new("A node restarted among live drivers", &COLUMNS);
     for (name, loses_redis) in [("node restarted", false), ("Redis and node restarted", true)] {
         let mut runs = Vec::new();
