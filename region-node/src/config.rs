@@ -81,6 +81,8 @@ pub struct HttpConfig {
     pub request_timeout: Duration,
     #[serde(with = "humantime_serde")]
     pub header_read_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub write_timeout: Duration,
     pub max_connections: NonZeroUsize,
     pub cors_origins: Origins,
     pub trusted_proxies: Networks,
@@ -151,6 +153,9 @@ pub struct EdgeConfig {
 #[serde(deny_unknown_fields)]
 pub struct LimitsConfig {
     pub connections_per_minute: NonZeroU32,
+    pub new_sockets_per_second: NonZeroU32,
+    pub positions_per_second: NonZeroU32,
+    pub socket_events_per_second: NonZeroU32,
     pub requests_per_second: NonZeroU32,
     pub requests_burst: NonZeroU32,
     pub sign_ins_per_minute: NonZeroU32,

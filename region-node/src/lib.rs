@@ -10,6 +10,7 @@ pub mod edge;
 pub mod http;
 pub mod identity;
 pub mod outbox;
+pub mod pace;
 pub mod payments;
 pub mod pricing;
 pub mod realtime;

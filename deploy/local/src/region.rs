@@ -237,10 +237,12 @@ impl Setup {
 }
 
 /// What region-nodes of both roles are told.
-fn common_settings() -> [(&'static str, String); 5] {
+fn common_settings() -> [(&'static str, String); 7] {
     [
         // All riders and drivers of the demo and of a test come from one address.
         ("LIMITS__CONNECTIONS_PER_MINUTE", "1000000".to_owned()),
+        ("LIMITS__NEW_SOCKETS_PER_SECOND", "100000".to_owned()),
+        ("LIMITS__POSITIONS_PER_SECOND", "100000".to_owned()),
         ("LIMITS__REQUESTS_PER_SECOND", "100000".to_owned()),
         ("LIMITS__REQUESTS_BURST", "100000".to_owned()),
         ("LIMITS__SIGN_INS_PER_MINUTE", "1000000".to_owned()),

@@ -167,10 +167,15 @@ async fn admit(
     request: Request,
     next: Next,
 ) -> Response {
-    match limits::limit(&limits, &proxies, &request) {
-        None => edge::route(&edge, request, next).await,
-        Some(refusal) => refusal,
+    if let Some(refusal) = limits::limit(&limits, &proxies, &request) {
+        return refusal;
     }
+    if limits::is_new_socket(&request)
+        && let Err(problem) = limits.wait_for_turn().await
+    {
+        return problem.into_response();
+    }
+    edge::route(&edge, request, next).await
 }
 
 /// Ends what takes too long, and counts answers and their time per endpoint.

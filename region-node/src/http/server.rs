@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -27,6 +27,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
+    time::Sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
@@ -63,7 +64,8 @@ pub async fn serve(listener: TcpListener, service: Router, config: HttpConfig, s
     let accept = async |listener: &mut Refusals| {
         let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, address) = listener.accept().await;
-        (Connection { stream, _slot: slot }, address)
+        let write_timeout = config.write_timeout;
+        (Connection { stream, _slot: slot, write_timeout, stalled: None, has_ended: false, reader: None }, address)
     };
     while let Some((connection, address)) = stop.run_until_cancelled(accept(&mut listener)).await {
         let (protocol, service, stop) = (protocol.clone(), service.clone(), stop.clone());
@@ -126,17 +128,54 @@ async fn converse(
 struct Connection {
     stream: Unveiling,
     _slot: OwnedSemaphorePermit,
+    /// How long the other side may take nothing of what is sent to it.
+    write_timeout: Duration,
+    /// Runs while it takes nothing.
+    stalled: Option<Pin<Box<Sleep>>>,
+    has_ended: bool,
+    /// Of whoever reads, and must hear when it has ended.
+    reader: Option<Waker>,
+}
+
+impl Connection {
+    /// Ends the connection if what was to be written waited too long. Nothing else would: a client that lives and does not
+    /// read keeps a connection open for ever, and Socket.IO's own heartbeat only ends the session on top of it, whose
+    /// messages then wait for the connection's end.
+    fn unless_stalled<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.has_ended {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.write_timeout;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(stalled.as_mut().poll(cx));
+        self.has_ended = true;
+        metrics::counter!("region_node_slow_sockets_total", "why" => "stalled").increment(1);
+        self.reader.take().into_iter().for_each(Waker::wake);
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        if self.has_ended {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_pending() && !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            self.reader = Some(cx.waker().clone());
+        }
+        read
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.unless_stalled(cx, written)
     }
 
     fn poll_write_vectored(
@@ -144,7 +183,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.unless_stalled(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -152,11 +192,13 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unless_stalled(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.unless_stalled(cx, shut)
     }
 }
 
@@ -175,10 +217,14 @@ mod tests {
 
     const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
 
+    fn config() -> HttpConfig {
+        let required = "region = { name = \"a1\" }\nhttp = { public_url = \"http://127.0.0.1\" }";
+        Config::from_toml(&[required]).unwrap().http
+    }
+
     /// A server of "hello" whose settings are the default but for these.
     async fn server(patience: Duration, most: usize) -> (SocketAddr, CancellationToken, TaskTracker) {
-        let required = "region = { name = \"a1\" }\nhttp = { public_url = \"http://127.0.0.1\" }";
-        let mut config = Config::from_toml(&[required]).unwrap().http;
+        let mut config = config();
         config.header_read_timeout = patience;
         config.max_connections = NonZeroUsize::new(most).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -222,6 +268,27 @@ mod tests {
         let mut answer = [0; 15];
         tokio::time::timeout(Duration::from_secs(5), third.read_exact(&mut answer)).await.unwrap().unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_lives_and_takes_nothing_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let service = Router::new().route("/", get(|| async { vec![b'a'; 64 << 20] }));
+        let mut config = config();
+        config.write_timeout = Duration::from_millis(300);
+        config.max_connections = NonZeroUsize::new(1).unwrap();
+        tasks.spawn(serve(listener, service, config, stop.clone()));
+        let mut deaf = TcpStream::connect(address).await.unwrap();
+        deaf.write_all(ASK).await.unwrap();
+        // The only place there is becomes free though the deaf client holds on.
+        let mut next = TcpStream::connect(address).await.unwrap();
+        next.write_all(ASK).await.unwrap();
+        let mut answer = [0; 15];
+        tokio::time::timeout(Duration::from_secs(10), next.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        drop(deaf);
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    Adapter, EventReceiver, MissedMessages, Session,
+    Adapter, EventReceiver, Session, Unfit,
     event::{Message, Says},
     rooms::Room,
 };
@@ -141,12 +141,13 @@ impl Delivery {
             return;
         }
         for socket in self.io.to(room.to_string()).local().sockets() {
-            socket.extensions.insert(MissedMessages);
-            // Its queue is full, so it may not hear of this either: `disconnect_unfit` tries again, and a reader that takes
-            // nothing at all is ended by the next ping.
+            if socket.extensions.insert(Unfit).is_none() {
+                metrics::counter!("region_node_slow_sockets_total", "why" => "queue_full").increment(1);
+            }
+            // Its queue is full, so it may not hear of this either: `disconnect_unfit` tries again, and the connection of a
+            // reader that takes nothing at all ends with `http.write_timeout`.
             let _ = socket.disconnect();
         }
-        metrics::counter!("region_node_slow_sockets_total").increment(1);
     }
 
     /// The same for everybody a lane serves that had no room for a message.
@@ -155,7 +156,7 @@ impl Delivery {
         for socket in self.io.sockets() {
             let room = socket.extensions.get::<Session>().and_then(|session| Room::of(&session.caller));
             if room.is_some_and(|room| room.lane(overflow.lanes) == overflow.number) {
-                socket.extensions.insert(MissedMessages);
+                socket.extensions.insert(Unfit);
             }
         }
     }

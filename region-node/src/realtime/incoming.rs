@@ -13,7 +13,10 @@ use socketioxide::{
 };
 use uuid::Uuid;
 
-use super::{Adapter, MissedMessages, Session};
+use super::{
+    Adapter, Session, Unfit,
+    flood::{Flood, Verdict},
+};
 use crate::{
     app::App,
     dispatch::{self, AnswerRequest},
@@ -27,6 +30,7 @@ use crate::{
 pub(super) struct LocationUpdate {
     pub(super) app: App,
     pub(super) reporter: Reporter,
+    pub(super) flood: Arc<Flood>,
 }
 
 /// Tells this handler from the library's own, which are made of functions.
@@ -34,8 +38,12 @@ pub(super) enum InPlace {}
 
 impl MessageHandler<Adapter, InPlace> for LocationUpdate {
     fn call(&self, socket: Arc<Socket<Adapter>>, mut value: RawValue, ack_id: Option<i64>) {
-        let Ok(TryData(input)) = TryData::<PositionsInput>::from_message_parts(&socket, &mut value, &ack_id);
         let Ok(ack) = AckSender::from_message_parts(&socket, &mut value, &ack_id);
+        // Before anything is done with it: a flood costs next to nothing.
+        if let Err(problem) = admit(&socket, self.flood.positions(1)) {
+            return send_taken(ack, ack_id, Err(problem));
+        }
+        let Ok(TryData(input)) = TryData::<PositionsInput>::from_message_parts(&socket, &mut value, &ack_id);
         let input = input.map_err(|error| Problem::field("", error.to_string()));
         let input = input.and_then(|input| check(&input).map(|()| input));
         let (positions, now) = match input {
@@ -45,6 +53,11 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
             }
             Err(problem) => return send_taken(ack, ack_id, Err(problem)),
         };
+        if positions.len() > 1
+            && let Err(problem) = admit(&socket, self.flood.positions(positions.len() - 1))
+        {
+            return send_taken(ack, ack_id, Err(problem));
+        }
         self.app.drivers.taken.socket.increment(positions.len() as u64);
         if self.reporter.take_known(&self.app, &positions, now).is_some() {
             return send_taken(ack, ack_id, Ok(()));
@@ -55,6 +68,18 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
             send_taken(ack, ack_id, taken.map(drop));
         });
     }
+}
+
+/// Refuses a message that is too many; `disconnect_unfit` cuts off who goes on sending them.
+fn admit(socket: &Socket<Adapter>, verdict: Verdict) -> Result<(), Problem> {
+    match verdict {
+        Verdict::Taken => return Ok(()),
+        Verdict::Refused => {}
+        Verdict::CutOff => {
+            socket.extensions.insert(Unfit);
+        }
+    }
+    Err(Problem::new(Code::RateLimited, "this socket sends too much"))
 }
 
 fn send_taken(ack: AckSender<Adapter>, ack_id: Option<i64>, taken: Result<(), Problem>) {
@@ -104,12 +129,12 @@ pub(super) async fn ride_decline(
     }
 }
 
-/// Disconnects the sockets whose token has expired, and those that read too slowly and missed something.
+/// Disconnects the sockets whose token has expired, and those that read too slowly or send too much.
 pub(super) fn disconnect_unfit(io: &SocketIo<Adapter>, app: &App) {
     let now = app.clock.now();
     for socket in io.sockets() {
         let expired = socket.extensions.get::<Session>().is_some_and(|session| session.caller.expires_at <= now);
-        let unfit = expired || socket.extensions.get::<MissedMessages>().is_some();
+        let unfit = expired || socket.extensions.get::<Unfit>().is_some();
         if unfit && let Err(error) = socket.disconnect() {
             tracing::debug!(%error, "a socket to be disconnected is gone already, or reads nothing");
         }
@@ -119,6 +144,8 @@ pub(super) fn disconnect_unfit(io: &SocketIo<Adapter>, app: &App) {
 fn driver(socket: &SocketRef<Adapter>) -> Result<(Session, DriverId), Problem> {
     let missing = || Problem::new(Code::Unauthenticated, "connect again");
     let session = socket.extensions.get::<Session>().ok_or_else(missing)?;
+    let flood = socket.extensions.get::<Arc<Flood>>().ok_or_else(missing)?;
+    admit(socket, flood.event())?;
     let driver_id = session.caller.driver()?;
     Ok((session, driver_id))
 }

@@ -5,12 +5,13 @@
 
 mod deliver;
 mod event;
+mod flood;
 mod handshake;
 mod incoming;
 mod refusal;
 mod rooms;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use socketioxide::{
@@ -29,6 +30,7 @@ use crate::{
     drivers::{Keys, Reporter},
     identity::Caller,
 };
+use flood::Flood;
 use handshake::Auth;
 use refusal::Refusal;
 use rooms::Room;
@@ -36,9 +38,12 @@ use rooms::Room;
 /// Nodes reach each other's sockets through Redis.
 type Adapter = FredAdapter<socketioxide::adapter::Emitter>;
 
-/// How often sockets are looked for that must go: their token has expired, or they missed something.
+/// How often sockets are looked for that must go: their token has expired, or they are [`Unfit`].
 const EXPIRY: Duration = Duration::from_secs(5);
-/// Messages to one socket that wait for a slow reader; one more, and it is cut off.
+/// Messages to one socket that wait for a slow reader; one more, and it is cut off ([`deliver`]). A message of another node
+/// that finds no room is only dropped by the adapter. But whoever is farther behind than the time to answer a ping loses the
+/// session, and who takes nothing the connection (`http.write_timeout`): so many messages to one person take longer to come,
+/// and positions, which may come faster, don't wait here.
 const MOST_WAITING: usize = 256;
 
 /// A socket's user.
@@ -47,9 +52,9 @@ struct Session {
     caller: Caller,
 }
 
-/// Marks a socket that read too slowly: something was not sent to it.
+/// Marks a socket that must go: it read too slowly, so that something was not sent to it, or sent too much.
 #[derive(Clone, Copy, Debug)]
-struct MissedMessages;
+struct Unfit;
 
 /// Starts Socket.IO: the layer that serves it, and the delivery of events until the node stops.
 pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoLayer<Adapter>> {
@@ -102,7 +107,9 @@ async fn connected(socket: SocketRef<Adapter>, State(app): State<App>) {
     }
     if let Ok(driver_id) = caller.driver() {
         let reporter = Reporter::new(&app, caller.tenant(), driver_id);
-        socket.on("location:update", incoming::LocationUpdate { app, reporter });
+        let flood = Arc::new(Flood::new(&app.config.limits));
+        socket.extensions.insert(flood.clone());
+        socket.on("location:update", incoming::LocationUpdate { app, reporter, flood });
         socket.on("ride:accept", incoming::ride_accept);
         socket.on("ride:decline", incoming::ride_decline);
     }

@@ -276,6 +276,49 @@ fn alone_together() -> String {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn who_takes_nothing_of_what_another_node_tells_loses_the_connection_costs_little_and_holds_up_nobody(
+    pool: PgPool,
+) {
+    let http = "http = { write_timeout = \"2s\", max_connections = 2 }";
+    let here = TestRegion::with_settings(pool, &format!("{}\n{http}", alone_together())).await;
+    let there = here.another_node().await;
+    let address = there.serve().await;
+    let (driver, other) = (here.driver().await, here.driver().await);
+    let deaf = slow_reader(address, &driver).await;
+    let mut reads = Client::signed_in(address, &other).await;
+    // Large messages soon fill what the system holds for a connection. 120 MB of them come to the other node.
+    let large: &str = "x".repeat(60_000).leak();
+    let before_kib = resident_kib();
+    for told in 0..2_000 {
+        tell_why(&here, &driver, large);
+        if told % 20 == 0 {
+            tell_of_an_offer(&here, &other);
+            reads.event("ride:offer_withdrawn").await;
+        }
+        // Delivering takes a way to Redis and back: as long as this, so that none waits in the lane.
+        let () = here.app.redis.ping(None).await.unwrap();
+    }
+    let grown_kib = resident_kib() - before_kib;
+    assert!(grown_kib < 60_000.0, "what nobody reads takes {grown_kib} KiB");
+    // There is no place for a third until one of the two has lost its own.
+    let third = tokio::time::timeout(PATIENCE, Client::signed_in(address, &driver));
+    let mut third = third.await.expect("the place of who takes nothing");
+    tell_of_an_offer(&here, &driver);
+    third.event("ride:offer_withdrawn").await;
+    tell_of_an_offer(&here, &other);
+    reads.event("ride:offer_withdrawn").await;
+    drop(deaf);
+}
+
+/// Memory of this process, where the system tells.
+fn resident_kib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    resident.unwrap_or_default()
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn what_one_node_tells_is_heard_at_another_in_order_and_by_nobody_else(pool: PgPool) {
     let here = TestRegion::with_settings(pool, &alone_together()).await;
     hears_at_another_node(&here).await;
@@ -338,6 +381,63 @@ async fn hears_at_another_node(here: &TestRegion) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_driver_who_sends_too_much_is_refused_then_cut_off_and_others_are_not(pool: PgPool) {
+    let limits = "limits = { positions_per_second = 1, socket_events_per_second = 1 }";
+    let region = TestRegion::with_settings(pool, limits).await;
+    let address = region.serve().await;
+    let (floods, drives) = (region.driver().await, region.driver().await);
+    let mut at_floods = Client::signed_in(address, &floods).await;
+    let mut at_drives = Client::signed_in(address, &drives).await;
+    let place = json!({"lat": 40.758, "lng": -73.9855});
+    let (taken, refused) = (json!({"ok": true}), json!({"ok": false, "code": "rate_limited"}));
+    assert_eq!(at_floods.emit("location:update", json!(vec![place.clone(); 50])).await, taken);
+    assert_eq!(at_floods.emit("location:update", json!(vec![place.clone(); 50])).await, refused);
+    for _ in 0..5 {
+        let answer = at_drives.emit("ride:decline", json!({"ride_id": Uuid::now_v7()})).await;
+        assert_eq!(answer["code"], "not_found");
+    }
+    let answer = at_drives.emit("ride:decline", json!({"ride_id": Uuid::now_v7()})).await;
+    assert_eq!(answer["code"], "rate_limited");
+    assert_eq!(at_drives.emit("location:update", place.clone()).await, taken);
+    for _ in 0..200 {
+        at_floods.send(format!("42{}", json!(["location:update", place]))).await;
+    }
+    while !matches!(at_floods.text().await.as_str(), "41" | "closed") {}
+    assert_eq!(at_drives.emit("location:update", place).await, taken);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn hundreds_who_connect_at_once_come_one_by_one_or_are_told_to_come_back_as_fast_as_they_can_be_let_in(
+    pool: PgPool,
+) {
+    let limits = "limits = { new_sockets_per_second = 20, connections_per_minute = 100000 }";
+    let region = TestRegion::with_settings(pool, limits).await;
+    let address = region.serve().await;
+    let open = async || {
+        let url = format!("http://{address}/socket.io/?EIO=4&transport=polling");
+        let answer = region.app.http.get(url).send().await.unwrap();
+        let wait = answer.headers().get("retry-after").map(|wait| wait.to_str().unwrap().parse::<u64>().unwrap());
+        (answer.status().as_u16(), wait)
+    };
+    let begun = std::time::Instant::now();
+    let answers = futures::future::join_all((0..400).map(|_| open())).await;
+    let opened = answers.iter().filter(|(status, _)| *status == 200).count();
+    // Two seconds' worth wait for their turn, besides those whose turn came meanwhile.
+    let elapsed = begun.elapsed();
+    let at_most = 41 + (elapsed.as_secs_f64() * 20.0) as usize;
+    assert!((40..=at_most).contains(&opened), "{opened} were let in within {elapsed:?}");
+    assert!(elapsed > Duration::from_millis(1_500), "they waited for their turn");
+    let refused: Vec<_> = answers.into_iter().filter(|(status, _)| *status != 200).collect();
+    assert!(refused.iter().all(|(status, _)| *status == 503));
+    // 20 of them each second: the last of some 360 after at most 18, and the others before.
+    let told: std::collections::BTreeSet<_> = refused.iter().map(|(_, wait)| wait.unwrap()).collect();
+    assert!(told.len() >= 8, "too many are told to come back at once: {told:?}");
+    assert!(told.iter().all(|s| (1..=19).contains(s)), "somebody is told to come back too late: {told:?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(open().await.0, 200);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn whoever_may_have_missed_a_message_there_was_no_room_for_is_cut_off_and_nobody_who_told_waits(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let address = region.serve().await;
@@ -350,9 +450,13 @@ async fn whoever_may_have_missed_a_message_there_was_no_room_for_is_cut_off_and_
 }
 
 fn tell_of_an_offer(region: &TestRegion, driver: &TestUser) -> OfferId {
+    tell_why(region, driver, "expired")
+}
+
+fn tell_why(region: &TestRegion, driver: &TestUser, reason: &'static str) -> OfferId {
     let (offer_id, ride_id, at) = (OfferId::new(), RideId::new(), region.clock.now());
     let (tenant, driver_id) = (driver.tenant.clone(), DriverId(driver.id));
-    region.app.events.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason: "expired", at });
+    region.app.events.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at });
     offer_id
 }
 
