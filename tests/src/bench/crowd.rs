@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Line, frame};
+use super::{Line, frame, line::retry_after};
 
 /// First handshakes under way at once in one process; who lost his connection waits for nobody.
 const OPENING: usize = 64;
@@ -240,7 +240,15 @@ impl Drive {
                     self.connected.fetch_sub(1, Ordering::Relaxed);
                     self.failed("connection lost".to_owned());
                 }
-                Err(error) => self.failed(error.root_cause().to_string()),
+                Err(error) => match retry_after(&error) {
+                    // Those told the same come back at different times all the same, and never sooner.
+                    Some(asked_for) => {
+                        self.failed("told to come back later".to_owned());
+                        tokio::time::sleep(asked_for.mul_f64(rand::random_range(1.0..1.5))).await;
+                        continue;
+                    }
+                    None => self.failed(error.root_cause().to_string()),
+                },
             }
             url = (url + rand::random_range(1..urls.len().max(2))) % urls.len();
             tokio::time::sleep(wait.mul_f64(rand::random_range(0.5..1.5))).await;

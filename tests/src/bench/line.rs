@@ -20,6 +20,11 @@ const READ: usize = 4_096;
 /// A server that says more than this in one message has gone mad.
 const LONGEST: usize = 1 << 20;
 
+/// How long whoever was told to come back later should wait.
+pub(super) fn retry_after(error: &anyhow::Error) -> Option<Duration> {
+    crate::socket::retry_after(error.downcast_ref()?)
+}
+
 /// One connection. Clones are the same one.
 #[derive(Clone)]
 pub struct Line(Arc<TcpStream>);

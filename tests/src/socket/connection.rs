@@ -45,6 +45,14 @@ pub enum SocketError {
 }
 
 impl SocketError {
+    /// How long the server asks to stay away, if it has no room now.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Transport(error) => retry_after(error),
+            Self::Refused { .. } | Self::Silent | Self::Over | Self::Garbled(_) => None,
+        }
+    }
+
     /// The code with which a connection was refused.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -52,6 +60,13 @@ impl SocketError {
             Self::Transport(_) | Self::Silent | Self::Over | Self::Garbled(_) => None,
         }
     }
+}
+
+/// How long to stay away, as an answer that is no WebSocket's says.
+pub fn retry_after(error: &tungstenite::Error) -> Option<Duration> {
+    let tungstenite::Error::Http(answer) = error else { return None };
+    let seconds = answer.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 impl From<tungstenite::Error> for SocketError {

@@ -78,14 +78,18 @@ impl Keeper {
     async fn run(self) {
         let mut backoff = Backoff::default();
         loop {
-            match Socket::connect(&self.client, &self.tasks).await {
+            let asked_for = match Socket::connect(&self.client, &self.tasks).await {
                 Ok(socket) => {
                     backoff.reset();
                     self.attend(socket).await;
+                    None
                 }
-                Err(error) => self.on_refusal(&error).await,
-            }
-            tokio::time::sleep(backoff.next(None)).await;
+                Err(error) => {
+                    self.on_refusal(&error).await;
+                    error.retry_after()
+                }
+            };
+            tokio::time::sleep(backoff.next(asked_for)).await;
         }
     }
 

@@ -10,5 +10,5 @@ mod packet;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Emitter, Event, Socket, SocketError};
+pub use connection::{Emitter, Event, Socket, SocketError, retry_after};
 pub use live::{LiveEvent, LiveSocket};

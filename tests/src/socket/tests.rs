@@ -119,3 +119,14 @@ async fn nobody_at_the_address_is_an_error_and_not_a_wait() {
     let nowhere = Arc::new(nowhere);
     assert!(matches!(Socket::connect(&nowhere, &tasks).await, Err(SocketError::Transport(_))));
 }
+
+#[tokio::test]
+async fn who_is_told_to_come_back_later_hears_when() {
+    let full = || async { (axum::http::StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "7")]) };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}", listener.local_addr().unwrap());
+    let tasks = TaskTracker::new();
+    tasks.spawn(async move { axum::serve(listener, axum::Router::new().fallback(full)).await });
+    let refused = Socket::connect_with(&base_url, None, &json!({}), &tasks).await.err().unwrap();
+    assert_eq!(refused.retry_after(), Some(Duration::from_secs(7)));
+}

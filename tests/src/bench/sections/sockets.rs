@@ -14,6 +14,8 @@ const PROCESSES: usize = 7;
 /// The same with less of everything, for developing.
 const FEW_NODES: u16 = 3;
 const FEW_DRIVERS: usize = 12_000;
+/// Of each node: handshakes enough to be done soon, and few enough that positions keep their share of the machine meanwhile.
+const NEW_SOCKETS_PER_SECOND: u32 = 75;
 const REPORT_EVERY: Duration = Duration::from_secs(20);
 const OPENED_WITHIN: Duration = Duration::from_secs(900);
 const BACK_WITHIN: Duration = Duration::from_secs(180);
@@ -30,8 +32,13 @@ const COLUMNS: [&str; 6] = [
 
 pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     let (nodes, count) = if options.quick { (FEW_NODES, FEW_DRIVERS) } else { (NODES, DRIVERS) };
-    let stand =
-        Stand::start_with(nodes, |builder| builder.node_env("REGION_NODE_DATABASE__MAX_CONNECTIONS", "8")).await?;
+    let stand = Stand::start_with(nodes, |builder| {
+        let pace = NEW_SOCKETS_PER_SECOND.to_string();
+        builder
+            .node_env("REGION_NODE_DATABASE__MAX_CONNECTIONS", "8")
+            .node_env("REGION_NODE_LIMITS__NEW_SOCKETS_PER_SECOND", &pace)
+    })
+    .await?;
     let memory = || (1..=nodes).map(|node| stand.memory_kib(node)).sum::<anyhow::Result<f64>>();
     let before_kib = memory()?;
     let drivers = make_drivers(&stand, count).await?;
@@ -87,7 +94,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     );
     table.notes.push(format!(
         "Each stands and reports every {} s; other nodes are told of a car that stands once in a heartbeat of 20 s, so a position \
-         there is up to both together old. While a node was dead: {went_wrong:?}. Memory is region-nodes' own, with the position \
+         there is up to both together old. Each node lets {NEW_SOCKETS_PER_SECOND} sockets in per second; who would wait longer than 2 s \
+         is told to come back later, and does. While a node was dead: {went_wrong:?}. Memory is region-nodes' own, with the position \
          of every driver on each of them; CPU includes the positions reported meanwhile, and for those who came back that of \
          everybody else.",
         REPORT_EVERY.as_secs()
