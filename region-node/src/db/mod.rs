@@ -10,6 +10,7 @@ mod tests;
 
 use shared::ids::{RegionName, TenantId};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
+use time::OffsetDateTime;
 
 pub use connect::{connect, migrate, must_be_migrated};
 
@@ -53,14 +54,14 @@ impl Db {
         self.begin_at_home(tenant, None).await.map(|(tx, _)| tx)
     }
 
-    /// The same, and tries to hold an advisory lock until the transaction ends; whether nobody else held it.
-    pub async fn begin_holding(&self, tenant: &TenantId, lock: i64) -> Result<(TenantTx, bool), Problem> {
-        self.begin_at_home(tenant, Some(lock)).await
+    /// The same under a key of the tenant's, which it tries to hold until the transaction ends.
+    pub async fn begin_under(&self, tenant: &TenantId, key: &Key<'_>) -> Result<(TenantTx, Held), Problem> {
+        self.begin_at_home(tenant, Some(key)).await
     }
 
-    async fn begin_at_home(&self, tenant: &TenantId, lock: Option<i64>) -> Result<(TenantTx, bool), Problem> {
-        let mut tx = self.open(tenant, &held_from_the_start(tenant, lock)).await?;
-        let home = match home_of(&mut tx).await? {
+    async fn begin_at_home(&self, tenant: &TenantId, key: Option<&Key<'_>>) -> Result<(TenantTx, Held), Problem> {
+        let mut tx = self.open(tenant, &held_from_the_start(tenant, key.map(|key| key.lock))).await?;
+        let home = match home_of(&mut tx, key).await? {
             home if home.is_fenced => home,
             _ => {
                 // A hand-over is under way. A statement sees what was committed when it began: whoever waited for the lock
@@ -71,7 +72,7 @@ impl Db {
                 )
                 .fetch_one(tx.conn())
                 .await?;
-                home_of(&mut tx).await?
+                home_of(&mut tx, key).await?
             }
         };
         if home.region != self.region.as_str() || home.state != "active" {
@@ -79,7 +80,14 @@ impl Db {
             return Err(Problem::new(Code::WrongRegion, detail));
         }
         tx.epoch = Epoch { term: home.term, n: home.n };
-        Ok((tx, home.is_held))
+        let held = match (home.is_held, home.request_hash, home.status, home.sealed_body) {
+            (false, ..) => Held::BySomebody,
+            (true, Some(request_hash), Some(status), Some(sealed_body)) => {
+                Held::Answered(Answered { request_hash, status, sealed_body })
+            }
+            (true, ..) => Held::New,
+        };
+        Ok((tx, held))
     }
 
     /// Begins a transaction on what every region holds of `tenant` (its config, the ledger): no home is checked.
@@ -129,7 +137,39 @@ fn held_from_the_start(tenant: &TenantId, lock: Option<i64>) -> String {
     format!(", set_config('app.is_fenced', ({fence})::text, true), set_config('app.is_held', ({lock})::text, true)")
 }
 
-/// A tenant's home as this transaction sees it.
+/// An idempotency key of a tenant's.
+pub struct Key<'a> {
+    /// The number of its advisory lock.
+    pub lock: i64,
+    /// Whose key.
+    pub caller: &'a str,
+    /// The key itself.
+    pub key: &'a str,
+    /// An answer of before is forgotten.
+    pub since: OffsetDateTime,
+}
+
+/// What is known under a key.
+pub enum Held {
+    /// Nothing, since another transaction holds it.
+    BySomebody,
+    /// This transaction holds it, and nothing was answered yet.
+    New,
+    /// It was answered before.
+    Answered(Answered),
+}
+
+/// An answer as it is kept.
+pub struct Answered {
+    /// Of the request that was answered.
+    pub request_hash: Vec<u8>,
+    /// Of HTTP.
+    pub status: i16,
+    /// Sealed to its key.
+    pub sealed_body: Vec<u8>,
+}
+
+/// A tenant's home as this transaction sees it, and the answer kept under its key.
 struct Home {
     region: String,
     term: i64,
@@ -139,16 +179,27 @@ struct Home {
     is_fenced: bool,
     /// The lock asked for is this transaction's.
     is_held: bool,
+    request_hash: Option<Vec<u8>>,
+    status: Option<i16>,
+    sealed_body: Option<Vec<u8>>,
 }
 
-async fn home_of(tx: &mut TenantTx) -> Result<Home, Problem> {
+/// One statement, since every command begins with it. It comes after the one that took the locks: a statement sees what was
+/// committed when it began.
+async fn home_of(tx: &mut TenantTx, key: Option<&Key<'_>>) -> Result<Home, Problem> {
     let tenant = tx.tenant().clone();
     let sql = sqlx::query_as!(
         Home,
-        r#"SELECT region, term, n, state, current_setting('app.is_fenced') = 'true' AS "is_fenced!",
-                  current_setting('app.is_held') = 'true' AS "is_held!"
-           FROM tenant_homes WHERE tenant_id = $1"#,
-        tenant.as_str()
+        r#"SELECT h.region, h.term, h.n, h.state, current_setting('app.is_fenced') = 'true' AS "is_fenced!",
+                  current_setting('app.is_held') = 'true' AS "is_held!",
+                  k.request_hash AS "request_hash?", k.status AS "status?", k.sealed_body AS "sealed_body?"
+           FROM tenant_homes h LEFT JOIN idempotency_keys k
+               ON k.tenant_id = $1 AND k.caller = $2 AND k.key = $3 AND k.created_at > $4
+           WHERE h.tenant_id = $1"#,
+        tenant.as_str(),
+        key.map(|key| key.caller),
+        key.map(|key| key.key),
+        key.map(|key| key.since)
     );
     let home = sql.fetch_optional(tx.conn()).await?;
     home.ok_or_else(|| Problem::new(Code::UnknownTenant, format!("no tenant '{tenant}'")))

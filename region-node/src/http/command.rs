@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     app::App,
-    db::{Db, TenantTx},
+    db::{Answered, Db, Held, Key, TenantTx},
     identity::{Caller, Operator, Sealer},
 };
 
@@ -139,26 +139,19 @@ impl<T> Command<T> {
     /// Begins the command's transaction at the tenant's home; leaves through `?` if the answer is already known or the
     /// first copy still runs.
     pub async fn begin(&self, app: &App, caller: &Caller) -> Result<CommandTx, Stop> {
-        self.begin_at_home(app, caller.tenant(), caller.key_owner()).await
+        self.begin_at_home(app, caller.tenant(), caller.key_owner(), Patience::GivesUp).await
     }
 
     /// Begins the last transaction of a command whose first has committed and stored no answer yet. Waits where
     /// [`Self::begin`] would say that the first copy still runs: this is the first copy.
     pub async fn resume(&self, app: &App, caller: &Caller) -> Result<CommandTx, Stop> {
-        let mut tx = app.db.begin(caller.tenant()).await?;
-        let claim = self.claim(app, caller.tenant().as_str(), caller.key_owner());
-        if let Some(claim) = &claim {
-            sqlx::query!(r#"SELECT pg_advisory_xact_lock($1) AS "locked!: ()""#, claim.lock())
-                .fetch_one(tx.conn())
-                .await?;
-        }
-        CommandTx::begun(tx, claim, true, app.clock.now()).await
+        self.begin_at_home(app, caller.tenant(), caller.key_owner(), Patience::Waits).await
     }
 
     /// Begins a command on what every region may write (a tenant's config), wherever the tenant is at home.
     pub async fn begin_anywhere(&self, app: &App, tenant: &TenantId, caller: &Caller) -> Result<CommandTx, Stop> {
         let tx = app.db.anywhere(tenant).await?;
-        CommandTx::begun(tx, self.claim(app, tenant.as_str(), caller.key_owner()), false, app.clock.now()).await
+        CommandTx::unclaimed(tx, self.claim(app, tenant.as_str(), caller.key_owner()), app.clock.now()).await
     }
 
     /// Begins an operator's command that makes `tenant`. The key is the operator's: the same one again for another tenant
@@ -171,21 +164,37 @@ impl<T> Command<T> {
     ) -> Result<CommandTx, Stop> {
         let tx = app.db.anywhere(tenant).await?;
         let claim = self.claim(app, NO_TENANT, format!("operator:{}", operator.client_id));
-        CommandTx::begun(tx, claim, false, app.clock.now()).await
+        CommandTx::unclaimed(tx, claim, app.clock.now()).await
     }
 
     /// Begins a command of somebody who has no account yet (registration); keys are then per tenant.
     pub async fn begin_unknown(&self, app: &App, tenant: &TenantId) -> Result<CommandTx, Stop> {
-        self.begin_at_home(app, tenant, "anyone".into()).await
+        self.begin_at_home(app, tenant, "anyone".into(), Patience::GivesUp).await
     }
 
-    async fn begin_at_home(&self, app: &App, tenant: &TenantId, key_owner: String) -> Result<CommandTx, Stop> {
-        let claim = self.claim(app, tenant.as_str(), key_owner);
-        let (tx, is_first) = match &claim {
-            Some(claim) => app.db.begin_holding(tenant, claim.lock()).await?,
-            None => (app.db.begin(tenant).await?, true),
+    async fn begin_at_home(
+        &self,
+        app: &App,
+        tenant: &TenantId,
+        key_owner: String,
+        patience: Patience,
+    ) -> Result<CommandTx, Stop> {
+        let now = app.clock.now();
+        let Some(claim) = self.claim(app, tenant.as_str(), key_owner) else {
+            return Ok(CommandTx { tx: app.db.begin(tenant).await?, claim: None, now });
         };
-        CommandTx::begun(tx, claim, is_first, app.clock.now()).await
+        let (caller, key) = (claim.caller.as_str(), claim.key.key.as_str());
+        let key = Key { lock: claim.lock(), caller, key, since: now - KEPT_FOR };
+        let (mut tx, held) = app.db.begin_under(tenant, &key).await?;
+        let answered = match held {
+            Held::New => None,
+            Held::Answered(answered) => Some(answered),
+            Held::BySomebody => {
+                claim.wait(&mut tx, patience).await?;
+                claim.answered(&mut tx, now).await?
+            }
+        };
+        CommandTx::begun(tx, claim, answered, now).await
     }
 
     fn claim(&self, app: &App, scope: &str, caller: String) -> Option<Claim> {
@@ -221,52 +230,84 @@ impl Claim {
         let digest = Sha256::digest(format!("idempotency\x1f{}\x1f{}\x1f{}", self.scope, self.caller, self.key.key));
         i64::from_be_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
     }
+
+    /// Waits for the key to be this transaction's.
+    async fn wait(&self, tx: &mut TenantTx, patience: Patience) -> Result<(), Stop> {
+        if patience == Patience::Waits {
+            let wait = sqlx::query!(r#"SELECT pg_advisory_xact_lock($1) AS "locked!: ()""#, self.lock());
+            wait.fetch_one(tx.conn()).await?;
+            return Ok(());
+        }
+        // A refused command gives its key back a moment after its answer, when its connection is rolled back.
+        for _ in 0..GIVEN_BACK_WITHIN {
+            if self.try_lock(tx).await? {
+                return Ok(());
+            }
+            tokio::time::sleep(GIVEN_BACK_STEP).await;
+        }
+        if self.try_lock(tx).await? {
+            return Ok(());
+        }
+        let detail = "the first request with this Idempotency-Key has not finished";
+        Err(Problem::new(Code::IdempotencyInProgress, detail).retry_after(1).into())
+    }
+
+    /// Whether nobody else works under this key now; it stays ours until the transaction ends.
+    async fn try_lock(&self, tx: &mut TenantTx) -> sqlx::Result<bool> {
+        let lock = sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "locked!""#, self.lock());
+        lock.fetch_one(tx.conn()).await
+    }
+
+    /// What was answered under this key, which is held.
+    async fn answered(&self, tx: &mut TenantTx, now: OffsetDateTime) -> sqlx::Result<Option<Answered>> {
+        let answered = sqlx::query_as!(
+            Answered,
+            "SELECT request_hash, status, sealed_body FROM idempotency_keys
+             WHERE tenant_id = $1 AND caller = $2 AND key = $3 AND created_at > $4",
+            self.scope,
+            self.caller,
+            self.key.key,
+            now - KEPT_FOR
+        );
+        answered.fetch_optional(tx.conn()).await
+    }
+}
+
+/// What a command does while another holds its key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Says so, soon.
+    GivesUp,
+    /// Waits for it to end.
+    Waits,
 }
 
 impl CommandTx {
-    /// Goes on once the key is this transaction's, which it already is if `is_first`, and no answer is stored under it.
-    async fn begun(mut tx: TenantTx, claim: Option<Claim>, is_first: bool, now: OffsetDateTime) -> Result<Self, Stop> {
+    /// Goes on in a transaction that has not asked for its key yet, which may be in another scope than the tenant's.
+    async fn unclaimed(mut tx: TenantTx, claim: Option<Claim>, now: OffsetDateTime) -> Result<Self, Stop> {
         let Some(claim) = claim else { return Ok(Self { tx, claim: None, now }) };
-        let mut is_first = is_first || try_claim(&mut tx, &claim).await?;
-        // A refused command gives its key back a moment after its answer, when its connection is rolled back.
-        for _ in 0..GIVEN_BACK_WITHIN {
-            if is_first {
-                break;
-            }
-            tokio::time::sleep(GIVEN_BACK_STEP).await;
-            is_first = try_claim(&mut tx, &claim).await?;
-        }
-        if !is_first {
-            let detail = "the first request with this Idempotency-Key has not finished";
-            return Err(Problem::new(Code::IdempotencyInProgress, detail).retry_after(1).into());
-        }
+        claim.wait(&mut tx, Patience::GivesUp).await?;
         let own = tx.tenant().to_string();
         if claim.scope != own {
             see_rows_of(&mut tx, &claim.scope).await?;
         }
-        let stored = sqlx::query!(
-            "SELECT request_hash, status, sealed_body FROM idempotency_keys
-             WHERE tenant_id = $1 AND caller = $2 AND key = $3 AND created_at > $4",
-            claim.scope,
-            claim.caller,
-            claim.key.key,
-            now - KEPT_FOR
-        )
-        .fetch_optional(tx.conn())
-        .await?;
-        let Some(stored) = stored else {
-            if claim.scope != own {
-                see_rows_of(&mut tx, &own).await?;
-            }
-            return Ok(Self { tx, claim: Some(claim), now });
-        };
+        let answered = claim.answered(&mut tx, now).await?;
+        if claim.scope != own {
+            see_rows_of(&mut tx, &own).await?;
+        }
+        Self::begun(tx, claim, answered, now).await
+    }
+
+    /// Goes on with a key that is held, unless it was answered before.
+    async fn begun(tx: TenantTx, claim: Claim, answered: Option<Answered>, now: OffsetDateTime) -> Result<Self, Stop> {
+        let Some(answered) = answered else { return Ok(Self { tx, claim: Some(claim), now }) };
         tx.rollback().await?;
-        if stored.request_hash != claim.key.request_hash {
+        if answered.request_hash != claim.key.request_hash {
             let detail = "this Idempotency-Key was used for another request; take a new one";
             return Err(Problem::new(Code::IdempotencyKeyReused, detail).into());
         }
-        let status = u16::try_from(stored.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-        let body = claim.sealer.open(&claim.context(), &stored.sealed_body);
+        let status = u16::try_from(answered.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
+        let body = claim.sealer.open(&claim.context(), &answered.sealed_body);
         let (Some(status), Some(body)) = (status, body) else {
             return Err(Problem::new(Code::Internal, "the stored answer cannot be read").into());
         };
@@ -330,11 +371,6 @@ impl DerefMut for CommandTx {
     fn deref_mut(&mut self) -> &mut TenantTx {
         &mut self.tx
     }
-}
-
-/// Whether nobody else works under this key now; it stays ours until the transaction ends.
-async fn try_claim(tx: &mut TenantTx, claim: &Claim) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(r#"SELECT pg_try_advisory_xact_lock($1) AS "locked!""#, claim.lock()).fetch_one(tx.conn()).await
 }
 
 /// Moves the transaction's fence: an operator's keys are in no tenant.
