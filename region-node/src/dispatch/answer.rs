@@ -151,17 +151,17 @@ pub(super) async fn accept(
     if offer.status != OfferStatus::Live.as_str() || offer.expires_at <= now {
         return Err(OfferError::OfferExpired);
     }
-    store::answer(tx, ride_id, driver_id, OfferStatus::Accepted, now).await?.ok_or(OfferError::OfferExpired)?;
+    let others = store::accept(tx, ride_id, driver_id, now).await?.ok_or(OfferError::OfferExpired)?;
     let follows = chain::follows(tx, &offer).await?;
     // It may have waited for the trip before to end, which was earlier then.
     let now = app.clock.now();
-    let (ride, trip) = rides::accept(tx, &ride, driver_id, follows, now).await?;
-    for other in store::withdraw_offers(tx, ride_id, OfferStatus::Taken, now).await? {
+    let (ride, trip) = rides::accept(tx, &app.sealer, &ride, driver_id, follows, now).await?;
+    for other in others {
         tell_withdrawn(tx, other, "ride_taken", now);
     }
     drivers::note(tx, &[driver_id], Addition::ACCEPTED, now).await?;
     zones::leave(app, tx, driver_id).await?;
-    announce(app, tx, ride).await?;
+    tx.tell(Event::RideChanged(Box::new(ride)));
     tracing::info!(ride.id = %ride_id, driver.id = %driver_id, "ride {ride_id} accepted");
     Ok(trip)
 }

@@ -18,7 +18,7 @@ use super::{
     answer::{release, tell_withdrawn},
     chain,
     line::line_up,
-    offer::{OfferStatus, OfferView},
+    offer::OfferView,
     plan::{self, Ask, Plan, Verdict},
     reason::Reason,
     store::{self, Claimed, Ending, NewOffer},
@@ -159,7 +159,7 @@ async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>
     let ids: Vec<_> = lost.iter().map(|ride| ride.id).collect();
     for ride in &lost {
         if ride.status == RideStatus::Offered {
-            for offer in store::withdraw_offers(tx, ride.id, OfferStatus::Expired, round.now).await? {
+            for offer in store::withdraw_offers(tx, ride.id, round.now).await? {
                 tell_withdrawn(tx, offer, "expired", round.now);
             }
         }

@@ -63,18 +63,16 @@ pub(super) async fn expire_offers(tx: &mut TenantTx, now: OffsetDateTime) -> sql
     Ok(ended.collect())
 }
 
-/// Takes a ride's live offers back, for the reason the status tells.
+/// Takes back the live offers of a ride that is over.
 pub(super) async fn withdraw_offers(
     tx: &mut TenantTx,
     ride_id: RideId,
-    status: OfferStatus,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<Ended>> {
     let rows = sqlx::query!(
-        "UPDATE offers SET status = $2, answered_at = $3 WHERE ride_id = $1 AND status = 'live'
+        "UPDATE offers SET status = 'expired', answered_at = $2 WHERE ride_id = $1 AND status = 'live'
          RETURNING id, driver_id",
         ride_id.0,
-        status.as_str(),
         now
     )
     .fetch_all(tx.conn())
@@ -522,6 +520,28 @@ pub(super) async fn hold_live_offer(tx: &mut TenantTx, driver_id: DriverId) -> s
         driver_id.0
     );
     Ok(ride.fetch_optional(tx.conn()).await?.map(RideId))
+}
+
+/// Ends all live offers of a ride, one of them accepted by `driver`; those the others had. `None` if his had ended already,
+/// and then nothing of this must be kept. The ride is held.
+pub(super) async fn accept(
+    tx: &mut TenantTx,
+    ride_id: RideId,
+    driver: DriverId,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<Vec<Ended>>> {
+    let rows = sqlx::query!(
+        "UPDATE offers SET status = CASE WHEN driver_id = $2 THEN 'accepted' ELSE 'taken' END, answered_at = $3
+         WHERE ride_id = $1 AND status = 'live' RETURNING id, driver_id",
+        ride_id.0,
+        driver.0,
+        now
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let ended = rows.iter().map(|row| Ended { offer_id: row.id.into(), ride_id, driver_id: DriverId(row.driver_id) });
+    let (own, others): (Vec<_>, Vec<_>) = ended.partition(|offer| offer.driver_id == driver);
+    Ok((!own.is_empty()).then_some(others))
 }
 
 /// Ends a driver's live offer; false if it had ended already. The ride is held.

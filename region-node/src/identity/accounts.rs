@@ -158,6 +158,33 @@ fn mean_rating(sum: i64, count: i64) -> Option<f64> {
     (count > 0).then(|| (sum as f64 / count as f64 * 100.0).round() / 100.0)
 }
 
+/// Both parties of a ride as their rows hold them, still sealed.
+pub struct SealedParties {
+    pub driver_name: Option<Vec<u8>>,
+    pub vehicle_class: String,
+    pub vehicle_plate: String,
+    pub vehicle_model: String,
+    pub vehicle_seats: i16,
+    pub rating_sum: i64,
+    pub rating_count: i64,
+    pub rider_name: Option<Vec<u8>>,
+}
+
+impl SealedParties {
+    /// Opens what they may see of each other, as [`parties`] tells it.
+    pub fn open(self, sealer: &Sealer, driver: DriverId, rider: RiderId) -> (DriverProfile, String) {
+        let vehicle = Vehicle {
+            class: self.vehicle_class,
+            plate: self.vehicle_plate,
+            model: self.vehicle_model,
+            seats: self.vehicle_seats,
+        };
+        let name = open_first_name(sealer, driver.0, self.driver_name.as_deref());
+        let profile = DriverProfile { name, vehicle, rating: mean_rating(self.rating_sum, self.rating_count) };
+        (profile, open_first_name(sealer, rider.0, self.rider_name.as_deref()))
+    }
+}
+
 /// What a rider may see of his driver, and the name by which the driver knows the rider. Accounts are erased, never removed, so
 /// there are both or neither.
 pub async fn parties(
@@ -166,26 +193,15 @@ pub async fn parties(
     driver: DriverId,
     rider: RiderId,
 ) -> sqlx::Result<Option<(DriverProfile, String)>> {
-    let row = sqlx::query!(
+    let sealed = sqlx::query_as!(
+        SealedParties,
         r#"SELECT d.sealed_name AS driver_name, d.vehicle_class, d.vehicle_plate, d.vehicle_model, d.vehicle_seats, d.rating_sum,
                   d.rating_count, r.sealed_name AS rider_name
            FROM drivers d, riders r WHERE d.id = $1 AND r.id = $2"#,
         driver.0,
         rider.0
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    Ok(row.map(|row| {
-        let vehicle = Vehicle {
-            class: row.vehicle_class,
-            plate: row.vehicle_plate,
-            model: row.vehicle_model,
-            seats: row.vehicle_seats,
-        };
-        let name = open_first_name(sealer, driver.0, row.driver_name.as_deref());
-        let profile = DriverProfile { name, vehicle, rating: mean_rating(row.rating_sum, row.rating_count) };
-        (profile, open_first_name(sealer, rider.0, row.rider_name.as_deref()))
-    }))
+    );
+    Ok(sealed.fetch_optional(tx.conn()).await?.map(|sealed| sealed.open(sealer, driver, rider)))
 }
 
 /// Holds an account's row, so that no ride of it begins until the transaction ends; `None` if there is no such account.

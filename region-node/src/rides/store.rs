@@ -5,10 +5,11 @@ use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{PaymentMethod, Place, Ride, RideError, RideStatus, announce};
+use super::{PaymentMethod, Place, Ride, RideError, RideStatus, RiderProfile, announce};
 use crate::{
     app::App,
     db::{TenantTx, constraint},
+    identity::{SealedParties, Sealer},
     pricing::Quote,
     trips::{self, Trip},
 };
@@ -231,10 +232,11 @@ pub struct Follows {
     pub starts_by: OffsetDateTime,
 }
 
-/// Gives an offered ride to `driver`, who had it on offer, and begins his trip, or lets it wait for the one it follows. The
-/// update's condition and the unique indexes decide every race: of any number of drivers one succeeds.
+/// Gives an offered ride to `driver`, who had it on offer, and begins his trip, or lets it wait for the one it follows; the
+/// ride, with its parties, and the trip. The update's condition and the unique indexes decide every race: of any number of drivers one succeeds.
 pub async fn accept(
     tx: &mut TenantTx,
+    sealer: &Sealer,
     ride: &Ride,
     driver: DriverId,
     follows: Option<Follows>,
@@ -243,31 +245,52 @@ pub async fn accept(
     let after_trip_id = follows.map(|follows| follows.trip_id);
     let starts_by = follows.map(|follows| follows.starts_by);
     let trip = Trip { after_trip_id, starts_by, ..Trip::begin(ride, driver, now) };
+    let tenant = tx.tenant().clone();
     let taken = sqlx::query!(
-        "UPDATE rides SET status = 'accepted', driver_id = $2, trip_id = $3, accepted_at = $4, updated_at = $4,
-             dispatch_at = NULL, after_trip_id = $5,
-             pickup_eta_s = (SELECT pickup_eta_s FROM offers WHERE ride_id = $1 AND driver_id = $2 ORDER BY id DESC LIMIT 1)
-         WHERE id = $1 AND status = 'offered'
-             AND EXISTS (SELECT FROM drivers WHERE id = $2 AND erased_at IS NULL FOR KEY SHARE)
-         RETURNING pickup_eta_s",
+        r#"WITH ride AS (
+               UPDATE rides SET status = 'accepted', driver_id = $2, trip_id = $3, accepted_at = $4, updated_at = $4,
+                   dispatch_at = NULL, after_trip_id = $5,
+                   pickup_eta_s = (SELECT pickup_eta_s FROM offers WHERE ride_id = $1 AND driver_id = $2
+                                   ORDER BY id DESC LIMIT 1)
+               WHERE id = $1 AND status = 'offered'
+                   AND EXISTS (SELECT FROM drivers WHERE id = $2 AND erased_at IS NULL FOR KEY SHARE)
+               RETURNING id, rider_id, pickup_eta_s
+           ), trip AS (
+               INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at, after_trip_id,
+                   starts_by)
+               SELECT $3, $6, id, rider_id, $2, 'accepted', $4, $4, $5, $7 FROM ride
+           )
+           SELECT ride.pickup_eta_s, d.sealed_name AS driver_name, d.vehicle_class, d.vehicle_plate, d.vehicle_model,
+                  d.vehicle_seats, d.rating_sum, d.rating_count, r.sealed_name AS rider_name
+           FROM ride JOIN drivers d ON d.id = $2 JOIN riders r ON r.id = ride.rider_id"#,
         ride.id.0,
         driver.0,
         trip.id.0,
         now,
-        after_trip_id.map(|id| id.0)
+        after_trip_id.map(|id| id.0),
+        tenant.as_str(),
+        starts_by
     )
     .fetch_optional(tx.conn())
     .await
     .map_err(|error| match constraint(&error) {
         Some("one_open_ride_per_rider") => RideError::RiderBusy,
-        _ => error.into(),
-    })?
-    .ok_or(RideError::AlreadyTaken)?;
-    trips::insert(tx, &trip).await.map_err(|error| match constraint(&error) {
         Some("one_active_trip_per_driver" | "one_next_trip_per_driver") => RideError::DriverBusy,
         Some("one_active_trip_per_ride") => RideError::AlreadyTaken,
         _ => error.into(),
-    })?;
+    })?
+    .ok_or(RideError::AlreadyTaken)?;
+    let parties = SealedParties {
+        driver_name: taken.driver_name,
+        vehicle_class: taken.vehicle_class,
+        vehicle_plate: taken.vehicle_plate,
+        vehicle_model: taken.vehicle_model,
+        vehicle_seats: taken.vehicle_seats,
+        rating_sum: taken.rating_sum,
+        rating_count: taken.rating_count,
+        rider_name: taken.rider_name,
+    };
+    let (profile, rider_name) = parties.open(sealer, driver, ride.rider_id);
     let ride = Ride {
         status: RideStatus::Accepted,
         driver_id: Some(driver),
@@ -277,6 +300,8 @@ pub async fn accept(
         dispatch_at: None,
         pickup_eta_s: taken.pickup_eta_s,
         updated_at: now,
+        driver: Some(profile),
+        rider: Some(RiderProfile { name: rider_name }),
         ..ride.clone()
     };
     Ok((ride, trip))

@@ -11,7 +11,8 @@ use crate::{
     app::App,
     http::{Command, CommandTx, Empty, Path, ProblemBody, Stop},
     identity::Caller,
-    rides::{self, Ride},
+    realtime::Event,
+    rides::{self, Ride, RiderProfile},
 };
 
 /// What the rider told the driver.
@@ -94,27 +95,34 @@ pub(super) async fn own_trip<T>(
     let driver = caller.driver()?;
     let mut tx = command.begin(app, caller).await?;
     let ride = rides::lock_by_trip(&mut tx, id).await?.ok_or(TripError::NotFound(id))?;
-    let trip = store::load(&mut tx, id).await?.ok_or(TripError::NotFound(id))?;
+    let trip = store::hold(&mut tx, id).await?.ok_or(TripError::NotFound(id))?;
     if trip.driver_id != driver {
         return Err(TripError::NotFound(id).into());
     }
     Ok((tx, ride, trip))
 }
 
-/// Saves a trip that has taken a step, and its ride with it, and tells their parties.
+/// Saves a trip that has taken a step, and its ride with it, and tells their parties; whether another trip waits for this one
+/// to end.
 pub(super) async fn save(
     app: &App,
     tx: &mut CommandTx,
     ride: Ride,
     was: super::TripStatus,
     trip: &Trip,
-) -> Result<(), TripError> {
-    store::save(tx, trip, was).await?;
-    let ride_was = ride.status;
-    let ride = Ride { status: trip.status.of_ride(), ended_at: trip.ended_at, updated_at: trip.updated_at, ..ride };
-    rides::save(tx, &ride, ride_was).await?;
-    rides::announce(app, tx, ride).await?;
-    Ok(())
+) -> Result<bool, TripError> {
+    let taken = store::save_step(tx, trip, was, ride.status).await?;
+    let (driver, rider) = taken.parties.open(&app.sealer, trip.driver_id, trip.rider_id);
+    let ride = Ride {
+        status: trip.status.of_ride(),
+        ended_at: trip.ended_at,
+        updated_at: trip.updated_at,
+        driver: Some(driver),
+        rider: Some(RiderProfile { name: rider }),
+        ..ride
+    };
+    tx.tell(Event::RideChanged(Box::new(ride)));
+    Ok(taken.is_followed)
 }
 
 async fn step<T>(

@@ -34,8 +34,8 @@ pub(super) async fn end_trip(
     };
     let (was, now) = (trip.status, app.clock.now());
     let trip = trip.end(measured_m, &ride.quote, app.config.rides.reprice_percent, now)?;
-    drive::save(&app, &mut tx, ride, was, &trip).await?;
-    if rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_none() {
+    let is_followed = drive::save(&app, &mut tx, ride, was, &trip).await?;
+    if !is_followed || rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_none() {
         rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
     }
     if let Some(fare) = &trip.fare {

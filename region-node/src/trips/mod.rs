@@ -26,7 +26,7 @@ pub use error::TripError;
 pub use machine::TripStatus;
 pub use rating::{RatedBy, Rating};
 pub use store::{active_of_driver, load};
-pub(crate) use store::{begin_next, hold_under_way, insert};
+pub(crate) use store::{begin_next, hold_under_way};
 
 use crate::{
     app::App,

@@ -11,8 +11,9 @@ use uuid::Uuid;
 use super::{RatedBy, Rating, Trip, TripError, TripStatus, trace::Breadcrumb};
 use crate::{
     db::{TenantTx, constraint},
+    identity::SealedParties,
     pricing::Fare,
-    rides::Place,
+    rides::{Place, RideStatus},
 };
 
 /// The columns of a trip, the places of its ride and the payment that stands for it.
@@ -66,6 +67,13 @@ pub async fn load(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<Trip>> {
     row.map(TripRow::into_trip).transpose()
 }
 
+/// Loads a trip whose ride is held, and holds it too, until the transaction ends: whoever accepts a ride to follow it waits
+/// for that.
+pub(super) async fn hold(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<Trip>> {
+    let row = select_trips!("WHERE t.id = $1 FOR UPDATE OF t", id.0).fetch_optional(tx.conn()).await?;
+    row.map(TripRow::into_trip).transpose()
+}
+
 /// The trip a driver is busy with.
 pub async fn active_of_driver(tx: &mut TenantTx, driver: DriverId) -> sqlx::Result<Option<Trip>> {
     let row = select_trips!(
@@ -96,29 +104,6 @@ pub(crate) async fn begin_next(tx: &mut TenantTx, ended: TripId, now: OffsetDate
     Ok(begun.fetch_optional(tx.conn()).await?.map(TripId))
 }
 
-/// Inserts a trip that was just accepted; the unique indexes allow one per driver, one to follow it, and one per ride.
-pub(crate) async fn insert(tx: &mut TenantTx, trip: &Trip) -> sqlx::Result<()> {
-    let tenant = tx.tenant().clone();
-    sqlx::query!(
-        "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at, after_trip_id,
-             starts_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        trip.id.0,
-        tenant.as_str(),
-        trip.ride_id.0,
-        trip.rider_id.0,
-        trip.driver_id.0,
-        trip.status.as_str(),
-        trip.accepted_at,
-        trip.updated_at,
-        trip.after_trip_id.map(|id| id.0),
-        trip.starts_by
-    )
-    .execute(tx.conn())
-    .await?;
-    Ok(())
-}
-
 /// Saves what may change of a trip, if it still is what it `was`.
 pub(super) async fn save(tx: &mut TenantTx, trip: &Trip, was: TripStatus) -> Result<(), TripError> {
     let saved = sqlx::query!(
@@ -146,6 +131,73 @@ pub(super) async fn save(tx: &mut TenantTx, trip: &Trip, was: TripStatus) -> Res
         1 => Ok(()),
         _ => Err(TripError::InvalidTransition { from: was, to: trip.status }),
     }
+}
+
+/// What a step of a trip leads to.
+pub(super) struct Taken {
+    /// Of the trip and its ride.
+    pub(super) parties: SealedParties,
+    /// Whether a trip was accepted to begin when this one ends.
+    pub(super) is_followed: bool,
+}
+
+/// Saves a trip that is held, as by [`hold`], and its ride with it, if both still are what they were.
+pub(super) async fn save_step(
+    tx: &mut TenantTx,
+    trip: &Trip,
+    was: TripStatus,
+    ride_was: RideStatus,
+) -> Result<Taken, TripError> {
+    let tenant = tx.tenant().clone();
+    let saved = sqlx::query!(
+        r#"WITH trip AS (
+               UPDATE trips SET status = $3, arrived_at = $4, started_at = $5, paused_at = $6, paused_s = $7, ended_at = $8,
+                   distance_m = $9, duration_s = $10, fare_amount = $11, fare_currency = $12, fare = $13, updated_at = $14
+               WHERE id = $1 AND status = $2 RETURNING id
+           ), ride AS (
+               UPDATE rides SET status = $17, ended_at = $8, updated_at = $14
+               WHERE id = $15 AND status = $16 AND EXISTS (SELECT FROM trip) RETURNING id
+           )
+           SELECT d.sealed_name AS driver_name, d.vehicle_class, d.vehicle_plate, d.vehicle_model, d.vehicle_seats, d.rating_sum,
+                  d.rating_count, r.sealed_name AS rider_name,
+                  EXISTS (SELECT FROM trips n WHERE n.tenant_id = $18 AND n.driver_id = $19 AND n.after_trip_id = $1
+                          AND n.status = 'accepted') AS "is_followed!"
+           FROM ride, drivers d, riders r WHERE d.id = $19 AND r.id = $20"#,
+        trip.id.0,
+        was.as_str(),
+        trip.status.as_str(),
+        trip.arrived_at,
+        trip.started_at,
+        trip.paused_at,
+        trip.paused_s,
+        trip.ended_at,
+        trip.distance_m,
+        trip.duration_s,
+        trip.fare.as_ref().map(|fare| fare.total.amount),
+        trip.fare.as_ref().map(|fare| fare.total.currency.code().to_owned()),
+        trip.fare.as_ref().map(Json) as _,
+        trip.updated_at,
+        trip.ride_id.0,
+        ride_was.as_str(),
+        trip.status.of_ride().as_str(),
+        tenant.as_str(),
+        trip.driver_id.0,
+        trip.rider_id.0
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(TripError::InvalidTransition { from: was, to: trip.status })?;
+    let parties = SealedParties {
+        driver_name: saved.driver_name,
+        vehicle_class: saved.vehicle_class,
+        vehicle_plate: saved.vehicle_plate,
+        vehicle_model: saved.vehicle_model,
+        vehicle_seats: saved.vehicle_seats,
+        rating_sum: saved.rating_sum,
+        rating_count: saved.rating_count,
+        rider_name: saved.rider_name,
+    };
+    Ok(Taken { parties, is_followed: saved.is_followed })
 }
 
 /// A trip's trace from `since` on, in the order of time.
