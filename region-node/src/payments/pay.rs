@@ -14,7 +14,8 @@ use time::OffsetDateTime;
 use super::{
     Payment, PaymentError, PaymentKind, Sequence, Split, Step,
     record::{AskedBy, NO_PSP, PaymentRecord, is_chargeable},
-    resume, steps, store,
+    resume, steps,
+    store::{self, Owed},
 };
 use crate::{
     app::App,
@@ -22,8 +23,8 @@ use crate::{
     http::{Command, CommandTx, KEPT_FOR, ProblemBody, Stop},
     identity::{Caller, Subject},
     pricing::LineCode,
-    rides::{self, MethodType, PaymentMethod, Ride},
-    trips::{self, Trip, TripStatus},
+    rides::{MethodType, PaymentMethod},
+    trips::TripStatus,
 };
 
 /// What to pay, and how.
@@ -129,27 +130,25 @@ async fn intend(
     if !config.flags.payments {
         return Err(PaymentError::PaymentsOff.into());
     }
-    let trip = trip_of(tx, caller, command.body.trip_id).await?;
-    let ride = rides::load(tx, trip.ride_id).await?.ok_or(PaymentError::NoSuchTrip(trip.id))?;
-    let due = Due::of(&trip, &ride, config.commission_percent)?;
+    let owed = owed(tx, caller, command.body.trip_id).await?;
+    let due = Due::of(&owed, config.commission_percent)?;
     let mut method = command.body.method.clone();
-    due.check_method(&method, &ride, caller)?;
-    // A payment of before an old backup was restored is gone here, but not from the ledger.
-    if store::trip_is_settled(tx, trip.id).await? {
-        return Err(PaymentError::AlreadyPaid(trip.id).into());
+    due.check_method(&method, &owed, caller)?;
+    if owed.is_settled {
+        return Err(PaymentError::AlreadyPaid(owed.trip_id).into());
     }
     let needs_psp = is_chargeable(&method) && due.amount.amount > 0;
     let provider = if needs_psp { config.psp.provider.as_str() } else { NO_PSP };
     if needs_psp {
-        let given = method.token.or(ride.payment_method.token);
+        let given = method.token.or(owed.method.token);
         method.token = Some(app.psp.get(provider)?.token(given.as_deref())?);
     }
     let payment = PaymentRecord {
         id: PaymentId::new(),
-        ride_id: trip.ride_id,
-        trip_id: trip.id,
-        rider_id: trip.rider_id,
-        driver_id: Some(trip.driver_id),
+        ride_id: owed.ride_id,
+        trip_id: owed.trip_id,
+        rider_id: owed.rider_id,
+        driver_id: Some(owed.driver_id),
         kind: due.kind,
         method,
         amount: due.amount,
@@ -163,7 +162,7 @@ async fn intend(
         remote_durable_at: None,
     };
     store::insert_payment(tx, &payment).await.map_err(|error| match constraint(&error) {
-        Some("one_live_payment_per_trip") => Stop::from(PaymentError::AlreadyPaid(trip.id)),
+        Some("one_live_payment_per_trip") => Stop::from(PaymentError::AlreadyPaid(owed.trip_id)),
         _ => Stop::from(error),
     })?;
     Ok(payment)
@@ -178,26 +177,26 @@ struct Due {
 
 impl Due {
     /// A completed trip costs its fare. A cancelled one costs the fee of the cancellation that ended it, if that cost.
-    fn of(trip: &Trip, ride: &Ride, commission_percent: u8) -> Result<Self, PaymentError> {
-        match (trip.status, &trip.fare, ride.cancellation_fee) {
+    fn of(owed: &Owed, commission_percent: u8) -> Result<Self, PaymentError> {
+        match (owed.status, &owed.fare, owed.cancellation_fee) {
             (TripStatus::Completed, Some(fare), _) => {
                 let tax = fare.lines.iter().filter(|line| line.code == LineCode::Tax).map(|line| line.amount.amount);
                 let split = Split::of_fare(fare.total.amount, tax.sum(), commission_percent);
                 Ok(Self { kind: PaymentKind::Fare, amount: fare.total, split })
             }
-            (TripStatus::Cancelled, _, Some(fee)) if ride.trip_id == Some(trip.id) => Ok(Self {
+            (TripStatus::Cancelled, _, Some(fee)) => Ok(Self {
                 kind: PaymentKind::CancellationFee,
-                amount: Money::new(fee, ride.quote.currency),
-                split: Split::of_cancellation_fee(fee, Some(trip.driver_id)),
+                amount: fee,
+                split: Split::of_cancellation_fee(fee.amount, Some(owed.driver_id)),
             }),
-            _ => Err(PaymentError::NothingToPay { trip: trip.id, status: trip.status.to_string() }),
+            _ => Err(PaymentError::NothingToPay { trip: owed.trip_id, status: owed.status.to_string() }),
         }
     }
 
     /// Nobody but the driver sees cash change hands, so a rider's word counts only where cash was agreed on and the two
     /// have met.
-    fn check_method(&self, method: &PaymentMethod, ride: &Ride, caller: &Caller) -> Result<(), PaymentError> {
-        let is_agreed = self.kind == PaymentKind::Fare && ride.payment_method.kind == MethodType::Cash;
+    fn check_method(&self, method: &PaymentMethod, owed: &Owed, caller: &Caller) -> Result<(), PaymentError> {
+        let is_agreed = self.kind == PaymentKind::Fare && owed.method.kind == MethodType::Cash;
         let by_rider = matches!(caller.subject, Subject::Rider(_));
         if by_rider && method.kind == MethodType::Cash && !is_agreed {
             return Err(PaymentError::CashNotAgreed);
@@ -206,11 +205,11 @@ impl Due {
     }
 }
 
-/// The trip, if the caller may pay for it.
-async fn trip_of(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<Trip, Stop> {
-    let trip = trips::load(tx, id).await?.ok_or(PaymentError::NoSuchTrip(id))?;
+/// What is owed for a trip, if the caller may pay for it.
+async fn owed(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<Owed, Stop> {
+    let owed = store::owed(tx, id).await?.ok_or(PaymentError::NoSuchTrip(id))?;
     match caller.subject {
-        Subject::Rider(rider) if rider != trip.rider_id => Err(PaymentError::NoSuchTrip(id).into()),
-        Subject::Rider(_) | Subject::Driver(_) | Subject::Client(_) => Ok(trip),
+        Subject::Rider(rider) if rider != owed.rider_id => Err(PaymentError::NoSuchTrip(id).into()),
+        Subject::Rider(_) | Subject::Driver(_) | Subject::Client(_) => Ok(owed),
     }
 }

@@ -9,15 +9,15 @@ mod webhooks;
 pub(super) use self::{
     ledger::post,
     payments::{
-        asked_under_key, claim_due as claim_due_payments, count_unknown, insert as insert_payment,
-        load as load_payment, lock as lock_payment, save as save_payment,
+        Owed, asked_under_key, claim_due as claim_due_payments, count_unknown, insert as insert_payment,
+        load as load_payment, lock as lock_payment, owed, save as save_payment,
     },
     refunds::{
         asked_under_key as refund_asked_under_key, begun_split, claim_due as claim_due_refunds,
         insert as insert_refund, load as load_refund, lock as lock_refund, of_payment as refunds_of_payment,
         save as save_refund,
     },
-    settlements::{SettlementRow, list as list_settlements, position_of, trip_is_settled},
+    settlements::{SettlementRow, list as list_settlements, position_of},
     webhooks::{first_sight, make_payment_due, make_refund_due},
 };
 

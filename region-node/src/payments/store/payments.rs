@@ -1,4 +1,7 @@
-use shared::ids::{PaymentId, TenantId};
+use shared::{
+    ids::{DriverId, PaymentId, RideId, RiderId, TenantId, TripId},
+    money::Money,
+};
 use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -7,7 +10,9 @@ use super::{asked_by, money, unreadable};
 use crate::{
     db::{SystemTx, TenantTx},
     payments::{PaymentKind, PaymentStatus, Sequence, Split, Step, record::PaymentRecord},
+    pricing::Fare,
     rides::PaymentMethod,
+    trips::TripStatus,
 };
 
 struct Row {
@@ -122,6 +127,48 @@ pub(in crate::payments) async fn asked_under_key(
         key,
         since
     )
+}
+
+/// What a trip's payment is made of.
+pub(in crate::payments) struct Owed {
+    pub(in crate::payments) trip_id: TripId,
+    pub(in crate::payments) ride_id: RideId,
+    pub(in crate::payments) rider_id: RiderId,
+    pub(in crate::payments) driver_id: DriverId,
+    pub(in crate::payments) status: TripStatus,
+    pub(in crate::payments) fare: Option<Fare>,
+    /// Of a ride that was given up on this trip.
+    pub(in crate::payments) cancellation_fee: Option<Money>,
+    /// As the ride was asked for.
+    pub(in crate::payments) method: PaymentMethod,
+    /// In the ledger. The payment itself may be gone, if an old backup was restored.
+    pub(in crate::payments) is_settled: bool,
+}
+
+/// Reads what is owed for a trip.
+pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::Result<Option<Owed>> {
+    let row = sqlx::query!(
+        r#"SELECT t.ride_id, t.rider_id, t.driver_id, t.status, t.fare AS "fare: Json<Fare>",
+                  CASE WHEN r.trip_id = t.id THEN r.cancellation_fee END AS cancellation_fee,
+                  r.quote ->> 'currency' AS "currency!", r.payment_method AS "method: Json<PaymentMethod>",
+                  EXISTS (SELECT FROM ledger_facts f
+                          WHERE f.tenant_id = t.tenant_id AND f.trip_id = t.id AND f.kind = 'settlement') AS "is_settled!"
+           FROM trips t JOIN rides r ON r.id = t.ride_id WHERE t.id = $1"#,
+        trip.0
+    );
+    let Some(row) = row.fetch_optional(tx.conn()).await? else { return Ok(None) };
+    let cancellation_fee = row.cancellation_fee.map(|fee| money(fee, &row.currency)).transpose()?;
+    Ok(Some(Owed {
+        trip_id: trip,
+        ride_id: row.ride_id.into(),
+        rider_id: row.rider_id.into(),
+        driver_id: row.driver_id.into(),
+        status: row.status.parse().map_err(|error: String| sqlx::Error::Decode(error.into()))?,
+        fare: row.fare.map(|fare| fare.0),
+        cancellation_fee,
+        method: row.method.0,
+        is_settled: row.is_settled,
+    }))
 }
 
 /// Records the intent to charge. `one_live_payment_per_trip` refuses a second one for a trip.

@@ -1,9 +1,6 @@
-use shared::ids::TripId;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
-
-use crate::db::TenantTx;
 
 /// A fact of the replicated ledger.
 pub(in crate::payments) struct SettlementRow {
@@ -23,18 +20,6 @@ pub(in crate::payments) struct SettlementRow {
 /// Where a fact stands in this region's order of arrival.
 pub(in crate::payments) async fn position_of(conn: &mut PgConnection, fact: Uuid) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar!("SELECT position FROM ledger_facts WHERE fact_id = $1", fact).fetch_optional(conn).await
-}
-
-/// Whether the replicated ledger holds a settlement of a trip, whatever became of the payment here.
-pub(in crate::payments) async fn trip_is_settled(tx: &mut TenantTx, trip: TripId) -> sqlx::Result<bool> {
-    let tenant = tx.tenant().clone();
-    let sql = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM ledger_facts WHERE tenant_id = $1 AND trip_id = $2 AND kind = 'settlement')
-           AS "is_settled!""#,
-        tenant.as_str(),
-        trip.0
-    );
-    sql.fetch_one(tx.conn()).await
 }
 
 /// Facts after `position`, of one tenant or of all the connection may see, in this region's order of arrival.
