@@ -103,30 +103,26 @@ CREATE INDEX ledger_postings_by_account ON ledger_postings (tenant_id, account);
 CALL fence_by_tenant('ledger_postings');
 REVOKE UPDATE, DELETE ON ledger_entries, ledger_postings FROM gocomet_app, gocomet_system;
 
-CREATE FUNCTION ledger_entry_is_balanced() RETURNS trigger LANGUAGE plpgsql AS $$
+-- An entry's postings are made by one statement, the transaction's that made the entry, and sum to zero.
+CREATE FUNCTION ledger_postings_are_whole() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    total bigint;
+    wrong uuid;
 BEGIN
-    SELECT coalesce(sum(amount), 0) INTO total FROM ledger_postings WHERE entry_id = NEW.entry_id;
-    IF total <> 0 THEN
-        RAISE EXCEPTION 'ledger entry % is off balance by %', NEW.entry_id, total
+    SELECT p.entry_id INTO wrong FROM posted p
+    WHERE NOT EXISTS (SELECT FROM ledger_entries e WHERE e.id = p.entry_id AND e.made_by = pg_current_xact_id()) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'ledger entry % is not of this transaction', wrong
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_entry_is_closed';
+    END IF;
+    SELECT entry_id INTO wrong FROM posted GROUP BY entry_id HAVING sum(amount) <> 0 LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'ledger entry % is off balance', wrong
             USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_entry_balances';
     END IF;
     RETURN NULL;
 END $$;
-CREATE CONSTRAINT TRIGGER ledger_entry_balances AFTER INSERT ON ledger_postings
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION ledger_entry_is_balanced();
-
-CREATE FUNCTION ledger_entry_is_closed() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM ledger_entries WHERE id = NEW.entry_id AND made_by = pg_current_xact_id()) THEN
-        RAISE EXCEPTION 'ledger entry % is not of this transaction', NEW.entry_id
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_entry_is_closed';
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER ledger_entry_is_closed BEFORE INSERT ON ledger_postings
-    FOR EACH ROW EXECUTE FUNCTION ledger_entry_is_closed();
+CREATE TRIGGER ledger_postings_are_whole AFTER INSERT ON ledger_postings REFERENCING NEW TABLE AS posted
+    FOR EACH STATEMENT EXECUTE FUNCTION ledger_postings_are_whole();
 
 CREATE FUNCTION ledger_is_immutable() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
