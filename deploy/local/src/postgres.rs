@@ -78,7 +78,7 @@ impl Postgres {
         // Shared memory of the kind that leaves nothing in /dev/shm when a process is killed.
         format!(
             "\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\ndynamic_shared_memory_type = mmap\nmax_connections = 200\n\
-             shared_buffers = 64MB\nmax_wal_size = 512MB\njit = off\nfsync = {synced}\nfull_page_writes = {synced}\nmax_wal_senders = 4\n\
+             shared_buffers = 64MB\nmax_wal_size = 512MB\njit = off\nautovacuum_naptime = 10s\nfsync = {synced}\nfull_page_writes = {synced}\nmax_wal_senders = 4\n\
              timezone = 'UTC'\nlog_timezone = 'UTC'\nlog_line_prefix = '%m [%p] %u@%d '\nlog_checkpoints = off\n{}\n",
             self.settings.join("\n")
         )
