@@ -220,8 +220,14 @@ impl TestRegion {
 
     /// A new driver of the tenant, with a standard car, offline.
     pub async fn driver(&self) -> TestUser {
+        self.driver_of(self.tenant.as_str()).await
+    }
+
+    /// A new driver of another tenant.
+    pub async fn driver_of(&self, tenant: &str) -> TestUser {
         let car = json!({"class": "standard", "plate": "T 1", "model": "Test Car", "seats": 4});
-        self.nobody().register("/v1/drivers", json!({"vehicle": car})).await
+        let nobody = TestUser { tenant: tenant.parse().unwrap(), ..self.nobody() };
+        nobody.register("/v1/drivers", json!({"vehicle": car})).await
     }
 }
 

@@ -130,7 +130,10 @@ pub struct DispatchPolicy {
     /// A driver who needs at most this long to the end of his trip may be asked to take another ride after it, seconds; 0: only
     /// those without a trip are asked.
     pub chain_within_s: u32,
-    /// A batched matching lets a driver who has waited half an hour for work drive so much farther, seconds; others in
+    /// His trip may end so much later than he should have been at the next pick-up, or as much later as he was expected to need
+    /// in all; then the next ride goes to somebody else. Seconds.
+    pub chain_slack_s: u32,
+    /// A batched matching lets a driver who has waited half an hour or longer for work drive so much farther, seconds; others in
     /// proportion.
     pub idle_bonus_s: u32,
     /// And one who has earned nothing lately, where others have; who earned at least the fleet's median has no bonus, and
@@ -266,7 +269,8 @@ impl Default for DispatchPolicy {
             expire_after_s: 180,
             group_size: 1,
             chain_within_s: 0,
-            idle_bonus_s: 60,
+            chain_slack_s: 120,
+            idle_bonus_s: 600,
             fairness_bonus_s: 30,
             refusal_cost_cap_s: 60,
             required_documents: BTreeSet::new(),
@@ -390,13 +394,11 @@ impl TenantConfig {
             "must be 30 to 14400, or null",
         );
         require(dispatch.chain_within_s <= 1_800, "dispatch.chain_within_s".into(), "must be at most 1800");
+        require(dispatch.chain_slack_s <= 1_800, "dispatch.chain_slack_s".into(), "must be at most 1800");
         require((1..=5).contains(&dispatch.group_size), "dispatch.group_size".into(), "must be 1 to 5");
-        // Together less than four minutes: a preference among drivers, never a reason to let riders wait for long.
-        for (field, seconds) in
-            [("idle_bonus_s", dispatch.idle_bonus_s), ("fairness_bonus_s", dispatch.fairness_bonus_s)]
-        {
-            require(seconds <= 120, format!("dispatch.{field}"), "must be at most 120");
-        }
+        // Preferences among drivers, never a reason to let riders wait without end.
+        require(dispatch.idle_bonus_s <= 900, "dispatch.idle_bonus_s".into(), "must be at most 900");
+        require(dispatch.fairness_bonus_s <= 120, "dispatch.fairness_bonus_s".into(), "must be at most 120");
         require(dispatch.refusal_cost_cap_s <= 300, "dispatch.refusal_cost_cap_s".into(), "must be at most 300");
         require(
             dispatch.required_documents.len() <= MAX_DOCUMENTS,
@@ -479,13 +481,14 @@ mod tests {
     #[test]
     fn what_dispatch_prefers_is_bounded() {
         let draft = json!({"dispatch": {
-            "max_pickup_s": 5, "group_size": 6, "chain_within_s": 1801, "idle_bonus_s": 121, "fairness_bonus_s": 121, "refusal_cost_cap_s": 301,
+            "max_pickup_s": 5, "group_size": 6, "chain_within_s": 1801, "chain_slack_s": 1801, "idle_bonus_s": 901, "fairness_bonus_s": 121, "refusal_cost_cap_s": 301,
             "required_documents": ["Licence"],
         }});
         let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
         let expected = [
             "dispatch.max_pickup_s",
             "dispatch.chain_within_s",
+            "dispatch.chain_slack_s",
             "dispatch.group_size",
             "dispatch.idle_bonus_s",
             "dispatch.fairness_bonus_s",

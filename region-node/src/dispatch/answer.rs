@@ -152,7 +152,7 @@ pub(super) async fn accept(
         return Err(OfferError::OfferExpired);
     }
     let others = store::accept(tx, ride_id, driver_id, now).await?.ok_or(OfferError::OfferExpired)?;
-    let follows = chain::follows(tx, &offer).await?;
+    let follows = chain::follows(app, tx, &offer).await?;
     // It may have waited for the trip before to end, which was earlier then.
     let now = app.clock.now();
     let (ride, trip) = rides::accept(tx, &app.sealer, &ride, driver_id, follows, now).await?;
@@ -185,21 +185,26 @@ async fn decline(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: Drive
 }
 
 /// Takes back the offer a driver is thinking about, who goes offline, the ride he was to take next, and his place in a
-/// zone's queue. Part of the transaction that says so.
+/// zone's queue. Either ride counts as refused: going offline is no way around an answer. Part of the transaction that says so.
 pub async fn withdraw_from(
     app: &App,
     tx: &mut TenantTx,
     driver_id: DriverId,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
+    let mut refused = false;
     if let Some(ride_id) = store::hold_live_offer(tx, driver_id).await?
         && let Some(offer_id) = store::answer(tx, ride_id, driver_id, OfferStatus::Withdrawn, now).await?
     {
+        refused = true;
         tell_withdrawn(tx, store::Ended { offer_id, ride_id, driver_id }, "driver_offline", now);
         release(app, tx, &[ride_id], now).await?;
     }
-    zones::leave(app, tx, driver_id).await?;
-    chain::give_back_of(app, tx, driver_id, now).await
+    refused |= chain::give_back_of(app, tx, driver_id, now).await?;
+    if refused {
+        drivers::note(tx, &[driver_id], Addition::REFUSED, now).await?;
+    }
+    zones::leave(app, tx, driver_id).await
 }
 
 /// Sends rides without a live offer back to the dispatcher, and tells their riders.

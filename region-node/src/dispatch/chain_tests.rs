@@ -10,7 +10,7 @@ use super::{
     worker::run_due,
 };
 use crate::{
-    drivers::Duty,
+    drivers::{Duty, Standing},
     rides::tests::{id_of, request, wish},
     testing::{TestRegion, TestUser},
 };
@@ -96,9 +96,13 @@ impl Chained {
         (rides(false).await, rides(true).await)
     }
 
-    fn duty(&self) -> Duty {
+    fn standing(&self) -> Standing {
         let fleet = self.region.app.drivers.live.fleet(&self.region.tenant);
-        fleet.sighting(DriverId(self.driver.id), self.region.clock.now()).unwrap().standing.duty
+        fleet.sighting(DriverId(self.driver.id), self.region.clock.now()).unwrap().standing
+    }
+
+    fn duty(&self) -> Duty {
+        self.standing().duty
     }
 
     fn is_driving(&self, ride: &Value) -> bool {
@@ -175,6 +179,24 @@ async fn a_free_driver_who_is_there_sooner_is_asked_and_not_the_one_on_a_trip(po
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn drivers_about_to_be_free_and_free_ones_are_matched_together(pool: PgPool) {
+    let chained = Chained::waiting(pool, json!({"dispatch": {"chain_within_s": 300}})).await;
+    let region = &chained.region;
+    // Nearest to where the trip ends is a free driver, who is also the only one for another ride farther north.
+    let free = region.driver().await;
+    free.post(&format!("/v1/drivers/{}/status", free.id), json!({"status": "online"})).await.ok(200);
+    let place = json!({"lat": NEAR_THE_END.0 + 0.01, "lng": NEAR_THE_END.1});
+    free.post(&format!("/v1/drivers/{}/location", free.id), place).await.ok(202);
+    let mut wish = wish();
+    wish["pickup"] = json!({"lat": NEAR_THE_END.0 + 0.03, "lng": NEAR_THE_END.1});
+    let north = region.rider().await.post("/v1/rides", wish).await.ok(201);
+    region.clock.advance(Duration::seconds(1));
+    run_due(&region.app).await;
+    assert_eq!(offers(&chained.driver).await[0]["ride_id"], chained.ride["id"]);
+    assert_eq!(offers(&free).await[0]["ride_id"], north["id"]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn a_driver_has_one_ride_to_follow_at_most(pool: PgPool) {
     let (chained, _) = Chained::accepted(pool).await;
     let mut wish = wish();
@@ -221,8 +243,11 @@ async fn a_ride_whose_driver_s_trip_runs_over_goes_to_somebody_else(pool: PgPool
 async fn a_driver_who_goes_offline_gives_the_next_ride_back_and_ends_his_trip(pool: PgPool) {
     let (chained, _) = Chained::accepted(pool).await;
     let offline = format!("/v1/drivers/{}/status", chained.driver.id);
+    let refused = || chained.standing().record.refused.round();
+    assert_eq!(refused(), 0.0);
+    chained.region.clock.advance(Duration::seconds(1));
     chained.driver.post(&offline, json!({"status": "offline"})).await.ok(200);
-    assert_eq!(status(&chained.rider, &chained.ride).await, "requested");
+    assert_eq!((status(&chained.rider, &chained.ride).await.as_str(), refused()), ("requested", 1.0));
     assert!(chained.is_driving(&ride_of(&chained.first)));
     chained.driver.post(&offline, json!({"status": "online"})).await.ok(200);
     run_due(&chained.region.app).await;

@@ -33,6 +33,7 @@ mod worker;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use answer::{AnswerRequest, accept_from_socket, decline_from_socket, withdraw_from};
+pub use chain::Arriving;
 pub use config::DispatchConfig;
 pub use error::OfferError;
 pub use gate::may_be_asked;

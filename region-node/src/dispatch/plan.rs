@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 
 use super::{
     acceptance,
+    chain::Arriving,
     cost::{Costs, Person},
     gate::{gate, takes_too_long},
     group::groups,
@@ -29,6 +30,10 @@ const CHOICES: usize = 12;
 const MOST_CHOICES: usize = 50;
 /// Drivers of a ride who may not, and of whom the reason is recorded.
 const EXPLAINED: usize = 12;
+/// Drivers about to end a trip who may be chosen for one ride, besides those who are free.
+const ARRIVING: usize = 4;
+/// Drivers looked at for each who may be chosen: one some way off may have waited so long for work that the ride is his.
+pub(super) const LOOKED_AT: usize = 4;
 /// Rides whose travel times are asked for at once, should they come from elsewhere.
 const ASKED_AT_ONCE: usize = 32;
 /// So much farther than allowed it is still worth saying that somebody was too far.
@@ -84,31 +89,33 @@ pub struct Plan {
     pub verdicts: Vec<Verdict>,
 }
 
-/// Plans for the rides of one window, in the order they were asked for.
+/// Plans for the rides of one window, in the order they were asked for, among those who are free and those about to be.
 pub async fn plan(
     fleet: &Fleet,
     travel: &impl TravelTimes,
     rules: &DispatchPolicy,
     rides: &[Wanted],
+    arriving: &[Arriving],
     now: OffsetDateTime,
 ) -> Vec<Plan> {
     let mut numbers: HashMap<DriverId, usize> = HashMap::new();
     let mut matching = Matching::default();
     let most = choices(rides.iter().map(|ride| ride.pickup));
-    let look = |(ride, most)| look_around(fleet, rules, ride, most, now);
-    let mut looks: Vec<Look> = rides.iter().zip(most).map(look).collect();
     let costs = Costs { rules, median_earned: fleet.median_earned(now) };
+    let look = |(ride, most)| look_around(fleet, costs, ride, most, arriving, now);
+    let mut looks: Vec<Look> = rides.iter().zip(most).map(look).collect();
     let mut etas = Vec::with_capacity(rides.len());
     for some in rides.iter().zip(&looks).collect::<Vec<_>>().chunks(ASKED_AT_ONCE) {
         let ask = some.iter().map(|(ride, look)| async move {
-            let places: Vec<Point> = look.choices.iter().map(|found| found.position.point).collect();
-            travel.to_pickup(&places, ride.pickup, now).await
+            let places: Vec<Point> = look.choices.iter().map(|choice| choice.found.position.point).collect();
+            let ways_s = travel.to_pickup(&places, ride.pickup, now).await;
+            look.choices.iter().zip(ways_s).map(|(choice, way_s)| choice.free_in_s.saturating_add(way_s)).collect()
         });
         etas.extend(join_all(ask).await);
     }
     for ((ride, look), etas) in rides.iter().zip(&mut looks).zip(etas) {
         let etas = look.leave_out_the_slow(rules, etas);
-        let candidates = look.choices.iter().zip(etas).map(|(found, eta_s)| {
+        let candidates = look.choices.iter().zip(etas).map(|(Choice { found, .. }, eta_s)| {
             let next = numbers.len();
             let cost_s = costs.cost_s(eta_s, person(&found.standing, now));
             Candidate { driver: *numbers.entry(found.driver_id).or_insert(next), eta_s, cost_s }
@@ -123,13 +130,14 @@ pub async fn plan(
     let mut plans = Vec::with_capacity(rides.len());
     for (((ride, look), request), group) in rides.iter().zip(looks).zip(&matching.requests).zip(groups) {
         let candidates = &request.candidates;
-        let choices = look.choices.iter().zip(candidates).enumerate().map(|(index, (found, candidate))| Verdict {
-            driver_id: found.driver_id,
+        let choices = look.choices.iter().zip(candidates).enumerate().map(|(index, (choice, candidate))| Verdict {
+            driver_id: choice.found.driver_id,
             reason: if group.contains(&index) { Reason::Offered } else { Reason::NotChosen },
             pickup_eta_s: Some(candidate.eta_s),
-            distance_m: whole_metres(found.distance_m),
+            distance_m: whole_metres(choice.found.distance_m),
         });
-        let ask = |index: &usize| Ask { driver_id: look.choices[*index].driver_id, eta_s: candidates[*index].eta_s };
+        let ask =
+            |index: &usize| Ask { driver_id: look.choices[*index].found.driver_id, eta_s: candidates[*index].eta_s };
         let ask = group.iter().map(ask).collect();
         plans.push(Plan { ride_id: ride.ride_id, ask, verdicts: choices.chain(look.others).collect() });
     }
@@ -157,8 +165,15 @@ fn person(standing: &Standing, now: OffsetDateTime) -> Person {
 }
 
 struct Look {
-    choices: Vec<Found>,
+    choices: Vec<Choice>,
     others: Vec<Verdict>,
+}
+
+/// A driver who may be chosen.
+struct Choice {
+    found: Found,
+    /// After the trip that ends first.
+    free_in_s: u32,
 }
 
 impl Look {
@@ -167,7 +182,7 @@ impl Look {
         let mut kept = Vec::with_capacity(etas.len());
         let mut etas = etas.into_iter();
         let others = &mut self.others;
-        self.choices.retain(|found| {
+        self.choices.retain(|Choice { found, .. }| {
             let Some(eta_s) = etas.next() else { return false };
             let too_long = takes_too_long(eta_s, rules);
             if too_long {
@@ -188,13 +203,32 @@ impl Look {
 
 /// The drivers around a pick-up: those who can be asked, and the nearest of those who cannot, with the reason. Rings widen
 /// until there are enough of the first; nobody beyond the tenant's radius is asked.
-fn look_around(fleet: &Fleet, rules: &DispatchPolicy, ride: &Wanted, most: usize, now: OffsetDateTime) -> Look {
+fn look_around(
+    fleet: &Fleet,
+    costs: Costs<'_>,
+    ride: &Wanted,
+    most: usize,
+    arriving: &[Arriving],
+    now: OffsetDateTime,
+) -> Look {
+    let rules = costs.rules;
     let radius_m = f64::from(rules.radius_m);
     let gate = |standing: &Standing, distance_m: f64| gate(standing, distance_m, &ride.vehicle_class, rules, now);
     let may_be_asked = |standing: &Standing, distance_m: f64| gate(standing, distance_m).is_none();
-    let mut choices = fleet.search(ride.pickup, radius_m, most + ride.asked.len(), now, may_be_asked);
-    choices.retain(|found| !ride.asked.contains_key(&found.driver_id));
-    choices.truncate(most);
+    let was_asked = |found: &Found| ride.asked.contains_key(&found.driver_id);
+    let mut free = fleet.search(ride.pickup, radius_m, LOOKED_AT * most + ride.asked.len(), now, may_be_asked);
+    free.retain(|found| !was_asked(found));
+    free.sort_by_cached_key(|found| costs.guess_s(found.distance_m, person(&found.standing, now)));
+    free.truncate(most);
+    let is_free = |id: DriverId| free.iter().any(|found| found.driver_id == id);
+    let soon = arriving.iter().filter(|arriving| !is_free(arriving.driver_id));
+    let soon = soon.map(|arriving| (arriving.found_from(ride.pickup, now), arriving.remaining_s));
+    let may_follow = |(found, _): &(Found, u32)| !was_asked(found) && may_be_asked(&found.standing, found.distance_m);
+    let mut soon: Vec<_> = soon.filter(may_follow).collect();
+    soon.sort_by(|(a, _), (b, _)| a.distance_m.total_cmp(&b.distance_m).then(a.driver_id.cmp(&b.driver_id)));
+    soon.truncate(ARRIVING);
+    let free = free.into_iter().map(|found| (found, 0));
+    let choices: Vec<_> = free.chain(soon).map(|(found, free_in_s)| Choice { found, free_in_s }).collect();
     let around = fleet.search(ride.pickup, radius_m * EXPLAINED_RADIUS, most + EXPLAINED, now, |_, _| true);
     let explain = |found: Found| {
         let reason = gate(&found.standing, found.distance_m)
@@ -203,7 +237,7 @@ fn look_around(fleet: &Fleet, rules: &DispatchPolicy, ride: &Wanted, most: usize
             .unwrap_or(Reason::NotChosen);
         Verdict { driver_id: found.driver_id, reason, pickup_eta_s: None, distance_m: whole_metres(found.distance_m) }
     };
-    let is_choice = |found: &Found| choices.iter().any(|choice| choice.driver_id == found.driver_id);
+    let is_choice = |of: &Found| choices.iter().any(|choice| choice.found.driver_id == of.driver_id);
     let others = around.into_iter().filter(|found| !is_choice(found)).map(explain).take(EXPLAINED).collect();
     Look { choices, others }
 }
@@ -291,7 +325,7 @@ mod tests {
             (beyond, 3_500.0, "standard", Duty::Free),
         ]);
         let rides = [wanted(&[(asked, Reason::DeclinedBefore)])];
-        let plans = plan(&fleet, &SpeedProfile::default(), &rules(), &rides, NOW).await;
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules(), &rides, &[], NOW).await;
         assert_eq!(who(&plans[0]), [near]);
         let reasons: HashMap<_, _> = plans[0].verdicts.iter().map(|v| (v.driver_id, v.reason)).collect();
         let expected = [
@@ -311,7 +345,7 @@ mod tests {
         let (a, b) = (DriverId::new(), DriverId::new());
         let fleet = fleet(&[(a, 100.0, "standard", Duty::Free), (b, 2_000.0, "standard", Duty::Free)]);
         let plans =
-            plan(&fleet, &SpeedProfile::default(), &rules(), &[wanted(&[]), wanted(&[]), wanted(&[])], NOW).await;
+            plan(&fleet, &SpeedProfile::default(), &rules(), &[wanted(&[]), wanted(&[]), wanted(&[])], &[], NOW).await;
         let mut asked: Vec<_> = plans.iter().flat_map(who).collect();
         asked.sort();
         assert_eq!(asked, [a, b]);
@@ -323,7 +357,7 @@ mod tests {
         let drivers: Vec<_> =
             ids.iter().zip(1..).map(|(id, n)| (*id, f64::from(n) * 50.0, "standard", Duty::Free)).collect();
         let asked: Vec<_> = ids[..20].iter().map(|id| (*id, Reason::DidNotAnswer)).collect();
-        let plans = plan(&fleet(&drivers), &SpeedProfile::default(), &rules(), &[wanted(&asked)], NOW).await;
+        let plans = plan(&fleet(&drivers), &SpeedProfile::default(), &rules(), &[wanted(&asked)], &[], NOW).await;
         assert_eq!(who(&plans[0]), [ids[20]]);
     }
 
@@ -332,7 +366,7 @@ mod tests {
         let (choosy, willing) = (DriverId::new(), DriverId::new());
         let fleet = fleet(&[(choosy, 300.0, "standard", Duty::Free), (willing, 400.0, "standard", Duty::Free)]);
         let asked = async |rules: DispatchPolicy| {
-            who(&plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], NOW).await[0])
+            who(&plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], &[], NOW).await[0])
         };
         assert_eq!(asked(rules()).await, [choosy]);
         let refused = (0..20).fold(Record::NONE, |record, _| record.plus(Addition::REFUSED, NOW));
@@ -354,7 +388,7 @@ mod tests {
             fleet.set_record(id, Record::NONE.plus(Addition::earned(5_000), NOW));
         }
         let asked = async |rules: DispatchPolicy| {
-            who(&plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], NOW).await[0])
+            who(&plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], &[], NOW).await[0])
         };
         assert_eq!(asked(rules()).await, [poor]);
         assert_eq!(asked(DispatchPolicy { fairness_bonus_s: 0, ..rules() }).await, [rich]);
@@ -366,12 +400,12 @@ mod tests {
         let drivers: Vec<_> =
             ids.iter().zip(1..).map(|(id, n)| (*id, f64::from(n) * 100.0, "standard", Duty::Free)).collect();
         let (fleet, rules) = (fleet(&drivers), DispatchPolicy { group_size: 3, ..rules() });
-        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], NOW).await;
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &[wanted(&[])], &[], NOW).await;
         assert_eq!(who(&plans[0]), ids[..3]);
         let offered = plans[0].verdicts.iter().filter(|verdict| verdict.reason == Reason::Offered);
         assert_eq!(offered.count(), 3);
         let last = Wanted { offers_left: 2, ..wanted(&[]) };
-        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &[last], NOW).await;
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &[last], &[], NOW).await;
         assert_eq!(who(&plans[0]), ids[..2]);
     }
 
@@ -381,7 +415,7 @@ mod tests {
         let fleet = fleet(&[(near, 100.0, "standard", Duty::Free), (slow, 2_900.0, "standard", Duty::Free)]);
         let rules = DispatchPolicy { max_pickup_s: Some(120), ..rules() };
         let rides = [wanted(&[(near, Reason::DeclinedBefore)])];
-        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &rides, NOW).await;
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules, &rides, &[], NOW).await;
         assert!(plans[0].ask.is_empty());
         let verdict = plans[0].verdicts.iter().find(|verdict| verdict.driver_id == slow).unwrap();
         assert!(verdict.reason == Reason::PickupTooLong && verdict.pickup_eta_s.is_some_and(|eta_s| eta_s > 120));

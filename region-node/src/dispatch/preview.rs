@@ -11,7 +11,7 @@ use super::{
     cost::{Costs, Person},
     gate::takes_too_long,
     group::groups,
-    plan::choices,
+    plan::{LOOKED_AT, choices},
     policy::{Candidate, Matching, Request, assign},
 };
 use crate::{
@@ -188,18 +188,20 @@ impl PreviewRequest {
         for ((row, request), most) in self.requests.iter().enumerate().zip(most) {
             let etas = match &self.costs_s {
                 // Seconds beyond what fits are far enough; a cast from a float saturates.
-                Some(costs) => {
-                    let known =
-                        |(column, cost_s): (usize, &Option<f64>)| Some((column, cost_s.as_ref()?.round() as u32));
+                Some(ways_s) => {
+                    let known = |(column, way_s): (usize, &Option<f64>)| Some((column, way_s.as_ref()?.round() as u32));
                     let pickup = request.pickup.point();
                     let wants = |(column, _): &(usize, u32)| self.drivers[*column].wants(pickup);
                     let mut etas: Vec<(usize, u32)> =
-                        costs[row].iter().enumerate().filter_map(known).filter(wants).collect();
-                    etas.sort_by_key(|(column, eta_s)| (*eta_s, *column));
+                        ways_s[row].iter().enumerate().filter_map(known).filter(wants).collect();
+                    let rank = |column: usize, eta_s| {
+                        costs.rank_s(eta_s, self.drivers[column].person(median_earned, self.now))
+                    };
+                    etas.sort_by_cached_key(|(column, eta_s)| (rank(*column, *eta_s), *column));
                     etas.truncate(most);
                     etas
                 }
-                None => self.etas(travel, request.pickup.point(), rules, most).await,
+                None => self.etas(travel, request.pickup.point(), costs, most).await,
             };
             let candidate = |(driver, eta_s): (usize, u32)| {
                 let cost_s = costs.cost_s(eta_s, self.drivers[driver].person(median_earned, self.now));
@@ -212,19 +214,16 @@ impl PreviewRequest {
         matching
     }
 
-    /// The drivers nearest as the crow flies of those near enough, and how long they need.
-    async fn etas(
-        &self,
-        travel: &impl TravelTimes,
-        pickup: Point,
-        rules: &DispatchPolicy,
-        most: usize,
-    ) -> Vec<(usize, u32)> {
-        let radius_m = f64::from(rules.radius_m);
+    /// The drivers among whom the live dispatcher would choose, and how long they need.
+    async fn etas(&self, travel: &impl TravelTimes, pickup: Point, costs: Costs<'_>, most: usize) -> Vec<(usize, u32)> {
+        let radius_m = f64::from(costs.rules.radius_m);
         let away = self.drivers.iter().enumerate().filter(|(_, driver)| driver.wants(pickup));
         let away = away.map(|(column, driver)| (driver.place().distance_m(pickup), column));
         let mut near: Vec<(f64, usize)> = away.filter(|(distance_m, _)| *distance_m <= radius_m).collect();
         near.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        near.truncate(LOOKED_AT * most);
+        let person = |column: usize| self.drivers[column].person(costs.median_earned, self.now);
+        near.sort_by_cached_key(|(distance_m, column)| costs.guess_s(*distance_m, person(*column)));
         near.truncate(most);
         let places: Vec<Point> = near.iter().map(|(_, column)| self.drivers[*column].place()).collect();
         let etas = travel.to_pickup(&places, pickup, self.now).await;

@@ -517,6 +517,41 @@ async fn answers_and_fares_are_kept_with_the_driver_and_known_where_rides_are_pl
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn going_offline_refuses_the_offer_that_was_open_and_nothing_else(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let driver = driver_at(&region, 300.0).await;
+    let fleet = region.app.drivers.live.fleet(&region.tenant);
+    let refused = async || {
+        region.clock.advance(Duration::seconds(1));
+        let offline = json!({"status": "offline"});
+        driver.post(&format!("/v1/drivers/{}/status", driver.id), offline).await.ok(200);
+        let sighting = fleet.sighting(DriverId(driver.id), region.clock.now()).unwrap();
+        sighting.standing.record.refused.round()
+    };
+    assert_eq!(refused().await, 0.0);
+    online(&driver, 300.0).await;
+    let rider = region.rider().await;
+    let ride = request(&rider).await;
+    run_due(&region.app).await;
+    assert_eq!(offers(&driver).await.len(), 1);
+    assert_eq!(refused().await, 1.0);
+    // Back at once he may be asked again, and each time counts.
+    online(&driver, 300.0).await;
+    region.clock.advance(Duration::seconds(1));
+    run_due(&region.app).await;
+    assert_eq!(offers(&driver).await[0]["ride_id"], ride["id"]);
+    assert_eq!(refused().await, 2.0);
+    assert_eq!(refused().await, 2.0);
+    online(&driver, 300.0).await;
+    rider.post(&format!("/v1/rides/{}/cancel", ride["id"].as_str().unwrap()), json!({})).await.ok(200);
+    let taken = request(&rider).await;
+    region.clock.advance(Duration::seconds(1));
+    run_due(&region.app).await;
+    answer(&driver, "accept", &taken).await.ok(200);
+    assert_eq!(refused().await, 2.0);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn a_driver_whose_document_expires_while_online_is_offered_nothing_and_it_says_so(pool: PgPool) {
     let region = TestRegion::with_config(pool, json!({"dispatch": {"required_documents": ["licence"]}})).await;
     let (admin, driver) = (region.admin().await, region.driver().await);

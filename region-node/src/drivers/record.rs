@@ -15,7 +15,7 @@ const EARNINGS_HALVE_IN: Duration = Duration::hours(2);
 pub struct Record {
     /// Offers accepted.
     pub accepted: f64,
-    /// Offers declined, or left to run out.
+    /// Offers declined, left to run out, or dodged by going offline.
     pub refused: f64,
     /// Fares of trips, minor units of the tenant's currency.
     pub earned: f64,
@@ -66,7 +66,7 @@ impl Record {
 pub struct Addition {
     /// Offers accepted.
     pub accepted: f64,
-    /// Offers declined, or left to run out.
+    /// Offers declined, left to run out, or dodged by going offline.
     pub refused: f64,
     /// Minor units earned.
     pub earned: f64,

@@ -36,7 +36,7 @@ pub(super) struct DriverState {
     pub idle_since: Option<OffsetDateTime>,
 }
 
-/// Goes online, to be offered rides, or offline; online only with the documents the tenant requires. An offer still open is withdrawn; a trip under way goes on.
+/// Goes online, to be offered rides, or offline; online only with the documents the tenant requires. An offer still open is withdrawn and counts as refused, and so does a ride that was to be next; a trip under way goes on.
 #[utoipa::path(post, path = "/v1/drivers/{id}/status", tag = "drivers", security(("bearer" = [])),
     request_body = StatusRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = DriverId, Path)),

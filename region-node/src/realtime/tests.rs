@@ -23,6 +23,7 @@ use crate::{
     drivers::{Keys, Position},
     rides::tests::request,
     testing::{RedisCluster, TestRegion, TestUser},
+    zones,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -242,6 +243,59 @@ async fn whoever_is_too_late_for_a_ride_offered_to_several_hears_so_at_once(pool
     assert_eq!(withdrawn, json!({"offer_id": offer["offer_id"], "ride_id": ride["id"], "reason": "ride_taken"}));
     let late = at_first.emit("ride:accept", json!({"ride_id": ride["id"]})).await;
     assert_eq!(late["code"], "ride_already_taken");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn who_waits_in_a_zone_s_queue_hears_of_his_place_on_each_socket_and_nobody_else_does(pool: PgPool) {
+    let area = json!({"circle": {"center": {"lat": 40.758, "lng": -73.9855}, "radius_m": 1000}});
+    let zone = json!({"id": "rank", "name": "Times Square", "area": area, "queue": true});
+    let region = TestRegion::with_config(pool, json!({"zones": [zone]})).await;
+    region.new_tenant("other", json!({})).await;
+    zones::start(&region.app);
+    let address = region.serve().await;
+    let [first, second, outside] = [region.driver().await, region.driver().await, region.driver().await];
+    let (stranger, rider) = (region.driver_of("other").await, region.rider().await);
+    let mut at_first = Client::signed_in(address, &first).await;
+    let mut at_second = [Client::signed_in(address, &second).await, Client::signed_in(address, &second).await];
+    let mut others = Vec::new();
+    for user in [&outside, &stranger, &rider] {
+        others.push(Client::signed_in(address, user).await);
+    }
+    online(&outside, 1_500.0).await;
+    online(&stranger, 0.0).await;
+
+    let place = |update: &Value| (update["queue"]["zone_id"].clone(), update["queue"]["place"].clone());
+    online(&first, 900.0).await;
+    let update = at_first.event("queue:update").await;
+    assert_eq!((place(&update), &update["queue"]["name"]), ((json!("rank"), json!(1)), &json!("Times Square")));
+    region.clock.advance(time::Duration::seconds(10));
+    online(&second, 100.0).await;
+    for socket in &mut at_second {
+        assert_eq!(place(&socket.event("queue:update").await), (json!("rank"), json!(2)));
+    }
+    region.clock.advance(time::Duration::seconds(10));
+    first.post(&format!("/v1/drivers/{}/status", first.id), json!({"status": "offline"})).await.ok(200);
+    assert_eq!(at_first.event("queue:update").await, json!({"queue": null}));
+    for socket in &mut at_second {
+        assert_eq!(place(&socket.event("queue:update").await), (json!("rank"), json!(1)));
+    }
+
+    // One person's messages keep their order: had anybody been told of a place before, it would have come by now.
+    for (user, socket) in [(&outside, 0), (&stranger, 1)] {
+        tell_of_an_offer(&region, user);
+        others[socket].event("ride:offer_withdrawn").await;
+    }
+    request(&rider).await;
+    others[2].event("ride:update").await;
+    tell_of_an_offer(&region, &first);
+    at_first.event("ride:offer_withdrawn").await;
+    tell_of_an_offer(&region, &second);
+    for socket in &mut at_second {
+        socket.event("ride:offer_withdrawn").await;
+    }
+    let all = others.iter().chain(&at_second).chain([&at_first]);
+    let unasked: Vec<_> = all.flat_map(|socket| &socket.early).collect();
+    assert!(unasked.is_empty(), "{unasked:?}");
 }
 
 /// Signs in with a small window, so that what the system holds for a reader who does not read is soon full.

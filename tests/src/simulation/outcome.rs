@@ -15,6 +15,14 @@ pub struct Outcome {
     pub days: Vec<Day>,
 }
 
+/// Whoever has been available for so long without an offer, seconds, is passed over when a ride that begins near him is offered
+/// to a newcomer.
+pub const PASSED_OVER_AFTER_S: f64 = 1_800.0;
+/// Who has been available for less than this is a newcomer, seconds.
+pub const NEWCOMER_S: f64 = 900.0;
+/// Near is no farther than this, seconds of driving through the traffic of the hour.
+pub const NEAR_S: f64 = 300.0;
+
 /// A rider's wait.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Wait {
@@ -28,13 +36,16 @@ pub struct Wait {
 /// A driver's evening.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Day {
+    /// Driven at least in part in the stretch that counts.
     pub rides: usize,
     /// Driven to pick-ups, seconds.
     pub empty_s: f64,
     /// Driven with riders, seconds: what is paid for.
     pub paid_s: f64,
-    /// The longest wait for an offer.
+    /// The longest time available without an offer, of those that reached into the stretch.
     pub longest_idle_s: f64,
+    /// Was [passed over](PASSED_OVER_AFTER_S) at least once.
+    pub is_starved: bool,
 }
 
 impl Outcome {
@@ -71,9 +82,20 @@ impl Outcome {
         if total > 0.0 { 2.0 * ranked / (count * total) - (count + 1.0) / count } else { 0.0 }
     }
 
-    /// Drivers who were without a ride the whole time.
-    pub fn starved(&self) -> usize {
+    /// Drivers who drove nobody the whole time, for whatever reason.
+    pub fn without_a_ride(&self) -> usize {
         self.days.iter().filter(|day| day.rides == 0).count()
+    }
+
+    /// Drivers who stood available for half an hour without an offer, and then saw a ride five minutes away go to somebody who
+    /// had come free in the last quarter of an hour.
+    pub fn starved(&self) -> usize {
+        self.days.iter().filter(|day| day.is_starved).count()
+    }
+
+    /// The longest time anybody was available without an offer, seconds.
+    pub fn longest_idle_s(&self) -> f64 {
+        self.days.iter().map(|day| day.longest_idle_s).fold(0.0, f64::max)
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Figures {
     pub unserved_percent: f64,
     pub empty_percent: f64,
     pub gini: f64,
+    pub without_a_ride: f64,
+    /// The longest of all evenings.
+    pub longest_idle_s: f64,
     pub starved: f64,
 }
 
@@ -45,6 +48,8 @@ impl Figures {
             unserved_percent: mean(&|outcome| 100.0 * outcome.unserved_share()),
             empty_percent: mean(&|outcome| 100.0 * outcome.empty_share()),
             gini: mean(&Outcome::gini),
+            without_a_ride: mean(&|outcome| outcome.without_a_ride() as f64),
+            longest_idle_s: outcomes.iter().map(Outcome::longest_idle_s).fold(0.0, f64::max),
             starved: mean(&|outcome| outcome.starved() as f64),
         }
     }
@@ -75,7 +80,9 @@ pub fn write_page(comparisons: &[Comparison], to: &Path) -> anyhow::Result<()> {
          svg{max-width:100%;height:auto}</style><h1>Dispatch policies compared</h1>\
          <p>New York, 2014-12-21, 21:00 to 22:00: every request of the record, on Manhattan's streets, with the same drivers, \
          riders and luck for both policies. <b>nearest</b> gives each request, in order of arrival, the nearest free driver; \
-         <b>batched</b> assigns all waiting requests together. Trip records: NYC TLC. Streets: &copy; OpenStreetMap \
+         <b>batched</b> assigns all waiting requests together. A driver is <b>starved</b> who has been available for half an hour \
+         without an offer when a ride that begins within five minutes of him is offered to somebody who has been available \
+         for less than a quarter of an hour. Trip records: NYC TLC. Streets: &copy; OpenStreetMap \
          contributors.</p>",
     );
     for Comparison { drivers, nearest, batched } in comparisons {
@@ -96,14 +103,16 @@ pub fn write_page(comparisons: &[Comparison], to: &Path) -> anyhow::Result<()> {
 
 type Row = (&'static str, fn(&Figures) -> f64, usize);
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 9] = [
     ("wait until picked up, mean, s", |figures| figures.wait_mean_s, 0),
     ("wait until picked up, 95th percentile, s", |figures| figures.wait_p95_s, 0),
     ("drive to the pick-up, mean, s", |figures| figures.drive_mean_s, 0),
     ("riders nobody came for, %", |figures| figures.unserved_percent, 1),
     ("driving nobody pays for, %", |figures| figures.empty_percent, 1),
     ("inequality of paid driving, Gini", |figures| figures.gini, 3),
-    ("drivers without a ride", |figures| figures.starved, 1),
+    ("drivers without a ride", |figures| figures.without_a_ride, 1),
+    ("longest time available without an offer, min", |figures| figures.longest_idle_s / 60.0, 0),
+    ("drivers starved", |figures| figures.starved, 1),
 ];
 
 /// Which share of riders has been picked up after how long.

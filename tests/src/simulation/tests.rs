@@ -68,3 +68,16 @@ async fn of_a_ride_offered_to_several_at_once_nobody_is_lost_and_somebody_accept
         until_accepted_s(&one)
     );
 }
+
+#[tokio::test]
+async fn nobody_who_has_waited_half_an_hour_is_passed_over_for_a_newcomer_to_a_ride_five_minutes_away() {
+    let town = Town::manhattan().unwrap();
+    // Few enough to be needed, and enough that some wait.
+    let of = async |idle_bonus_s| {
+        let evening = Scenario::new_york_evening(DispatchMode::Batched, 800, 1);
+        let policy = DispatchPolicy { idle_bonus_s, ..evening.policy.clone() };
+        simulate(&town, &Scenario { policy, ..evening }).await
+    };
+    assert_eq!(of(DispatchPolicy::default().idle_bonus_s).await.starved(), 0);
+    assert!(of(0).await.starved() > 0);
+}

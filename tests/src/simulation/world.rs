@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     Scenario, Town,
-    outcome::{Day, Outcome, Wait},
+    outcome::{Day, NEAR_S, NEWCOMER_S, Outcome, PASSED_OVER_AFTER_S, Wait},
     people::{Answer, People},
 };
 use crate::cities::PlannedRide;
@@ -66,7 +66,7 @@ enum RideState {
     Waits,
     Offered,
     Accepted { at: Moment },
-    OnBoard,
+    OnBoard { since: Moment },
     Over,
 }
 
@@ -76,6 +76,8 @@ struct Driver {
     /// Added to the place by those who lie about it, degrees.
     lie: (f64, f64),
     state: DriverState,
+    /// Since when available without an offer, if idle.
+    unasked_since: Moment,
     record: Record,
     day: Day,
 }
@@ -137,6 +139,7 @@ impl<'a> World<'a> {
             place: town.rides[people.home(number, town.rides.len())].pickup,
             lie: (0.0, 0.0),
             state: DriverState::Idle { since: begins },
+            unasked_since: begins,
             record: record(number),
             day: Day::default(),
         };
@@ -192,6 +195,11 @@ impl<'a> World<'a> {
                 Event::SetsDown { driver, ride } => self.sets_down(driver, ride),
                 Event::ComesBack(driver) => self.is_idle(driver),
                 Event::Heartbeat => self.heartbeat(),
+            }
+        }
+        for driver in 0..self.drivers.len() {
+            if matches!(self.drivers[driver].state, DriverState::Idle { .. }) {
+                self.ends_wait(driver, millis(self.scenario.to_s));
             }
         }
         self.outcome.days = self.drivers.into_iter().map(|driver| driver.day).collect();
@@ -254,8 +262,48 @@ impl<'a> World<'a> {
         let due = self.waiting.iter().filter(|ride| self.rides[**ride].due_at <= self.now);
         let wanted: Vec<Wanted> = due.map(|ride| self.wanted(*ride)).collect();
         let known = Known(self.town);
-        for plan in plan(&self.fleet, &known, &self.scenario.policy, &wanted, self.time()).await {
-            self.offer(&plan);
+        let plans = plan(&self.fleet, &known, &self.scenario.policy, &wanted, &[], self.time()).await;
+        let newest: Vec<Option<Moment>> = plans.iter().map(|plan| self.newest_asked(plan)).collect();
+        plans.iter().for_each(|plan| self.offer(plan));
+        for (plan, newest) in plans.iter().zip(newest) {
+            if newest.is_some_and(|since| seconds(self.now - since) < NEWCOMER_S) {
+                self.passes_over(number_of(plan.ride_id));
+            }
+        }
+    }
+
+    /// Since when the newest of those a plan asks is available.
+    fn newest_asked(&self, plan: &Plan) -> Option<Moment> {
+        plan.ask.iter().map(|ask| self.drivers[self.numbers[&ask.driver_id]].unasked_since).max()
+    }
+
+    /// A ride went to a newcomer: who is near it, and has waited for long, is passed over.
+    fn passes_over(&mut self, ride: usize) {
+        // Nobody drives faster through this town.
+        const FASTEST_MPS: f64 = 15.0;
+        if !self.counts(self.now) {
+            return;
+        }
+        let pickup = self.rides[ride].planned.pickup;
+        let waits = |driver: &Driver| {
+            matches!(driver.state, DriverState::Idle { .. })
+                && seconds(self.now - driver.unasked_since) >= PASSED_OVER_AFTER_S
+                && driver.place.distance_m(pickup) <= NEAR_S * FASTEST_MPS
+        };
+        let waiting: Vec<usize> = (0..self.drivers.len()).filter(|number| waits(&self.drivers[*number])).collect();
+        let places: Vec<Point> = waiting.iter().map(|number| self.drivers[*number].place).collect();
+        let ways_s = self.town.seconds(&places, pickup);
+        for (number, way_s) in waiting.into_iter().zip(ways_s) {
+            self.drivers[number].day.is_starved |= way_s <= NEAR_S;
+        }
+    }
+
+    /// A driver's time without an offer is over.
+    fn ends_wait(&mut self, driver: usize, until: Moment) {
+        let until = until.min(millis(self.scenario.to_s));
+        if until > millis(self.scenario.from_s) {
+            let Driver { unasked_since, day, .. } = &mut self.drivers[driver];
+            day.longest_idle_s = day.longest_idle_s.max(seconds(until - *unasked_since));
         }
     }
 
@@ -283,6 +331,7 @@ impl<'a> World<'a> {
     fn offer_to(&mut self, id: DriverId, ride: usize) {
         let driver = self.numbers[&id];
         let DriverState::Idle { since } = self.drivers[driver].state else { return };
+        self.ends_wait(driver, self.now);
         self.waiting.remove(&ride);
         let policy = &self.scenario.policy;
         let ttl_s = f64::from(policy.offer_ttl_s);
@@ -310,7 +359,7 @@ impl<'a> World<'a> {
         let answer = self.people.answer(driver, ride);
         if still_wanted && matches!(answer, Answer::Accepts { .. }) {
             self.note(driver, Addition::ACCEPTED);
-            return self.accepts(driver, ride, idle_since);
+            return self.accepts(driver, ride);
         }
         if still_wanted {
             self.note(driver, Addition::REFUSED);
@@ -324,8 +373,7 @@ impl<'a> World<'a> {
                 self.waiting.insert(ride);
             }
         }
-        self.drivers[driver].state = DriverState::Idle { since: idle_since };
-        self.tell(driver, Duty::Free);
+        self.is_unasked(driver, idle_since);
         self.something_is_due();
     }
 
@@ -333,23 +381,19 @@ impl<'a> World<'a> {
         self.drivers[driver].record = self.drivers[driver].record.plus(what, self.time());
     }
 
-    fn accepts(&mut self, driver: usize, ride: usize, idle_since: Moment) {
+    fn accepts(&mut self, driver: usize, ride: usize) {
         self.rides[ride].state = RideState::Accepted { at: self.now };
         // Whoever was asked as well need not answer any more.
         for other in std::mem::take(&mut self.rides[ride].thinking) {
             if let DriverState::Thinks { idle_since, .. } = self.drivers[other].state
                 && other != driver
             {
-                self.drivers[other].state = DriverState::Idle { since: idle_since };
-                self.tell(other, Duty::Free);
+                self.is_unasked(other, idle_since);
                 self.something_is_due();
             }
         }
         let (place, pickup) = (self.drivers[driver].place, self.rides[ride].planned.pickup);
         let drive_s = self.town.seconds(&[place], pickup)[0] * self.people.luck(driver, ride);
-        let idle_s = seconds(self.now - idle_since);
-        let day = &mut self.drivers[driver].day;
-        day.longest_idle_s = day.longest_idle_s.max(idle_s);
         self.drivers[driver].state = DriverState::DrivesTo { ride, from: place, began: self.now };
         self.tell(driver, Duty::OnTrip { ride_id: ride_id(ride), rider_id: RiderId(Uuid::nil()) });
         self.after(drive_s, Event::Arrives { driver, ride });
@@ -393,7 +437,7 @@ impl<'a> World<'a> {
                 picked_up_after_s: seconds(self.now - asked_at),
             });
         }
-        self.rides[ride].state = RideState::OnBoard;
+        self.rides[ride].state = RideState::OnBoard { since: self.now };
         let PlannedRide { pickup, dropoff, .. } = self.rides[ride].planned;
         let drive_s = self.town.seconds(&[pickup], dropoff)[0] * self.people.luck(driver, ride);
         self.note_driving(driver, seconds(self.now - began), drive_s);
@@ -411,6 +455,9 @@ impl<'a> World<'a> {
     }
 
     fn sets_down(&mut self, driver: usize, ride: usize) {
+        let begun_before =
+            matches!(self.rides[ride].state, RideState::OnBoard { since } if since < millis(self.scenario.from_s));
+        self.drivers[driver].day.rides += usize::from(begun_before && self.counts(self.now));
         self.rides[ride].state = RideState::Over;
         let PlannedRide { pickup, dropoff, .. } = self.rides[ride].planned;
         self.drivers[driver].place = dropoff;
@@ -429,9 +476,15 @@ impl<'a> World<'a> {
     }
 
     fn is_idle(&mut self, driver: usize) {
-        self.drivers[driver].state = DriverState::Idle { since: self.now };
-        self.tell(driver, Duty::Free);
+        self.is_unasked(driver, self.now);
         self.something_is_due();
+    }
+
+    /// Has no offer any more, and is idle since `since`.
+    fn is_unasked(&mut self, driver: usize, since: Moment) {
+        self.drivers[driver].state = DriverState::Idle { since };
+        self.drivers[driver].unasked_since = self.now;
+        self.tell(driver, Duty::Free);
     }
 
     fn heartbeat(&mut self) {

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 11] = [
     "drivers, policy",
     "wait mean, s",
     "wait p95, s",
@@ -18,6 +18,8 @@ const COLUMNS: [&str; 9] = [
     "nobody came, %",
     "empty driving, %",
     "Gini",
+    "without a ride",
+    "longest wait for an offer, min",
     "starved",
     "mean wait against nearest, %",
 ];
@@ -39,6 +41,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
                     Some(figures.unserved_percent),
                     Some(figures.empty_percent),
                     Some(figures.gini),
+                    Some(figures.without_a_ride),
+                    Some(figures.longest_idle_s / 60.0),
                     Some(figures.starved),
                     Some(100.0 * (figures.wait_mean_s / base_s - 1.0)),
                 ]],
@@ -51,5 +55,10 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     table
         .notes
         .push(format!("Means over {seeds} seeds, the same people for both policies; plots in {}.", page.display()));
+    table.notes.push(
+        "Starved: available for half an hour without an offer when a ride that begins within five minutes is offered to \
+         somebody available for less than a quarter of an hour."
+            .to_owned(),
+    );
     Ok(vec![table])
 }
