@@ -3,7 +3,7 @@
 use axum::{Json, extract::State};
 use h3o::LatLng;
 use serde::Serialize;
-use shared::claims::Role;
+use shared::{claims::Role, geo::Point};
 use time::OffsetDateTime;
 
 use super::{is_on, store};
@@ -37,6 +37,8 @@ pub(super) struct SurgeItem {
     lat: f64,
     /// Its middle, degrees east.
     lng: f64,
+    /// Its corners, in the order in which one walks around.
+    corners: Vec<Point>,
     vehicle_class: String,
     /// Rides that look for a driver, or found none lately; smoothed.
     demand: f64,
@@ -62,6 +64,7 @@ pub(super) async fn list_surge(State(app): State<App>, caller: Caller) -> Result
             cell: cell.to_string(),
             lat: middle.lat(),
             lng: middle.lng(),
+            corners: cell.boundary().iter().map(|corner| Point::new(corner.lat(), corner.lng())).collect(),
             vehicle_class,
             demand: known.demand,
             supply: known.supply,

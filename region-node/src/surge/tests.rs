@@ -58,6 +58,7 @@ async fn prices_rise_where_rides_wait_and_the_quote_says_where(pool: PgPool) {
         (&json!("standard"), &json!(0.0), &json!(1.5))
     );
     assert_eq!((items.len(), &surge["enabled"]), (7, &json!(true)));
+    assert_eq!(scarce["corners"].as_array().unwrap().len(), 6);
 
     let mut wish = wish();
     wish["quote_id"] = busy["quote_id"].clone();

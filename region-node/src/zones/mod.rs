@@ -5,6 +5,7 @@
 //! writes what [`mod@queue`] says has changed. So nothing is done per position, all nodes see one order, and no place is lost with
 //! a node. [`map`] says which zone a place is in. Who goes offline or takes a ride leaves with the same commit.
 
+mod list;
 mod map;
 mod place;
 mod queue;
@@ -61,7 +62,10 @@ impl Zones {
 
 /// Endpoints of zones.
 pub fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(place::get_place)).routes(routes!(place::get_queue))
+    OpenApiRouter::new()
+        .routes(routes!(list::list_zones))
+        .routes(routes!(place::get_place))
+        .routes(routes!(place::get_queue))
 }
 
 /// Watches who comes and goes until the node stops.

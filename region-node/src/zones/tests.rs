@@ -155,6 +155,30 @@ async fn with_nobody_in_line_the_nearest_outside_is_asked(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn the_back_office_sees_each_zone_and_how_many_wait_there_and_nobody_else_does(pool: PgPool) {
+    let corners = json!([{"lat": 40.6, "lng": -73.8}, {"lat": 40.7, "lng": -73.8}, {"lat": 40.7, "lng": -73.7}]);
+    let area = json!({"circle": {"center": {"lat": 40.758, "lng": -73.9855}, "radius_m": 1000}});
+    let zones = json!([
+        {"id": "rank", "name": "Times Square", "area": area, "queue": true},
+        {"id": "shore", "name": "The shore", "area": {"polygon": corners}},
+    ]);
+    let region = TestRegion::with_config(pool, json!({"zones": zones})).await;
+    let drivers = in_line(&region).await;
+    let seen = region.admin().await.get("/v1/zones").await.ok(200);
+    let expected = json!([
+        {"id": "rank", "name": "Times Square", "area": area, "waiting": 3},
+        {"id": "shore", "name": "The shore", "area": {"polygon": corners}, "waiting": null},
+    ]);
+    assert_eq!(seen, json!({"items": expected, "next_cursor": null}));
+    for stranger in [&drivers[0], &region.rider().await] {
+        assert_eq!(stranger.get("/v1/zones").await.problem(403).code, "forbidden");
+    }
+    let office = region.new_tenant("other", json!({})).await;
+    let other = region.admin_of("other".parse().unwrap(), &office).await;
+    assert_eq!(other.get("/v1/zones").await.ok(200)["items"], json!([]));
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn two_nodes_that_look_at_once_agree_on_the_order(pool: PgPool) {
     let region = region(pool).await;
     let drivers = in_line(&region).await;

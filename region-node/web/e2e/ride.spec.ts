@@ -10,6 +10,8 @@ interface City {
   pickup: { latitude: number; longitude: number };
   /** What is typed and chosen as drop-off. */
   dropoff: string;
+  /** A zone with a queue there, in which the driver waits afterwards. */
+  rank?: string;
 }
 
 const CITIES: Record<string, City> = {
@@ -22,6 +24,7 @@ const CITIES: Record<string, City> = {
     driver: { latitude: 41.1485, longitude: -8.6109 },
     pickup: { latitude: 41.1466, longitude: -8.6148 },
     dropoff: 'Campanh',
+    rank: 'Campanhã station',
   },
   'bengaluru-rides': {
     driver: { latitude: 12.9655, longitude: 77.5868 },
@@ -162,6 +165,12 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await office.goto(`/office?tenant=${tenant}`);
       await signIn(office, backOffice);
       await expect(office.getByTestId('drivers-shown')).toHaveText(/^[1-9]/);
+      if (city.rank !== undefined) {
+        const rank = office.getByRole('listitem').filter({ hasText: city.rank });
+        await expect(rank).toContainText(/[1-9]\d* waiting/);
+        await rank.getByText(city.rank).click();
+        await expect(rank.getByRole('row').nth(1)).toContainText('standard');
+      }
       await office.getByRole('button', { name: 'Rides', exact: true }).click();
       await office.getByLabel('Status').selectOption('completed');
       await office.getByRole('button', { name: /^Story of ride/ }).first().click();

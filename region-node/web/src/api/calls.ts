@@ -14,8 +14,11 @@ import type {
   Ride,
   Route,
   Settlement,
+  Surge,
   Trip,
   Vehicle,
+  Zone,
+  ZoneQueue,
 } from './types';
 
 const enc = encodeURIComponent;
@@ -89,6 +92,15 @@ export const nearbyDrivers = (
   query: { lat: number; lng: number; radius_m: number; limit?: number },
   signal?: AbortSignal,
 ): Promise<Page<NearbyDriver>> => client.json({ method: 'GET', path: '/v1/drivers/nearby', query, signal });
+
+export const zones = (client: Client, signal?: AbortSignal): Promise<Page<Zone>> =>
+  client.json({ method: 'GET', path: '/v1/zones', signal });
+
+export const zoneQueue = (client: Client, id: string, signal?: AbortSignal): Promise<ZoneQueue> =>
+  client.json({ method: 'GET', path: `/v1/zones/${enc(id)}/queue`, signal });
+
+export const surge = (client: Client, signal?: AbortSignal): Promise<Surge> =>
+  client.json({ method: 'GET', path: '/v1/surge', signal });
 
 export const acceptRide = (client: Client, driver: string, rideId: string, idempotencyKey: string): Promise<Trip> =>
   client.json({ method: 'POST', path: `/v1/drivers/${enc(driver)}/accept`, body: { ride_id: rideId }, idempotencyKey });

@@ -310,7 +310,7 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Goes online, to be offered rides, or offline; online only with the documents the tenant requires. An offer still open is withdrawn; a trip under way goes on. */
+        /** Goes online, to be offered rides, or offline; online only with the documents the tenant requires. An offer still open is withdrawn and counts as refused, and so does a ride that was to be next; a trip under way goes on. */
         post: operations["set_status"];
         delete?: never;
         options?: never;
@@ -781,6 +781,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/zones": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The zones that are published, with the length of their queues. */
+        get: operations["list_zones"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/zones/{id}/queue": {
         parameters: {
             query?: never;
@@ -811,6 +828,22 @@ export interface components {
         AnswerRequest: {
             /** @description The offered ride. */
             ride_id: components["schemas"]["RideId"];
+        };
+        /** @description Where a zone is. */
+        Area: {
+            /** @description Everything near a place. */
+            circle: {
+                /** @description Its middle. */
+                center: components["schemas"]["Point"];
+                /**
+                 * Format: int32
+                 * @description From there to the edge, metres.
+                 */
+                radius_m: number;
+            };
+        } | {
+            /** @description Everything between these corners, in the order in which one walks around; the last is joined to the first. */
+            polygon: components["schemas"]["Point"][];
         };
         /** @description Why. */
         CancelRequest: {
@@ -1460,6 +1493,19 @@ export interface components {
              */
             lng: number;
         };
+        /** @description A place in WGS 84 degrees. */
+        Point: {
+            /**
+             * Format: double
+             * @description Degrees north, -90 to 90.
+             */
+            lat: number;
+            /**
+             * Format: double
+             * @description Degrees east, -180 to 180.
+             */
+            lng: number;
+        };
         /** @description One position as a device sends it. */
         PositionInput: {
             /**
@@ -1948,6 +1994,8 @@ export interface components {
         SurgeItem: {
             /** @description H3 index. */
             cell: string;
+            /** @description Its corners, in the order in which one walks around. */
+            corners: components["schemas"]["Point"][];
             /**
              * Format: double
              * @description Rides that look for a driver, or found none lately; smoothed.
@@ -2083,6 +2131,21 @@ export interface components {
              * @description Passengers it takes.
              */
             seats: number;
+        };
+        /** @description A zone and how many wait in it. */
+        ZoneItem: {
+            area: components["schemas"]["Area"];
+            id: string;
+            name: string;
+            /** @description Drivers in its queue, of all classes of vehicle; null if it has none. */
+            waiting?: number | null;
+        };
+        /** @description A tenant's zones. */
+        ZoneList: {
+            /** @description As published; where two overlap, the first counts. */
+            items: components["schemas"]["ZoneItem"][];
+            /** @description Always null. */
+            next_cursor?: string | null;
         };
         /** @description A zone's queue. */
         ZoneQueue: {
@@ -4478,6 +4541,43 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_zones: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ZoneList"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -164,6 +164,53 @@ export interface NearbyDriver extends Point {
   doing?: 'free' | 'offered' | 'on_trip';
 }
 
+/** One of the two, as configured. */
+export interface Area {
+  circle?: { center: Point; radius_m: number };
+  polygon?: Point[];
+}
+
+export interface Zone {
+  id: string;
+  name: string;
+  area: Area;
+  /** Drivers in its queue; null if it has none. */
+  waiting: number | null;
+}
+
+export interface ZoneQueue {
+  zone_id: string;
+  name: string;
+  items: ZoneQueueEntry[];
+}
+
+export interface ZoneQueueEntry {
+  driver_id: string;
+  vehicle_class: string;
+  /** Among those with the same class of vehicle. */
+  place: number;
+  entered_at: string;
+  /** Since when too far outside, or out of sight. */
+  away_since: string | null;
+  declines: number;
+}
+
+export interface SurgeCell extends Point {
+  cell: string;
+  corners: Point[];
+  vehicle_class: string;
+  demand: number;
+  supply: number;
+  surge_multiplier: number;
+}
+
+export interface Surge {
+  enabled: boolean;
+  /** Null before it ever was. */
+  computed_at: string | null;
+  items: SurgeCell[];
+}
+
 export interface DriverLocation extends Point {
   ride_id: string;
   heading?: number | null;

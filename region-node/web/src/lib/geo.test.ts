@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { bearing, decodePolyline, distanceM, stepTowards } from './geo';
+import { bearing, circle, decodePolyline, distanceM, stepTowards } from './geo';
 
 const ALIADOS = { lat: 41.1479, lng: -8.6111 };
 const RIBEIRA = { lat: 41.1406, lng: -8.6132 };
@@ -18,6 +18,12 @@ describe('geo', () => {
   it('knows north from west', () => {
     expect(bearing(ALIADOS, { lat: 42, lng: ALIADOS.lng })).toBeCloseTo(0, 5);
     expect(bearing(ALIADOS, { lat: ALIADOS.lat, lng: -9 })).toBeCloseTo(270, 0);
+  });
+
+  it('draws a circle that is as wide as it says all around', () => {
+    const corners = circle(ALIADOS, 500);
+    expect(corners).toHaveLength(48);
+    for (const corner of corners) expect(Math.abs(distanceM(ALIADOS, corner) - 500)).toBeLessThan(2);
   });
 
   it('decodes the polyline of the format’s own description', () => {

@@ -33,6 +33,16 @@ export function stepTowards(from: Point, target: Point, metres: number): Point {
   return { lat: from.lat + (target.lat - from.lat) * part, lng: from.lng + (target.lng - from.lng) * part };
 }
 
+/** Corners all so far from a middle that they look like a circle. */
+export function circle(centre: Point, radiusM: number, corners = 48): Point[] {
+  const reach = (radiusM / EARTH_RADIUS_M) * (180 / Math.PI);
+  const wide = reach / Math.cos(radians(centre.lat));
+  return Array.from({ length: corners }, (_, corner) => {
+    const turn = (2 * Math.PI * corner) / corners;
+    return { lat: centre.lat + reach * Math.cos(turn), lng: centre.lng + wide * Math.sin(turn) };
+  });
+}
+
 /** Decodes a Google encoded polyline of precision 5 into GeoJSON positions (longitude first). */
 export function decodePolyline(encoded: string): [number, number][] {
   const positions: [number, number][] = [];

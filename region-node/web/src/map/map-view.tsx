@@ -8,7 +8,7 @@ import { Icon } from '../ui/icon';
 import { cityAt, type City } from './cities';
 import { markerElement, updateElement } from './marker';
 import { buildStyle, BUSY_CAR_IMAGE, CAR_IMAGE, carImage, NOTHING } from './style';
-import type { MapCar, MapLine, MapMarker, MapProps } from './types';
+import type { MapCar, MapLine, MapMarker, MapProps, MapShape } from './types';
 import '../styles/map.css';
 
 setWorkerUrl(workerUrl);
@@ -41,6 +41,17 @@ function lineFeatures(lines: readonly MapLine[]): FeatureCollection {
           [to.lng, to.lat],
         ],
       },
+    })),
+  };
+}
+
+function shapeFeatures(shapes: readonly MapShape[]): FeatureCollection {
+  return {
+    type: 'FeatureCollection',
+    features: shapes.map(({ kind, label, weight, corners }) => ({
+      type: 'Feature',
+      properties: { kind, label, weight },
+      geometry: { type: 'Polygon', coordinates: [[...corners, ...corners.slice(0, 1)].map(({ lat, lng }) => [lng, lat])] },
     })),
   };
 }
@@ -96,16 +107,16 @@ function glide(placed: Placed, to: Point): void {
 }
 
 export default function MapView(props: MapProps) {
-  const { label, markers = [], cars = [], lines = [], fit = [], fitKey = '', message } = props;
+  const { label, markers = [], cars = [], lines = [], shapes = [], fit = [], fitKey = '', message } = props;
   const { centre, zoom } = props.view;
   const holder = useRef<HTMLDivElement>(null);
   const [map, setMap] = useState<MapLibre | null>(null);
   const [failed, setFailed] = useState(false);
   const theme = useTheme();
   const city = cityAt(centre);
-  const latest = useRef({ props, cars, lines });
+  const latest = useRef({ props, cars, lines, shapes });
   useEffect(() => {
-    latest.current = { props, cars, lines };
+    latest.current = { props, cars, lines, shapes };
   });
 
   // One map for the life of this component; everything else is told to it below.
@@ -116,7 +127,7 @@ export default function MapView(props: MapProps) {
     try {
       made = new MapLibre({
         container,
-        style: buildStyle(null, NOTHING, NOTHING, NOTHING),
+        style: buildStyle(null, { traces: NOTHING, shapes: NOTHING, lines: NOTHING, cars: NOTHING }),
         center: [latest.current.props.view.centre.lng, latest.current.props.view.centre.lat],
         zoom: latest.current.props.view.zoom,
         maxZoom: 18,
@@ -161,7 +172,9 @@ export default function MapView(props: MapProps) {
     let stale = false;
     void tracesOf(city).then((traces) => {
       if (stale) return;
-      map.setStyle(buildStyle(city, traces, lineFeatures(latest.current.lines), carFeatures(latest.current.cars)), { diff: false });
+      const { lines, cars, shapes } = latest.current;
+      const shown = { traces, shapes: shapeFeatures(shapes), lines: lineFeatures(lines), cars: carFeatures(cars) };
+      map.setStyle(buildStyle(city, shown), { diff: false });
       map.once('styledata', () => {
         if (!map.hasImage(CAR_IMAGE)) map.addImage(CAR_IMAGE, carImage('--accent', '#17191d'), { pixelRatio: 2 });
         if (!map.hasImage(BUSY_CAR_IMAGE)) map.addImage(BUSY_CAR_IMAGE, carImage('--map-line', '#ffffff'), { pixelRatio: 2 });
@@ -186,6 +199,11 @@ export default function MapView(props: MapProps) {
     const source = map?.getSource('lines');
     if (source instanceof GeoJSONSource) void source.setData(lineFeatures(lines));
   }, [map, lines]);
+
+  useEffect(() => {
+    const source = map?.getSource('shapes');
+    if (source instanceof GeoJSONSource) void source.setData(shapeFeatures(shapes));
+  }, [map, shapes]);
 
   const placed = useRef(new Map<string, Placed>());
   useEffect(() => {

@@ -15,11 +15,12 @@ function token(name: string): string {
 }
 
 /** The whole style by hand: own GeoJSON only, no tiles, glyphs or sprites, so that nothing is asked of anybody else. */
-export function buildStyle(city: City | null, traces: FeatureCollection, lines: FeatureCollection, cars: FeatureCollection): StyleSpecification {
+export function buildStyle(city: City | null, shown: Record<'traces' | 'shapes' | 'lines' | 'cars', FeatureCollection>): StyleSpecification {
   const sources: Record<string, SourceSpecification> = {
-    traces: { type: 'geojson', data: traces },
-    lines: { type: 'geojson', data: lines },
-    cars: { type: 'geojson', data: cars },
+    traces: { type: 'geojson', data: shown.traces },
+    shapes: { type: 'geojson', data: shown.shapes },
+    lines: { type: 'geojson', data: shown.lines },
+    cars: { type: 'geojson', data: shown.cars },
   };
   const layers: LayerSpecification[] = [
     {
@@ -53,7 +54,7 @@ export function buildStyle(city: City | null, traces: FeatureCollection, lines: 
     sources['roads'] = { type: 'geojson', data: city.roads, attribution: city.attribution };
     layers.push(...roads());
   }
-  layers.push(...labels(city));
+  layers.push(...shapes(), ...labels(city));
   layers.push(
     {
       id: 'lines',
@@ -136,6 +137,27 @@ function roads(): LayerSpecification[] {
         'line-color': ['case', ['<=', ['get', 'c'], 2], token('--map-road-major'), token('--map-road')],
         'line-width': width(1.2, 20, 0),
       },
+    },
+  ];
+}
+
+function shapes(): LayerSpecification[] {
+  const colour: ExpressionSpecification = ['case', ['==', ['get', 'kind'], 'surge'], token('--map-surge'), token('--map-zone')];
+  return [
+    {
+      id: 'shapes',
+      type: 'fill',
+      source: 'shapes',
+      paint: { 'fill-color': colour, 'fill-opacity': ['interpolate', ['linear'], ['get', 'weight'], 0, 0.08, 1, 0.5] },
+    },
+    { id: 'shape-edges', type: 'line', source: 'shapes', paint: { 'line-color': colour, 'line-width': 1.5, 'line-opacity': 0.8 } },
+    {
+      id: 'shape-names',
+      type: 'symbol',
+      source: 'shapes',
+      minzoom: 11,
+      layout: { 'text-field': ['get', 'label'], 'text-font': FONT, 'text-size': 13, 'text-max-width': 9 },
+      paint: { 'text-color': token('--ink'), 'text-halo-color': token('--map-halo'), 'text-halo-width': 1.6 },
     },
   ];
 }

@@ -21,6 +21,17 @@ export interface MapLine {
   to: Point;
 }
 
+/** A part of the map with something to say of it. */
+export interface MapShape {
+  id: string;
+  kind: 'zone' | 'surge';
+  /** In the order in which one walks around. */
+  corners: readonly Point[];
+  label: string;
+  /** How much it stands out, 0 to 1. */
+  weight: number;
+}
+
 export interface MapViewport {
   centre: Point;
   radiusM: number;
@@ -39,6 +50,7 @@ export interface MapProps {
   markers?: readonly MapMarker[];
   cars?: readonly MapCar[];
   lines?: readonly MapLine[];
+  shapes?: readonly MapShape[];
   /** Moves the view so that all of these show, whenever their number or `fitKey` changes. */
   fit?: readonly Point[];
   fitKey?: string;

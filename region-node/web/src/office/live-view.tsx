@@ -1,16 +1,19 @@
 import { useMemo, useState } from 'react';
-import { nearbyDrivers, rides as loadRides } from '../api/calls';
+import { nearbyDrivers, rides as loadRides, surge as loadSurge, zones as loadZones } from '../api/calls';
 import type { Client } from '../api/client';
 import type { RideStatus } from '../api/types';
 import { useLoad } from '../lib/hooks';
 import { formatTime } from '../lib/time';
 import { Map } from '../map/map';
-import type { MapLine, MapMarker, MapViewport } from '../map/types';
+import type { MapLine, MapMarker, MapShape, MapViewport } from '../map/types';
 import { useTenant } from '../shell/use-tenant';
 import { Badge, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { RideBadge } from '../ui/ride-badge';
 import { ShortId } from '../ui/short-id';
+import { scarce, surgeShapes, times, zoneShapes } from './shapes';
+import { SurgePanel } from './surge-panel';
+import { ZonesPanel } from './zones-panel';
 
 const OPEN: readonly RideStatus[] = ['requested', 'offered', 'accepted', 'arrived', 'in_progress'];
 const WIDEST_M = 50_000;
@@ -24,7 +27,7 @@ const nearby = (viewport: MapViewport | null) =>
     limit: MOST_DRIVERS,
   };
 
-/** Drivers where they are now and the rides under way. */
+/** Drivers where they are now, the rides under way, the zones and where prices are raised. */
 export function LiveView({ tenant, client, onOpen }: { tenant: string; client: Client; onOpen: (ride: string) => void }) {
   const view = useTenant(tenant).tenant?.view;
   const [viewport, setViewport] = useState<MapViewport | null>(null);
@@ -52,6 +55,10 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
     2000,
   );
   const open = useMemo(() => rides.data ?? [], [rides.data]);
+  const zones = useLoad(`zones ${tenant}`, (signal) => loadZones(client, signal), 3000);
+  const surge = useLoad(`surge ${tenant}`, (signal) => loadSurge(client, signal), 3000);
+  const cells = useMemo(() => scarce(surge.data), [surge.data]);
+  const shapes: MapShape[] = useMemo(() => [...surgeShapes(cells), ...zoneShapes(zones.data?.items ?? [])], [cells, zones.data]);
   const [hovered, setHovered] = useState<string | null>(null);
 
   const lines: MapLine[] = useMemo(() => open.map((ride) => ({ from: ride.pickup, to: ride.dropoff })), [open]);
@@ -69,7 +76,7 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
   return (
     <div className="live">
       <div className="live-map">
-        <Map label="Live map of drivers and rides" view={view} cars={cars} lines={lines} markers={markers} onViewport={setViewport} />
+        <Map label="Live map of drivers and rides" view={view} cars={cars} lines={lines} shapes={shapes} markers={markers} onViewport={setViewport} />
       </div>
       <section className="live-side stack" aria-labelledby="live">
         <h1 id="live" className="visually-hidden">
@@ -90,8 +97,17 @@ export function LiveView({ tenant, client, onOpen }: { tenant: string; client: C
             <strong className="number">{rides.data === null ? '–' : open.filter((ride) => ride.status === 'requested' || ride.status === 'offered').length}</strong>
             <span className="small muted">waiting</span>
           </p>
+          <p className="tile">
+            <strong className="number" data-testid="surge">
+              {surge.data === null ? '–' : times(cells[0]?.surge_multiplier ?? 1)}
+            </strong>
+            <span className="small muted">{surge.data?.enabled === false ? 'surge is off' : 'highest surge'}</span>
+          </p>
         </div>
-        <ErrorNote error={drivers.error ?? rides.error} />
+        <ErrorNote error={drivers.error ?? rides.error ?? zones.error ?? surge.error} />
+        {zones.data !== null && zones.data.items.length > 0 && <ZonesPanel client={client} zones={zones.data.items} />}
+        {cells.length > 0 && <SurgePanel cells={cells} />}
+        <h2>Open rides</h2>
         {rides.loading && <Skeleton lines={5} />}
         {rides.data !== null && open.length === 0 && <Empty title="No open rides">Requests appear here within two seconds.</Empty>}
         <ul className="ride-list">
