@@ -8,13 +8,12 @@ use serde_json::{Value, json};
 use shared::{clock::Clock, ids::TripId};
 use system_tests::{
     api::{Payment, PaymentStatus, Ride, RideStatus, Trip, TripStatus, location_update, ride_request},
-    harness::{Spot, TestCluster, eventually, eventually_within, run, tell},
-    socket::Socket,
+    harness::{Spot, TestCluster, eventually, hear, hear_status, run, tell},
     stories,
     streets::Position,
 };
 use time::format_description::well_known::Rfc3339;
-use tokio::{process::Command, sync::OnceCell, time::timeout};
+use tokio::{process::Command, sync::OnceCell};
 
 const TENANT: &str = "manhattan-cabs";
 /// A tenant whose offers and rides end within seconds and who charges every cancellation.
@@ -96,7 +95,7 @@ async fn a_ride_over_rest_ends_in_every_region_s_ledger(cluster: TestCluster) {
     driver.client.rate(trip.id, 4).await.unwrap();
     driver.offline().await;
 
-    assert_eq!(ledger_everywhere(&cluster, trip.id, "settlement").await, fare.total.amount);
+    assert_eq!(cluster.ledger_everywhere(trip.id, "settlement").await, fare.total.amount);
     let durable = eventually("another region has stored the settlement", async || {
         let payment = rider.client.payment(payment.id).await.map_err(|error| error.to_string())?;
         payment.remote_durable_at.ok_or("remote_durable_at is not set".to_owned())
@@ -194,8 +193,8 @@ async fn a_refund_reaches_every_region(cluster: TestCluster) {
     let office = cluster.office("porto-taxis", "eu-west").await;
     office.refund(payment.id, "a long detour").await.unwrap();
     let total = served.trip.fare.unwrap().total.amount;
-    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
-    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "refund").await.abs(), total);
+    assert_eq!(cluster.ledger_everywhere(served.trip.id, "settlement").await, total);
+    assert_eq!(cluster.ledger_everywhere(served.trip.id, "refund").await.abs(), total);
     assert_eq!(office.payment(payment.id).await.unwrap().status, PaymentStatus::Refunded);
 }
 
@@ -210,8 +209,8 @@ async fn a_refund_of_a_part_leaves_the_rest_paid(cluster: TestCluster) {
     let rest = json!({"amount": total - 99, "reason": "more than is left"});
     let refused = office.post::<Value>(&path, &rest).await.unwrap_err();
     assert_eq!(refused.code(), Some("amount_exceeds_payment"));
-    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
-    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "refund").await.abs(), 100);
+    assert_eq!(cluster.ledger_everywhere(served.trip.id, "settlement").await, total);
+    assert_eq!(cluster.ledger_everywhere(served.trip.id, "refund").await.abs(), 100);
 }
 
 async fn an_offer_nobody_answers_goes_to_the_next_driver(cluster: TestCluster) {
@@ -265,7 +264,7 @@ async fn a_late_cancellation_costs_a_fee_that_reaches_every_ledger(cluster: Test
     let trip = driver.accept(ride.id).await;
     let cancelled = rider.client.cancel_ride(ride.id, "changed my mind").await.unwrap();
     assert_eq!(cancelled.cancellation_fee.map(|fee| fee.amount), Some(IMPATIENT_FEE));
-    assert_eq!(ledger_everywhere(&cluster, trip.id, "settlement").await, IMPATIENT_FEE);
+    assert_eq!(cluster.ledger_everywhere(trip.id, "settlement").await, IMPATIENT_FEE);
     let receipt: Value = rider.client.get(&format!("/v1/trips/{}/receipt", trip.id)).await.unwrap();
     assert_eq!((&receipt["kind"], &receipt["total"]["amount"]), (&json!("cancellation_fee"), &json!(IMPATIENT_FEE)));
     assert_eq!(receipt["payment"]["status"], "settled");
@@ -286,7 +285,7 @@ async fn a_cash_ride_is_paid_in_cash_and_a_card_ride_is_not(cluster: TestCluster
     let cash = |trip: TripId| json!({"trip_id": trip, "method": {"type": "cash"}});
     let paid: Payment = rider.client.post("/v1/payments", &cash(trip.id)).await.unwrap();
     assert_eq!(paid.status, PaymentStatus::Settled);
-    assert_eq!(ledger_everywhere(&cluster, trip.id, "settlement").await, total);
+    assert_eq!(cluster.ledger_everywhere(trip.id, "settlement").await, total);
 
     let by_card = city.serve_ride().await;
     let refused = by_card.rider.client.post::<Payment>("/v1/payments", &cash(by_card.trip.id)).await.unwrap_err();
@@ -297,54 +296,15 @@ async fn erasing_a_rider_leaves_every_ledger_as_it_is(cluster: TestCluster) {
     let served = cluster.city("porto-taxis").serve_ride().await;
     let payment = served.rider.pay(served.trip.id).await;
     let total = served.trip.fare.unwrap().total.amount;
-    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
+    assert_eq!(cluster.ledger_everywhere(served.trip.id, "settlement").await, total);
     let account = format!("/v1/riders/{}", served.rider.id);
     let erased = served.rider.client.call(Method::DELETE, &account).send().await.unwrap();
     assert_eq!(erased.status, 202);
-    assert_eq!(ledger_everywhere(&cluster, served.trip.id, "settlement").await, total);
+    assert_eq!(cluster.ledger_everywhere(served.trip.id, "settlement").await, total);
     let office = cluster.office("porto-taxis", "eu-west").await;
     assert_eq!(office.payment(payment.id).await.unwrap().status, PaymentStatus::Settled);
     let receipt: Value = office.get(&format!("/v1/trips/{}/receipt", served.trip.id)).await.unwrap();
     assert_eq!((&receipt["total"]["amount"], &receipt["rider"]), (&json!(total), &json!("")), "a sum without a name");
-}
-
-/// The amount of a trip's only fact of a kind, once every region's ledger has it.
-async fn ledger_everywhere(cluster: &TestCluster, trip: TripId, kind: &str) -> i64 {
-    let mut amounts = Vec::new();
-    for region in cluster.regions() {
-        let operator = cluster.operator_at(&region).await;
-        let what = format!("{region} has the {kind}");
-        let found = eventually_within(Duration::from_secs(60), &what, async || {
-            let ledger = operator.all_settlements().await.map_err(|error| error.to_string())?;
-            let found: Vec<_> = ledger.into_iter().filter(|fact| fact.trip_id == trip && fact.kind == kind).collect();
-            if found.is_empty() { Err("not there".to_owned()) } else { Ok(found) }
-        });
-        let found = found.await;
-        assert_eq!(found.len(), 1, "{region}: {found:?}");
-        amounts.push(found[0].amount);
-    }
-    assert!(amounts.windows(2).all(|pair| pair[0] == pair[1]), "{amounts:?}");
-    amounts[0]
-}
-
-/// The next event of a name that fits; others are passed over.
-async fn hear(socket: &mut Socket, name: &str, fits: impl Fn(&Value) -> bool) -> Value {
-    let mut heard = Vec::new();
-    let found = timeout(Duration::from_secs(20), async {
-        while let Some(event) = socket.next().await {
-            if event.name == name && fits(&event.payload) {
-                return Some(event.payload);
-            }
-            heard.push(event);
-        }
-        None
-    });
-    let found = found.await.unwrap_or_default();
-    found.unwrap_or_else(|| panic!("no {name} came; heard: {heard:?}"))
-}
-
-async fn hear_status(socket: &mut Socket, ride: &Ride, status: &str) {
-    hear(socket, "ride:update", |update| update["id"] == json!(ride.id) && update["status"] == status).await;
 }
 
 /// Lets `clients/ride.mjs` take a ride as browsers and phones do.

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, ops::Deref, sync::Arc, time::Duration};
 
 use deploy_local::{Builder, Cluster, Service, last_lines};
+use shared::ids::TripId;
 use tokio_util::task::TaskTracker;
 
 use super::{TestCity, eventually_within};
@@ -37,6 +38,26 @@ impl TestCluster {
     pub async fn start_as(builder: Builder) -> Self {
         let cluster = builder.start().await.unwrap_or_else(|error| panic!("no cluster: {error:#}"));
         Self { cluster: Arc::new(cluster), tasks: TaskTracker::new() }
+    }
+
+    /// The amount of a trip's only fact of a kind, once every region's ledger has it.
+    pub async fn ledger_everywhere(&self, trip: TripId, kind: &str) -> i64 {
+        let mut amounts = Vec::new();
+        for region in self.regions() {
+            let operator = self.operator_at(&region).await;
+            let what = format!("{region} has the {kind}");
+            let found = eventually_within(CONVERGENCE, &what, async || {
+                let ledger = operator.all_settlements().await.map_err(|error| error.to_string())?;
+                let found: Vec<_> =
+                    ledger.into_iter().filter(|fact| fact.trip_id == trip && fact.kind == kind).collect();
+                if found.is_empty() { Err("not there".to_owned()) } else { Ok(found) }
+            });
+            let found = found.await;
+            assert_eq!(found.len(), 1, "{region}: {found:?}");
+            amounts.push(found[0].amount);
+        }
+        assert!(amounts.windows(2).all(|pair| pair[0] == pair[1]), "{amounts:?}");
+        amounts[0]
     }
 
     /// The cluster beneath, for what takes it as a whole.
