@@ -74,7 +74,7 @@ async fn nobody_who_has_waited_half_an_hour_is_passed_over_for_a_newcomer_to_a_r
     let town = Town::manhattan().unwrap();
     // Few enough to be needed, and enough that some wait.
     let of = async |idle_bonus_s| {
-        let evening = Scenario::new_york_evening(DispatchMode::Batched, 800, 1);
+        let evening = Scenario::new_york_evening(DispatchMode::Batched, 900, 1);
         let policy = DispatchPolicy { idle_bonus_s, ..evening.policy.clone() };
         simulate(&town, &Scenario { policy, ..evening }).await
     };
