@@ -156,7 +156,7 @@ function shapes(): LayerSpecification[] {
       type: 'symbol',
       source: 'shapes',
       minzoom: 11,
-      layout: { 'text-field': ['get', 'label'], 'text-font': FONT, 'text-size': 13, 'text-max-width': 9 },
+      layout: { 'text-field': ['get', 'label'], 'text-font': FONT, 'text-size': 13, 'text-max-width': 9, 'text-allow-overlap': true },
       paint: { 'text-color': token('--ink'), 'text-halo-color': token('--map-halo'), 'text-halo-width': 1.6 },
     },
   ];

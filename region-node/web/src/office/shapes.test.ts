@@ -20,7 +20,7 @@ it('draws round zones and cornered ones, and says how many wait', () => {
 });
 
 it('shows where prices are raised, by the class that is scarcest, and nothing while surge is off', () => {
-  const items = [cell('a', 'standard', 1.25), cell('b', 'standard', 1), cell('a', 'xl', 1.5), cell('c', 'standard', 3)];
+  const items = [cell('a', 'standard', 1.25), cell('b', 'standard', 1.01), cell('a', 'xl', 1.5), cell('c', 'standard', 3)];
   const surge = { enabled: true, computed_at: null, items };
   expect(scarce(surge).map((one) => one.surge_multiplier)).toEqual([3, 1.5, 1.25]);
   expect(surgeShapes(scarce(surge)).map(({ id, label, weight }) => [id, label, weight])).toEqual([

@@ -5,6 +5,9 @@ import type { MapShape } from '../map/types';
 /** From twice the price on a cell stands out as much as it can. */
 const STRONGEST = 2;
 
+/** What raises prices by less fades, and is not worth a place on the map. */
+const NOTABLE = 1.05;
+
 /** "1.5×" */
 export const times = (multiplier: number): string => `${multiplier.toFixed(2).replace(/0$/, '')}×`;
 
@@ -21,9 +24,9 @@ export function zoneShapes(zones: readonly Zone[]): MapShape[] {
   }));
 }
 
-/** Where prices are raised, the most scarce first; nothing while they aren't. */
+/** Where prices are notably raised, the most scarce first; nothing while they aren't. */
 export function scarce(surge: Surge | null): SurgeCell[] {
-  const raised = surge?.enabled === true ? surge.items.filter((cell) => cell.surge_multiplier > 1) : [];
+  const raised = surge?.enabled === true ? surge.items.filter((cell) => cell.surge_multiplier >= NOTABLE) : [];
   return raised.sort((a, b) => b.surge_multiplier - a.surge_multiplier || b.demand - b.supply - (a.demand - a.supply));
 }
 

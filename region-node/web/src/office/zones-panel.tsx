@@ -70,9 +70,11 @@ function Queue({ name, entries }: { name: string; entries: readonly ZoneQueueEnt
               <ShortId id={entry.driver_id} />
             </td>
             <td>
-              {entry.vehicle_class}
-              {entry.declines > 0 && <Badge tone="warn">{entry.declines} declined</Badge>}
-              {entry.away_since !== null && <Badge tone="warn">Away</Badge>}
+              <span className="row">
+                {entry.vehicle_class}
+                {entry.declines > 0 && <Badge tone="warn">{entry.declines} declined</Badge>}
+                {entry.away_since !== null && <Badge tone="warn">Away</Badge>}
+              </span>
             </td>
             <td>{formatTime(entry.entered_at)}</td>
           </tr>
