@@ -100,7 +100,7 @@ impl Chain {
     }
 
     /// The driver may be asked again: he is offered what is asked for where he is.
-    async fn is_free_again(mut self) {
+    async fn gets_another_offer(mut self) {
         let ride = self.next_rider.request(&self.back).await;
         let offer = hear(&mut self.at_driver, "ride:offer", |offer| offer["ride_id"] == json!(ride.id)).await;
         assert_eq!(offer.get("after_trip_id"), None);
@@ -160,7 +160,7 @@ async fn a_ride_whose_driver_s_trip_goes_on_is_driven_by_somebody_else(cluster: 
     let total = other.client.trip(trip.id).await.unwrap().fare.unwrap().total.amount;
     chain.next_rider.pay(trip.id).await;
     assert_eq!(cluster.ledger_everywhere(trip.id, "settlement").await, total);
-    chain.is_free_again().await;
+    chain.gets_another_offer().await;
 }
 
 async fn a_rider_who_does_not_wait_for_the_trip_before_pays_nothing_and_leaves_the_driver_free(cluster: TestCluster) {
@@ -171,5 +171,5 @@ async fn a_rider_who_does_not_wait_for_the_trip_before_pays_nothing_and_leaves_t
     assert_eq!(chain.driver.client.trip(chain.first.id).await.unwrap().status, TripStatus::InProgress);
     chain.first_ends().await;
     chain.settles(&cluster, &chain.first_rider, &chain.first).await;
-    chain.is_free_again().await;
+    chain.gets_another_offer().await;
 }
