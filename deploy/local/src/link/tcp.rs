@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use nix::sys::socket::{self, Backlog};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -15,7 +16,7 @@ use super::{Direction, Flock, Ways, open};
 const READS_UNDER_WAY: usize = 64;
 const READ: usize = 16 * 1024;
 /// Connections that may wait to be taken.
-const BACKLOG: u32 = 1024;
+const BACKLOG: i32 = 1024;
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Listens until the relay is closed. While either way is cut no connection can be opened, and nobody is told so: the
@@ -23,15 +24,14 @@ const RETRY: Duration = Duration::from_millis(20);
 pub(super) async fn relay(listener: TcpListener, targets: Vec<SocketAddr>, mut ways: Ways) -> std::io::Result<()> {
     let connections = Flock::default();
     let address = listener.local_addr()?;
-    let mut listener = Some(listener);
+    // The connection that keeps the door shut while the way is cut; it leads nowhere.
+    let mut doorstop = None;
     loop {
-        let open_door = match listener.take() {
-            Some(listener) => listener,
-            None => again(|| listen(address, BACKLOG)).await,
-        };
+        places(&listener, BACKLOG)?;
         let taking = async {
             loop {
-                match open_door.accept().await {
+                match listener.accept().await {
+                    Ok((_, from)) if Some(from) == doorstop => {}
                     Ok((stream, _)) => connections.spawn(connection(stream, targets.clone(), ways.clone())),
                     Err(_) => tokio::time::sleep(RETRY).await,
                 }
@@ -43,29 +43,30 @@ pub(super) async fn relay(listener: TcpListener, targets: Vec<SocketAddr>, mut w
             _ = forward.wait_for(|way| way.cut) => {}
             _ = back.wait_for(|way| way.cut) => {}
         }
-        drop(open_door);
-        // A listener whose only place is taken: the system drops whatever else knocks.
-        let _full = again(|| listen(address, 0)).await;
-        let _knocker = TcpStream::connect(address).await?;
-        open(&mut ways.forward).await;
-        open(&mut ways.back).await;
-    }
-}
-
-fn listen(address: SocketAddr, backlog: u32) -> std::io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(backlog)
-}
-
-async fn again<T>(attempt: impl Fn() -> std::io::Result<T>) -> T {
-    loop {
-        match attempt() {
-            Ok(done) => return done,
-            Err(_) => tokio::time::sleep(RETRY).await,
+        // One place is left to wait in, and it is taken: the system drops whatever else knocks. It is taken too when
+        // somebody was quicker than this, who then waits; this would otherwise wait for him past the end of the cut.
+        places(&listener, 0)?;
+        let hold = async {
+            let held = TcpStream::connect(address).await;
+            doorstop = held.as_ref().ok().and_then(|held| held.local_addr().ok());
+            std::future::pending::<()>().await;
+            drop(held);
+        };
+        let healed = async {
+            open(&mut ways.forward).await;
+            open(&mut ways.back).await;
+        };
+        tokio::select! {
+            () = hold => {}
+            () = healed => {}
         }
     }
+}
+
+/// Sets how many connections may wait to be taken, one more than `backlog`; the door stays the same, so that nobody else
+/// can take its port meanwhile.
+fn places(listener: &TcpListener, backlog: i32) -> std::io::Result<()> {
+    Ok(socket::listen(listener, Backlog::new(backlog)?)?)
 }
 
 async fn connection(near: TcpStream, targets: Vec<SocketAddr>, mut ways: Ways) {

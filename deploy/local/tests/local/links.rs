@@ -146,6 +146,23 @@ async fn nobody_answers_who_knocks_at_a_cut_link() {
 }
 
 #[tokio::test]
+async fn who_knocks_just_as_a_link_is_cut_does_not_keep_it_cut() {
+    let rig = Rig::new().await;
+    for _ in 0..20 {
+        // Some of these are still waiting to be taken when the way is cut.
+        let knocks = (0..8).map(|_| tokio::spawn(timeout(A_WHILE, TcpStream::connect(rig.relay)))).collect::<Vec<_>>();
+        rig.links.change("b", "a", |way| way.cut = true).unwrap();
+        for knock in knocks {
+            let _ = knock.await.unwrap();
+        }
+        rig.links.change("b", "a", |way| way.cut = false).unwrap();
+        let mut stream = timeout(PATIENCE, TcpStream::connect(rig.relay)).await.unwrap().unwrap();
+        stream.write_all(b"again").await.unwrap();
+        timeout(PATIENCE, stream.read_exact(&mut [0; 5])).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_end_of_a_stream_passes_through() {
     let rig = Rig::new().await;
     let mut stream = TcpStream::connect(rig.relay).await.unwrap();
