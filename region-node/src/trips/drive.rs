@@ -111,7 +111,7 @@ pub(super) async fn save(
     was: super::TripStatus,
     trip: &Trip,
 ) -> Result<bool, TripError> {
-    let taken = store::save_step(tx, trip, was, ride.status).await?;
+    let taken = store::save(tx, trip, was, ride.status).await?;
     let (driver, rider) = taken.parties.open(&app.sealer, trip.driver_id, trip.rider_id);
     let ride = Ride {
         status: trip.status.of_ride(),

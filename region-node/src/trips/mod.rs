@@ -124,7 +124,7 @@ impl Trip {
 pub(crate) async fn cancel(tx: &mut TenantTx, trip: Trip, now: OffsetDateTime) -> Result<(), TripError> {
     let was = trip.status;
     let trip = trip.cancel(now)?;
-    store::save(tx, &trip, was).await
+    store::save_cancelled(tx, &trip, was).await
 }
 
 #[cfg(test)]

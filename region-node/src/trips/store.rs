@@ -104,25 +104,14 @@ pub(crate) async fn begin_next(tx: &mut TenantTx, ended: TripId, now: OffsetDate
     Ok(begun.fetch_optional(tx.conn()).await?.map(TripId))
 }
 
-/// Saves what may change of a trip, if it still is what it `was`.
-pub(super) async fn save(tx: &mut TenantTx, trip: &Trip, was: TripStatus) -> Result<(), TripError> {
+/// Saves a trip that was given up, if it still is what it `was`.
+pub(super) async fn save_cancelled(tx: &mut TenantTx, trip: &Trip, was: TripStatus) -> Result<(), TripError> {
     let saved = sqlx::query!(
-        "UPDATE trips SET status = $3, arrived_at = $4, started_at = $5, paused_at = $6, paused_s = $7, ended_at = $8,
-             distance_m = $9, duration_s = $10, fare_amount = $11, fare_currency = $12, fare = $13, updated_at = $14
-         WHERE id = $1 AND status = $2",
+        "UPDATE trips SET status = $3, ended_at = $4, updated_at = $5 WHERE id = $1 AND status = $2",
         trip.id.0,
         was.as_str(),
         trip.status.as_str(),
-        trip.arrived_at,
-        trip.started_at,
-        trip.paused_at,
-        trip.paused_s,
         trip.ended_at,
-        trip.distance_m,
-        trip.duration_s,
-        trip.fare.as_ref().map(|fare| fare.total.amount),
-        trip.fare.as_ref().map(|fare| fare.total.currency.code().to_owned()),
-        trip.fare.as_ref().map(Json) as _,
         trip.updated_at
     )
     .execute(tx.conn())
@@ -142,7 +131,7 @@ pub(super) struct Taken {
 }
 
 /// Saves a trip that is held, as by [`hold`], and its ride with it, if both still are what they were.
-pub(super) async fn save_step(
+pub(super) async fn save(
     tx: &mut TenantTx,
     trip: &Trip,
     was: TripStatus,

@@ -101,7 +101,10 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
         idle.per_second_ms(idle.cpu.redis_us),
         idle.per_second_ms(idle.cpu.postgres_us),
     ));
-    table.notes.push(format!("Not as the schedule wanted: {:?}.", town.failures()));
+    let failures = town.failures();
+    if !failures.is_empty() {
+        table.notes.push(format!("Not as the schedule wanted: {failures:?}."));
+    }
     Ok(vec![table])
 }
 
