@@ -217,6 +217,14 @@ impl TenantDocument {
         Ok(outcome)
     }
 
+    /// Takes in everything another copy of the same draft has.
+    ///
+    /// After an error the document must be thrown away; nothing of it may be saved.
+    pub fn merge(&mut self, other: &mut Self) -> Result<(), DocumentError> {
+        self.doc.merge(&mut other.doc).map_err(|error| DocumentError::InvalidChange(error.to_string()))?;
+        Ok(())
+    }
+
     /// What the draft reads as. Empty containers are left out.
     pub fn to_json(&self) -> Value {
         Value::Object(self.container_to_json(&mut Vec::new()))

@@ -290,7 +290,7 @@ async fn lock_document(
     Ok((generation, document))
 }
 
-async fn save_document(
+pub(super) async fn save_document(
     connection: &mut PgConnection,
     tenant: &str,
     generation: u32,

@@ -4,6 +4,8 @@
 
 mod config;
 mod control;
+mod snapshot;
 
 pub(crate) use config::{apply_config, keep_version};
 pub(crate) use control::apply_control;
+pub(crate) use snapshot::{take_documents, take_versions};

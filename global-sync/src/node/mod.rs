@@ -266,6 +266,7 @@ fn may_pass(error: &StoreError) -> bool {
         | StoreError::Discontinuous
         | StoreError::Conflict
         | StoreError::Damaged(_)
+        | StoreError::Snapshot(_)
         | StoreError::TooGreat(_) => false,
     }
 }

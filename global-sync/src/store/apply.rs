@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     documents,
-    protocol::{Entry, Envelope, LogId, Origin},
+    protocol::{Entry, Envelope, LogId, Origin, hash_of},
 };
 use shared::{
     fact::{Fact, FactError, FactStream},
@@ -51,6 +51,9 @@ pub(crate) struct Stored {
     pub(crate) fact: Fact,
     hash: crate::protocol::Hash,
 }
+
+/// An entry as it was read: its number, the hash it was stored with, and its bytes.
+type Read = (u64, Vec<u8>, Entry);
 
 /// An entry to set aside.
 pub(crate) struct SetAside {
@@ -134,7 +137,7 @@ impl Store {
     async fn retry_entry(&self, fence: &Fence, log: &LogId, seq: i64) -> Result<bool, StoreError> {
         let mut tx = self.begin_fenced(fence).await?;
         let row = sqlx::query!(
-            "SELECT envelope, body FROM repl_log
+            "SELECT hash, envelope, body FROM repl_log
              WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4",
             log.origin.region.as_str(),
             to_sql(log.origin.incarnation)?,
@@ -145,7 +148,7 @@ impl Store {
         .await?;
         let Some(row) = row else { return Ok(false) };
         let entry = Entry { envelope: row.envelope, body: row.body };
-        let applied = apply_entries(&mut tx, log, vec![(from_sql(seq), entry)]).await?.is_empty();
+        let applied = apply_entries(&mut tx, log, vec![(from_sql(seq), row.hash, entry)]).await?.is_empty();
         if applied {
             release(&mut tx, log, &[from_sql(seq)]).await?;
             tx.commit().await?;
@@ -189,7 +192,7 @@ impl Store {
         let mut tx = self.begin_fenced(fence).await?;
         let applied = lock_applied(&mut tx, log).await?;
         let rows = sqlx::query!(
-            "SELECT l.seq, l.envelope, l.body
+            "SELECT l.seq, l.hash, l.envelope, l.body
              FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS bytes_before
                    FROM (SELECT seq, octet_length(envelope) + COALESCE(octet_length(body), 0) AS size
                          FROM repl_log JOIN repl_cursor c USING (origin_region, origin_incarnation, stream)
@@ -209,8 +212,9 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let Some(last) = rows.last().map(|row| from_sql(row.seq)) else { return Ok(None) };
+        let entry = |envelope, body| Entry { envelope, body };
         let entries: Vec<_> =
-            rows.into_iter().map(|row| (from_sql(row.seq), Entry { envelope: row.envelope, body: row.body })).collect();
+            rows.into_iter().map(|row| (from_sql(row.seq), row.hash, entry(row.envelope, row.body))).collect();
         let count = entries.len();
         let set_aside = match poison {
             Some(reason) => set_aside_unread(&mut tx, log, &entries, &reason).await?,
@@ -223,16 +227,12 @@ impl Store {
 }
 
 /// Applies entries and sets aside those that cannot be; returns the numbers of the latter.
-async fn apply_entries(
-    connection: &mut PgConnection,
-    log: &LogId,
-    entries: Vec<(u64, Entry)>,
-) -> Result<Vec<u64>, StoreError> {
+async fn apply_entries(connection: &mut PgConnection, log: &LogId, entries: Vec<Read>) -> Result<Vec<u64>, StoreError> {
     let mut facts: Vec<Stored> = Vec::with_capacity(entries.len());
     let mut kinds = std::collections::BTreeMap::new();
     let mut set_aside: Vec<SetAside> = Vec::new();
-    for (seq, entry) in entries {
-        match understand(log, seq, &entry) {
+    for (seq, hash, entry) in entries {
+        match understand(log, seq, &hash, &entry) {
             Ok(stored) => {
                 kinds.insert(seq, (stored.envelope.kind.clone(), stored.envelope.tenant.clone()));
                 facts.push(stored);
@@ -274,7 +274,16 @@ fn trace(stored: &Stored) -> Option<tracing::Span> {
 }
 
 /// What an entry says; or its kind and tenant, as far as they can be told, and why it is set aside.
-fn understand(log: &LogId, seq: u64, entry: &Entry) -> Result<Stored, (String, Option<TenantId>, SetAside)> {
+fn understand(
+    log: &LogId,
+    seq: u64,
+    stored_hash: &[u8],
+    entry: &Entry,
+) -> Result<Stored, (String, Option<TenantId>, SetAside)> {
+    if hash_of(&entry.envelope).as_slice() != stored_hash {
+        let reason = "its envelope does not have the hash it was stored with";
+        return Err((String::new(), None, SetAside::new(seq, "failed", reason)));
+    }
     let envelope =
         Envelope::read(&entry.envelope).map_err(|error| (String::new(), None, SetAside::new(seq, "failed", error)))?;
     match fact_of(log, seq, &envelope, entry) {
@@ -330,10 +339,10 @@ async fn apply_ledger(
 async fn set_aside_unread(
     connection: &mut PgConnection,
     log: &LogId,
-    entries: &[(u64, Entry)],
+    entries: &[Read],
     reason: &str,
 ) -> Result<usize, StoreError> {
-    for (seq, entry) in entries {
+    for (seq, _, entry) in entries {
         tracing::error!(%log, seq, "an entry could not be applied: {reason}");
         let read = Envelope::read(&entry.envelope).ok();
         let tenant = read.as_ref().and_then(|envelope| envelope.tenant.as_ref()).map(TenantId::as_str);
@@ -422,7 +431,7 @@ pub(crate) async fn held_edits(
     after: Option<&(LogId, u64)>,
 ) -> Result<Vec<(LogId, u64, shared::fact::ConfigChanged)>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT l.origin_region, l.origin_incarnation, l.stream, l.seq, l.envelope, l.body
+        "SELECT l.origin_region, l.origin_incarnation, l.stream, l.seq, l.hash, l.envelope, l.body
          FROM (SELECT origin_region, origin_incarnation, stream, seq,
                       sum(size) OVER (ORDER BY origin_region, origin_incarnation, stream, seq) - size AS bytes_before
                FROM (SELECT origin_region, origin_incarnation, stream, seq, COALESCE(octet_length(b.body), 0) AS size
@@ -447,7 +456,7 @@ pub(crate) async fn held_edits(
         let log = log_id(&row.origin_region, row.origin_incarnation, &row.stream)?;
         let entry = Entry { envelope: row.envelope, body: row.body };
         let seq = from_sql(row.seq);
-        if let Ok(Stored { fact: Fact::ConfigChanged(fact), .. }) = understand(&log, seq, &entry) {
+        if let Ok(Stored { fact: Fact::ConfigChanged(fact), .. }) = understand(&log, seq, &row.hash, &entry) {
             held.push((log, seq, fact));
         }
     }

@@ -93,6 +93,31 @@ pub(super) async fn insert(
     Ok(facts.iter().filter(contradicts).map(|fact| fact.seq).collect())
 }
 
+/// Takes in the facts of a snapshot that are not here; returns how many. They are in the table `incoming_fact` already.
+pub(super) async fn take_facts(connection: &mut PgConnection, own: &Origin) -> Result<u64, StoreError> {
+    let mut sums = lock_sums(connection).await?;
+    let newest: i64 =
+        sqlx::query_scalar("SELECT COALESCE(max(position), 0) FROM ledger_facts").fetch_one(&mut *connection).await?;
+    // Of what an earlier life of ours has settled another region has just shown that it is durable there.
+    let taken = sqlx::query(
+        "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
+                                   origin_incarnation, origin_seq, home_term, home_n, settled_at, late, body_hash,
+                                   remote_durable_at)
+         SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_incarnation,
+                origin_seq, home_term, home_n, settled_at, late, body_hash,
+                CASE WHEN origin_region = $1 THEN now() END
+         FROM incoming_fact ON CONFLICT (fact_id) DO NOTHING",
+    )
+    .bind(own.region.as_str())
+    .execute(&mut *connection)
+    .await?;
+    for (bucket, sum) in sum_rows(connection, newest).await?.buckets {
+        sums.add_sum(bucket, sum);
+    }
+    sums.save(connection).await?;
+    Ok(taken.rows_affected())
+}
+
 /// Wrapping 256-bit sums by the first nibble of a fact's hash, which the schema's `ledger_fact_hash` computes from the
 /// row itself: the order facts came in leaves no mark.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -181,7 +206,7 @@ impl Store {
         for row in sqlx::query!("SELECT bucket, facts, sum FROM repl_ledger_digest").fetch_all(&mut *tx).await? {
             said.add_sum(row.bucket, Sum { facts: row.facts, hashes: words(&hash(&row.sum)?) });
         }
-        let found = sum_rows(&mut tx).await?;
+        let found = sum_rows(&mut tx, 0).await?;
         tx.rollback().await?;
         let corrections: Vec<(i16, Sum)> = (0..16)
             .filter_map(|bucket| {
@@ -207,12 +232,12 @@ impl Store {
 /// Rows summed by one statement.
 const SLICE: i64 = 100_000;
 
-async fn sum_rows(connection: &mut PgConnection) -> Result<Sums, StoreError> {
+/// Sums of the rows that came after a position.
+async fn sum_rows(connection: &mut PgConnection, mut after: i64) -> Result<Sums, StoreError> {
     let mut sums = Sums::default();
     let newest = sqlx::query_scalar!(r#"SELECT COALESCE(max(position), 0) AS "newest!" FROM ledger_facts"#)
         .fetch_one(&mut *connection)
         .await?;
-    let mut after = 0;
     while after < newest {
         let rows = sqlx::query!(
             r#"SELECT (get_byte(h, 0) >> 4)::smallint AS "bucket!", count(*) AS "facts!",

@@ -13,6 +13,9 @@ mod ledger;
 mod number;
 mod receive;
 mod send;
+mod snapshot;
+mod truncate;
+mod verify;
 
 use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
@@ -29,6 +32,8 @@ pub use identity::Identity;
 pub use lease::{Fence, LEASE_S};
 pub use number::{Numbered, Signer};
 pub use send::Outgoing;
+pub use snapshot::{Imported, Piece};
+pub use verify::{Damage, Looked};
 
 use crate::protocol::{Hash, Head, LogId, LogState, Origin};
 
@@ -44,6 +49,9 @@ pub enum StoreError {
     /// The log's head differs from a stored entry of the same number.
     #[error("an entry differs from the one stored under its number")]
     Conflict,
+    /// A snapshot cannot be sent or taken in.
+    #[error("a snapshot is of no use: {0}")]
+    Snapshot(&'static str),
     /// A number that the database cannot hold.
     #[error("{0} is too great a number")]
     TooGreat(u64),
@@ -63,7 +71,12 @@ impl StoreError {
                 error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
             }
             Self::TooGreat(_) => true,
-            Self::NotLeading | Self::Discontinuous | Self::Conflict | Self::Damaged(_) | Self::Database(_) => false,
+            Self::NotLeading
+            | Self::Discontinuous
+            | Self::Conflict
+            | Self::Damaged(_)
+            | Self::Snapshot(_)
+            | Self::Database(_) => false,
         }
     }
 }
@@ -140,7 +153,7 @@ pub(crate) fn to_sql(number: u64) -> Result<i64, StoreError> {
     i64::try_from(number).map_err(|_| StoreError::TooGreat(number))
 }
 
-fn from_sql(number: i64) -> u64 {
+pub(crate) fn from_sql(number: i64) -> u64 {
     u64::try_from(number).expect("the schema allows no negative numbers here")
 }
 
@@ -155,7 +168,7 @@ fn log_id(region: &str, incarnation: i64, stream: &str) -> Result<LogId, StoreEr
     })
 }
 
-fn region_name(text: &str) -> Result<RegionName, StoreError> {
+pub(crate) fn region_name(text: &str) -> Result<RegionName, StoreError> {
     text.parse().map_err(|_| StoreError::Damaged(format!("{text:?} is no region")))
 }
 

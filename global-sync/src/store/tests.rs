@@ -17,7 +17,7 @@ use crate::protocol::{
 const CLUSTER: &str = "test";
 
 /// Signs with a hash; whether Ed25519 is right is tested where it is used.
-struct HashSigner;
+pub(crate) struct HashSigner;
 
 impl Signer for HashSigner {
     fn key_id(&self) -> KeyId {
@@ -41,7 +41,7 @@ impl Trust for HashSigner {
 pub(crate) struct Home {
     pub(crate) store: Store,
     pub(crate) fence: Fence,
-    origin: Origin,
+    pub(crate) origin: Origin,
     system: PgPool,
 }
 
@@ -55,7 +55,12 @@ impl Home {
         Self { store, fence, origin: identity.origin, system }
     }
 
-    async fn commit(&self, fact: &Fact) -> Uuid {
+    pub(crate) async fn close(self) {
+        self.store.pool.close().await;
+        self.system.close().await;
+    }
+
+    pub(crate) async fn commit(&self, fact: &Fact) -> Uuid {
         self.commit_raw(fact.stream().as_str(), fact.kind(), fact.tenant(), &fact.to_body()).await
     }
 
@@ -76,11 +81,11 @@ impl Home {
         id
     }
 
-    async fn number(&self) -> Numbered {
+    pub(crate) async fn number(&self) -> Numbered {
         self.store.number(&self.fence, CLUSTER, &self.origin, &HashSigner).await.unwrap()
     }
 
-    async fn apply_all(&self) -> usize {
+    pub(crate) async fn apply_all(&self) -> usize {
         let mut set_aside = 0;
         for stream in FactStream::ALL {
             while let Some(log) = self.store.unapplied(stream).await.unwrap().first() {
@@ -133,7 +138,7 @@ fn raw_batch(log: &LogId, after: Head, facts: &[(&str, Option<&str>, Vec<u8>)]) 
     verify(CLUSTER, after, batch, &mut HashSigner).unwrap()
 }
 
-fn settlement(n: u128) -> Fact {
+pub(crate) fn settlement(n: u128) -> Fact {
     Fact::Settlement(LedgerEntry {
         fact_id: Uuid::from_u128(n),
         payment_id: Uuid::from_u128(n + 1_000_000),
@@ -145,7 +150,7 @@ fn settlement(n: u128) -> Fact {
     })
 }
 
-fn created(region: &str, term: u64, n: u64) -> Fact {
+pub(crate) fn created(region: &str, term: u64, n: u64) -> Fact {
     Fact::TenantCreated(TenantCreated {
         tenant: "porto-taxis".to_owned(),
         name: "Porto Taxis".to_owned(),
@@ -164,7 +169,7 @@ pub(crate) fn published(version: u64, currency: &str) -> Fact {
     })
 }
 
-fn edited(changes: Vec<Vec<u8>>) -> Fact {
+pub(crate) fn edited(changes: Vec<Vec<u8>>) -> Fact {
     Fact::ConfigChanged(ConfigChanged { tenant: "porto-taxis".to_owned(), generation: 0, changes })
 }
 

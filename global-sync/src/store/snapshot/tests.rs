@@ -1,0 +1,171 @@
+use shared::{
+    fact::FactStream,
+    tenant_document::{DocumentActor, TenantDocument},
+};
+use sqlx::{Connection as _, Executor as _, PgPool, postgres::PgPoolOptions};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    protocol::{Batch, Head, verify},
+    store::tests::{HashSigner, Home, batch, created, edited, log, published, settlement},
+};
+
+/// A second database with the schema; the first test's owner removes it at the end.
+async fn another(owner: &PgPool) -> (PgPool, String) {
+    let name = format!("snapshot_{}", Uuid::now_v7().simple());
+    owner.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+    let options = owner.connect_options().as_ref().clone().database(&name);
+    let mut connection = PgConnection::connect_with(&options).await.unwrap();
+    sqlx::migrate!("../migrations").run(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    (PgPoolOptions::new().max_connections(1).connect_lazy_with(options), name)
+}
+
+async fn remove(owner: &PgPool, of: Home, (pool, name): (PgPool, String)) {
+    of.close().await;
+    pool.close().await;
+    // A connection that was closed has a backend for a moment longer, and only its own role may end it.
+    let gone = timeout(Duration::from_secs(10), async {
+        while owner.execute(sqlx::AssertSqlSafe(format!("DROP DATABASE {name}"))).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    gone.await.unwrap();
+}
+
+/// What goes over the wire, without one.
+async fn copy(from: &Home, to: &Home) -> Result<Imported, StoreError> {
+    let (pieces, mut queue) = mpsc::channel(2);
+    let (sent, taken) = tokio::join!(
+        async {
+            let sent = from.store.export_snapshot(&pieces).await;
+            drop(pieces);
+            sent
+        },
+        to.store.import_snapshot(&to.fence, &to.origin, &mut queue)
+    );
+    if taken.is_ok() {
+        sent?;
+    }
+    taken
+}
+
+/// Everything of a log that `to` lacks, as pulls would bring it.
+async fn pull(from: &Home, to: &Home, log: &crate::protocol::LogId) {
+    loop {
+        let ours = to.store.logs().await.unwrap().get(log).map_or(Head::EMPTY, |state| state.head);
+        let theirs = from.store.logs().await.unwrap()[log].head;
+        if ours.seq >= theirs.seq {
+            return;
+        }
+        let sent = from.store.read_for_peer(log, ours.seq + 1, theirs.seq, 100_000, &[]).await.unwrap().unwrap();
+        let batch = Batch { log: log.clone(), pull: 1, entries: sent.entries, checkpoint: sent.checkpoint };
+        to.store.receive(&verify("test", ours, batch, &mut HashSigner).unwrap()).await.unwrap();
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_snapshot_taken_while_facts_are_written_and_the_tail_after_it_lack_nothing(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    donor.commit(&created("us-east", 1, 0)).await;
+    donor.commit(&published(1, "EUR")).await;
+    let mut author = TenantDocument::create("porto-taxis", 0);
+    let patch = serde_json::json!({"labels": {"a": 1}});
+    let change = author.apply_merge_patch(None, &patch, &DocumentActor::of("ap-south", 1)).unwrap().unwrap();
+    let ap = log("ap-south", FactStream::Config);
+    donor.store.receive(&batch(&ap, Head::EMPTY, &[edited(vec![change])])).await.unwrap();
+    donor.apply_all().await;
+    for n in 1..=400 {
+        donor.commit(&settlement(n)).await;
+    }
+    donor.number().await;
+    let writing = async {
+        for n in 401..=600 {
+            donor.commit(&settlement(n)).await;
+            if n % 10 == 0 {
+                donor.number().await;
+            }
+        }
+    };
+    let (copied, ()) = tokio::join!(copy(&donor, &joiner), writing);
+    let facts = copied.unwrap().facts;
+    assert!((400..=600).contains(&facts), "{facts}");
+    for stream in FactStream::ALL {
+        pull(&donor, &joiner, &log("us-east", stream)).await;
+    }
+    joiner.apply_all().await;
+    let missing = "SELECT count(*) FROM ledger_facts";
+    assert_eq!(joiner.scalar::<i64>(missing).await, 600);
+    assert_eq!(joiner.store.digest().await.unwrap(), donor.store.digest().await.unwrap());
+    assert_eq!(joiner.store.check_ledger(&joiner.fence).await.unwrap(), Vec::<i16>::new());
+    // Again: everything is here, nothing changes.
+    let again = copy(&donor, &joiner).await.unwrap();
+    assert_eq!(again, Imported::default());
+    assert_eq!(joiner.store.digest().await.unwrap(), donor.store.digest().await.unwrap());
+    remove(&pool, joiner, (there, name)).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_snapshot_that_breaks_off_or_is_out_of_order_changes_nothing(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    us.commit(&settlement(1)).await;
+    us.number().await;
+    let (all, mut queue) = mpsc::channel(100);
+    us.store.export_snapshot(&all).await.unwrap();
+    let mut pieces = Vec::new();
+    while let Ok(piece) = queue.try_recv() {
+        pieces.push(piece);
+    }
+    assert_eq!(pieces.last(), Some(&Piece::End));
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    let before = joiner.store.digest().await.unwrap();
+    let mut swapped = pieces.clone();
+    swapped.swap(0, 2);
+    let mut torn = pieces.clone();
+    for piece in &mut torn {
+        if let Piece::Rows(rows) = piece {
+            rows.truncate(rows.len() / 2);
+        }
+    }
+    for bad in [&pieces[..pieces.len() - 1], &pieces[..3], &swapped, &torn, &[]] {
+        let (sender, mut queue) = mpsc::channel(100);
+        for piece in bad {
+            sender.send(piece.clone()).await.unwrap();
+        }
+        drop(sender);
+        joiner.store.import_snapshot(&joiner.fence, &joiner.origin, &mut queue).await.unwrap_err();
+        assert_eq!(joiner.store.digest().await.unwrap(), before);
+    }
+    remove(&pool, joiner, (there, name)).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_behind_its_own_log_takes_no_snapshot_and_what_it_edited_meanwhile_stays(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    let edit = |region: &str, key: &str| {
+        let mut author = TenantDocument::create("porto-taxis", 0);
+        let patch = serde_json::json!({"labels": {key: 1}});
+        edited(vec![author.apply_merge_patch(None, &patch, &DocumentActor::of(region, 1)).unwrap().unwrap()])
+    };
+    let (ap, sa) = (log("ap-south", FactStream::Config), log("sa-east", FactStream::Config));
+    donor.store.receive(&batch(&ap, Head::EMPTY, &[edit("ap-south", "a")])).await.unwrap();
+    joiner.store.receive(&batch(&sa, Head::EMPTY, &[edit("sa-east", "b")])).await.unwrap();
+    donor.apply_all().await;
+    joiner.apply_all().await;
+    copy(&donor, &joiner).await.unwrap();
+    let draft: serde_json::Value = joiner.scalar("SELECT draft->'labels' FROM tenant_documents").await;
+    assert_eq!(draft, serde_json::json!({"a": 1, "b": 1}));
+
+    let ours = log("eu-west", FactStream::Ledger);
+    donor.store.receive(&batch(&ours, Head::EMPTY, &[settlement(9)])).await.unwrap();
+    donor.apply_all().await;
+    assert!(matches!(copy(&donor, &joiner).await, Err(StoreError::Discontinuous)));
+    assert_eq!(joiner.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 0);
+    remove(&pool, joiner, (there, name)).await;
+}

@@ -1,0 +1,28 @@
+use shared::fact::FactStream;
+use sqlx::PgPool;
+
+use crate::store::tests::{Home, log, settlement};
+
+#[sqlx::test(migrations = "../migrations")]
+async fn only_old_and_applied_entries_up_to_the_given_one_are_dropped_and_none_that_is_set_aside(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    for n in 1..=10 {
+        us.commit(&settlement(n)).await;
+    }
+    us.number().await;
+    let ledger = log("us-east", FactStream::Ledger);
+    let truncate = async |upto, keep_s| us.store.truncate(&us.fence, &ledger, upto, keep_s).await.unwrap();
+    assert_eq!(truncate(8, 3_600.0).await, (0, false), "nothing is old");
+    let age = "UPDATE repl_log SET received_at = now() - interval '8 days' WHERE seq <= 6";
+    sqlx::query(age).execute(us.store.pool()).await.unwrap();
+    let set_aside = "INSERT INTO repl_quarantine (origin_region, origin_incarnation, stream, seq, kind, state, reason)
+                     VALUES ('us-east', 1, 'ledger', 2, 'settlement', 'failed', '')";
+    sqlx::query(set_aside).execute(us.store.pool()).await.unwrap();
+    assert_eq!(truncate(4, 3_600.0).await, (4, false));
+    assert_eq!(truncate(9, 3_600.0).await, (6, false));
+    let left = "SELECT string_agg(seq::text, ' ' ORDER BY seq) FROM repl_log";
+    assert_eq!(us.scalar::<String>(left).await, "2 7 8 9 10");
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 10);
+    assert_eq!(truncate(10, 0.0).await, (9, false), "the newest stays");
+    assert_eq!(us.store.verify_log(&ledger, 1, 100).await.unwrap().damage, vec![]);
+}

@@ -1,0 +1,58 @@
+use shared::fact::FactStream;
+use sqlx::PgPool;
+
+use super::*;
+use crate::protocol::Head;
+use crate::store::tests::{Home, batch, log, settlement};
+
+async fn look(us: &Home, log: &LogId) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut from = 1;
+    loop {
+        let looked = us.store.verify_log(log, from, 7).await.unwrap();
+        found.extend(looked.damage.into_iter().map(|damage| damage.seq));
+        let Some(next) = looked.next else { return found };
+        from = next;
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_bit_that_flips_anywhere_in_a_row_of_the_log_is_found_by_its_number(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    for n in 1..=20 {
+        us.commit(&settlement(n)).await;
+    }
+    us.number().await;
+    let ledger = log("us-east", FactStream::Ledger);
+    assert_eq!(look(&us, &ledger).await, Vec::<u64>::new());
+    for column in ["hash", "envelope", "body"] {
+        for (seq, bit) in [(1_i64, 0), (7, 77), (8, 100), (20, 200)] {
+            let flip = format!(
+                "UPDATE repl_log SET {column} = set_bit({column}, $1, 1 - get_bit({column}, $1)) WHERE seq = $2"
+            );
+            let flip = async || {
+                let flip = sqlx::query(sqlx::AssertSqlSafe(flip.clone())).bind(i64::from(bit)).bind(seq);
+                flip.execute(us.store.pool()).await.unwrap();
+            };
+            flip().await;
+            assert!(look(&us, &ledger).await.contains(&seq.unsigned_abs()), "{column} of {seq}");
+            flip().await;
+        }
+    }
+    sqlx::query("DELETE FROM repl_log WHERE seq IN (9, 20)").execute(us.store.pool()).await.unwrap();
+    assert_eq!(look(&us, &ledger).await, [9, 20]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_stored_entry_that_changed_before_it_was_applied_reaches_no_table(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[settlement(1), settlement(2), settlement(3)])).await.unwrap();
+    let flip = "UPDATE repl_log SET envelope = set_bit(envelope, 8 * (length(envelope) - 20),
+                    1 - get_bit(envelope, 8 * (length(envelope) - 20))) WHERE seq = 2";
+    sqlx::query(flip).execute(us.store.pool()).await.unwrap();
+    us.apply_all().await;
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 2);
+    let place = "SELECT concat_ws('/', origin_region, stream, seq, state) FROM repl_quarantine";
+    assert_eq!(us.scalar::<String>(place).await, "eu-west/ledger/2/failed");
+}
