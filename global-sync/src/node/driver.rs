@@ -256,6 +256,16 @@ impl Driver {
             }
             // A connection of an earlier life has no link here; the core does not know it either.
             MeshEvent::Received { conn, message } => self.feed(Event::Received { conn, message }),
+            MeshEvent::SnapshotWanted { region, pieces } => {
+                let store = self.store.clone();
+                tracing::info!(peer = %region, "{region} asks for a snapshot");
+                self.work.spawn(async move {
+                    match store.export_snapshot(&pieces).await {
+                        Ok(()) => tracing::info!(peer = %region, "{region} was given a snapshot"),
+                        Err(error) => tracing::warn!(peer = %region, "a snapshot for {region} broke off: {error}"),
+                    }
+                });
+            }
             MeshEvent::Disconnected { conn } => {
                 self.links.remove(&conn);
                 self.feed(Event::Disconnected { conn });

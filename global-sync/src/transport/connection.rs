@@ -1,6 +1,12 @@
 //! One connection: a control stream both ways, and one stream per kind of log each way.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use shared::{fact::FactStream, ids::RegionName};
@@ -112,17 +118,19 @@ async fn run_open(
         return;
     }
     let tasks = TaskTracker::new();
-    tasks.spawn(write_control(region.clone(), connection.clone(), send, control_queue));
+    // Until the peer says what it can, it is told everything in the clear.
+    let packs = Arc::new(AtomicBool::new(false));
+    tasks.spawn(write_control(region.clone(), connection.clone(), packs.clone(), send, control_queue));
     for (priority, queue) in data_queues.into_iter().enumerate() {
         let priority = 3 - i32::try_from(priority).expect("three streams");
-        tasks.spawn(write_data(region.clone(), connection.clone(), priority, queue));
+        tasks.spawn(write_data(region.clone(), connection.clone(), packs.clone(), priority, queue));
     }
-    tasks.spawn(read(conn, region.clone(), connection.clone(), receive, events.clone()));
+    tasks.spawn(read(conn, region.clone(), connection.clone(), packs.clone(), receive, events.clone()));
     let accepting = {
         let (region, connection, events, tasks) = (region.clone(), connection.clone(), events.clone(), tasks.clone());
         async move {
             while let Ok(stream) = connection.accept_uni().await {
-                tasks.spawn(read(conn, region.clone(), connection.clone(), stream, events.clone()));
+                tasks.spawn(read(conn, region.clone(), connection.clone(), packs.clone(), stream, events.clone()));
             }
         }
     };
@@ -145,6 +153,7 @@ async fn run_open(
 async fn write_control(
     peer: RegionName,
     connection: Connection,
+    packs: Arc<AtomicBool>,
     mut stream: SendStream,
     mut queue: mpsc::Receiver<Message>,
 ) {
@@ -153,10 +162,16 @@ async fn write_control(
     loop {
         tokio::select! {
             message = queue.recv() => {
-                let Some(message) = message else { break };
-                match frame::write(&mut stream, &message).await {
+                let Some(mut message) = message else { break };
+                if let Message::Hello(hello) = &mut message {
+                    hello.features |= frame::ZSTD;
+                }
+                match frame::write(&mut stream, &message, packs.load(Ordering::Relaxed)).await {
                     Ok(bytes) => sent(&peer, bytes),
-                    Err(_) => break,
+                    Err(_) => {
+                        connection.close(VarInt::from_u32(1), b"slow");
+                        break;
+                    }
                 }
             }
             _ = connection.closed() => break,
@@ -164,7 +179,13 @@ async fn write_control(
     }
 }
 
-async fn write_data(peer: RegionName, connection: Connection, priority: i32, mut queue: mpsc::Receiver<Message>) {
+async fn write_data(
+    peer: RegionName,
+    connection: Connection,
+    packs: Arc<AtomicBool>,
+    priority: i32,
+    mut queue: mpsc::Receiver<Message>,
+) {
     let mut stream: Option<SendStream> = None;
     loop {
         let message = tokio::select! {
@@ -185,9 +206,12 @@ async fn write_data(peer: RegionName, connection: Connection, priority: i32, mut
             }
         }
         let Some(open) = &mut stream else { break };
-        match frame::write(open, &message).await {
+        match frame::write(open, &message, packs.load(Ordering::Relaxed)).await {
             Ok(bytes) => sent(&peer, bytes),
-            Err(_) => break,
+            Err(_) => {
+                connection.close(VarInt::from_u32(1), b"slow");
+                break;
+            }
         }
     }
 }
@@ -196,6 +220,7 @@ async fn read(
     conn: ConnectionId,
     peer: RegionName,
     connection: Connection,
+    packs: Arc<AtomicBool>,
     mut stream: RecvStream,
     events: mpsc::Sender<MeshEvent>,
 ) {
@@ -203,6 +228,9 @@ async fn read(
         match frame::read(&mut stream).await {
             Ok(Some((message, bytes))) => {
                 received(&peer, bytes);
+                if let Message::Hello(hello) = &message {
+                    packs.store(hello.features & frame::ZSTD != 0, Ordering::Relaxed);
+                }
                 if events.send(MeshEvent::Received { conn, message }).await.is_err() {
                     break;
                 }

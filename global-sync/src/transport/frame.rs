@@ -1,15 +1,25 @@
 //! Frames: four bytes of length, one of type, then the message. The length is checked before anything is allocated.
 
+use std::time::Duration;
+
 use quinn::{RecvStream, SendStream};
+use tokio::time::timeout;
 
 use crate::protocol::{MAX_FRAME_BYTES, Message, WireError};
 
+/// The bit in [`Hello`](crate::protocol::Hello) of who can unpack zstd. The upper half of the bits is the transport's.
+pub(super) const ZSTD: u64 = 1 << 32;
 /// Added to the type of a frame whose content is zstd, after four bytes of its real length.
 const COMPRESSED: u8 = 0x80;
 /// Smaller frames are not worth it.
 const COMPRESS_FROM: usize = 512;
 /// Fast, and most of what can be had.
 const LEVEL: i32 = 1;
+
+/// A frame that is not taken within this time: the slowest link brings the largest one sooner.
+const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// The rest of a frame that has begun comes within this time.
+const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why a stream of frames ends.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +28,8 @@ pub(super) enum FrameError {
     TooLarge(usize),
     #[error("a frame cannot be unpacked")]
     Packing,
+    #[error("a frame took too long")]
+    Slow,
     #[error(transparent)]
     Wire(#[from] WireError),
     #[error(transparent)]
@@ -29,15 +41,17 @@ pub(super) enum FrameError {
 impl FrameError {
     /// Whether the peer broke the rules, as opposed to having gone away.
     pub(super) fn is_violation(&self) -> bool {
-        matches!(self, Self::TooLarge(_) | Self::Packing | Self::Wire(_))
+        matches!(self, Self::TooLarge(_) | Self::Packing | Self::Slow | Self::Wire(_))
     }
 }
 
-pub(super) fn encode(message: &Message) -> Vec<u8> {
+/// The bytes of a message, packed if the peer has said that it can unpack.
+pub(super) fn encode(message: &Message, pack: bool) -> Vec<u8> {
     let content = message.encode();
     let mut frame_type = message.frame_type();
     let mut packed = Vec::new();
-    if content.len() >= COMPRESS_FROM
+    if pack
+        && content.len() >= COMPRESS_FROM
         && let Ok(compressed) = zstd::bulk::compress(&content, LEVEL)
         && compressed.len() + 4 < content.len()
     {
@@ -54,9 +68,10 @@ pub(super) fn encode(message: &Message) -> Vec<u8> {
     frame
 }
 
-pub(super) async fn write(stream: &mut SendStream, message: &Message) -> Result<usize, FrameError> {
-    let frame = encode(message);
-    stream.write_all(&frame).await?;
+/// Writes a message; a peer that takes nothing for too long is given up.
+pub(super) async fn write(stream: &mut SendStream, message: &Message, pack: bool) -> Result<usize, FrameError> {
+    let frame = encode(message, pack);
+    timeout(WRITE_WITHIN, stream.write_all(&frame)).await.map_err(|_| FrameError::Slow)??;
     Ok(frame.len())
 }
 
@@ -75,7 +90,7 @@ pub(super) async fn read(stream: &mut RecvStream) -> Result<Option<(Message, usi
             return Err(FrameError::TooLarge(size));
         }
         let mut content = vec![0; size - 1];
-        stream.read_exact(&mut content).await?;
+        timeout(READ_WITHIN, stream.read_exact(&mut content)).await.map_err(|_| FrameError::Slow)??;
         if let Some(message) = decode(frame_type, &content)? {
             return Ok(Some((message, size + 4)));
         }
@@ -118,15 +133,23 @@ mod tests {
     fn frames_unpack_to_what_was_packed() {
         let large = batch(vec![7; 100_000]);
         for message in [Message::Advert(Advert::default()), large] {
-            let frame = encode(&message);
+            let frame = encode(&message, true);
             assert!(frame.len() < 2_000);
             assert_eq!(decode(frame[4], &frame[5..]).unwrap(), Some(message));
         }
     }
 
     #[test]
+    fn nothing_is_packed_for_a_peer_that_has_not_said_it_can_unpack() {
+        let message = batch(vec![7; 100_000]);
+        let frame = encode(&message, false);
+        assert!(frame.len() > 100_000);
+        assert_eq!(decode(frame[4], &frame[5..]).unwrap(), Some(message));
+    }
+
+    #[test]
     fn a_small_frame_that_claims_to_unpack_into_much_is_refused() {
-        let mut frame = encode(&batch(vec![0; 1_000_000]));
+        let mut frame = encode(&batch(vec![0; 1_000_000]), true);
         frame[5..9].copy_from_slice(&u32::MAX.to_be_bytes());
         assert!(matches!(decode(frame[4], &frame[5..]), Err(FrameError::TooLarge(_))));
         frame[5..9].copy_from_slice(&10_u32.to_be_bytes());

@@ -11,15 +11,23 @@ use std::{
 
 use quinn::{Endpoint, VarInt};
 use shared::ids::RegionName;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    connection,
+    ALPN, connection,
     connection::Link,
-    tls::{Credentials, TlsError, region_of},
+    once::Once,
+    snapshot,
+    tls::{Credentials, TlsError, region_of, wants_snapshot},
 };
-use crate::protocol::{ConnectionId, Message};
+use crate::{
+    protocol::{ConnectionId, Message},
+    store::Piece,
+};
 
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 /// Far above any mesh; below what a stranger could use up.
@@ -43,6 +51,13 @@ pub enum MeshEvent {
         /// What it said.
         message: Message,
     },
+    /// A region wants a snapshot of ours.
+    SnapshotWanted {
+        /// Who, by its certificate.
+        region: RegionName,
+        /// Where the pieces are to go; closed when it takes them no more.
+        pieces: mpsc::Sender<Piece>,
+    },
     /// A connection is gone.
     Disconnected {
         /// The connection.
@@ -54,12 +69,26 @@ pub enum MeshEvent {
 #[derive(Clone)]
 pub struct Mesh {
     endpoint: Endpoint,
-    client: Arc<std::sync::RwLock<quinn::ClientConfig>>,
+    client: Arc<std::sync::RwLock<Callers>>,
     cluster_id: Arc<str>,
     max_age: Duration,
     events: mpsc::Sender<MeshEvent>,
     next_conn: Arc<AtomicU64>,
     tasks: TaskTracker,
+    snapshots: Arc<Semaphore>,
+    refusals: Arc<Once>,
+}
+
+/// How we call: to replicate, and for a snapshot.
+struct Callers {
+    sync: quinn::ClientConfig,
+    snapshot: quinn::ClientConfig,
+}
+
+impl Callers {
+    fn of(credentials: &Credentials) -> Result<Self, TlsError> {
+        Ok(Self { sync: credentials.client_config(ALPN)?, snapshot: credentials.client_config(snapshot::ALPN)? })
+    }
 }
 
 impl Mesh {
@@ -74,12 +103,14 @@ impl Mesh {
         let (events, receiver) = mpsc::channel(64);
         let mesh = Self {
             endpoint,
-            client: Arc::new(std::sync::RwLock::new(credentials.client_config()?)),
+            client: Arc::new(std::sync::RwLock::new(Callers::of(credentials)?)),
             cluster_id: cluster_id.into(),
             max_age,
             events,
             next_conn: Arc::new(AtomicU64::new(1)),
             tasks: TaskTracker::new(),
+            snapshots: Arc::new(Semaphore::new(snapshot::AT_A_TIME)),
+            refusals: Arc::default(),
         };
         Ok((mesh, receiver))
     }
@@ -91,7 +122,7 @@ impl Mesh {
 
     /// Uses other certificates for connections made from now on.
     pub fn use_credentials(&self, credentials: &Credentials) -> Result<(), TlsError> {
-        let client = credentials.client_config()?;
+        let client = Callers::of(credentials)?;
         self.endpoint.set_server_config(Some(credentials.server_config()?));
         *self.client.write().expect("nobody panics while holding it") = client;
         Ok(())
@@ -113,12 +144,13 @@ impl Mesh {
             self.tasks.spawn(async move {
                 let address = incoming.remote_address();
                 match timeout(HANDSHAKE_WITHIN, incoming).await {
-                    Ok(Ok(connection)) => mesh.run(connection, None).await.unwrap_or_else(|error| {
-                        tracing::warn!(peer = %address, "call from {address} refused: {error}");
-                    }),
+                    Ok(Ok(connection)) => {
+                        let ran = mesh.run(connection, None).await;
+                        ran.unwrap_or_else(|error| mesh.tell_refused(address, &format!("{error}")));
+                    }
                     Ok(Err(error)) => {
                         metrics::counter!("global_sync_refused_connections_total").increment(1);
-                        tracing::warn!(peer = %address, "call from {address} refused: {error}");
+                        mesh.tell_refused(address, &error.to_string());
                     }
                     Err(_) => {}
                 }
@@ -129,16 +161,42 @@ impl Mesh {
     /// Calls a region and stays until the connection ends. An error is why there was none. The connection does not depend on
     /// the caller: it ends by being closed, and says so, whoever still waits for it.
     pub async fn dial(&self, region: &RegionName, address: &str) -> anyhow::Result<()> {
-        let address = tokio::net::lookup_host(address)
-            .await?
-            .next()
-            .ok_or_else(|| anyhow::anyhow!("{address} has no address"))?;
-        let config = self.client.read().expect("nobody panics while holding it").clone();
-        // The name is only for the wire; certificates are judged by the region they name.
-        let connecting = self.endpoint.connect_with(config, address, "gocomet.invalid")?;
-        let connection = timeout(HANDSHAKE_WITHIN, connecting).await??;
+        let config = self.client.read().expect("nobody panics while holding it").sync.clone();
+        let connection = self.call(config, address).await?;
         let (mesh, region) = (self.clone(), region.clone());
         self.tasks.spawn(async move { mesh.run(connection, Some(&region)).await }).await?
+    }
+
+    /// Calls a region for a snapshot; its pieces come until [`Piece::End`], or break off.
+    pub async fn ask_snapshot(&self, region: &RegionName, address: &str) -> anyhow::Result<mpsc::Receiver<Piece>> {
+        let config = self.client.read().expect("nobody panics while holding it").snapshot.clone();
+        let connection = self.call(config, address).await?;
+        match region_of(&connection, &self.cluster_id) {
+            Some(found) if found == *region => {}
+            _ => {
+                connection.close(VarInt::from_u32(1), b"wrong region");
+                anyhow::bail!("not {region} but another answers at {address}");
+            }
+        }
+        let (pieces, queue) = mpsc::channel(4);
+        self.tasks.spawn(snapshot::take(connection, pieces));
+        Ok(queue)
+    }
+
+    async fn call(&self, config: quinn::ClientConfig, address: &str) -> anyhow::Result<quinn::Connection> {
+        let address = timeout(HANDSHAKE_WITHIN, tokio::net::lookup_host(address))
+            .await??
+            .next()
+            .ok_or_else(|| anyhow::anyhow!("{address} has no address"))?;
+        // The name is only for the wire; certificates are judged by the region they name.
+        let connecting = self.endpoint.connect_with(config, address, "gocomet.invalid")?;
+        Ok(timeout(HANDSHAKE_WITHIN, connecting).await??)
+    }
+
+    fn tell_refused(&self, address: SocketAddr, reason: &str) {
+        if self.refusals.is_new(&format!("{} {reason}", address.ip())) {
+            tracing::warn!(peer = %address, "call from {address} refused: {reason}");
+        }
     }
 
     /// Ends every connection and waits for their tasks.
@@ -163,6 +221,10 @@ impl Mesh {
             && region != *expected
         {
             return Err(refuse(&format!("wrong region: {expected} was called, {region} answered")));
+        }
+        if expected.is_none() && wants_snapshot(&connection) {
+            snapshot::give(connection, region, self.snapshots.clone(), self.events.clone()).await;
+            return Ok(());
         }
         let conn = self.next_conn.fetch_add(1, Ordering::Relaxed);
         // Not all at once after an hour.

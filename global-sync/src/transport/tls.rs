@@ -7,7 +7,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use quinn::{
     IdleTimeout, TransportConfig, VarInt,
-    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+    crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig},
 };
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme,
@@ -23,7 +23,7 @@ use rustls::{
 use shared::ids::RegionName;
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
-use super::ALPN;
+use super::{ALPN, snapshot};
 
 /// A peer is gone after this long without a packet; it says something every third of it.
 const IDLE: Duration = Duration::from_secs(15);
@@ -95,7 +95,7 @@ impl Credentials {
             .with_client_cert_verifier(clients)
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|error| unfit(&error))?;
-        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.alpn_protocols = vec![ALPN.to_vec(), snapshot::ALPN.to_vec()];
         // A resumed session would outlive its certificate.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
@@ -106,8 +106,8 @@ impl Credentials {
         Ok(config)
     }
 
-    /// How we call.
-    pub(super) fn client_config(&self) -> Result<quinn::ClientConfig, TlsError> {
+    /// How we call, and what for.
+    pub(super) fn client_config(&self, alpn: &[u8]) -> Result<quinn::ClientConfig, TlsError> {
         let unfit = |error: &dyn std::fmt::Display| TlsError::Unfit(error.to_string());
         let verifier = AnyNameOfOurs { roots: self.roots.clone(), provider: self.provider.clone() };
         let mut tls = rustls::ClientConfig::builder_with_provider(self.provider.clone())
@@ -117,7 +117,7 @@ impl Credentials {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|error| unfit(&error))?;
-        tls.alpn_protocols = vec![ALPN.to_vec()];
+        tls.alpn_protocols = vec![alpn.to_vec()];
         tls.resumption = Resumption::disabled();
         let quic = QuicClientConfig::try_from(tls).map_err(|error| unfit(&error))?;
         let mut config = quinn::ClientConfig::new(Arc::new(quic));
@@ -191,6 +191,12 @@ pub(super) fn region_of(connection: &quinn::Connection, cluster_id: &str) -> Opt
     let chain = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
     let uri = uri_name(chain.first()?)?;
     uri.strip_prefix("gocomet://")?.strip_prefix(cluster_id)?.strip_prefix('/')?.parse().ok()
+}
+
+/// Whether whoever called wants a snapshot.
+pub(super) fn wants_snapshot(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.is_some_and(|data| data.protocol.as_deref() == Some(snapshot::ALPN))
 }
 
 /// Verifies that a server's certificate is the authority's; which region it names is looked at once the connection
