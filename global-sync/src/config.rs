@@ -100,6 +100,8 @@ pub struct NumberingConfig {
 pub struct DigestConfig {
     #[serde(with = "humantime_serde")]
     pub check_ledger_every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub check_logs_every: Duration,
 }
 
 impl Config {

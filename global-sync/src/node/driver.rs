@@ -163,6 +163,7 @@ impl Life<'_> {
         let acknowledging = tasks::save_acks(self.store.clone(), origin.clone(), acks.clone(), stop.clone());
         vital.spawn("acknowledging", acknowledging);
         vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
+        vital.spawn("checking the logs", tasks::check_logs(leader.clone(), self.config.digest.check_logs_every));
         vital.spawn("looking at the database", tasks::refresh(leader, origin));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));

@@ -19,8 +19,8 @@ use super::{driver::Report, targets};
 use crate::{
     config::Config,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
-    store::{Fence, LEASE_S, Store, StoreError},
-    transport::{Mesh, SigningKey},
+    store::{Damage, Fence, LEASE_S, Store, StoreError},
+    transport::{Mesh, Once, SigningKey},
 };
 
 /// After a failure of the database.
@@ -372,6 +372,47 @@ pub(super) async fn check_ledger(mut leader: Leader, every: Duration) {
                 return;
             }
         }
+        if !leader.pause(every).await {
+            return;
+        }
+    }
+}
+
+/// Entries of a log looked at before others get their turn at the database.
+const LOOKED_AT: i64 = 2_000;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// Looks through every log for entries that are not what was stored, once round, then again after a while.
+pub(super) async fn check_logs(mut leader: Leader, every: Duration) {
+    let once = Once::default();
+    while leader.lead().await.is_some() {
+        let mut found = 0;
+        let checked = async {
+            for log in leader.store.logs().await?.into_keys() {
+                let mut from = Some(1);
+                while let Some(at) = from
+                    && leader.pause(BETWEEN_LOOKS).await
+                {
+                    let looked = leader.store.verify_log(&log, at, LOOKED_AT).await?;
+                    for Damage { log, seq, what } in looked.damage {
+                        found += 1;
+                        if once.is_new(&format!("{log} {seq} {what}")) {
+                            tracing::error!(%log, seq, "entry {seq} of {log} is damaged: {what}");
+                        }
+                    }
+                    from = looked.next;
+                }
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = checked.await {
+            if leader.after("the logs are not checked", &error).await {
+                continue;
+            }
+            return;
+        }
+        metrics::gauge!("global_sync_damaged_entries").set(f64::from(found));
+        metrics::counter!("global_sync_log_checks_total").increment(1);
         if !leader.pause(every).await {
             return;
         }

@@ -1,8 +1,15 @@
 //! Looking for bits that changed where they lay: entries are compared with their hashes, their bodies and their neighbours,
 //! a few thousand at a time.
 
-use super::{Store, StoreError, from_sql, to_sql};
-use crate::protocol::{Envelope, LogId, hash_of};
+use std::collections::BTreeMap;
+
+use shared::fact::{Fact, FactStream, LedgerEntry};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{Store, StoreError, from_sql, ledger::fact_hash, to_sql};
+use crate::protocol::{Envelope, LogId, SALT_BYTES, hash_of};
 
 /// An entry that is not what was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +35,8 @@ pub struct Looked {
 
 impl Store {
     /// Looks at up to `limit` entries of a log from `from` on: envelopes hash to what stands beside them, chain to the entry
-    /// before, vouch for their bodies, and the cursor's head is that of the last. Entries that are gone are damage too.
+    /// before, vouch for their bodies, and the cursor's head is that of the last; settlements stand in the ledger as they say.
+    /// What is gone is damage too.
     pub async fn verify_log(&self, log: &LogId, from: u64, limit: i64) -> Result<Looked, StoreError> {
         let (region, incarnation) = (log.origin.region.as_str(), to_sql(log.origin.incarnation)?);
         let stream = log.stream.as_str();
@@ -58,11 +66,10 @@ impl Store {
         )
         .fetch_all(&mut *tx)
         .await?;
-        tx.rollback().await?;
-
         let mut looked = Looked::default();
         let mut before: Option<(u64, Vec<u8>)> = None;
         let mut expected = first;
+        let mut facts = BTreeMap::new();
         for row in rows {
             let seq = from_sql(row.seq);
             let mut damaged =
@@ -86,8 +93,12 @@ impl Store {
                         if follows.is_some_and(|(_, hash)| *hash != envelope.prev_hash) {
                             damaged(seq, "it does not continue the entry before it");
                         }
-                        if let Some(Err(error)) = row.body.as_ref().map(|body| envelope.check_body(body)) {
-                            damaged(seq, &error.to_string());
+                        match row.body.as_ref().map(|body| (body, envelope.check_body(body))) {
+                            Some((_, Err(error))) => damaged(seq, &error.to_string()),
+                            Some((body, Ok(()))) => {
+                                facts.insert(seq, (envelope.kind, body.get(SALT_BYTES..).unwrap_or_default().to_vec()));
+                            }
+                            None => {}
                         }
                     }
                 }
@@ -104,8 +115,79 @@ impl Store {
             }
         }
         looked.next = full.then_some(expected);
+        if log.stream == FactStream::Ledger {
+            looked.damage.extend(compare_with_ledger(&mut tx, log, &facts).await?);
+        }
+        tx.rollback().await?;
         Ok(looked)
     }
+}
+
+/// Settlements that do not stand in the ledger as their entries say, named by their ids.
+async fn compare_with_ledger(
+    connection: &mut PgConnection,
+    log: &LogId,
+    bodies: &BTreeMap<u64, (String, Vec<u8>)>,
+) -> Result<Vec<Damage>, StoreError> {
+    let (Some(first), Some(last)) = (bodies.keys().next(), bodies.keys().next_back()) else { return Ok(Vec::new()) };
+    let (region, incarnation) = (log.origin.region.as_str(), to_sql(log.origin.incarnation)?);
+    let applied = sqlx::query_scalar!(
+        "SELECT applied FROM repl_apply
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND bucket = 0",
+        region,
+        incarnation,
+        log.stream.as_str()
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let set_aside = sqlx::query_scalar!(
+        "SELECT seq FROM repl_quarantine
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq BETWEEN $4 AND $5",
+        region,
+        incarnation,
+        log.stream.as_str(),
+        to_sql(*first)?,
+        to_sql(*last)?
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let applied = applied.map_or(0, from_sql);
+    let mut entries = BTreeMap::new();
+    for (seq, (kind, body)) in bodies.iter().filter(|(seq, _)| **seq <= applied) {
+        if let Ok(Fact::Settlement(entry) | Fact::Refund(entry) | Fact::Adjustment(entry)) = Fact::from_body(kind, body)
+            && !set_aside.contains(&to_sql(*seq)?)
+        {
+            entries.insert(entry.fact_id, (*seq, kind, fact_hash(kind, body), entry));
+        }
+    }
+    let ids: Vec<Uuid> = entries.keys().copied().collect();
+    let rows = sqlx::query!(
+        "SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, settled_at, body_hash
+         FROM ledger_facts WHERE fact_id = ANY($1)",
+        &ids
+    )
+    .fetch_all(connection)
+    .await?;
+    let micros = |at: OffsetDateTime| at.unix_timestamp_nanos() / 1_000;
+    let mut sound = std::collections::BTreeSet::new();
+    for row in rows {
+        let Some((_, kind, hash, entry)) = entries.get(&row.fact_id) else { continue };
+        let LedgerEntry { fact_id: _, payment_id, trip_id, tenant, amount, currency, settled_at } = entry;
+        if (row.payment_id, row.trip_id, row.amount) == (*payment_id, *trip_id, *amount)
+            && (&row.tenant_id, &row.kind, &row.currency) == (tenant, *kind, currency)
+            && micros(row.settled_at) == micros(*settled_at)
+            && row.body_hash == hash
+        {
+            sound.insert(row.fact_id);
+        }
+    }
+    let damaged = entries.into_iter().filter(|(id, _)| !sound.contains(id));
+    let damage = damaged.map(|(id, (seq, ..))| Damage {
+        log: log.clone(),
+        seq,
+        what: format!("the ledger's row of fact {id} is not what it says"),
+    });
+    Ok(damage.collect())
 }
 
 #[cfg(test)]

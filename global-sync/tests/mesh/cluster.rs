@@ -410,7 +410,10 @@ impl Cluster {
             },
             signing: SigningConfig { cert_file: file("signing.pem"), key_file: file("signing.key") },
             numbering: NumberingConfig { every: Duration::from_millis(20) },
-            digest: DigestConfig { check_ledger_every: Duration::from_secs(1) },
+            digest: DigestConfig {
+                check_ledger_every: Duration::from_secs(1),
+                check_logs_every: Duration::from_secs(1),
+            },
             telemetry: TelemetryConfig {
                 log_format: LogFormat::Pretty,
                 log_filter: "info".to_owned(),

@@ -56,3 +56,35 @@ async fn a_stored_entry_that_changed_before_it_was_applied_reaches_no_table(pool
     let place = "SELECT concat_ws('/', origin_region, stream, seq, state) FROM repl_quarantine";
     assert_eq!(us.scalar::<String>(place).await, "eu-west/ledger/2/failed");
 }
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_settlement_that_changed_or_vanished_in_the_ledger_is_named_by_its_id(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    for n in 1..=20 {
+        us.commit(&settlement(n)).await;
+    }
+    us.number().await;
+    let ledger = log("us-east", FactStream::Ledger);
+    for change in [
+        "amount = amount + 1",
+        "currency = 'EUX'",
+        "tenant_id = 'porto-taxix'",
+        "kind = 'refund'",
+        "settled_at = settled_at + interval '1 microsecond'",
+        "body_hash = set_bit(body_hash, 3, 1 - get_bit(body_hash, 3))",
+        "trip_id = gen_random_uuid()",
+    ] {
+        let row: Vec<u8> = us.scalar("SELECT body_hash FROM ledger_facts WHERE origin_seq = 7").await;
+        let change = format!("UPDATE ledger_facts SET {change} WHERE origin_seq = 7");
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(us.store.pool()).await.unwrap();
+        let damage = us.store.verify_log(&ledger, 1, 100).await.unwrap().damage;
+        assert_eq!(damage.len(), 1);
+        assert!(damage[0].seq == 7 && damage[0].what.contains(&Uuid::from_u128(7).to_string()), "{damage:?}");
+        let restore = "UPDATE ledger_facts SET amount = 70, currency = 'EUR', tenant_id = 'porto-taxis',
+                           kind = 'settlement', settled_at = to_timestamp(0), body_hash = $1, trip_id = $2
+                       WHERE origin_seq = 7";
+        let restore = sqlx::query(restore).bind(row).bind(Uuid::from_u128(2_000_007));
+        restore.execute(us.store.pool()).await.unwrap();
+        assert_eq!(us.store.verify_log(&ledger, 1, 100).await.unwrap().damage, vec![]);
+    }
+}
