@@ -5,5 +5,6 @@ pub mod matching;
 pub mod policies;
 pub mod positions;
 pub mod rebuild;
+pub mod replication;
 pub mod rides;
 pub mod sockets;

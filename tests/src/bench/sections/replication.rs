@@ -1,0 +1,304 @@
+//! Settlements on their way to another region, beside Postgres' logical replication of the same table in the same run:
+//! the same two databases with the same settings, the same delay between them, every commit synced.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, ensure};
+use deploy_local::{Cluster, Durability, Links, Route, Service, TenantSpec};
+use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::{
+    api::Client,
+    bench::{Cpu, Meter, Options, Table, percentile},
+};
+
+const HERE: &str = "us-east";
+const THERE: &str = "eu-west";
+const ONE_WAY: Duration = Duration::from_millis(40);
+/// Settlements in a second while latency is measured, and when as many as possible are to be kept up with.
+const CALM_PER_S: u32 = 500;
+const BUSY_PER_S: u32 = 2_000;
+/// Commits of a writer are this far apart.
+const COMMITS_EVERY: Duration = Duration::from_millis(10);
+const LOOKS_EVERY: Duration = Duration::from_millis(2);
+/// What was committed arrives within this time, or the section fails.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(900);
+/// Rows made by one statement while a peer is away.
+const AT_A_TIME: i64 = 10_000;
+
+/// How settlements get from one region to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    GlobalSync,
+    Logical,
+}
+
+impl Way {
+    /// The table in which they become visible there.
+    fn table(self) -> &'static str {
+        match self {
+            Self::GlobalSync => "ledger_facts",
+            Self::Logical => "bench_facts",
+        }
+    }
+
+    /// Commits `$1::uuid[]` as settlements here.
+    fn insert(self) -> &'static str {
+        match self {
+            Self::GlobalSync => {
+                "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
+                 SELECT f, 'ledger', 'settlement', 'manhattan-cabs', 1, 0, convert_to(json_build_object(
+                     'fact_id', f, 'payment_id', f, 'trip_id', f, 'tenant', 'manhattan-cabs', 'amount', 1250,
+                     'currency', 'USD', 'settled_at', '2026-01-01T00:00:00Z')::text, 'UTF8')
+                 FROM UNNEST($1::uuid[]) f"
+            }
+            Self::Logical => {
+                "INSERT INTO bench_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
+                     origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash)
+                 SELECT f, f, f, 'manhattan-cabs', 'settlement', 1250, 'USD', 'us-east', 1, nextval('bench_seq'), 1, 0,
+                        '2026-01-01T00:00:00Z', sha256(f::text::bytea)
+                 FROM UNNEST($1::uuid[]) f"
+            }
+        }
+    }
+}
+
+pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
+    let stand = Stand::start().await?;
+    let tables = vec![latency(&stand, options).await?, catch_up(&stand, options).await?];
+    stand.logical.close().await?;
+    Ok(tables)
+}
+
+struct Stand {
+    cluster: Cluster,
+    here: PgPool,
+    there: PgPool,
+    /// Owns the subscription, whose changes no transaction may hold.
+    logical: PgConnection,
+    _links: Links,
+}
+
+impl Stand {
+    async fn start() -> anyhow::Result<Self> {
+        let spec = TenantSpec::demo(&[HERE.to_owned()]).into_iter().next().context("the demo has tenants")?;
+        let builder = Cluster::builder().regions([HERE, THERE]).links(true).tenants([spec]);
+        let builder = builder.postgres_setting("wal_level = logical").durability(Durability::PowerCut);
+        let cluster = builder.start().await?;
+        cluster.all_links().delay(ONE_WAY)?;
+        let pool = async |region| PgPoolOptions::new().max_connections(8).connect(&cluster.postgres_url(region)).await;
+        let (here, there) = (pool(HERE).await?, pool(THERE).await?);
+        for pool in [&here, &there] {
+            pool.execute("CREATE SEQUENCE bench_seq; CREATE TABLE bench_facts (LIKE ledger_facts INCLUDING ALL)")
+                .await?;
+        }
+        // The table's own numbers may not be those of the other region.
+        there.execute("ALTER TABLE bench_facts ALTER position DROP IDENTITY").await?;
+        here.execute("CREATE PUBLICATION bench FOR TABLE bench_facts").await?;
+
+        // Its connection has the same way to go.
+        let links = Links::new()?;
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let options = here.connect_options();
+        let postgres = SocketAddr::from(([127, 0, 0, 1], options.get_port()));
+        links.open(THERE, HERE, Route { listen: port, tcp: vec![postgres], udp: vec![postgres] }).await?;
+        for (from, to) in [(THERE, HERE), (HERE, THERE)] {
+            links.change(from, to, |direction| direction.delay = ONE_WAY)?;
+        }
+        let mut logical = PgConnection::connect(&cluster.postgres_url(THERE)).await?;
+        let subscribe = format!(
+            "CREATE SUBSCRIPTION bench CONNECTION 'host=127.0.0.1 port={port} user=postgres dbname=gocomet'
+             PUBLICATION bench WITH (copy_data = false)"
+        );
+        logical.execute(sqlx::AssertSqlSafe(subscribe)).await?;
+        Ok(Self { cluster, here, there, logical, _links: links })
+    }
+
+    async fn count(&self, pool: &PgPool, table: &str) -> anyhow::Result<i64> {
+        let count = format!("SELECT count(*) FROM {table}");
+        Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(pool).await?)
+    }
+
+    /// A metric of the global-sync here, over all its labels.
+    async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let client = Client::new(&self.cluster.status_url(HERE));
+        let text = client.call(reqwest::Method::GET, "/metrics").unsigned().send().await?.text();
+        let of_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        Ok(text.lines().filter(of_it).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+    }
+
+    fn memory_mib(&self, region: &str) -> anyhow::Result<f64> {
+        let pid = self.cluster.pid(region, Service::SYNC).context("global-sync runs")?;
+        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+    }
+
+    fn meters(&self) -> anyhow::Result<[Meter; 2]> {
+        Ok([Meter::of_region(&self.cluster, HERE)?, Meter::of_region(&self.cluster, THERE)?])
+    }
+}
+
+fn used(meters: &[Meter; 2]) -> anyhow::Result<Cpu> {
+    let (a, b) = (meters[0].used()?, meters[1].used()?);
+    Ok(Cpu { postgres_us: a.postgres_us + b.postgres_us, sync_us: a.sync_us + b.sync_us, ..Cpu::default() })
+}
+
+async fn latency(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
+    let columns =
+        ["way", "settlements/s", "p50 ms over the one-way delay", "p99 ms over it", "visible/s", "CPU µs each"];
+    let mut table = Table::new("From the commit here until it is visible there, 40 ms away", &columns);
+    for (name, way) in [("global-sync", Way::GlobalSync), ("logical replication", Way::Logical)] {
+        for per_s in [CALM_PER_S, BUSY_PER_S] {
+            let mut runs = Vec::new();
+            for _ in 0..options.runs() {
+                runs.push(paced(stand, way, per_s, options.duration()).await?);
+            }
+            table.row(format!("{name}, {per_s}/s asked for"), &runs);
+        }
+    }
+    table.notes.push(
+        "Logical replication numbers nothing, signs nothing and compares nothing: it is the floor. CPU is that of both \
+         databases and both global-syncs, the look that finds what is visible (every 2 ms) included."
+            .into(),
+    );
+    Ok(table)
+}
+
+/// Commits at a pace and looks when each settlement is visible on the other side.
+async fn paced(stand: &Stand, way: Way, per_s: u32, duration: Duration) -> anyhow::Result<Vec<Option<f64>>> {
+    let meters = stand.meters()?;
+    let newest = format!("SELECT COALESCE(max(position), 0) FROM {}", way.table());
+    let after: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(newest)).fetch_one(&stand.there).await?;
+    let tasks = TaskTracker::new();
+    let writing = tasks.spawn(write(stand.here.clone(), way, per_s, duration));
+    let begun = Instant::now();
+    let expected = u64::from(per_s) * duration.as_secs();
+    let mut seen: HashMap<Uuid, Instant> = HashMap::new();
+    // Positions of several writers become visible out of order: a little is read again.
+    let look = format!("SELECT fact_id, position FROM {} WHERE position > $1 - 2000 AND position > $2", way.table());
+    let mut reached = after;
+    let mut looks = interval(LOOKS_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = begun;
+    while (seen.len() as u64) < expected {
+        looks.tick().await;
+        ensure!(begun.elapsed() < ARRIVES_WITHIN, "{} of {expected} settlements are visible", seen.len());
+        let rows: Vec<(Uuid, i64)> =
+            sqlx::query_as(sqlx::AssertSqlSafe(look.clone())).bind(reached).bind(after).fetch_all(&stand.there).await?;
+        let now = Instant::now();
+        for (fact, position) in rows {
+            reached = reached.max(position);
+            seen.entry(fact).or_insert_with(|| {
+                last = now;
+                now
+            });
+        }
+    }
+    let committed = writing.await??;
+    let late = |(fact, at): (&Uuid, &Instant)| {
+        let took = seen.get(fact)?.saturating_duration_since(*at);
+        Some((took.as_secs_f64() - ONE_WAY.as_secs_f64()) * 1e3)
+    };
+    let mut over_ms: Vec<f64> = committed.iter().filter_map(late).collect();
+    ensure!(over_ms.len() as u64 == expected, "{} of {expected} settlements are visible", over_ms.len());
+    let seconds = last.duration_since(begun).as_secs_f64();
+    Ok(vec![
+        Some(f64::from(per_s)),
+        percentile(&mut over_ms, 0.5),
+        percentile(&mut over_ms, 0.99),
+        Some(expected as f64 / seconds),
+        Some(used(&meters)?.total_us() / expected as f64),
+    ])
+}
+
+/// Commits some settlements every ten milliseconds; says when each commit was done.
+async fn write(here: PgPool, way: Way, per_s: u32, duration: Duration) -> anyhow::Result<HashMap<Uuid, Instant>> {
+    let mut ticks = interval(COMMITS_EVERY);
+    let each = u64::from(per_s) * u64::try_from(COMMITS_EVERY.as_millis())? / 1_000;
+    let mut committed = HashMap::new();
+    for _ in 0..duration.as_millis() / COMMITS_EVERY.as_millis() {
+        ticks.tick().await;
+        let facts: Vec<Uuid> = (0..each).map(|_| Uuid::now_v7()).collect();
+        sqlx::query(way.insert()).bind(&facts).execute(&here).await?;
+        let now = Instant::now();
+        committed.extend(facts.into_iter().map(|fact| (fact, now)));
+    }
+    Ok(committed)
+}
+
+async fn catch_up(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
+    let rows: i64 = if options.quick { 20_000 } else { 1_000_000 };
+    let columns =
+        ["way", "settlements", "rows/s", "bytes on the wire each", "CPU µs each", "MiB of memory here while away"];
+    let mut table = Table::new("A region that was away catches up", &columns);
+    table.row("global-sync", &[ours(stand, rows).await?]);
+    table.row("logical replication", &[theirs(stand, rows).await?]);
+    table.notes.push(
+        "From the moment the other side is there again until it holds everything. Global-sync's CPU is that of sending, \
+         storing, verifying and applying; the time it took to number them is not in it. Memory is that of the global-sync \
+         here with everything numbered and the peer away."
+            .into(),
+    );
+    Ok(table)
+}
+
+async fn ours(stand: &Stand, rows: i64) -> anyhow::Result<Vec<Option<f64>>> {
+    let before = stand.count(&stand.there, "ledger_facts").await?;
+    stand.cluster.halt(THERE, Service::SYNC).await?;
+    let here_before = stand.count(&stand.here, "ledger_facts").await?;
+    fill(stand, Way::GlobalSync, rows).await?;
+    until(&stand.here, "ledger_facts", here_before + rows).await?;
+    let memory_mib = stand.memory_mib(HERE)?;
+    let sent = stand.metric("global_sync_sent_bytes_total").await?;
+    stand.cluster.restart(THERE, Service::SYNC).await?;
+    let meters = stand.meters()?;
+    let begun = Instant::now();
+    until(&stand.there, "ledger_facts", before + rows).await?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let sent = stand.metric("global_sync_sent_bytes_total").await? - sent;
+    let each = rows as f64;
+    let cpu_us = used(&meters)?.total_us();
+    Ok(vec![Some(each), Some(each / seconds), Some(sent / each), Some(cpu_us / each), Some(memory_mib)])
+}
+
+async fn theirs(stand: &Stand, rows: i64) -> anyhow::Result<Vec<Option<f64>>> {
+    let before = stand.count(&stand.there, "bench_facts").await?;
+    stand.there.execute("ALTER SUBSCRIPTION bench DISABLE").await?;
+    fill(stand, Way::Logical, rows).await?;
+    let meters = stand.meters()?;
+    let begun = Instant::now();
+    stand.there.execute("ALTER SUBSCRIPTION bench ENABLE").await?;
+    until(&stand.there, "bench_facts", before + rows).await?;
+    let (each, seconds) = (rows as f64, begun.elapsed().as_secs_f64());
+    Ok(vec![Some(each), Some(each / seconds), None, Some(used(&meters)?.total_us() / each), None])
+}
+
+/// Commits many settlements, some in each transaction, as an hour of traffic would have.
+async fn fill(stand: &Stand, way: Way, rows: i64) -> anyhow::Result<()> {
+    let mut left = rows;
+    while left > 0 {
+        let facts: Vec<Uuid> = (0..left.min(AT_A_TIME)).map(|_| Uuid::now_v7()).collect();
+        sqlx::query(way.insert()).bind(&facts).execute(&stand.here).await?;
+        left -= AT_A_TIME;
+    }
+    Ok(())
+}
+
+/// Waits until a table has so many rows; counting costs, so seldom.
+async fn until(pool: &PgPool, table: &str, rows: i64) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let count = format!("SELECT count(*) FROM {table}");
+    loop {
+        let asked = Instant::now();
+        let found: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(count.clone())).fetch_one(pool).await?;
+        if found >= rows {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < ARRIVES_WITHIN, "{found} of {rows} rows are in {table}");
+        sleep(asked.elapsed().mul_f64(3.0).clamp(Duration::from_millis(20), Duration::from_secs(1))).await;
+    }
+}
