@@ -62,6 +62,13 @@ impl<T: Trust> Replica<T> {
                 self.look_for_claim(now, conn, log, state, effects);
             }
         }
+        // The wait began at the start, and we may have led nothing for all of it: who has just been asked for a proof has time
+        // to show it.
+        if let Numbering::WaitingUntil(until) = &mut self.numbering
+            && !self.claims.is_empty()
+        {
+            *until = (*until).max(now.plus(NUMBERING_GRACE_MS));
+        }
     }
 
     /// A peer that says it has more of our log than we do is asked to show the last entry of it.

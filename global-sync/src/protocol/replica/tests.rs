@@ -381,6 +381,21 @@ fn what_was_said_before_we_led_is_looked_at_when_we_lead() {
 }
 
 #[test]
+fn whoever_leads_long_after_its_start_still_waits_for_the_proof_of_its_future() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Follows);
+    connect(&mut us, NOW, 1, "eu-west", advert(&[("us-east", 4)]));
+    let led = NOW.plus(NUMBERING_GRACE_MS + 500);
+    us.handle(led, Event::Received { conn: 1, message: advert(&[("us-east", 4)]) });
+    let effects = us.handle(led, Event::Leads { logs: BTreeMap::new() });
+    assert!(!effects.contains(&Effect::AllowNumbering));
+    let (_, pull) = pulls(&effects).pop_front().unwrap();
+    assert!(!us.handle(led.plus(100), Event::Tick).contains(&Effect::AllowNumbering), "an answer takes a while");
+    let proof = Batch { pull: pull.id, ..chain("us-east", 4) };
+    assert!(begins(&us.handle(led.plus(250), Event::Received { conn: 1, message: Message::Batch(proof) })));
+}
+
+#[test]
 fn a_database_that_went_back_while_we_ran_ends_the_incarnation() {
     let mut us = replica_at("us-east", NOW);
     us.handle(NOW, Event::Numbered { log: log_of("us-east"), head: Head { seq: 5, hash: [5; 32] } });
