@@ -41,7 +41,12 @@ pub(super) enum FrameError {
 impl FrameError {
     /// Whether the peer broke the rules, as opposed to having gone away.
     pub(super) fn is_violation(&self) -> bool {
-        matches!(self, Self::TooLarge(_) | Self::Packing | Self::Slow | Self::Wire(_))
+        match self {
+            Self::TooLarge(_) | Self::Packing | Self::Slow | Self::Wire(_) => true,
+            // It ended its stream in the midst of a frame.
+            Self::Read(quinn::ReadExactError::FinishedEarly(_)) => true,
+            Self::Read(quinn::ReadExactError::ReadError(_)) | Self::Write(_) => false,
+        }
     }
 }
 

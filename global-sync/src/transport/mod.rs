@@ -19,3 +19,6 @@ pub use tls::{Credentials, TlsError};
 
 /// The protocol's name in the TLS handshake; a major version of the wire format.
 pub const ALPN: &[u8] = b"gocomet-sync/1";
+
+#[cfg(test)]
+mod tests;
