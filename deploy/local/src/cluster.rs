@@ -71,7 +71,12 @@ impl Cluster {
 
     /// Where a region's first global-sync tells its status: `/status` is to be added.
     pub fn status_url(&self, region: &str) -> String {
-        self.setup.status_url(&self.known(region), 1)
+        self.sync_url(region, 1)
+    }
+
+    /// Where one of a region's global-syncs tells its status, counted from 1.
+    pub fn sync_url(&self, region: &str, sync: u16) -> String {
+        self.setup.status_url(&self.known(region), sync)
     }
 
     pub fn quic_addr(&self, region: &str) -> String {

@@ -221,6 +221,7 @@ pub struct HomeRoute {
 #[derive(Clone, Debug, Deserialize)]
 pub struct SyncStatus {
     pub region: String,
+    pub leader: bool,
     pub version_vector: BTreeMap<String, Value>,
     pub digest: String,
     pub peers: Vec<PeerStatus>,
