@@ -175,6 +175,15 @@ CREATE TABLE repl_ack (
     PRIMARY KEY (peer, origin_region, origin_incarnation, stream)
 );
 
+-- Up to which of its settlements, life by life, this region knows that another one has stored them: what is marked in
+-- ledger_facts without an index that every marking would have to change.
+CREATE TABLE repl_remote_durable (
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    seq                bigint NOT NULL,
+    PRIMARY KEY (origin_region, origin_incarnation)
+);
+
 -- Who sequences and applies. Every such transaction holds a share lock on this row and compares `epoch`; renewing
 -- touches only the expiry beside it, so a busy leader never waits for itself.
 CREATE TABLE repl_lease (
@@ -214,6 +223,7 @@ GRANT SELECT ON repl_self TO gocomet_app, gocomet_system;
 GRANT SELECT ON repl_cursor, repl_apply, repl_member, repl_ack, repl_lease, repl_lease_expiry TO gocomet_system;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     repl_self, repl_log, repl_checkpoint, repl_origin_cert, repl_cursor, repl_apply, repl_member, repl_ack,
+    repl_remote_durable,
     repl_lease, repl_lease_expiry, repl_promise, repl_ledger_digest
     TO gocomet_sync;
 
@@ -322,8 +332,6 @@ CREATE UNIQUE INDEX ledger_facts_position ON ledger_facts (position);
 CREATE INDEX ledger_facts_tenant ON ledger_facts (tenant_id, position);
 CREATE INDEX ledger_facts_payment ON ledger_facts (tenant_id, payment_id);
 CREATE INDEX ledger_facts_trip ON ledger_facts (tenant_id, trip_id);
-CREATE INDEX ledger_facts_not_remote ON ledger_facts (origin_region, origin_incarnation, origin_seq)
-    WHERE remote_durable_at IS NULL;
 ALTER TABLE ledger_facts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ledger_facts FORCE ROW LEVEL SECURITY;
 CREATE POLICY ledger_facts_tenant ON ledger_facts USING (tenant_id = current_setting('app.tenant_id', true));

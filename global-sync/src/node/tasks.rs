@@ -178,7 +178,10 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
     }
 }
 
-/// Makes batches of one kind of log durable, in their order.
+/// Batches made durable with one transaction.
+const STORED_AT_ONCE: usize = 16;
+
+/// Makes batches of one kind of log durable, in their order; those of one log that wait together, together.
 pub(super) async fn write(
     store: Store,
     mut queue: mpsc::UnboundedReceiver<Box<VerifiedBatch>>,
@@ -186,14 +189,28 @@ pub(super) async fn write(
     reports: mpsc::UnboundedSender<Report>,
     stop: CancellationToken,
 ) {
+    let mut next: Option<Box<VerifiedBatch>> = None;
     loop {
-        let batch = tokio::select! {
-            batch = queue.recv() => batch,
-            () = stop.cancelled() => return,
+        let first = match next.take() {
+            Some(batch) => Some(batch),
+            None => tokio::select! {
+                batch = queue.recv() => batch,
+                () = stop.cancelled() => return,
+            },
         };
-        let Some(batch) = batch else { return };
-        let log = batch.log.clone();
-        let event = match store_batch(&store, &batch).await {
+        let Some(first) = first else { return };
+        let log = first.log.clone();
+        let mut batches = vec![first];
+        while batches.len() < STORED_AT_ONCE
+            && let Ok(batch) = queue.try_recv()
+        {
+            if batch.log != log {
+                next = Some(batch);
+                break;
+            }
+            batches.push(batch);
+        }
+        let event = match store_batches(&store, &batches).await {
             Ok(head) => {
                 stored.notify_one();
                 Event::Stored { log, head }
@@ -211,11 +228,13 @@ pub(super) async fn write(
     }
 }
 
-async fn store_batch(store: &Store, batch: &VerifiedBatch) -> Result<crate::protocol::Head, StoreError> {
-    if let Some(certificate) = &batch.checkpoint.certificate {
-        store.save_certificate(&batch.log.origin.region, &batch.checkpoint.key_id, certificate).await?;
+async fn store_batches(store: &Store, batches: &[Box<VerifiedBatch>]) -> Result<crate::protocol::Head, StoreError> {
+    for batch in batches {
+        if let Some(certificate) = &batch.checkpoint.certificate {
+            store.save_certificate(&batch.log.origin.region, &batch.checkpoint.key_id, certificate).await?;
+        }
     }
-    store.receive(batch).await
+    store.receive_all(batches).await
 }
 
 async fn head_in_database(store: &Store, log: &LogId, stop: &CancellationToken) -> Option<crate::protocol::Head> {

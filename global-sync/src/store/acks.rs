@@ -80,10 +80,29 @@ impl Store {
                 let marked = sqlx::query!(
                     "UPDATE ledger_facts SET remote_durable_at = now()
                      WHERE origin_region = $1 AND origin_incarnation = $2 AND origin_seq <= $3
+                       AND origin_seq > COALESCE((SELECT d.seq FROM repl_remote_durable d
+                                                  WHERE d.origin_region = $1 AND d.origin_incarnation = $2), 0)
                        AND remote_durable_at IS NULL
                        AND EXISTS (SELECT 1 FROM repl_log l
                                    WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $4
                                      AND l.seq = $3 AND l.hash = $5)",
+                    log.origin.region.as_str(),
+                    to_sql(log.origin.incarnation)?,
+                    to_sql(state.head.seq)?,
+                    log.stream.as_str(),
+                    state.head.hash.as_slice()
+                )
+                .execute(&mut *tx)
+                .await?;
+                // What is not applied here yet, of an earlier life, has no row that could have been marked.
+                sqlx::query!(
+                    "INSERT INTO repl_remote_durable AS d (origin_region, origin_incarnation, seq)
+                     SELECT $1, $2, LEAST($3, a.applied)
+                     FROM repl_apply a JOIN repl_log l USING (origin_region, origin_incarnation, stream)
+                     WHERE a.origin_region = $1 AND a.origin_incarnation = $2 AND a.stream = $4 AND a.bucket = 0
+                       AND l.seq = $3 AND l.hash = $5
+                     ON CONFLICT (origin_region, origin_incarnation) DO UPDATE SET seq = EXCLUDED.seq
+                     WHERE d.seq < EXCLUDED.seq",
                     log.origin.region.as_str(),
                     to_sql(log.origin.incarnation)?,
                     to_sql(state.head.seq)?,

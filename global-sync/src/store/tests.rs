@@ -303,6 +303,23 @@ async fn receiving_twice_is_once_and_a_gap_or_another_history_changes_nothing(po
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn batches_that_wait_together_are_stored_together_or_not_at_all(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    let first = batch(&eu, Head::EMPTY, &[settlement(1), settlement(2)]);
+    let second = batch(&eu, first.checkpoint.head, &[settlement(3)]);
+    let third = batch(&eu, second.checkpoint.head, &[settlement(4)]);
+    assert!(matches!(us.store.receive_all(&[&first, &third]).await, Err(StoreError::Discontinuous)));
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_log").await, 0);
+    us.store.receive(&first).await.unwrap();
+    let head = us.store.receive_all(&[&first, &second, &third]).await.unwrap();
+    assert_eq!((head, head.seq), (third.checkpoint.head, 4));
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_log").await, 4);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_checkpoint").await, 3);
+    assert_eq!(us.store.read_for_peer(&eu, 1, 4, 1, &[]).await.unwrap().unwrap().checkpoint.head.seq, 2);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn settlements_apply_once_and_one_id_with_two_bodies_is_kept_as_it_was(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     let eu = log("eu-west", FactStream::Ledger);
