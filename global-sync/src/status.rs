@@ -19,7 +19,7 @@ use tokio::{sync::Mutex, time::Instant};
 
 use crate::{
     protocol::Origin,
-    store::{Store, StoreError},
+    store::{Backlog, Store, StoreError},
     transport::Link,
 };
 
@@ -55,6 +55,23 @@ pub struct Status {
     pub digest: String,
     /// The other regions.
     pub peers: Vec<PeerStatus>,
+    /// Every log, by origin and stream: how far it is stored, and how far applied.
+    pub logs: BTreeMap<String, LogStatus>,
+    /// Facts that wait for their number, and those that may not leave.
+    pub outbox: Backlog,
+    /// Entries set aside, by state.
+    pub quarantine: BTreeMap<String, i64>,
+    /// How many leaders there have been.
+    pub lease_epoch: Option<i64>,
+}
+
+/// How far a log is here.
+#[derive(Debug, Serialize)]
+pub struct LogStatus {
+    /// Newest entry that is durable.
+    pub stored: u64,
+    /// Newest entry that stands in the tables people read.
+    pub applied: u64,
 }
 
 /// Newest entries of one origin.
@@ -81,6 +98,8 @@ pub struct PeerStatus {
     pub lag_entries: u64,
     /// Age of the oldest of them.
     pub lag_ms: u64,
+    /// Entries it has not stored, whoever wrote them: by origin and stream, where there are some.
+    pub lacks: BTreeMap<String, u64>,
 }
 
 impl Board {
@@ -110,7 +129,9 @@ impl Board {
         };
         let Some(origin) = origin else { return Ok(None) };
         let mut version_vector: BTreeMap<String, StreamHeads> = BTreeMap::new();
+        let mut logs = BTreeMap::new();
         for (log, state) in self.store.logs().await?.into_iter().filter(|(_, state)| state.head.seq > 0) {
+            logs.insert(log.to_string(), LogStatus { stored: state.head.seq, applied: state.applied });
             let heads = version_vector.entry(log.origin.to_string()).or_default();
             match log.stream {
                 shared::fact::FactStream::Control => heads.control = state.head.seq,
@@ -120,7 +141,17 @@ impl Board {
         }
         let peers = self.peers(&origin, &links).await?;
         let digest = self.digest().await?;
-        Ok(Some(Status { region: self.region.clone(), leader, version_vector, digest, peers }))
+        Ok(Some(Status {
+            region: self.region.clone(),
+            leader,
+            version_vector,
+            digest,
+            peers,
+            logs,
+            outbox: self.store.backlog().await?,
+            quarantine: self.store.quarantine_counts().await?.into_iter().collect(),
+            lease_epoch: self.store.lease_epoch().await?,
+        }))
     }
 
     /// The digest, at most a second old: however many ask, the database computes it once a second.
@@ -142,6 +173,21 @@ impl Board {
             lags.entry(region.clone()).or_default();
         }
         lags.remove(&self.region);
+        let mut lacks: BTreeMap<RegionName, BTreeMap<String, u64>> = BTreeMap::new();
+        let mut sums: BTreeMap<(RegionName, RegionName, &str), u64> = BTreeMap::new();
+        for (peer, log, entries) in self.store.log_lags().await? {
+            *sums.entry((peer.clone(), log.origin.region.clone(), log.stream.as_str())).or_default() += entries;
+            if entries > 0 {
+                lacks.entry(peer).or_default().insert(log.to_string(), entries);
+            }
+        }
+        for ((peer, origin, stream), entries) in sums {
+            metrics::gauge!(
+                "global_sync_peer_log_lag_entries",
+                "peer" => peer.to_string(), "origin" => origin.to_string(), "stream" => stream
+            )
+            .set(entries as f64);
+        }
         let peers = lags.into_iter().map(|(region, lag)| {
             let link = links.get(&region);
             PeerStatus {
@@ -149,6 +195,7 @@ impl Board {
                 rtt_ms: link.map(|link| (link.rtt().as_secs_f64() * 1e6).round() / 1e3),
                 lag_entries: lag.entries,
                 lag_ms: lag.ms,
+                lacks: lacks.remove(&region).unwrap_or_default(),
                 region,
             }
         });

@@ -21,7 +21,7 @@ pub struct Lag {
 }
 
 /// What waits to be numbered.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Backlog {
     /// Facts committed and not numbered.
     pub pending: i64,
@@ -149,6 +149,30 @@ impl Store {
             }
         }
         Ok(lags)
+    }
+}
+
+impl Store {
+    /// How many entries of every log each peer lacks of those that are here, whoever wrote them; those it lacks none of too.
+    pub async fn log_lags(&self) -> Result<Vec<(RegionName, LogId, u64)>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT m.region AS "peer!", c.origin_region AS "origin_region!", c.origin_incarnation AS "incarnation!",
+                      c.stream AS "stream!", GREATEST(c.stored - COALESCE(a.stored, 0), 0) AS "entries!"
+               FROM repl_member m
+               JOIN repl_cursor c ON c.origin_region <> m.region AND c.stored > 0
+               LEFT JOIN repl_ack a ON a.peer = m.region AND a.origin_region = c.origin_region
+                    AND a.origin_incarnation = c.origin_incarnation AND a.stream = c.stream
+               WHERE m.state <> 'retired' AND m.region <> (SELECT region FROM repl_self)
+               ORDER BY 1, 2, 3, 4"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter()
+            .map(|row| {
+                let log = super::log_id(&row.origin_region, row.incarnation, &row.stream)?;
+                Ok((region_name(&row.peer)?, log, from_sql(row.entries)))
+            })
+            .collect()
     }
 }
 

@@ -87,6 +87,11 @@ impl Store {
         Ok(())
     }
 
+    /// How many leaders there have been; none before the first.
+    pub async fn lease_epoch(&self) -> Result<Option<i64>, StoreError> {
+        Ok(sqlx::query_scalar!("SELECT epoch FROM repl_lease").fetch_optional(&self.pool).await?)
+    }
+
     async fn set_expiry(&self, fence: &Fence, seconds: i32) -> Result<bool, StoreError> {
         let renewed = sqlx::query!(
             "UPDATE repl_lease_expiry SET expires_at = clock_timestamp() + make_interval(secs => $3)
