@@ -13,12 +13,22 @@ use crate::{
 /// Rows that need a look of their own, read at a time.
 const SOME: i64 = 100;
 
+/// A draft that is here too.
+#[derive(sqlx::FromRow)]
+struct Drafts {
+    tenant_id: String,
+    generation: i32,
+    document: Vec<u8>,
+    our_generation: i32,
+    our_document: Vec<u8>,
+}
+
 /// A draft nobody has here is taken as it is; one that is here too is merged, unless either is of an older generation.
 pub(crate) async fn take_documents(connection: &mut PgConnection) -> Result<(), StoreError> {
     let mut after = String::new();
     loop {
-        let known: Vec<(String, i32, Vec<u8>, i32, Vec<u8>)> = sqlx::query_as(
-            "SELECT i.tenant_id, i.generation, i.document, d.generation, d.document
+        let known: Vec<Drafts> = sqlx::query_as(
+            "SELECT i.tenant_id, i.generation, i.document, d.generation AS our_generation, d.document AS our_document
              FROM incoming_document i JOIN tenant_documents d USING (tenant_id)
              WHERE i.tenant_id > $1 AND i.heads <> d.heads ORDER BY 1 LIMIT $2 FOR UPDATE OF d",
         )
@@ -27,16 +37,16 @@ pub(crate) async fn take_documents(connection: &mut PgConnection) -> Result<(), 
         .fetch_all(&mut *connection)
         .await?;
         let Some(last) = known.last() else { break };
-        after.clone_from(&last.0);
-        for (tenant, generation, document, ours, own) in known {
-            if generation < ours {
+        after.clone_from(&last.tenant_id);
+        for Drafts { tenant_id: tenant, generation, document, our_generation, our_document } in known {
+            if generation < our_generation {
                 continue;
             }
             let damaged = |error| StoreError::Damaged(format!("the draft of {tenant}: {error}"));
             let mut merged = TenantDocument::load(&document).map_err(damaged)?;
-            if generation == ours {
-                let mut own = TenantDocument::load(&own).map_err(damaged)?;
-                merged.merge(&mut own).map_err(damaged)?;
+            if generation == our_generation {
+                let mut ours = TenantDocument::load(&our_document).map_err(damaged)?;
+                merged.merge(&mut ours).map_err(damaged)?;
             }
             save_document(connection, &tenant, u32::try_from(generation).unwrap_or_default(), &mut merged).await?;
         }
