@@ -96,7 +96,7 @@ impl App {
         let tenants = Tenants::load(db.clone()).await.context("the directory could not be read")?;
         let http = http_client(config.edge.connect_timeout)?;
         let app = Self(Arc::new(AppInner {
-            psp: PspRegistry::new(&config.psp, db.clone(), clock.clone()),
+            psp: PspRegistry::new(&config.psp, db.clone(), clock.clone(), &http, tenants.clone())?,
             db,
             travel: Travel::new(&config.travel, http.clone())
                 .context("travel.road_graph must name a folder with road_nodes.csv and road_edges.csv")?,

@@ -123,8 +123,18 @@ impl TestRegion {
 
     /// Another node of the same region, with the same clock.
     pub async fn another_node(&self) -> Self {
-        let node = Self::node(self.pool.clone(), &self.settings, self.clock.clone()).await;
+        self.another_node_with(&self.settings).await
+    }
+
+    /// Another node of the same region with settings of its own.
+    pub async fn another_node_with(&self, settings: &str) -> Self {
+        let node = Self::node(self.pool.clone(), settings, self.clock.clone()).await;
         Self { office: self.office.clone(), ..node }
+    }
+
+    /// A call as somebody makes it who knows none of our headers.
+    pub async fn call(&self, request: Request<Body>) -> TestAnswer {
+        send(&self.router, request).await
     }
 
     async fn node(pool: PgPool, settings: &str, clock: Clock) -> Self {

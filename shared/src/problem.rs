@@ -115,6 +115,8 @@ codes! {
     Internal = 500 "internal",
     /// The service is starting, stopping or has lost its database; try again.
     Unavailable = 503 "unavailable",
+    /// The tenant's payment service cannot be asked now; nothing was charged, try again after Retry-After seconds.
+    PspUnavailable = 503 "psp_unavailable",
     /// The tenant's home region cannot be reached; try again later.
     HomeRegionUnreachable = 503 "home_region_unreachable",
     /// The call was forwarded once and still is not at home.

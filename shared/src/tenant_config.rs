@@ -182,8 +182,23 @@ pub struct Flags {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct PspAccount {
-    /// `sandbox`; secrets are never here.
+    /// `sandbox` or `stripe`.
     pub provider: String,
+    /// Which of the accounts at Stripe, by the name the nodes' own settings know its secrets by; secrets are never here.
+    pub account: Option<String>,
+    /// Whether money is taken at once or first set aside.
+    pub capture: Capture,
+}
+
+/// How a payment service takes money.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// In one step.
+    #[default]
+    Automatic,
+    /// Set aside on the card first and captured in a second step.
+    Manual,
 }
 
 /// Back-office clients and the hashes of their secrets.
@@ -292,8 +307,37 @@ impl Default for Flags {
 
 impl Default for PspAccount {
     fn default() -> Self {
-        Self { provider: "sandbox".into() }
+        Self { provider: "sandbox".into(), account: None, capture: Capture::default() }
     }
+}
+
+impl PspAccount {
+    /// What payments and the ledger know the account by: `sandbox`, `stripe:acme`.
+    pub fn reference(&self) -> String {
+        match &self.account {
+            None => self.provider.clone(),
+            Some(account) => format!("{}:{account}", self.provider),
+        }
+    }
+
+    fn errors(&self) -> Option<FieldError> {
+        match (self.provider.as_str(), self.account.as_deref()) {
+            ("sandbox", None) => None,
+            ("sandbox", Some(_)) => Some(FieldError::new("psp.account", "must be null: the sandbox has no accounts")),
+            ("stripe", Some(account)) if is_account_name(account) => None,
+            ("stripe", _) => {
+                Some(FieldError::new("psp.account", "must name an account: [a-z0-9_]{1,40}, no two _ in a row"))
+            }
+            _ => Some(FieldError::new("psp.provider", "must be sandbox or stripe")),
+        }
+    }
+}
+
+/// A name that can be a part of an environment variable's, whose levels are parted by two underscores.
+fn is_account_name(text: &str) -> bool {
+    (1..=40).contains(&text.len())
+        && !text.contains("__")
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 impl TenantConfig {
@@ -422,7 +466,7 @@ impl TenantConfig {
         require((1..=3_600).contains(&surge.half_life_s), "surge.half_life_s".into(), "must be 1 to 3600");
         require(surge.unserved_for_s <= 3_600, "surge.unserved_for_s".into(), "must be at most 3600");
         require(surge.neighbour_percent <= 100, "surge.neighbour_percent".into(), "must be at most 100");
-        require(self.psp.provider == "sandbox", "psp.provider".into(), "must be sandbox");
+        errors.extend(self.psp.errors());
         errors
     }
 }
@@ -506,6 +550,23 @@ mod tests {
             json!({"dispach": {}, "tariffs": {"standard": {"per_kilometre": 1}}, "labels": {"any": {"thing": 1}}});
         let fields: Vec<String> = TenantConfig::from_draft(&draft).unwrap_err().into_iter().map(|e| e.field).collect();
         assert_eq!(fields, ["dispach", "tariffs.standard.per_kilometre"]);
+    }
+
+    #[test]
+    fn an_account_is_of_a_known_provider_and_never_carries_a_secret() {
+        let refused = |psp: Value| {
+            let errors = TenantConfig::from_draft(&json!({"psp": psp})).unwrap_err();
+            errors.into_iter().map(|error| error.field).collect::<Vec<_>>()
+        };
+        assert_eq!(refused(json!({"provider": "monopoly"})), ["psp.provider"]);
+        for account in [json!(null), json!("Acme"), json!("a__b"), json!("")] {
+            assert_eq!(refused(json!({"provider": "stripe", "account": account})), ["psp.account"]);
+        }
+        assert_eq!(refused(json!({"provider": "sandbox", "account": "acme"})), ["psp.account"]);
+        assert_eq!(refused(json!({"provider": "stripe", "account": "acme", "secret_key": "sk"})), ["psp.secret_key"]);
+        let draft = json!({"psp": {"provider": "stripe", "account": "acme", "capture": "manual"}});
+        let psp = TenantConfig::from_draft(&draft).unwrap().psp;
+        assert_eq!((psp.reference().as_str(), psp.capture), ("stripe:acme", Capture::Manual));
     }
 
     #[test]

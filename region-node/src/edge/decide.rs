@@ -11,6 +11,7 @@ use super::Edge;
 use crate::{
     http::{Problem, read_body},
     identity::region_of_refresh_token,
+    tenants::tenant_in_query,
 };
 
 /// Where a call is answered.
@@ -60,14 +61,10 @@ fn is_answered_anywhere(path: &str, method: &Method) -> bool {
         || path.strip_prefix("/v1/tenants/").is_some_and(|rest| rest.ends_with("/config"))
 }
 
-/// The tenant a call names: in the header, or, for browsers' sockets, in the query.
+/// The tenant a call names: in the header, or, for those who cannot set one, in the query.
 fn tenant_of(request: &Request) -> Option<TenantId> {
     let named = request.headers().get("x-tenant-id").and_then(|value| value.to_str().ok());
-    let in_query = || {
-        let query = request.uri().query().filter(|_| request.uri().path().starts_with("/socket.io"))?;
-        query.split('&').find_map(|pair| pair.strip_prefix("tenant="))
-    };
-    named.or_else(in_query)?.parse().ok()
+    named.or_else(|| tenant_in_query(request.uri()))?.parse().ok()
 }
 
 /// A tenant nobody knows is refused by whoever answers.

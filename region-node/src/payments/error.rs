@@ -26,6 +26,8 @@ pub enum PaymentError {
     PaymentsOff,
     #[error("{0}")]
     UnusableToken(String),
+    #[error("the payment service cannot be asked now: {why}")]
+    PspUnavailable { why: String, wait_s: u64 },
     #[error("a payment that is {0} cannot be refunded")]
     NotRefundable(PaymentStatus),
     #[error("{asked} is more than the {left} left of the payment")]
@@ -54,6 +56,9 @@ impl From<PaymentError> for Problem {
             PaymentError::PaymentsOff => Code::FeatureDisabled,
             PaymentError::CashNotAgreed => return Self::field("method.type", detail),
             PaymentError::UnusableToken(_) => return Self::field("method.token", detail),
+            PaymentError::PspUnavailable { wait_s, .. } => {
+                return Self::new(Code::PspUnavailable, detail).retry_after(wait_s);
+            }
             PaymentError::AmountExceedsPayment { .. } => Code::AmountExceedsPayment,
             PaymentError::WrongCurrency(_) => return Self::field("amount.currency", detail),
             PaymentError::InProgress => return Self::new(Code::IdempotencyInProgress, detail).retry_after(1),

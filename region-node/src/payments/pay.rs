@@ -138,10 +138,13 @@ async fn intend(
         return Err(PaymentError::AlreadyPaid(owed.trip_id).into());
     }
     let needs_psp = is_chargeable(&method) && due.amount.amount > 0;
-    let provider = if needs_psp { config.psp.provider.as_str() } else { NO_PSP };
+    let provider = if needs_psp { config.psp.reference() } else { NO_PSP.to_owned() };
     if needs_psp {
+        app.psp
+            .why_unusable(&config.psp)
+            .map_or(Ok(()), |why| Err(PaymentError::PspUnavailable { why, wait_s: 60 }))?;
         let given = method.token.or(owed.method.token);
-        method.token = Some(app.psp.get(provider)?.token(given.as_deref())?);
+        method.token = Some(app.psp.get(&provider)?.token(given.as_deref())?);
     }
     let payment = PaymentRecord {
         id: PaymentId::new(),
@@ -154,7 +157,7 @@ async fn intend(
         amount: due.amount,
         refunded_amount: 0,
         split: due.split,
-        provider: provider.to_owned(),
+        provider,
         sequence: if needs_psp { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
         asked_by: AskedBy::of(command, caller),
         created_at: now,

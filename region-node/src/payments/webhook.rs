@@ -5,6 +5,7 @@
 
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use serde::Serialize;
+use shared::ids::TenantId;
 
 use super::{PaymentError, psp::OperationKey, store};
 use crate::{
@@ -21,10 +22,14 @@ pub(super) struct Received {
 
 /// Takes a PSP's webhook. The sandbox signs with `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over
 /// `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`. Signatures
-/// older than five minutes are refused; a replay does nothing.
+/// older than five minutes are refused; a replay does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot
+/// send a header of ours, so its endpoint is `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account
+/// the tenant has left.
 #[utoipa::path(post, path = "/v1/psp/webhooks/{provider}", tag = "payments",
     request_body(content = Object, content_type = "application/json"),
-    params(("X-Tenant-Id" = String, Header), ("Sandbox-Signature" = String, Header), ("provider" = String, Path)),
+    params(("X-Tenant-Id" = Option<String>, Header), ("tenant" = Option<String>, Query, description = "Instead of X-Tenant-Id."),
+           ("Sandbox-Signature" = Option<String>, Header), ("Stripe-Signature" = Option<String>, Header),
+           ("provider" = String, Path)),
     responses((status = 200, body = Received), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
               (status = 404, body = ProblemBody)))]
 #[tracing::instrument(name = "payments.webhook", skip_all, fields(provider = %provider))]
@@ -35,6 +40,7 @@ pub(super) async fn receive_webhook(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Received>, Problem> {
+    let provider = account_of(&app, &tenant, provider).await?;
     let psp =
         app.psp.get(&provider).map_err(|_| PaymentError::NoSuchProvider(provider.escape_default().to_string()))?;
     let body = read_body(body, app.config.http.body_limit_bytes).await?;
@@ -50,4 +56,11 @@ pub(super) async fn receive_webhook(
     }
     tx.commit().await?;
     Ok(Json(Received { received: true }))
+}
+
+/// A provider's bare name stands for the account there that the tenant uses now.
+async fn account_of(app: &App, tenant: &TenantId, provider: String) -> Result<String, Problem> {
+    let published = app.tenants.config(tenant).await?;
+    let account = &published.config.psp;
+    Ok(if account.provider == provider { account.reference() } else { provider })
 }

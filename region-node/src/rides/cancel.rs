@@ -62,7 +62,7 @@ pub(super) async fn cancel_ride(
             let ride = end(&mut tx, ride, by, command.body.reason, fee, now).await?;
             if fee > 0 {
                 let fee = Money::new(fee, ride.quote.currency);
-                let psp = &config.config.psp.provider;
+                let psp = &config.config.psp.reference();
                 payments::charge_cancellation_fee(&app, &mut tx, psp, &ride, fee).await?;
             }
             ride

@@ -79,7 +79,7 @@ pub(super) async fn create_tenant(
     patch["name"] = json!(name);
     let secret_hash = hash_secret(&client_secret).await?;
     patch["auth"] = json!({"clients": {(client_id.clone()): {"secret_hash": secret_hash}}});
-    TenantConfig::from_draft(&patch).map_err(|errors| {
+    let settings = TenantConfig::from_draft(&patch).map_err(|errors| {
         Problem::validation(
             errors
                 .into_iter()
@@ -90,6 +90,11 @@ pub(super) async fn create_tenant(
                 .collect(),
         )
     })?;
+
+    // Other regions' accounts are theirs to know.
+    if let Some(why) = app.psp.why_unusable(&settings.psp).filter(|_| home == app.region) {
+        return Err(Problem::field("config.psp.account", why).into());
+    }
 
     let mut tx = command.begin_of_operator(&app, &tenant, &operator).await?;
     let epoch = Epoch { term: 1, n: 0 };

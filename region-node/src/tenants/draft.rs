@@ -72,7 +72,7 @@ pub(super) async fn get_config(
 ) -> Result<Response, Problem> {
     may_configure(&caller, &id)?;
     let mut tx = app.db.anywhere(caller.tenant()).await?;
-    let view = view(&mut tx).await?;
+    let view = view(&app, &mut tx).await?;
     tx.commit().await?;
     Ok(([(header::ETAG, etag(&view.heads))], Json(view)).into_response())
 }
@@ -111,10 +111,10 @@ pub(super) async fn patch_config(
         let changed = ConfigChanged { tenant: tenant.to_string(), generation, changes: vec![change] };
         outbox::append(&mut tx, &Fact::ConfigChanged(changed)).await?;
         if publishes {
-            publish::publish_if_fit(&mut tx, app.clock.now()).await?;
+            publish::publish_if_fit(&app, &mut tx).await?;
         }
     }
-    let view = view(&mut tx).await?;
+    let view = view(&app, &mut tx).await?;
     let answer = tx.finish(StatusCode::OK, &view).await?;
     app.tenants.forget_config(&tenant);
     Ok(answer)
@@ -138,7 +138,7 @@ async fn begin(app: &App, caller: &Caller, command: &Command<ConfigPatch>) -> Re
     Ok((command.begin_anywhere(app, caller.tenant(), caller).await?, false))
 }
 
-pub(super) async fn view(tx: &mut TenantTx) -> Result<ConfigView, Problem> {
+pub(super) async fn view(app: &App, tx: &mut TenantTx) -> Result<ConfigView, Problem> {
     let unknown =
         || Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1);
     let stored = store::load_draft(tx).await?.ok_or_else(unknown)?;
@@ -149,7 +149,8 @@ pub(super) async fn view(tx: &mut TenantTx) -> Result<ConfigView, Problem> {
         Ok(config) if !is_published && !config.auto_publish => {
             vec!["auto_publish is off: publish it by hand".to_owned()]
         }
-        Ok(_) if !is_published => match publish::must_fit(tx.tenant(), &stored.draft) {
+        Ok(config) if !is_published => match publish::must_fit(tx.tenant(), &stored.draft) {
+            Ok(()) if let Some(why) = app.psp.why_unusable(&config.psp) => vec![format!("psp.account: {why}")],
             Ok(()) => vec!["the home region has not published it yet".to_owned()],
             Err(problem) => vec![problem.detail().to_owned()],
         },

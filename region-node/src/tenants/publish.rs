@@ -38,9 +38,12 @@ pub(super) async fn publish_config(
     let stored = store::lock_draft(&mut tx).await?;
     let stored =
         stored.ok_or_else(|| Problem::new(Code::Unavailable, "the config has not arrived yet").retry_after(1))?;
-    TenantConfig::from_draft(&stored.draft).map_err(Problem::validation)?;
+    let config = TenantConfig::from_draft(&stored.draft).map_err(Problem::validation)?;
+    if let Some(why) = app.psp.why_unusable(&config.psp) {
+        return Err(Problem::field("psp.account", why).into());
+    }
     publish(&mut tx, stored.draft, app.clock.now()).await?;
-    let view = draft::view(&mut tx).await?;
+    let view = draft::view(&app, &mut tx).await?;
     let answer = tx.finish(StatusCode::OK, &view).await?;
     app.tenants.forget_config(caller.tenant());
     Ok(answer)
@@ -71,7 +74,7 @@ pub async fn publish_due_drafts(app: &App) -> Result<(), Problem> {
 async fn publish_draft(app: &App, tenant: &TenantId) -> Result<Option<String>, Problem> {
     let mut tx = app.db.begin(tenant).await?;
     let why_not = match store::lock_draft(&mut tx).await? {
-        Some(_) => publish_if_fit(&mut tx, app.clock.now()).await?,
+        Some(_) => publish_if_fit(app, &mut tx).await?,
         None => None,
     };
     tx.commit().await?;
@@ -79,18 +82,22 @@ async fn publish_draft(app: &App, tenant: &TenantId) -> Result<Option<String>, P
 }
 
 /// Publishes the draft if it is valid and publishes itself, else says why not; the caller holds its row.
-pub(super) async fn publish_if_fit(tx: &mut TenantTx, now: OffsetDateTime) -> Result<Option<String>, Problem> {
+pub(super) async fn publish_if_fit(app: &App, tx: &mut TenantTx) -> Result<Option<String>, Problem> {
     let Some(stored) = store::load_draft(tx).await? else { return Ok(None) };
     match TenantConfig::from_draft(&stored.draft) {
         Ok(config) if !config.auto_publish => return Ok(Some("auto_publish is off".to_owned())),
-        Ok(_) => {}
+        Ok(config) => {
+            if let Some(why) = app.psp.why_unusable(&config.psp) {
+                return Ok(Some(in_words(&FieldError::new("psp.account", why))));
+            }
+        }
         Err(errors) => return Ok(Some(errors.iter().map(in_words).collect::<Vec<_>>().join("; "))),
     }
     // Edits that were fit one by one may have merged into one that is not.
     if let Err(problem) = must_fit(tx.tenant(), &stored.draft) {
         return Ok(Some(problem.detail().to_owned()));
     }
-    publish(tx, stored.draft, now).await?;
+    publish(tx, stored.draft, app.clock.now()).await?;
     Ok(None)
 }
 

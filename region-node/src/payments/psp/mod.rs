@@ -5,6 +5,7 @@
 
 mod sandbox;
 mod signature;
+mod stripe;
 
 use std::{
     collections::BTreeMap,
@@ -17,17 +18,20 @@ use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde::Deserialize;
 use shared::{
+    config::ConfigError,
     ids::{PaymentId, RefundId, TenantId},
     money::Money,
+    tenant_config::{Capture, PspAccount},
 };
 use time::OffsetDateTime;
 
 use sandbox::Sandbox;
 #[cfg(test)]
 pub(super) use signature::sign;
+use stripe::{Stripe, StripeConfig};
 
 use super::{Answer, NoAnswer, PaymentError};
-use crate::db::Db;
+use crate::{db::Db, tenants::Tenants};
 
 /// How payment services are reached.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,6 +44,7 @@ pub struct PspConfig {
     #[serde(with = "humantime_serde")]
     pub resume_every: Duration,
     pub sandbox: SandboxConfig,
+    pub stripe: StripeConfig,
 }
 
 /// The built-in PSP that moves no money.
@@ -95,8 +100,8 @@ pub(in crate::payments) trait Psp: Send + Sync + 'static {
     /// The token to charge: the one given if the PSP can know it, else the rider's usual one.
     fn token(&self, given: Option<&str>) -> Result<String, PaymentError>;
 
-    /// Takes money, once per key.
-    fn charge<'a>(&'a self, order: &'a ChargeOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>>;
+    /// Takes money, once per key: at once, or first set aside and then captured. Either way approved money has moved.
+    fn charge<'a>(&'a self, order: &'a ChargeOrder, capture: Capture) -> BoxFuture<'a, Result<Answer, NoAnswer>>;
 
     /// Gives money back, once per key.
     fn refund<'a>(&'a self, order: &'a RefundOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>>;
@@ -108,28 +113,57 @@ pub(in crate::payments) trait Psp: Send + Sync + 'static {
     fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError>;
 }
 
-/// The payment services this node can reach, each call bounded in time.
+/// The accounts at payment services this node can reach, each call bounded in time. An account is known by the name payments
+/// are recorded under: `sandbox`, `stripe:acme`.
 pub struct PspRegistry {
-    providers: BTreeMap<&'static str, Arc<dyn Psp>>,
+    accounts: BTreeMap<String, Arc<dyn Psp>>,
+    tenants: Tenants,
     timeout: Duration,
 }
 
 impl PspRegistry {
-    /// All providers there are.
-    pub fn new(config: &PspConfig, db: Db, clock: shared::clock::Clock) -> Self {
+    /// All accounts there are.
+    pub fn new(
+        config: &PspConfig,
+        db: Db,
+        clock: shared::clock::Clock,
+        http: &reqwest::Client,
+        tenants: Tenants,
+    ) -> Result<Self, ConfigError> {
         let sandbox: Arc<dyn Psp> = Arc::new(Sandbox::new(&config.sandbox, db, clock));
-        Self { providers: BTreeMap::from([(Sandbox::NAME, sandbox)]), timeout: config.timeout }
+        let mut accounts = BTreeMap::from([(Sandbox::NAME.to_owned(), sandbox)]);
+        for (name, account) in Stripe::accounts(&config.stripe, http)? {
+            accounts.insert(format!("{}:{name}", Stripe::NAME), Arc::new(account));
+        }
+        Ok(Self { accounts, tenants, timeout: config.timeout })
     }
 
-    /// The provider of that name.
+    /// The account of that name.
     pub(in crate::payments) fn get(&self, name: &str) -> Result<&dyn Psp, PaymentError> {
-        let provider = self.providers.get(name).ok_or_else(|| PaymentError::NoSuchProvider(name.to_owned()))?;
-        Ok(provider.as_ref())
+        let account = self.accounts.get(name).ok_or_else(|| PaymentError::NoSuchProvider(name.to_owned()))?;
+        Ok(account.as_ref())
+    }
+
+    /// Why a tenant cannot be charged through the account its config names, and what to do about it: this node has no secrets
+    /// for it.
+    pub fn why_unusable(&self, account: &PspAccount) -> Option<String> {
+        let name = account.reference();
+        if self.accounts.contains_key(&name) {
+            return None;
+        }
+        let account = account.account.as_deref().unwrap_or_default();
+        let variable = format!("REGION_NODE_PSP__STRIPE__ACCOUNTS__{}__SECRET_KEY", account.to_uppercase());
+        Some(format!(
+            "this region has no secret key for '{name}'; the operator sets psp.stripe.accounts.{account}.secret_key, or \
+             {variable}, on its nodes"
+        ))
     }
 
     /// Takes money; see [`Psp::charge`].
     pub(in crate::payments) async fn charge(&self, provider: &str, order: &ChargeOrder) -> Result<Answer, NoAnswer> {
-        self.bounded(provider, self.reachable(provider)?.charge(order), outcome).await
+        let account = self.reachable(provider)?;
+        let published = self.tenants.config(&order.tenant).await.map_err(|problem| NoAnswer(problem.to_string()))?;
+        self.bounded(provider, account.charge(order, published.config.psp.capture), outcome).await
     }
 
     /// Gives money back; see [`Psp::refund`].
@@ -190,6 +224,13 @@ impl std::fmt::Display for OperationKey {
 }
 
 impl OperationKey {
+    /// When the operation began, Unix seconds: ids carry the time they were made at.
+    fn begun_at(self) -> i64 {
+        let (Self::Payment(PaymentId(id)) | Self::Refund(RefundId(id))) = self;
+        let seconds = id.get_timestamp().map_or(0, |made_at| made_at.to_unix().0);
+        i64::try_from(seconds).unwrap_or(0)
+    }
+
     /// Reads a key of ours back.
     pub(in crate::payments) fn parse(text: &str) -> Option<Self> {
         match text.split_once('-')? {

@@ -18,7 +18,7 @@ use axum::http::HeaderMap;
 use futures::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use shared::{clock::Clock, ids::TenantId};
+use shared::{clock::Clock, ids::TenantId, tenant_config::Capture};
 use std::time::Duration;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -193,7 +193,8 @@ impl Psp for Sandbox {
         }
     }
 
-    fn charge<'a>(&'a self, order: &'a ChargeOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
+    /// Its cards never say no between setting money aside and taking it, so there is nothing to do in two steps.
+    fn charge<'a>(&'a self, order: &'a ChargeOrder, _: Capture) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
         Box::pin(async move { Ok(self.charge_once(order).await?) })
     }
 

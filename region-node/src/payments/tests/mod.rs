@@ -1,5 +1,6 @@
 //! Payments over the API, and what is left of them after a crash at any step.
 
+mod account;
 mod books;
 mod fee;
 mod pay;

@@ -1,0 +1,338 @@
+//! Stripe: a payment is a PaymentIntent, confirmed off session as it is made; a refund is a refund of that intent.
+//!
+//! Orders carry an `Idempotency-Key` made of ours and name it in their metadata, too. Within the day Stripe keeps keys, asking
+//! again is safe; what became of an order is found by its metadata, for as long as Stripe exists.
+
+mod amount;
+mod api;
+mod config;
+
+use axum::http::HeaderMap;
+use futures::future::BoxFuture;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use shared::{config::ConfigError, ids::TenantId, tenant_config::Capture};
+use time::OffsetDateTime;
+
+use super::{ChargeOrder, OperationKey, Psp, RefundOrder, WebhookEvent, signature};
+use crate::payments::{Answer, NoAnswer, PaymentError};
+use amount::{NOT_CHARGEABLE, at_stripe};
+use api::{Api, Params, Refusal};
+use config::StripeAccountConfig;
+pub(in crate::payments) use config::StripeConfig;
+
+const SIGNATURE: &str = "Stripe-Signature";
+/// Where an order names our key for it.
+const KEY: &str = "gocomet_key";
+/// Lists are read newest first, so many pages at most.
+const PAGES: usize = 10;
+/// Stripe's clock and ours differ by less.
+const CLOCKS_DIFFER_S: i64 = 300;
+
+/// One account at Stripe.
+pub(super) struct Stripe {
+    api: Api,
+    webhook_secrets: Vec<SecretString>,
+}
+
+/// A PaymentIntent, as far as we look at it.
+#[derive(Deserialize)]
+struct Intent {
+    id: String,
+    status: IntentStatus,
+    #[serde(default)]
+    last_payment_error: Option<LastError>,
+    #[serde(default)]
+    metadata: Metadata,
+    created: i64,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum IntentStatus {
+    Succeeded,
+    RequiresCapture,
+    RequiresPaymentMethod,
+    RequiresConfirmation,
+    RequiresAction,
+    Processing,
+    Canceled,
+}
+
+#[derive(Deserialize)]
+struct LastError {
+    code: Option<String>,
+    decline_code: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Refund {
+    id: String,
+    status: String,
+    #[serde(default)]
+    failure_reason: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+    created: i64,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    gocomet_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    data: Vec<T>,
+    #[serde(default)]
+    has_more: bool,
+}
+
+/// What stands in a list of Stripe's.
+trait Listed {
+    fn id(&self) -> &str;
+    fn key(&self) -> Option<&str>;
+    fn created(&self) -> i64;
+}
+
+impl Stripe {
+    /// As in tenants' config.
+    pub(super) const NAME: &str = "stripe";
+
+    /// Every account in `config`, by name.
+    pub(super) fn accounts(config: &StripeConfig, http: &reqwest::Client) -> Result<Vec<(String, Self)>, ConfigError> {
+        config.check()?;
+        let account = |(name, account): (&String, &StripeAccountConfig)| {
+            let secret_key = account.secret_key(name)?;
+            let api = Api { http: http.clone(), base_url: config.base_url.clone(), secret_key };
+            Ok((name.clone(), Self { api, webhook_secrets: account.webhook_secrets(name)? }))
+        };
+        config.accounts.iter().map(account).collect()
+    }
+
+    async fn charge_once(&self, order: &ChargeOrder, capture: Capture) -> Result<Answer, Refusal> {
+        let Some(amount) = at_stripe(order.amount) else { return Err(not_chargeable()) };
+        let (key, amount) = (order.key.to_string(), amount.to_string());
+        let currency = order.amount.currency.code().to_lowercase();
+        let (customer, card) = parts(&order.token);
+        let mut params = vec![
+            ("amount", amount.as_str()),
+            ("currency", currency.as_str()),
+            ("payment_method", card),
+            ("payment_method_types[]", "card"),
+            ("confirm", "true"),
+            ("off_session", "true"),
+            ("metadata[gocomet_key]", key.as_str()),
+            ("metadata[gocomet_tenant]", order.tenant.as_str()),
+        ];
+        params.push(match capture {
+            Capture::Automatic => ("capture_method", "automatic"),
+            Capture::Manual => ("capture_method", "manual"),
+        });
+        params.extend(customer.map(|customer| ("customer", customer)));
+        let intent: Intent = self.api.post("v1/payment_intents", &key, &params).await?;
+        match intent.status {
+            IntentStatus::RequiresCapture => {
+                let path = format!("v1/payment_intents/{}/capture", intent.id);
+                let captured: Intent = self.api.post(&path, &format!("{key}-capture"), &[]).await?;
+                self.outcome(captured, &key).await
+            }
+            _ => self.outcome(intent, &key).await,
+        }
+    }
+
+    /// What an intent came to. One that waits for its rider never gets him, so it is ended before he can pay it later.
+    async fn outcome(&self, intent: Intent, key: &str) -> Result<Answer, Refusal> {
+        match intent.status {
+            IntentStatus::Succeeded => Ok(Answer::Approved { provider_ref: intent.id }),
+            IntentStatus::RequiresPaymentMethod | IntentStatus::Canceled => {
+                let error = intent.last_payment_error;
+                let code = error.and_then(|error| error.decline_code.or(error.code));
+                Ok(Answer::Declined { code: code.unwrap_or_else(|| "card_declined".to_owned()) })
+            }
+            IntentStatus::RequiresAction | IntentStatus::RequiresConfirmation => {
+                let path = format!("v1/payment_intents/{}/cancel", intent.id);
+                match self.api.post::<Intent>(&path, &format!("{key}-cancel"), &[]).await {
+                    Ok(_) => Ok(Answer::Declined { code: "authentication_required".to_owned() }),
+                    Err(_) => Err(Refusal::NoAnswer("the intent waits for its rider and cannot be ended".to_owned())),
+                }
+            }
+            IntentStatus::Processing | IntentStatus::RequiresCapture => {
+                Err(Refusal::NoAnswer("the intent is not done yet".to_owned()))
+            }
+        }
+    }
+
+    async fn refund_once(&self, order: &RefundOrder) -> Result<Answer, Refusal> {
+        let Some(amount) = at_stripe(order.amount) else { return Err(not_chargeable()) };
+        let (key, amount) = (order.key.to_string(), amount.to_string());
+        let params = [
+            ("payment_intent", order.charge_ref.as_str()),
+            ("amount", amount.as_str()),
+            ("metadata[gocomet_key]", key.as_str()),
+            ("metadata[gocomet_tenant]", order.tenant.as_str()),
+        ];
+        Ok(self.api.post::<Refund>("v1/refunds", &key, &params).await?.into())
+    }
+
+    /// An authorization that was not captured is not done: charging again under its key captures it.
+    async fn find_payment(&self, key: &str, begun_at: i64) -> Result<Option<Answer>, Refusal> {
+        let query = format!("metadata['{KEY}']:'{key}'");
+        let found = match self.api.get::<Page<Intent>>("v1/payment_intents/search", &[("query", &query)]).await {
+            Ok(page) => page.data.into_iter().next(),
+            // Not every account may search.
+            Err(Refusal::Declined { .. }) => self.listed("v1/payment_intents", key, begun_at).await?,
+            Err(no_answer) => return Err(no_answer),
+        };
+        match found {
+            None | Some(Intent { status: IntentStatus::RequiresCapture, .. }) => Ok(None),
+            Some(intent) => self.outcome(intent, key).await.map(Some),
+        }
+    }
+
+    /// What a list says of `key`, read back to when its operation began.
+    async fn listed<T: Listed + serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        key: &str,
+        begun_at: i64,
+    ) -> Result<Option<T>, Refusal> {
+        let mut after: Option<String> = None;
+        for _ in 0..PAGES {
+            let mut params = vec![("limit", "100")];
+            params.extend(after.as_deref().map(|after| ("starting_after", after)));
+            let page: Page<T> = self.api.get(path, &params as Params<'_>).await?;
+            let is_last = !page.has_more || page.data.iter().all(|one| one.created() < begun_at - CLOCKS_DIFFER_S);
+            after = page.data.last().map(|last| last.id().to_owned());
+            let found = page.data.into_iter().find(|one| one.key() == Some(key));
+            if found.is_some() || is_last {
+                return Ok(found);
+            }
+        }
+        Err(Refusal::NoAnswer(format!("not among the last {PAGES} pages of {path}")))
+    }
+}
+
+impl Psp for Stripe {
+    fn token(&self, given: Option<&str>) -> Result<String, PaymentError> {
+        let token = given.unwrap_or_default();
+        let is_name = |text: &str, prefix: &str| {
+            text.strip_prefix(prefix)
+                .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+        };
+        let (customer, card) = parts(token);
+        if is_name(card, "pm_") && customer.is_none_or(|customer| is_name(customer, "cus_")) {
+            return Ok(token.to_owned());
+        }
+        let wanted = "must be a payment method of Stripe's, pm_…, or one saved for a customer, cus_…/pm_…";
+        Err(PaymentError::UnusableToken(wanted.to_owned()))
+    }
+
+    fn charge<'a>(&'a self, order: &'a ChargeOrder, capture: Capture) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
+        Box::pin(async move { answered(self.charge_once(order, capture).await) })
+    }
+
+    fn refund<'a>(&'a self, order: &'a RefundOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>> {
+        Box::pin(async move { answered(self.refund_once(order).await) })
+    }
+
+    fn find<'a>(&'a self, _: &'a TenantId, key: OperationKey) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
+        Box::pin(async move {
+            let (name, begun_at) = (key.to_string(), key.begun_at());
+            let found = match key {
+                OperationKey::Payment(_) => self.find_payment(&name, begun_at).await,
+                OperationKey::Refund(_) => {
+                    self.listed::<Refund>("v1/refunds", &name, begun_at).await.map(|found| found.map(Answer::from))
+                }
+            };
+            // Here a refusal is of the question, and says nothing of the operation.
+            found.map_err(|refusal| match refusal {
+                Refusal::Declined { code } => NoAnswer(format!("Stripe does not take the question: {code}")),
+                Refusal::NoAnswer(reason) => NoAnswer(reason),
+            })
+        })
+    }
+
+    fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError> {
+        #[derive(Deserialize)]
+        struct Event {
+            id: String,
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            object: Object,
+        }
+        #[derive(Deserialize)]
+        struct Object {
+            #[serde(default)]
+            metadata: Metadata,
+        }
+        let header = headers.get(SIGNATURE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let signs = |secret: &SecretString| signature::verify(secret.expose_secret().as_bytes(), header, body, now);
+        if !self.webhook_secrets.iter().any(signs) {
+            return Err(PaymentError::InvalidSignature);
+        }
+        let event: Event =
+            serde_json::from_slice(body).map_err(|error| PaymentError::MalformedEvent(error.to_string()))?;
+        if !(1..=255).contains(&event.id.len()) {
+            return Err(PaymentError::MalformedEvent("id must have 1 to 255 bytes".into()));
+        }
+        let key = event.data.object.metadata.gocomet_key;
+        Ok(WebhookEvent { id: event.id, about: key.as_deref().and_then(OperationKey::parse) })
+    }
+}
+
+impl Listed for Intent {
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn key(&self) -> Option<&str> {
+        self.metadata.gocomet_key.as_deref()
+    }
+    fn created(&self) -> i64 {
+        self.created
+    }
+}
+
+impl Listed for Refund {
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn key(&self) -> Option<&str> {
+        self.metadata.gocomet_key.as_deref()
+    }
+    fn created(&self) -> i64 {
+        self.created
+    }
+}
+
+/// A refund that waits is on its way; its bank takes days.
+impl From<Refund> for Answer {
+    fn from(refund: Refund) -> Self {
+        match refund.status.as_str() {
+            "failed" | "canceled" => {
+                Self::Declined { code: refund.failure_reason.unwrap_or_else(|| "refund_failed".to_owned()) }
+            }
+            _ => Self::Approved { provider_ref: refund.id },
+        }
+    }
+}
+
+/// A customer's saved card is named `cus_…/pm_…`.
+fn parts(token: &str) -> (Option<&str>, &str) {
+    token.split_once('/').map_or((None, token), |(customer, card)| (Some(customer), card))
+}
+
+fn not_chargeable() -> Refusal {
+    Refusal::Declined { code: NOT_CHARGEABLE.to_owned() }
+}
+
+fn answered(result: Result<Answer, Refusal>) -> Result<Answer, NoAnswer> {
+    match result {
+        Ok(answer) => Ok(answer),
+        Err(Refusal::Declined { code }) => Ok(Answer::Declined { code }),
+        Err(Refusal::NoAnswer(reason)) => Err(NoAnswer(reason)),
+    }
+}
