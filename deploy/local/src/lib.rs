@@ -16,6 +16,7 @@ pub mod guard;
 mod install;
 mod interrupts;
 mod link;
+mod localstripe;
 mod ports;
 mod postgres;
 mod process;

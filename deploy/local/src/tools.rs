@@ -7,6 +7,7 @@ use anyhow::Context;
 
 use crate::failure::Failure;
 use crate::install::{Missing, install, is_packaged};
+use crate::localstripe;
 use crate::progress::Progress;
 use crate::valhalla;
 
@@ -50,6 +51,8 @@ pub struct TestTools {
     /// The folder with `valhalla_service` and `valhalla_build_tiles`. No system packages them; they come in a wheel of the
     /// Python package index, where there is a pip and a wheel for this machine.
     pub valhalla: Option<PathBuf>,
+    /// The folder with localstripe's Python modules, from the same index.
+    pub localstripe: Option<PathBuf>,
 }
 
 impl TestTools {
@@ -64,7 +67,8 @@ impl TestTools {
             found => found,
         };
         let valhalla = find_valhalla().or_else(|| valhalla::fetch(progress));
-        Ok(Self { chromium, terraform, valhalla })
+        let localstripe = localstripe::find().or_else(|| localstripe::fetch(progress));
+        Ok(Self { chromium, terraform, valhalla, localstripe })
     }
 
     /// What is already there.
@@ -72,7 +76,8 @@ impl TestTools {
         let chromium = find_chromium().ok_or_else(|| {
             Failure::new("Chromium is missing", "`target/debug/local tools --tests` installs what the tests need")
         })?;
-        Ok(Self { chromium, terraform: find_terraform(), valhalla: find_valhalla() })
+        let localstripe = localstripe::find();
+        Ok(Self { chromium, terraform: find_terraform(), valhalla: find_valhalla(), localstripe })
     }
 }
 

@@ -177,7 +177,7 @@ fn tools(tests: bool) -> anyhow::Result<()> {
     if !tests {
         return Ok(());
     }
-    let TestTools { chromium, terraform, valhalla } = TestTools::ensure(&progress)?;
+    let TestTools { chromium, terraform, valhalla, localstripe } = TestTools::ensure(&progress)?;
     println!("Chromium {}", chromium.display());
     match terraform {
         Some(terraform) => println!("Terraform {}", terraform.display()),
@@ -188,6 +188,10 @@ fn tools(tests: bool) -> anyhow::Result<()> {
     match valhalla {
         Some(valhalla) => println!("Valhalla in {}", valhalla.display()),
         None => println!("Valhalla could not be had from the Python package index: no routing engine will be tested"),
+    }
+    match localstripe {
+        Some(localstripe) => println!("localstripe in {}", localstripe.display()),
+        None => println!("localstripe could not be had from the Python package index: Stripe will not be tested"),
     }
     Ok(())
 }

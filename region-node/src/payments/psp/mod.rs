@@ -3,6 +3,8 @@
 //! Every order carries an idempotency key derived from the payment or refund it is for, and a PSP does what a key stands for
 //! at most once. That is what makes asking again safe, and it is how the outcome of an unanswered order is found.
 
+#[cfg(test)]
+mod contract;
 mod sandbox;
 mod signature;
 mod stripe;
