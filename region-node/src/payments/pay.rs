@@ -47,7 +47,8 @@ pub(super) struct PayRequest {
 #[utoipa::path(post, path = "/v1/payments", tag = "payments", security(("bearer" = [])), request_body = PayRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header)),
     responses((status = 201, body = Payment), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody),
+              (status = 503, body = ProblemBody)))]
 #[tracing::instrument(name = "payments.pay", skip_all, fields(trip.id = %command.body.trip_id))]
 pub(super) async fn pay(
     State(app): State<App>,
@@ -145,6 +146,7 @@ async fn intend(
             .map_or(Ok(()), |why| Err(PaymentError::PspUnavailable { why, wait_s: 60 }))?;
         let given = method.token.or(owed.method.token);
         method.token = Some(app.psp.get(&provider)?.token(given.as_deref())?);
+        app.psp.admit(&provider)?;
     }
     let payment = PaymentRecord {
         id: PaymentId::new(),

@@ -3,6 +3,7 @@
 //! Every order carries an idempotency key derived from the payment or refund it is for, and a PSP does what a key stands for
 //! at most once. That is what makes asking again safe, and it is how the outcome of an unanswered order is found.
 
+mod breaker;
 #[cfg(test)]
 mod contract;
 mod sandbox;
@@ -11,7 +12,7 @@ mod stripe;
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,6 +28,7 @@ use shared::{
 };
 use time::OffsetDateTime;
 
+use breaker::Breaker;
 use sandbox::Sandbox;
 #[cfg(test)]
 pub(super) use signature::sign;
@@ -119,6 +121,7 @@ pub(in crate::payments) trait Psp: Send + Sync + 'static {
 /// are recorded under: `sandbox`, `stripe:acme`.
 pub struct PspRegistry {
     accounts: BTreeMap<String, Arc<dyn Psp>>,
+    breakers: BTreeMap<String, Mutex<Breaker>>,
     tenants: Tenants,
     timeout: Duration,
 }
@@ -137,7 +140,8 @@ impl PspRegistry {
         for (name, account) in Stripe::accounts(&config.stripe, http)? {
             accounts.insert(format!("{}:{name}", Stripe::NAME), Arc::new(account));
         }
-        Ok(Self { accounts, tenants, timeout: config.timeout })
+        let breakers = accounts.keys().map(|name| (name.clone(), Mutex::default())).collect();
+        Ok(Self { accounts, breakers, tenants, timeout: config.timeout })
     }
 
     /// The account of that name.
@@ -159,6 +163,43 @@ impl PspRegistry {
             "this region has no secret key for '{name}'; the operator sets psp.stripe.accounts.{account}.secret_key, or \
              {variable}, on its nodes"
         ))
+    }
+
+    /// To be asked before a payment or refund is begun: one that is under way cannot be refused any more. While an account is
+    /// left alone, having fallen silent, nothing new is begun with it.
+    pub(in crate::payments) fn admit(&self, provider: &str) -> Result<(), PaymentError> {
+        let admitted = self.breaker(provider, |breaker| breaker.admit(tokio::time::Instant::now()));
+        admitted.unwrap_or(Ok(())).map_err(|wait| PaymentError::PspUnavailable {
+            why: "it has not answered lately".to_owned(),
+            wait_s: wait.as_secs() + 1,
+        })
+    }
+
+    fn breaker<T>(&self, provider: &str, what: impl FnOnce(&mut Breaker) -> T) -> Option<T> {
+        let breaker = self.breakers.get(provider)?;
+        Some(what(&mut breaker.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Counts a call for the breaker of its account.
+    fn note(&self, provider: &str, is_answered: bool) {
+        let is_open = self.breaker(provider, |breaker| {
+            let was_open = breaker.is_open();
+            match is_answered {
+                true => breaker.answered(),
+                false => breaker.silent(tokio::time::Instant::now(), rand::random()),
+            }
+            if breaker.is_open() != was_open {
+                tracing::warn!(
+                    provider,
+                    "{provider} is {}",
+                    if was_open { "asked again" } else { "left alone for a while" }
+                );
+            }
+            breaker.is_open()
+        });
+        let is_open = is_open.unwrap_or_default();
+        metrics::gauge!("region_node_psp_breaker_open", "provider" => provider.to_owned())
+            .set(f64::from(u8::from(is_open)));
     }
 
     /// Takes money; see [`Psp::charge`].
@@ -201,6 +242,7 @@ impl PspRegistry {
         let out_of_time = |_| Err(NoAnswer(format!("not within {:?}", self.timeout)));
         let asked = Instant::now();
         let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or_else(out_of_time);
+        self.note(provider, answer.is_ok());
         let labels =
             [("provider", provider.to_owned()), ("outcome", answer.as_ref().map_or("error", outcome).to_owned())];
         metrics::histogram!("region_node_psp_call_duration_seconds", &labels).record(asked.elapsed());

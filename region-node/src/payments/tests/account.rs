@@ -64,6 +64,21 @@ async fn a_silent_stripe_leaves_unknown_under_the_account_s_name(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_account_that_keeps_silent_is_left_alone_before_anything_is_begun(pool: PgPool) {
+    let scene = with_account(pool).await;
+    configure(&scene, json!({"provider": "stripe", "account": "acme"})).await;
+    for _ in 0..10 {
+        assert_eq!(scene.pay(scene.trip().await, "pm_1").await.ok(201)["status"], "unknown");
+    }
+    let refused = scene.pay(scene.trip().await, "pm_1").await;
+    assert!(refused.headers.contains_key("retry-after"));
+    assert_eq!(refused.problem(503).code, "psp_unavailable");
+    assert_eq!(scene.number("SELECT count(*) FROM payments").await, 10);
+    configure(&scene, json!({"provider": "sandbox", "account": null})).await;
+    scene.paid("tok_visa").await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn stripe_s_webhooks_name_the_tenant_in_their_address_and_are_signed_with_either_secret(pool: PgPool) {
     let scene = with_account(pool).await;
     configure(&scene, json!({"provider": "stripe", "account": "acme"})).await;
