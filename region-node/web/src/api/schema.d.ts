@@ -387,7 +387,9 @@ export interface paths {
         /**
          * Takes a PSP's webhook. The sandbox signs with `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over
          *     `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`. Signatures
-         *     older than five minutes are refused; a replay does nothing.
+         *     older than five minutes are refused; a replay does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot
+         *     send a header of ours, so its endpoint is `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account
+         *     the tenant has left.
          */
         post: operations["receive_webhook"];
         delete?: never;
@@ -3160,6 +3162,14 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemBody"];
                 };
             };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
         };
     };
     get_payment: {
@@ -3310,10 +3320,14 @@ export interface operations {
     };
     receive_webhook: {
         parameters: {
-            query?: never;
-            header: {
-                "X-Tenant-Id": string;
-                "Sandbox-Signature": string;
+            query?: {
+                /** @description Instead of X-Tenant-Id. */
+                tenant?: string;
+            };
+            header?: {
+                "X-Tenant-Id"?: string | null;
+                "Sandbox-Signature"?: string | null;
+                "Stripe-Signature"?: string | null;
             };
             path: {
                 provider: string;
