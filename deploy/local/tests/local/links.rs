@@ -6,6 +6,7 @@ use std::time::Duration;
 use deploy_local::{Links, Route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -150,11 +151,12 @@ async fn who_knocks_just_as_a_link_is_cut_does_not_keep_it_cut() {
     let rig = Rig::new().await;
     for _ in 0..20 {
         // Some of these are still waiting to be taken when the way is cut.
-        let knocks = (0..8).map(|_| tokio::spawn(timeout(A_WHILE, TcpStream::connect(rig.relay)))).collect::<Vec<_>>();
-        rig.links.change("b", "a", |way| way.cut = true).unwrap();
-        for knock in knocks {
-            let _ = knock.await.unwrap();
+        let mut knocks = JoinSet::new();
+        for _ in 0..8 {
+            knocks.spawn(timeout(A_WHILE, TcpStream::connect(rig.relay)));
         }
+        rig.links.change("b", "a", |way| way.cut = true).unwrap();
+        knocks.join_all().await;
         rig.links.change("b", "a", |way| way.cut = false).unwrap();
         let mut stream = timeout(PATIENCE, TcpStream::connect(rig.relay)).await.unwrap().unwrap();
         stream.write_all(b"again").await.unwrap();
