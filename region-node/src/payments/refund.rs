@@ -52,7 +52,8 @@ enum RefundAmount {
     request_body = RefundRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = PaymentId, Path)),
     responses((status = 201, body = Refund), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody),
+              (status = 503, body = ProblemBody)))]
 #[tracing::instrument(name = "payments.refund", skip_all, fields(payment.id = %id))]
 pub(super) async fn refund_payment(
     State(app): State<App>,
@@ -138,6 +139,9 @@ async fn intend(
         left: Money::new(left.total(), currency),
     };
     let split = left.part(amount).filter(|_| amount > 0).ok_or_else(exceeds)?;
+    if payment.needs_psp() {
+        app.psp.admit(&payment.provider)?;
+    }
     let refund = RefundRecord {
         id: RefundId::new(),
         payment_id: payment.id,

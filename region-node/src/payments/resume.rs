@@ -8,14 +8,18 @@ use futures::{StreamExt, stream};
 use shared::ids::{PaymentId, RefundId, TenantId};
 use time::Duration;
 
-use super::{Answer, NoAnswer, PaymentError, Step, record::PaymentRecord, steps, store};
+use super::{
+    Answer, NoAnswer, PaymentError, Step,
+    record::{PaymentRecord, RefundRecord},
+    steps, store,
+};
 use crate::{app::App, http::Problem};
 
 /// Movements claimed at once, and worked on at once.
 const BATCH: i64 = 32;
 const AT_ONCE: usize = 8;
-/// How long a charge waits while the tenant has switched payments off.
-const WHILE_OFF: Duration = Duration::minutes(1);
+/// How long a movement waits while the tenant has switched payments off, or while its payment service is left alone.
+const PUT_OFF_FOR: Duration = Duration::minutes(1);
 
 /// Looks for work until the node stops.
 pub async fn resume_payments(app: App) {
@@ -70,6 +74,9 @@ async fn go_on_with_payment(app: &App, tenant: &TenantId, id: PaymentId) -> Resu
     let payment = load(app, tenant, id).await?;
     let payment = match payment.sequence.step {
         Step::Pending | Step::Unknown => {
+            if app.psp.admit(&payment.provider).is_err() {
+                return put_off(app, tenant, id).await;
+            }
             let may_charge = app.tenants.config(tenant).await?.config.flags.payments;
             match steps::find_or_charge(app, tenant, &payment, may_charge).await {
                 Some(answer) => steps::record_charge(app, tenant, id, &answer).await?,
@@ -90,11 +97,14 @@ async fn go_on_with_payment(app: &App, tenant: &TenantId, id: PaymentId) -> Resu
 
 async fn go_on_with_refund(app: &App, tenant: &TenantId, id: RefundId) -> Result<(), Problem> {
     let mut tx = app.db.read(tenant).await?;
-    let refund = store::load_refund(&mut tx, id).await?.ok_or_else(|| Problem::not_found(format!("no refund {id}")))?;
+    let refund = store::load_refund(&mut tx, id).await?.ok_or_else(|| no_refund(id))?;
     drop(tx);
     let refund = match refund.sequence.step {
         Step::Pending | Step::Unknown => {
             let payment = load(app, tenant, refund.payment_id).await?;
+            if app.psp.admit(&payment.provider).is_err() {
+                return put_refund_off(app, tenant, id).await;
+            }
             let answer: Result<Answer, NoAnswer> = steps::find_or_refund(app, tenant, &payment, &refund).await;
             steps::record_refund(app, tenant, id, &answer).await?
         }
@@ -114,15 +124,32 @@ async fn load(app: &App, tenant: &TenantId, id: PaymentId) -> Result<PaymentReco
     Ok(store::load_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?)
 }
 
-/// Lets a payment wait until its tenant may have switched payments on again.
+/// Lets a payment wait, without an attempt being counted.
 pub(super) async fn put_off(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
     let now = app.clock.now();
     let mut tx = app.db.begin(tenant).await?;
     let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     if payment.sequence.awaits_answer() {
-        let sequence = payment.sequence.clone().put_off(now + WHILE_OFF);
+        let sequence = payment.sequence.clone().put_off(now + PUT_OFF_FOR);
         store::save_payment(&mut tx, &PaymentRecord { sequence, ..payment }, now).await?;
     }
     tx.commit().await?;
     Ok(())
+}
+
+/// Lets a refund wait, without an attempt being counted.
+async fn put_refund_off(app: &App, tenant: &TenantId, id: RefundId) -> Result<(), Problem> {
+    let now = app.clock.now();
+    let mut tx = app.db.begin(tenant).await?;
+    let refund = store::lock_refund(&mut tx, id).await?.ok_or_else(|| no_refund(id))?;
+    if refund.sequence.awaits_answer() {
+        let sequence = refund.sequence.clone().put_off(now + PUT_OFF_FOR);
+        store::save_refund(&mut tx, &RefundRecord { sequence, ..refund }, now).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+fn no_refund(id: RefundId) -> Problem {
+    Problem::not_found(format!("no refund {id}"))
 }

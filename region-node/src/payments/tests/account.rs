@@ -74,6 +74,9 @@ async fn an_account_that_keeps_silent_is_left_alone_before_anything_is_begun(poo
     assert!(refused.headers.contains_key("retry-after"));
     assert_eq!(refused.problem(503).code, "psp_unavailable");
     assert_eq!(scene.number("SELECT count(*) FROM payments").await, 10);
+    assert_eq!(scene.later().await, 10);
+    let attempts = scene.number("SELECT sum(attempts)::bigint FROM payments").await;
+    assert!(attempts <= 11, "{attempts}: the first of each, and whoever tries whether it answers again");
     configure(&scene, json!({"provider": "sandbox", "account": null})).await;
     scene.paid("tok_visa").await;
 }
