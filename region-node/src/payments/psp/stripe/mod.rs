@@ -135,8 +135,14 @@ impl Stripe {
         match intent.status {
             IntentStatus::RequiresCapture => {
                 let path = format!("v1/payment_intents/{}/capture", intent.id);
-                let captured: Intent = self.api.post(&path, &format!("{key}-capture"), &[]).await?;
-                self.outcome(captured, &key).await
+                match self.api.post(&path, &format!("{key}-capture"), &[]).await {
+                    Ok(captured) => self.outcome(captured, &key).await,
+                    // Also because it was captured before, or ended: what became of the intent tells.
+                    Err(Refusal::Declined { code }) => {
+                        Err(Refusal::NoAnswer(format!("the capture is refused: {code}")))
+                    }
+                    Err(no_answer) => Err(no_answer),
+                }
             }
             _ => self.outcome(intent, &key).await,
         }
