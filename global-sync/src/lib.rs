@@ -8,6 +8,7 @@
 pub mod config;
 mod documents;
 pub mod node;
+mod once;
 pub mod protocol;
 pub mod status;
 pub mod store;

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 use crate::progress::Progress;
-use crate::tools::{Programs, find_program};
+use crate::tools::{Programs, find_program, run};
 
 const LOCALSTRIPE: &str =
     "localstripe==1.15.10 --hash=sha256:e055538b786cee59f80c86d4ab7f7b31fb2cf32c3cbd28320cb463fc62dac220\n";
@@ -48,10 +48,7 @@ fn install(folder: &Path) -> anyhow::Result<()> {
         let mut pip = Command::new(&python);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]);
         pip.args(more).arg("--target").arg(into).arg("-r").arg(requirements).env("PYTHONPATH", &setup);
-        let output = pip.output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}", said.trim().lines().last().unwrap_or("pip failed without a word"));
-        Ok(())
+        run(&mut pip)
     };
     std::fs::create_dir_all(&setup)?;
     pip(SETUP, "setup.txt", &setup, &["--only-binary=:all:"])?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 use crate::failure::Failure;
 use crate::install::{Missing, install, is_packaged};
@@ -120,6 +120,14 @@ impl Programs {
         )
         .into())
     }
+}
+
+/// Runs a program to its end; an error is the last thing it said.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", said.trim().lines().last().unwrap_or("it failed without a word"));
+    Ok(())
 }
 
 /// A program on the PATH or where systems keep programs of administrators.

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 
 use crate::progress::Progress;
-use crate::tools::{Programs, find_program};
+use crate::tools::{Programs, find_program, run};
 
 /// The wheels for x86_64 and aarch64.
 const REQUIREMENT: &str = "pyvalhalla==3.9.1 --hash=sha256:7b49c5e5f86cefd555b473aaaf34df3305889d30aa889b8abd3b4c2acc622271 \
@@ -56,11 +56,4 @@ fn unpack(root: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("the wheel has no {program}"))?;
     }
     Ok(std::fs::remove_dir_all(&wheels)?)
-}
-
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let output = command.output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", said.trim().lines().last().unwrap_or("it failed without a word"));
-    Ok(())
 }

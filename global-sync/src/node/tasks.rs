@@ -18,9 +18,10 @@ use uuid::Uuid;
 use super::{driver::Report, targets};
 use crate::{
     config::Config,
+    once::Once,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
     store::{Damage, Fence, LEASE_S, Store, StoreError},
-    transport::{Mesh, Once, SigningKey},
+    transport::{Mesh, SigningKey},
 };
 
 /// After a failure of the database.

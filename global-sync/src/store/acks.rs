@@ -150,9 +150,7 @@ impl Store {
         }
         Ok(lags)
     }
-}
 
-impl Store {
     /// How many entries of every log each peer lacks of those that are here, whoever wrote them; those it lacks none of too.
     pub async fn log_lags(&self) -> Result<Vec<(RegionName, LogId, u64)>, StoreError> {
         let rows = sqlx::query!(

@@ -1,7 +1,7 @@
 //! Looking for bits that changed where they lay: entries are compared with their hashes, their bodies and their neighbours,
 //! a few thousand at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::fact::{Fact, FactStream, LedgerEntry};
 use sqlx::PgConnection;
@@ -83,25 +83,10 @@ impl Store {
                 if hash_of(&row.envelope).as_slice() != row.hash {
                     damaged(seq, "its envelope does not have the hash it was stored with");
                 }
-                match Envelope::read(&row.envelope) {
-                    Err(error) => damaged(seq, &error.to_string()),
-                    Ok(envelope) if envelope.log != *log || envelope.seq != seq => {
-                        damaged(seq, "its envelope is of another place");
-                    }
-                    Ok(envelope) => {
-                        let follows = before.as_ref().filter(|(at, _)| at + 1 == seq);
-                        if follows.is_some_and(|(_, hash)| *hash != envelope.prev_hash) {
-                            damaged(seq, "it does not continue the entry before it");
-                        }
-                        match row.body.as_ref().map(|body| (body, envelope.check_body(body))) {
-                            Some((_, Err(error))) => damaged(seq, &error.to_string()),
-                            Some((body, Ok(()))) => {
-                                facts.insert(seq, (envelope.kind, body.get(SALT_BYTES..).unwrap_or_default().to_vec()));
-                            }
-                            None => {}
-                        }
-                    }
-                }
+                let follows = before.as_ref().filter(|(at, _)| at + 1 == seq).map(|(_, hash)| hash.as_slice());
+                let (fact, wrong) = look_into(log, seq, follows, &row.envelope, row.body.as_deref());
+                wrong.iter().for_each(|what| damaged(seq, what));
+                facts.extend(fact.map(|fact| (seq, fact)));
                 if row.seq == cursor.stored && row.hash != cursor.head_hash {
                     damaged(seq, "the cursor names another hash");
                 }
@@ -123,11 +108,39 @@ impl Store {
     }
 }
 
+/// Kind and body of a fact.
+type KindAndBody = (String, Vec<u8>);
+
+/// What an entry vouches for, if it still has a body, and what is wrong with it. `follows` is the hash of the entry before.
+fn look_into(
+    log: &LogId,
+    seq: u64,
+    follows: Option<&[u8]>,
+    envelope: &[u8],
+    body: Option<&[u8]>,
+) -> (Option<KindAndBody>, Vec<String>) {
+    let envelope = match Envelope::read(envelope) {
+        Ok(envelope) if envelope.log == *log && envelope.seq == seq => envelope,
+        Ok(_) => return (None, vec!["its envelope is of another place".to_owned()]),
+        Err(error) => return (None, vec![error.to_string()]),
+    };
+    let mut wrong = Vec::new();
+    if follows.is_some_and(|hash| hash != envelope.prev_hash) {
+        wrong.push("it does not continue the entry before it".to_owned());
+    }
+    let Some(body) = body else { return (None, wrong) };
+    if let Err(error) = envelope.check_body(body) {
+        wrong.push(error.to_string());
+        return (None, wrong);
+    }
+    (Some((envelope.kind, body.get(SALT_BYTES..).unwrap_or_default().to_vec())), wrong)
+}
+
 /// Settlements that do not stand in the ledger as their entries say, named by their ids.
 async fn compare_with_ledger(
     connection: &mut PgConnection,
     log: &LogId,
-    bodies: &BTreeMap<u64, (String, Vec<u8>)>,
+    bodies: &BTreeMap<u64, KindAndBody>,
 ) -> Result<Vec<Damage>, StoreError> {
     let (Some(first), Some(last)) = (bodies.keys().next(), bodies.keys().next_back()) else { return Ok(Vec::new()) };
     let (region, incarnation) = (log.origin.region.as_str(), to_sql(log.origin.incarnation)?);
@@ -169,7 +182,7 @@ async fn compare_with_ledger(
     .fetch_all(connection)
     .await?;
     let micros = |at: OffsetDateTime| at.unix_timestamp_nanos() / 1_000;
-    let mut sound = std::collections::BTreeSet::new();
+    let mut sound = BTreeSet::new();
     for row in rows {
         let Some((_, kind, hash, entry)) = entries.get(&row.fact_id) else { continue };
         let LedgerEntry { fact_id: _, payment_id, trip_id, tenant, amount, currency, settled_at } = entry;

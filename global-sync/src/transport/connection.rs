@@ -166,12 +166,8 @@ async fn write_control(
                 if let Message::Hello(hello) = &mut message {
                     hello.features |= frame::ZSTD;
                 }
-                match frame::write(&mut stream, &message, packs.load(Ordering::Relaxed)).await {
-                    Ok(bytes) => sent(&peer, bytes),
-                    Err(_) => {
-                        connection.close(VarInt::from_u32(1), b"slow");
-                        break;
-                    }
+                if !put(&peer, &connection, &packs, &mut stream, &message).await {
+                    break;
                 }
             }
             _ = connection.closed() => break,
@@ -206,12 +202,8 @@ async fn write_data(
             }
         }
         let Some(open) = &mut stream else { break };
-        match frame::write(open, &message, packs.load(Ordering::Relaxed)).await {
-            Ok(bytes) => sent(&peer, bytes),
-            Err(_) => {
-                connection.close(VarInt::from_u32(1), b"slow");
-                break;
-            }
+        if !put(&peer, &connection, &packs, open, &message).await {
+            break;
         }
     }
 }
@@ -248,8 +240,22 @@ async fn read(
     }
 }
 
-fn sent(peer: &RegionName, bytes: usize) {
-    metrics::counter!("global_sync_sent_bytes_total", "peer" => peer.to_string()).increment(bytes as u64);
+/// Sends a message; a connection that does not take it is given up, and this says no.
+async fn put(
+    peer: &RegionName,
+    connection: &Connection,
+    packs: &AtomicBool,
+    stream: &mut SendStream,
+    message: &Message,
+) -> bool {
+    let written = frame::write(stream, message, packs.load(Ordering::Relaxed)).await;
+    match &written {
+        Ok(bytes) => {
+            metrics::counter!("global_sync_sent_bytes_total", "peer" => peer.to_string()).increment(*bytes as u64);
+        }
+        Err(_) => connection.close(VarInt::from_u32(1), b"slow"),
+    }
+    written.is_ok()
 }
 
 fn received(peer: &RegionName, bytes: usize) {

@@ -20,11 +20,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ALPN, connection,
     connection::Link,
-    once::Once,
     snapshot,
     tls::{Credentials, TlsError, region_of, wants_snapshot},
 };
 use crate::{
+    once::Once,
     protocol::{ConnectionId, Message},
     store::Piece,
 };

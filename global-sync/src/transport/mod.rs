@@ -7,14 +7,12 @@ mod connection;
 mod frame;
 mod keys;
 mod mesh;
-mod once;
 mod snapshot;
 mod tls;
 
 pub use connection::Link;
 pub use keys::{KeyRing, SigningKey};
 pub use mesh::{Mesh, MeshEvent};
-pub use once::Once;
 pub use tls::{Credentials, TlsError};
 
 /// The protocol's name in the TLS handshake; a major version of the wire format.

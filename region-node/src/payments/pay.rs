@@ -141,9 +141,9 @@ async fn intend(
     let needs_psp = is_chargeable(&method) && due.amount.amount > 0;
     let provider = if needs_psp { config.psp.reference() } else { NO_PSP.to_owned() };
     if needs_psp {
-        app.psp
-            .why_unusable(&config.psp)
-            .map_or(Ok(()), |why| Err(PaymentError::PspUnavailable { why, wait_s: 60 }))?;
+        if let Some(why) = app.psp.why_unusable(&config.psp) {
+            return Err(PaymentError::PspUnavailable { why, wait_s: 60 }.into());
+        }
         let given = method.token.or(owed.method.token);
         method.token = Some(app.psp.get(&provider)?.token(given.as_deref())?);
         app.psp.admit(&provider)?;

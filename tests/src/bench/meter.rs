@@ -74,6 +74,26 @@ impl Meter {
     }
 }
 
+/// How much memory a program of a region holds.
+pub fn memory_kib(cluster: &Cluster, region: &str, service: Service) -> anyhow::Result<f64> {
+    let pid = cluster.pid(region, service).with_context(|| format!("{service} of {region} does not run"))?;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// The sum of a metric over all labels, or of those lines that hold `label`, in what a program says of itself; none if it
+/// does not know the metric.
+pub fn sum_of_metric(text: &str, name: &str, label: &str) -> Option<f64> {
+    let value = |line: &str| line.rsplit_once(' ')?.1.parse::<f64>().ok();
+    let is_of = |line: &&str| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(label)
+    };
+    let values: Vec<f64> = text.lines().filter(is_of).filter_map(value).collect();
+    (!values.is_empty()).then(|| values.iter().sum())
+}
+
 /// Ticks of a process, of what it started, and of what it started and has ended (Postgres' connections).
 fn ticks(id: &ProcessId) -> anyhow::Result<u64> {
     let mut sum = 0;

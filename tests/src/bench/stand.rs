@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tokio_util::task::TaskTracker;
 
-use super::{Meter, Person, Signer};
+use super::{Meter, Person, Signer, memory_kib, sum_of_metric};
 use crate::api::{Client, Credentials};
 
 const REGION: &str = "us-east";
@@ -81,22 +81,12 @@ impl Stand {
     pub async fn metric_of(&self, node: u16, name: &str, label: &str) -> anyhow::Result<Option<f64>> {
         let url = self.cluster.node_url(REGION, node);
         let answer = self.operator.through(&url).call(reqwest::Method::GET, "/metrics").unsigned().send().await?;
-        let value = |line: &str| line.rsplit_once(' ')?.1.parse::<f64>().ok();
-        let text = answer.text();
-        let is_of = |line: &&str| {
-            let rest = line.strip_prefix(name);
-            rest.is_some_and(|rest| rest.starts_with([' ', '{'])) && line.contains(label)
-        };
-        let values: Vec<f64> = text.lines().filter(is_of).filter_map(value).collect();
-        Ok((!values.is_empty()).then(|| values.iter().sum()))
+        Ok(sum_of_metric(&answer.text(), name, label))
     }
 
     /// How much memory a node holds.
     pub fn memory_kib(&self, node: u16) -> anyhow::Result<f64> {
-        let pid = self.cluster.pid(REGION, Service::RegionNode(node)).context("the node runs")?;
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
+        memory_kib(&self.cluster, REGION, Service::RegionNode(node))
     }
 
     /// Transactions Postgres has committed so far.

@@ -32,7 +32,7 @@ use breaker::Breaker;
 use sandbox::Sandbox;
 #[cfg(test)]
 pub(super) use signature::sign;
-use stripe::{Stripe, StripeConfig};
+use stripe::{Stripe, StripeConfig, secret_key_setting};
 
 use super::{Answer, NoAnswer, PaymentError};
 use crate::{db::Db, tenants::Tenants};
@@ -157,11 +157,9 @@ impl PspRegistry {
         if self.accounts.contains_key(&name) {
             return None;
         }
-        let account = account.account.as_deref().unwrap_or_default();
-        let variable = format!("REGION_NODE_PSP__STRIPE__ACCOUNTS__{}__SECRET_KEY", account.to_uppercase());
+        let (setting, variable) = secret_key_setting(account.account.as_deref().unwrap_or_default());
         Some(format!(
-            "this region has no secret key for '{name}'; the operator sets psp.stripe.accounts.{account}.secret_key, or \
-             {variable}, on its nodes"
+            "this region has no secret key for '{name}'; the operator sets {setting}, or {variable}, on its nodes"
         ))
     }
 

@@ -16,7 +16,7 @@
 
 use axum::http::HeaderMap;
 use futures::future::BoxFuture;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use shared::{clock::Clock, ids::TenantId, tenant_config::Capture};
 use std::time::Duration;
@@ -211,24 +211,10 @@ impl Psp for Sandbox {
 
     fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError> {
         #[derive(Deserialize)]
-        struct Event {
-            id: String,
-            data: Data,
-        }
-        #[derive(Deserialize)]
         struct Data {
             idempotency_key: Option<String>,
         }
-        let secret = self.webhook_secret.as_ref().ok_or(PaymentError::InvalidSignature)?;
-        let header = headers.get(SIGNATURE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        if !signature::verify(secret.expose_secret().as_bytes(), header, body, now) {
-            return Err(PaymentError::InvalidSignature);
-        }
-        let event: Event =
-            serde_json::from_slice(body).map_err(|error| PaymentError::MalformedEvent(error.to_string()))?;
-        if !(1..=255).contains(&event.id.len()) {
-            return Err(PaymentError::MalformedEvent("id must have 1 to 255 bytes".into()));
-        }
+        let event = signature::open::<Data>(&self.webhook_secret, headers.get(SIGNATURE), body, now)?;
         Ok(WebhookEvent { id: event.id, about: event.data.idempotency_key.as_deref().and_then(OperationKey::parse) })
     }
 }

@@ -1,13 +1,44 @@
 //! Signed webhooks: `t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over `<unix seconds>.<body>`, as Stripe signs its own.
 
+use axum::http::HeaderValue;
 use ring::hmac;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, de::DeserializeOwned};
 use time::{Duration, OffsetDateTime};
+
+use crate::payments::PaymentError;
 
 /// A signature older (or newer) than this is refused, so that a captured webhook cannot be sent again later.
 const TOLERANCE: Duration = Duration::minutes(5);
 
+/// An event as payment services send one: its id, and what it is about.
+#[derive(Deserialize)]
+pub(super) struct Event<T> {
+    pub(super) id: String,
+    pub(super) data: T,
+}
+
+/// Reads an event that `header` signs with one of `secrets`, about now.
+pub(super) fn open<'a, T: DeserializeOwned>(
+    secrets: impl IntoIterator<Item = &'a SecretString>,
+    header: Option<&HeaderValue>,
+    body: &[u8],
+    now: OffsetDateTime,
+) -> Result<Event<T>, PaymentError> {
+    let header = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !secrets.into_iter().any(|secret| verify(secret.expose_secret().as_bytes(), header, body, now)) {
+        return Err(PaymentError::InvalidSignature);
+    }
+    let event: Event<T> =
+        serde_json::from_slice(body).map_err(|error| PaymentError::MalformedEvent(error.to_string()))?;
+    if !(1..=255).contains(&event.id.len()) {
+        return Err(PaymentError::MalformedEvent("id must have 1 to 255 bytes".into()));
+    }
+    Ok(event)
+}
+
 /// Whether `header` signs `body` with `secret`, about now. Several `v1` are allowed, for when a secret is changed.
-pub(super) fn verify(secret: &[u8], header: &str, body: &[u8], now: OffsetDateTime) -> bool {
+fn verify(secret: &[u8], header: &str, body: &[u8], now: OffsetDateTime) -> bool {
     let field = |name: &'static str| {
         header.split(',').filter_map(move |part| part.trim().split_once('=').filter(|(key, _)| *key == name))
     };

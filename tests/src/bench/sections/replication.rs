@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     api::Client,
-    bench::{Cpu, Meter, Options, Table, percentile},
+    bench::{Cpu, Meter, Options, Table, memory_kib, percentile, sum_of_metric},
 };
 
 const HERE: &str = "us-east";
@@ -125,16 +125,8 @@ impl Stand {
     /// A metric of the global-sync here, over all its labels.
     async fn metric(&self, name: &str) -> anyhow::Result<f64> {
         let client = Client::new(&self.cluster.status_url(HERE));
-        let text = client.call(reqwest::Method::GET, "/metrics").unsigned().send().await?.text();
-        let of_it = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-        Ok(text.lines().filter(of_it).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
-    }
-
-    fn memory_mib(&self, region: &str) -> anyhow::Result<f64> {
-        let pid = self.cluster.pid(region, Service::SYNC).context("global-sync runs")?;
-        let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
+        let answer = client.call(reqwest::Method::GET, "/metrics").unsigned().send().await?;
+        Ok(sum_of_metric(&answer.text(), name, "").unwrap_or_default())
     }
 
     fn meters(&self) -> anyhow::Result<[Meter; 2]> {
@@ -252,7 +244,7 @@ async fn ours(stand: &Stand, rows: i64) -> anyhow::Result<Vec<Option<f64>>> {
     let here_before = stand.count(&stand.here, "ledger_facts").await?;
     fill(stand, Way::GlobalSync, rows).await?;
     until(&stand.here, "ledger_facts", here_before + rows).await?;
-    let memory_mib = stand.memory_mib(HERE)?;
+    let memory_mib = memory_kib(&stand.cluster, HERE, Service::SYNC)? / 1024.0;
     let sent = stand.metric("global_sync_sent_bytes_total").await?;
     stand.cluster.restart(THERE, Service::SYNC).await?;
     let meters = stand.meters()?;

@@ -61,8 +61,7 @@ impl StripeConfig {
 impl StripeAccountConfig {
     /// The key that orders are signed in with. `name` is the account's.
     pub(super) fn secret_key(&self, name: &str) -> Result<SecretString, ConfigError> {
-        let setting = format!("psp.stripe.accounts.{name}.secret_key");
-        let variable = format!("REGION_NODE_{}", setting.to_uppercase().replace('.', "__"));
+        let (setting, variable) = secret_key_setting(name);
         let key = read(self.secret_key.as_ref(), self.secret_key_file.as_ref(), &setting)?.ok_or_else(|| {
             ConfigError::new(format!("{setting} is missing; set it or {setting}_file in the file, or {variable}"))
         })?;
@@ -88,6 +87,13 @@ impl StripeAccountConfig {
         let secrets = secrets.expose_secret().split(',').map(str::trim).filter(|secret| !secret.is_empty());
         Ok(secrets.map(|secret| SecretString::from(secret.to_owned())).collect())
     }
+}
+
+/// Where an account's secret key is set: in the file, and in the environment.
+pub(in crate::payments::psp) fn secret_key_setting(account: &str) -> (String, String) {
+    let setting = format!("psp.stripe.accounts.{account}.secret_key");
+    let variable = format!("REGION_NODE_{}", setting.to_uppercase().replace('.', "__"));
+    (setting, variable)
 }
 
 fn read(

@@ -9,7 +9,7 @@ mod config;
 
 use axum::http::HeaderMap;
 use futures::future::BoxFuture;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use shared::{config::ConfigError, ids::TenantId, tenant_config::Capture};
 use time::OffsetDateTime;
@@ -20,6 +20,7 @@ use amount::{NOT_CHARGEABLE, at_stripe};
 use api::{Api, Params, Refusal};
 use config::StripeAccountConfig;
 pub(in crate::payments) use config::StripeConfig;
+pub(super) use config::secret_key_setting;
 
 const SIGNATURE: &str = "Stripe-Signature";
 /// Where an order names our key for it.
@@ -262,11 +263,6 @@ impl Psp for Stripe {
 
     fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError> {
         #[derive(Deserialize)]
-        struct Event {
-            id: String,
-            data: Data,
-        }
-        #[derive(Deserialize)]
         struct Data {
             object: Object,
         }
@@ -275,16 +271,7 @@ impl Psp for Stripe {
             #[serde(default)]
             metadata: Metadata,
         }
-        let header = headers.get(SIGNATURE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let signs = |secret: &SecretString| signature::verify(secret.expose_secret().as_bytes(), header, body, now);
-        if !self.webhook_secrets.iter().any(signs) {
-            return Err(PaymentError::InvalidSignature);
-        }
-        let event: Event =
-            serde_json::from_slice(body).map_err(|error| PaymentError::MalformedEvent(error.to_string()))?;
-        if !(1..=255).contains(&event.id.len()) {
-            return Err(PaymentError::MalformedEvent("id must have 1 to 255 bytes".into()));
-        }
+        let event = signature::open::<Data>(&self.webhook_secrets, headers.get(SIGNATURE), body, now)?;
         let key = event.data.object.metadata.gocomet_key;
         Ok(WebhookEvent { id: event.id, about: key.as_deref().and_then(OperationKey::parse) })
     }

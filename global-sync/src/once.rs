@@ -15,13 +15,13 @@ const REMEMBERED: usize = 256;
 
 /// What has been said lately.
 #[derive(Debug, Default)]
-pub struct Once {
+pub(crate) struct Once {
     said: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Once {
     /// Whether this was not said lately; from now on it was.
-    pub fn is_new(&self, what: &str) -> bool {
+    pub(crate) fn is_new(&self, what: &str) -> bool {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         said.retain(|_, at| at.elapsed() < AGAIN_AFTER);
         if said.contains_key(what) || said.len() >= REMEMBERED {
