@@ -21,7 +21,7 @@ NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 # One command runs all tests, with nextest where it is installed.
 TEST := $(if $(NEXTEST),cargo nextest run,cargo test --no-fail-fast)
 
-.PHONY: help up down status test chaos bench check check-deploy fix sqlx api web build tools
+.PHONY: help up down status test chaos simulate bench check check-deploy fix sqlx api web build tools
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test: build ## Run every test
 
 chaos: build ## Run the fault suite
 	$(LOCAL) services -- $(if $(NEXTEST),cargo nextest run -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
+
+simulate: ## Search many simulated meshes for one that breaks a law of replication (SEEDS=10000)
+	SEEDS=$(or $(SEEDS),10000) cargo test --workspace --test simulation -- --nocapture
 
 bench: tools $(WEB)/dist/index.html ## Measure, with programs built for speed (BENCH=quick, or sections: BENCH=positions,rides)
 	cargo build --release --workspace --bins

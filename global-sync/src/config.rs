@@ -19,6 +19,7 @@ pub struct Config {
     pub tls: TlsConfig,
     pub signing: SigningConfig,
     pub numbering: NumberingConfig,
+    pub log: LogConfig,
     pub digest: DigestConfig,
     pub telemetry: TelemetryConfig,
     #[serde(deserialize_with = "peers")]
@@ -93,6 +94,18 @@ pub struct NumberingConfig {
     pub every: Duration,
 }
 
+/// How long entries are kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "config.default.toml explains every setting")]
+pub struct LogConfig {
+    #[serde(with = "humantime_serde")]
+    pub keep: Duration,
+    pub keep_entries: u64,
+    #[serde(with = "humantime_serde")]
+    pub drop_every: Duration,
+}
+
 /// How it is noticed that regions do not hold the same.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +115,8 @@ pub struct DigestConfig {
     pub check_ledger_every: Duration,
     #[serde(with = "humantime_serde")]
     pub check_logs_every: Duration,
+    #[serde(with = "humantime_serde")]
+    pub compare_rows_every: Duration,
 }
 
 impl Config {

@@ -141,6 +141,75 @@ async fn a_leader_that_is_killed_or_frozen_is_replaced_and_no_number_is_given_tw
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_region_far_behind_a_log_that_was_dropped_loads_a_snapshot_and_the_tail_and_ends_equal(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    for n in 0..10 {
+        cluster.settle("us-east", n).await;
+        cluster.settle("eu-west", 100 + n).await;
+    }
+    cluster.create_tenant("eu-west", "tenant-1").await;
+    cluster.converged(20).await;
+    cluster.stop("ap-south").await;
+    for n in 0..150 {
+        cluster.settle("us-east", 1_000 + n).await;
+    }
+    let dropped = "SELECT truncated FROM repl_cursor WHERE origin_region = 'us-east' AND stream = 'ledger'";
+    for region in ["us-east", "eu-west"] {
+        eventually("all are here", async || cluster.count(region, "SELECT count(*) FROM ledger_facts").await == 170)
+            .await;
+        assert_eq!(cluster.count(region, dropped).await, 0, "nothing is old");
+        cluster.tamper(region, "UPDATE repl_log SET received_at = now() - interval '1 day'").await;
+        eventually("what is old is dropped, though not everybody has it", async || {
+            cluster.count(region, dropped).await == 159
+        })
+        .await;
+    }
+    for n in 0..30 {
+        cluster.settle("us-east", 2_000 + n).await;
+        cluster.settle("eu-west", 3_000 + n).await;
+    }
+    cluster.start("ap-south").await;
+    cluster.converged(230).await;
+    assert!(cluster.count("ap-south", dropped).await >= 160, "it begins where the snapshot ended");
+    assert_eq!(cluster.count("ap-south", "SELECT count(*) FROM tenant_homes").await, 1);
+    cluster.settle("ap-south", 4_000).await;
+    cluster.settle("us-east", 4_001).await;
+    cluster.converged(232).await;
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_row_that_changed_in_one_region_is_noticed_by_the_other_and_not_mended(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    let (us, eu) = (cluster.start_process("us-east"), cluster.start_process("eu-west"));
+    for n in 0..20 {
+        cluster.settle("us-east", n).await;
+    }
+    cluster.create_tenant("us-east", "tenant-1").await;
+    eventually("all are there", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM ledger_facts").await == 20
+            && cluster.count("eu-west", "SELECT count(*) FROM tenant_homes").await == 1
+    })
+    .await;
+    let before = us.metric("global_sync_rows_compared_total").await;
+    eventually("rows have been compared", async || {
+        us.metric("global_sync_rows_compared_total").await > before + 6.0
+            && eu.metric("global_sync_rows_compared_total").await > 6.0
+    })
+    .await;
+    let differ =
+        async || (us.metric("global_sync_rows_differ_total").await, eu.metric("global_sync_rows_differ_total").await);
+    assert_eq!(differ().await, (0.0, 0.0));
+    cluster.tamper("eu-west", "UPDATE ledger_facts SET amount = 7 WHERE origin_seq = 3").await;
+    cluster.tamper("eu-west", "UPDATE tenant_homes SET region = 'eu-west'").await;
+    eventually("both have noticed both", async || differ().await == (2.0, 2.0)).await;
+    assert_eq!(cluster.count("eu-west", "SELECT amount FROM ledger_facts WHERE origin_seq = 3").await, 7);
+    drop((us, eu));
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn keys_and_authorities_change_while_facts_flow(pool: PgPool) {
     let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
     cluster.start_all().await;

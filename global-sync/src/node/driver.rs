@@ -8,28 +8,33 @@ use std::{
 
 use shared::{fact::FactStream, ids::RegionName};
 use tokio::{
-    sync::{Notify, mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    sync::{Notify, Semaphore, mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    Trusted, Vital,
+    Trusted, Vital, targets,
     tasks::{self, Acks, Leader},
 };
 use crate::{
     config::Config,
     protocol::{
-        Alarm, Batch, CloseReason, ConnectionId, Effect, Event, LogId, LogState, Message, Millis, Replica, Settings,
-        Trust as _, VerifiedBatch,
+        Alarm, Batch, CloseReason, Comparison, ConnectionId, Digest, Effect, Event, Inspect, Limits, LogId, LogState,
+        Message, Millis, Origin, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
     },
     status::Board,
-    store::{Signer, Store},
+    store::{Fence, Signer, Store},
     transport::{KeyRing, Link, Mesh, MeshEvent, SigningKey},
 };
 
 const TICK: Duration = Duration::from_millis(50);
+/// Tables read as a whole at a time, for whoever asks.
+const READ_AT_ONCE: usize = 2;
+/// How long rows are waited for that a peer has told of and that are not applied here yet.
+const COMPARE_WITHIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What one life of the instance needs; it ends with the incarnation.
 pub(super) struct Life<'a> {
@@ -63,12 +68,16 @@ struct Driver {
     started: Instant,
     links: BTreeMap<ConnectionId, Link>,
     store: Store,
+    mesh: Mesh,
+    config: Config,
+    fence: watch::Receiver<Option<Fence>>,
     board: Board,
     reports: mpsc::UnboundedSender<Report>,
     /// One writer for each kind of log; what waits there is bounded by the credits we granted.
     writers: BTreeMap<FactStream, mpsc::UnboundedSender<Box<VerifiedBatch>>>,
     may_number: watch::Sender<bool>,
     acks: Arc<Acks>,
+    reading: Arc<Semaphore>,
     connected: watch::Sender<BTreeSet<RegionName>>,
     work: TaskTracker,
     /// Begin an incarnation after this one, and whether not everybody could be asked.
@@ -104,6 +113,8 @@ impl Life<'_> {
             state: identity.state,
             expected,
             may_be_restored: identity.may_be_restored,
+            features: features::ALL,
+            limits: limits(self.config),
         };
         tracing::info!(origin = %identity.origin, "replicating as {}", identity.origin);
         let board = self.board;
@@ -136,7 +147,7 @@ impl Life<'_> {
         let acks = Arc::new(Acks::default());
         let leader = Leader {
             store: self.store.clone(),
-            fence: fence_seen,
+            fence: fence_seen.clone(),
             lost: Arc::new(Notify::new()),
             reports: reports.clone(),
             stop: stop.clone(),
@@ -173,11 +184,15 @@ impl Life<'_> {
             started,
             links: BTreeMap::new(),
             store: self.store.clone(),
+            mesh: self.mesh.clone(),
+            config: self.config.clone(),
+            fence: fence_seen,
             board: self.board.clone(),
             reports,
             writers,
             may_number,
             acks,
+            reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             connected,
             work: work.clone(),
             incarnation_after: None,
@@ -352,8 +367,116 @@ impl Driver {
                 });
             }
             Effect::BeginIncarnation { after, alone } => self.incarnation_after = Some((after, alone)),
+            Effect::Truncate { log, upto } => self.truncate(log, upto),
+            Effect::GiveUpOn { peer, log } => {
+                metrics::counter!("global_sync_given_up_total", "peer" => peer.to_string()).increment(1);
+                tracing::error!(%peer, %log, "{peer} is too far behind in {log}: it will need a snapshot");
+            }
+            Effect::LoadSnapshot { peer } => self.load_snapshot(peer),
+            Effect::CheckHead { peer, log, head } => {
+                let (store, reports) = (self.store.clone(), self.reports.clone());
+                self.work.spawn(async move {
+                    // Heads that peers have were signed; where we have no signature there is nothing to compare.
+                    if let Ok(Some(ours)) = store.read_for_peer(&log, head.seq, head.seq, 1, &[]).await
+                        && ours.checkpoint.head.hash != head.hash
+                    {
+                        let event = Event::HeadDiffers { peer, log, seq: head.seq };
+                        let _ = reports.send(Report::Core(Box::new(event)));
+                    }
+                });
+            }
+            Effect::Answer { conn, question } => self.answer(conn, question),
+            Effect::Compare { conn, theirs } => self.compare(conn, theirs),
             Effect::Alarm(alarm) => raise(&alarm),
         }
+    }
+
+    fn truncate(&self, log: LogId, upto: u64) {
+        let Some(fence) = *self.fence.borrow() else { return };
+        let (store, reports) = (self.store.clone(), self.reports.clone());
+        let keep_s = self.config.log.keep.as_secs_f64();
+        self.work.spawn(async move {
+            loop {
+                match store.truncate(&fence, &log, upto, keep_s).await {
+                    Ok((upto, more)) => {
+                        let event = Event::Truncated { log: log.clone(), upto };
+                        if reports.send(Report::Core(Box::new(event))).is_err() || !more {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%log, "old entries of {log} stay: {error}");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    fn load_snapshot(&self, peer: RegionName) {
+        let (store, mesh, config) = (self.store.clone(), self.mesh.clone(), self.config.clone());
+        let (fence, own, reports) =
+            (*self.fence.borrow(), self.replica.settings().origin.clone(), self.reports.clone());
+        tracing::warn!(%peer, "entries we lack are nowhere any more: loading a snapshot from {peer}");
+        self.work.spawn(async move {
+            let event = match snapshot_of(&store, &mesh, &config, fence, &own, &peer).await {
+                Ok(logs) => Event::SnapshotLoaded { logs },
+                Err(error) => {
+                    tracing::warn!(%peer, "no snapshot from {peer}: {error:#}");
+                    Event::SnapshotFailed
+                }
+            };
+            let _ = reports.send(Report::Core(Box::new(event)));
+        });
+    }
+
+    /// Tells a peer of our rows as they are now. If they cannot be had it gets no answer, and asks again in its next round.
+    fn answer(&self, conn: ConnectionId, question: Inspect) {
+        let (store, reports, reading) = (self.store.clone(), self.reports.clone(), self.reading.clone());
+        let link = self.links.get(&conn).cloned();
+        self.work.spawn(async move {
+            let _turn = reading.acquire().await;
+            let mut summary = Summary::new(&question.prefix);
+            match store.derived_rows(&question, |row| summary.add(row)).await {
+                Ok(Some(vector)) => {
+                    if let Some(link) = link {
+                        let of = Inspect { vector: Some(vector), ..question };
+                        link.say(Message::Digest(Digest { of, rows: summary.finish() }));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(stream = %question.stream, "rows cannot be told of: {error}"),
+            }
+            let _ = reports.send(Report::Core(Box::new(Event::Answered { conn })));
+        });
+    }
+
+    /// Compares our rows with those a peer has told of, once we have applied what it had.
+    fn compare(&self, conn: ConnectionId, theirs: Digest) {
+        let (store, reports, reading) = (self.store.clone(), self.reports.clone(), self.reading.clone());
+        self.work.spawn(async move {
+            let Digest { of, rows } = theirs;
+            let mut comparison = Comparison::new(&of.prefix, rows);
+            let begun = Instant::now();
+            let difference = loop {
+                let turn = reading.acquire().await;
+                let read = store.derived_rows(&of, |row| comparison.add(row)).await;
+                drop(turn);
+                match read {
+                    Ok(Some(_)) => break Some(comparison.finish()),
+                    Ok(None) if begun.elapsed() < COMPARE_WITHIN => sleep(LOOK_AGAIN).await,
+                    Ok(None) => break None,
+                    Err(error) => {
+                        tracing::warn!(stream = %of.stream, "rows cannot be compared: {error}");
+                        break None;
+                    }
+                }
+            };
+            let outcome = if difference.is_some() { "compared" } else { "not comparable" };
+            metrics::counter!("global_sync_rows_compared_total", "stream" => of.stream.as_str(), "outcome" => outcome)
+                .increment(1);
+            let _ = reports.send(Report::Core(Box::new(Event::Compared { conn, question: of, difference })));
+        });
     }
 
     /// Tells the dialler and the status page who is connected.
@@ -373,6 +496,33 @@ impl Driver {
     }
 }
 
+fn limits(config: &Config) -> Limits {
+    let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Limits {
+        rows_every_ms: ms(config.digest.compare_rows_every),
+        truncate_every_ms: ms(config.log.drop_every),
+        kept_entries: config.log.keep_entries,
+        ..Limits::default()
+    }
+}
+
+/// Loads a snapshot of `peer` and says what the database holds then.
+async fn snapshot_of(
+    store: &Store,
+    mesh: &Mesh,
+    config: &Config,
+    fence: Option<Fence>,
+    own: &Origin,
+    peer: &RegionName,
+) -> anyhow::Result<BTreeMap<LogId, LogState>> {
+    let fence = fence.ok_or_else(|| anyhow::anyhow!("another instance leads now"))?;
+    let targets = targets(config, store.directory().await?);
+    let address = targets.get(peer).ok_or_else(|| anyhow::anyhow!("nobody knows where {peer} is reached"))?;
+    let mut pieces = mesh.ask_snapshot(peer, address).await?;
+    store.import_snapshot(&fence, own, &mut pieces).await?;
+    Ok(store.logs().await?)
+}
+
 fn raise(alarm: &Alarm) {
     match alarm {
         Alarm::BadBatch { from, log, error } => {
@@ -382,6 +532,15 @@ fn raise(alarm: &Alarm) {
         Alarm::Diverged { peer, log, seq } => {
             metrics::counter!("global_sync_diverged_total", "peer" => peer.to_string()).increment(1);
             tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");
+        }
+        Alarm::RowsDiffer { peer, stream, keys } => {
+            metrics::counter!(
+                "global_sync_rows_differ_total",
+                "peer" => peer.to_string(),
+                "stream" => stream.as_str()
+            )
+            .increment(keys.len() as u64);
+            tracing::error!(%peer, %stream, ?keys, "rows derived from {stream} are others at {peer} than here");
         }
     }
 }

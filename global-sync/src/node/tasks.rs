@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     once::Once,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
-    store::{Damage, Fence, LEASE_S, Store, StoreError},
+    store::{Damage, Fence, LEASE_S, Membership, Store, StoreError},
     transport::{Mesh, SigningKey},
 };
 
@@ -364,6 +364,9 @@ pub(super) async fn refresh(leader: Leader, origin: Origin) {
             }
             Ok(_) => {}
             Err(_) => continue,
+        }
+        if let Ok(Membership { states, acks }) = leader.store.membership().await {
+            let _ = leader.reports.send(Report::Core(Box::new(Event::Members { states, acks })));
         }
         if leader.fence.borrow().is_none()
             && let Ok(logs) = leader.store.logs().await

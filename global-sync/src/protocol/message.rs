@@ -11,6 +11,7 @@ use shared::{fact::FactStream, ids::RegionName};
 use super::{
     envelope::{Entry, MAX_ENVELOPE_BYTES},
     log::{Hash, Head, KeyId, LogId, MAX_NUMBER, Origin},
+    rows::{MAX_PREFIX, MAX_ROWS, Row, Rows, Sum},
 };
 
 /// The version of the protocol this program speaks, offered as a range in [`Hello`].
@@ -25,10 +26,21 @@ pub const MAX_GROUP_BYTES: usize = 128 * 1024;
 /// The most entries an origin leaves between two signed checkpoints.
 pub const MAX_GROUP_ENTRIES: usize = 1000;
 
+/// What a peer can do beyond the first version; it says so in [`Hello`], and is asked for nothing else.
+pub mod features {
+    /// It answers [`super::Message::Inspect`].
+    pub const INSPECT: u64 = 1;
+    /// It may have dropped old entries, says which, and gives and loads snapshots instead.
+    pub const SNAPSHOTS: u64 = 1 << 1;
+    /// All that this version can do.
+    pub const ALL: u64 = INSPECT | SNAPSHOTS;
+}
+
 const MAX_LOGS: usize = 4096;
 const MAX_BATCH_ENTRIES: usize = 65_536;
 const MAX_KINDS: usize = 256;
 const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
+const MAX_KEY_BYTES: usize = 256;
 
 /// Where a region stands in its life as a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,7 +81,7 @@ pub struct Hello {
     pub min_version: u32,
     /// Newest version spoken.
     pub max_version: u32,
-    /// Bits of optional features; none yet.
+    /// Bits of optional [`features`].
     pub features: u64,
     /// Kinds of facts understood.
     pub kinds: Vec<String>,
@@ -90,6 +102,13 @@ pub struct LogState {
     pub head: Head,
     /// Applied to the tables people read.
     pub applied: u64,
+    /// Entries up to this one are no longer here; what was applied of them is.
+    pub truncated: u64,
+}
+
+impl LogState {
+    /// Nothing of a log.
+    pub const EMPTY: Self = Self { head: Head::EMPTY, applied: 0, truncated: 0 };
 }
 
 /// Everything the speaker has. Said often; silence means the peer is gone.
@@ -162,6 +181,26 @@ pub struct Ack {
     pub state: LogState,
 }
 
+/// Tell me of the rows you derived from one kind of log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Inspect {
+    /// Which rows: those derived from logs of this stream.
+    pub stream: FactStream,
+    /// As of these entries of each origin; absent: as of what is applied where the answer is written.
+    pub vector: Option<BTreeMap<Origin, u64>>,
+    /// Those whose key's hash begins with this.
+    pub prefix: Vec<u8>,
+}
+
+/// The answer to [`Inspect`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// What was asked, its vector filled in.
+    pub of: Inspect,
+    /// The rows.
+    pub rows: Rows,
+}
+
 /// Anything a peer says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -177,6 +216,10 @@ pub enum Message {
     Batch(Batch),
     /// See [`Ack`].
     Ack(Ack),
+    /// See [`Inspect`].
+    Inspect(Inspect),
+    /// See [`Digest`].
+    Digest(Digest),
 }
 
 /// Why a frame is refused.
@@ -200,6 +243,8 @@ impl Message {
             Self::Credit(_) => 4,
             Self::Batch(_) => 5,
             Self::Ack(_) => 6,
+            Self::Inspect(_) => 7,
+            Self::Digest(_) => 8,
         }
     }
 
@@ -212,6 +257,8 @@ impl Message {
             Self::Credit(_) => "credit",
             Self::Batch(_) => "batch",
             Self::Ack(_) => "ack",
+            Self::Inspect(_) => "inspect",
+            Self::Digest(_) => "digest",
         }
     }
 
@@ -224,6 +271,8 @@ impl Message {
             Self::Credit(credit) => wire::Credit::from(credit).encode_to_vec(),
             Self::Batch(batch) => wire::Batch::from(batch).encode_to_vec(),
             Self::Ack(ack) => wire::Ack::from(ack).encode_to_vec(),
+            Self::Inspect(inspect) => wire::Inspect::from(inspect).encode_to_vec(),
+            Self::Digest(digest) => wire::Digest::from(digest).encode_to_vec(),
         }
     }
 
@@ -236,6 +285,8 @@ impl Message {
             4 => Self::Credit(wire::read::<wire::Credit>("credit", bytes)?.try_into()?),
             5 => Self::Batch(wire::read::<wire::Batch>("batch", bytes)?.try_into()?),
             6 => Self::Ack(wire::read::<wire::Ack>("ack", bytes)?.try_into()?),
+            7 => Self::Inspect(wire::read::<wire::Inspect>("inspect", bytes)?.try_into()?),
+            8 => Self::Digest(wire::read::<wire::Digest>("digest", bytes)?.try_into()?),
             _ => return Ok(None),
         }))
     }
@@ -249,7 +300,7 @@ mod tests {
     use crate::protocol::envelope::tests::log;
 
     pub(super) fn one_of_each() -> Vec<Message> {
-        let state = LogState { head: Head { seq: 7, hash: [9; 32] }, applied: 5 };
+        let state = LogState { head: Head { seq: 7, hash: [9; 32] }, applied: 5, truncated: 0 };
         vec![
             Message::Hello(Hello {
                 min_version: 1,
@@ -279,6 +330,11 @@ mod tests {
                 },
             }),
             Message::Ack(Ack { log: log(), state }),
+            Message::Inspect(Inspect { stream: FactStream::Ledger, vector: None, prefix: vec![1, 2] }),
+            Message::Digest(Digest {
+                of: Inspect { stream: FactStream::Ledger, vector: Some([(log().origin, 7)].into()), prefix: vec![1] },
+                rows: Rows::Each(vec![Row { key: "a row".to_owned(), hash: [7; 32] }]),
+            }),
         ]
     }
 
@@ -298,7 +354,34 @@ mod tests {
         4 0a130a0765752d7765737410021a066c65646765721003188004
         5 0a130a0765752d7765737410021a066c656467657210031a070a0201021201031a030a010420072a200909090909090909090909090909090909090909090909090909090909090909322004040404040404040404040404040404040404040404040404040404040404043a4005050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505050505420106
         6 0a3b0a130a0765752d7765737410021a066c656467657210071a2009090909090909090909090909090909090909090909090909090909090909092005
+        7 0a066c65646765721a020102
+        8 0a1c0a066c6564676572120f0a0d0a0765752d77657374100218071a01011a290a056120726f7712200707070707070707070707070707070707070707070707070707070707070707
         ");
+    }
+
+    #[test]
+    fn a_digest_of_sums_reads_back_and_one_with_a_hole_or_out_of_order_is_refused() {
+        let of = Inspect { stream: FactStream::Config, vector: Some(BTreeMap::new()), prefix: vec![] };
+        let sums = Digest { of: of.clone(), rows: Rows::Sums(vec![Sum { rows: 3, hashes: [1; 32] }; 256]) };
+        let bytes = Message::Digest(sums.clone()).encode();
+        assert_eq!(Message::decode(8, &bytes).unwrap(), Some(Message::Digest(sums.clone())));
+        let hole = Digest { rows: Rows::Sums(vec![Sum::default(); 255]), ..sums.clone() };
+        let row = |key: &str| Row { key: key.to_owned(), hash: [1; 32] };
+        let order = Digest { rows: Rows::Each(vec![row("b"), row("a")]), ..sums.clone() };
+        let when = Digest { of: Inspect { vector: None, ..of }, ..sums };
+        for bad in [hole, order, when] {
+            assert!(matches!(Message::decode(8, &Message::Digest(bad).encode()), Err(WireError::Malformed(..))));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_has_dropped_old_entries_says_so_and_the_first_version_reads_over_it() {
+        let state = LogState { head: Head { seq: 7, hash: [9; 32] }, applied: 5, truncated: 3 };
+        let ack = Message::Ack(Ack { log: log(), state });
+        let bytes = ack.encode();
+        assert_eq!(Message::decode(6, &bytes).unwrap(), Some(ack));
+        let first = Message::Ack(Ack { log: log(), state: LogState { truncated: 0, ..state } }).encode();
+        assert_eq!(bytes.len(), first.len() + 2, "one field more, nothing else moved");
     }
 
     #[test]
@@ -314,8 +397,8 @@ mod tests {
     #[test]
     fn numbers_the_database_cannot_hold_are_refused_whoever_says_them() {
         let far = LogId { origin: Origin { incarnation: u64::MAX, ..log().origin }, ..log() };
-        let near = LogState { head: Head { seq: 7, hash: [9; 32] }, applied: 5 };
-        let beyond = LogState { head: Head { seq: MAX_NUMBER + 1, hash: [9; 32] }, applied: 5 };
+        let near = LogState { head: Head { seq: 7, hash: [9; 32] }, applied: 5, truncated: 0 };
+        let beyond = LogState { head: Head { seq: MAX_NUMBER + 1, hash: [9; 32] }, applied: 5, truncated: 0 };
         let applied = LogState { applied: u64::MAX, ..near };
         let advert = |log: LogId, state| Message::Advert(Advert { logs: [(log, state)].into(), leading: false });
         for message in [
@@ -333,7 +416,10 @@ mod tests {
             match &mut message {
                 Message::Hello(hello) => hello.origin.incarnation = u64::MAX,
                 Message::Batch(batch) => batch.checkpoint.head.seq = u64::MAX,
-                Message::Advert(_) | Message::Pull(_) | Message::Credit(_) | Message::Ack(_) => continue,
+                Message::Inspect(inspect) => inspect.vector = Some([(far.origin.clone(), 1)].into()),
+                Message::Advert(_) | Message::Pull(_) | Message::Credit(_) | Message::Ack(_) | Message::Digest(_) => {
+                    continue;
+                }
             }
             let refused = Message::decode(message.frame_type(), &message.encode());
             assert!(matches!(refused, Err(WireError::Malformed(..))), "{message:?}");

@@ -8,18 +8,22 @@
 
 mod batch;
 mod envelope;
+mod event;
 mod log;
 mod message;
 mod replica;
+mod rows;
 mod session;
 
 pub use batch::{BatchError, Trust, TrustError, VerifiedBatch, verify};
 pub use envelope::{Draft, Entry, Envelope, EnvelopeError, HomeEpoch, MAX_ENVELOPE_BYTES, SALT_BYTES};
+pub use event::{Alarm, CloseReason, ConnectionId, Effect, Event, Limits, Settings};
 pub use log::{
     GENESIS_HASH, Hash, Head, KeyId, LogId, MAX_NUMBER, Millis, Origin, VersionVector, checkpoint_message, hash_of,
 };
 pub use message::{
-    Ack, Advert, Batch, Checkpoint, Credit, Hello, LogState, MAX_BATCH_BYTES, MAX_FRAME_BYTES, MAX_GROUP_BYTES,
-    MAX_GROUP_ENTRIES, MemberState, Message, PROTOCOL_VERSION, Pull, WireError,
+    Ack, Advert, Batch, Checkpoint, Credit, Digest, Hello, Inspect, LogState, MAX_BATCH_BYTES, MAX_FRAME_BYTES,
+    MAX_GROUP_BYTES, MAX_GROUP_ENTRIES, MemberState, Message, PROTOCOL_VERSION, Pull, WireError, features,
 };
-pub use replica::{Alarm, CloseReason, ConnectionId, Effect, Event, PULL_CREDIT_BYTES, Replica, Settings};
+pub use replica::Replica;
+pub use rows::{Comparison, Difference, MAX_PREFIX, MAX_ROWS, Row, Rows, Sum, Summary};

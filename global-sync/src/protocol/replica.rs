@@ -1,24 +1,29 @@
 //! One instance's replication state: which peers are there, what they have, who is asked for what.
 
+mod entropy;
 mod fetch;
+mod members;
 mod past;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{fact::Fact, ids::RegionName};
+use shared::{
+    fact::{Fact, FactStream},
+    ids::RegionName,
+};
 
 use super::{
-    batch::{BatchError, Trust, VerifiedBatch},
-    log::{Head, KeyId, LogId, Millis, Origin, VersionVector},
-    message::{Ack, Advert, Batch, Hello, LogState, MemberState, Message, PROTOCOL_VERSION},
+    batch::{BatchError, Trust},
+    event::{Alarm, CloseReason, ConnectionId, Effect, Event, Settings},
+    log::{Head, KeyId, LogId, Millis, VersionVector},
+    message::{Ack, Advert, Batch, Hello, LogState, MemberState, Message, PROTOCOL_VERSION, features},
     session::{Greeting, Session},
 };
+use entropy::Entropy;
 use fetch::Incoming;
+use members::Members;
 use past::{Claim, Numbering};
-
-/// How many bytes of one log may be on their way or waiting to be stored.
-pub const PULL_CREDIT_BYTES: u64 = 2 * 1024 * 1024;
 
 /// A peer says what it has this often.
 const ADVERT_EVERY_MS: u64 = 400;
@@ -28,235 +33,8 @@ const SILENT_AFTER_MS: u64 = 1_000;
 const GONE_AFTER_MS: u64 = 20_000;
 /// A peer says hello within this time.
 const HELLO_WITHIN_MS: u64 = 5_000;
-
-/// Names a connection; never used twice by one instance.
-pub type ConnectionId = u64;
-
-/// Who this instance is.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The mesh.
-    pub cluster_id: String,
-    /// The region and its incarnation.
-    pub origin: Origin,
-    /// This process.
-    pub instance: u128,
-    /// Where the region stands.
-    pub state: MemberState,
-    /// Regions that may know more of us than we do after a restore; numbering waits a little for them.
-    pub expected: BTreeSet<RegionName>,
-    /// Whether the database may be a restored backup, for all that can be seen from here.
-    pub may_be_restored: bool,
-}
-
-/// What can happen.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A connection stands; its certificate names the region.
-    Connected {
-        /// The connection.
-        conn: ConnectionId,
-        /// Who is at the other end.
-        region: RegionName,
-        /// Whether we opened it.
-        dialed: bool,
-    },
-    /// A connection is gone.
-    Disconnected {
-        /// The connection.
-        conn: ConnectionId,
-    },
-    /// A peer said something.
-    Received {
-        /// The connection.
-        conn: ConnectionId,
-        /// What it said.
-        message: Message,
-    },
-    /// A batch is durable; this is now our head.
-    Stored {
-        /// The log.
-        log: LogId,
-        /// Its head in the database.
-        head: Head,
-    },
-    /// A batch could not be stored; our head is (still) this.
-    StoreFailed {
-        /// The log.
-        log: LogId,
-        /// Its head in the database.
-        head: Head,
-    },
-    /// Entries of a log were applied.
-    Applied {
-        /// The log.
-        log: LogId,
-        /// Up to this one.
-        applied: u64,
-    },
-    /// Entries of our own are numbered and durable.
-    Numbered {
-        /// The log.
-        log: LogId,
-        /// Its head now.
-        head: Head,
-    },
-    /// An [`Effect::Serve`] is done.
-    Served {
-        /// The connection.
-        conn: ConnectionId,
-        /// The log.
-        log: LogId,
-        /// The pull that was served.
-        pull: u64,
-        /// The first entry not sent.
-        next: u64,
-        /// The bytes sent.
-        bytes: u64,
-    },
-    /// We became the region's leader; this is what the database holds.
-    Leads {
-        /// Every log we have.
-        logs: BTreeMap<LogId, LogState>,
-    },
-    /// We lead no longer.
-    Follows,
-    /// Another instance leads; this is what it has stored meanwhile.
-    Refreshed {
-        /// Every log we have.
-        logs: BTreeMap<LogId, LogState>,
-    },
-    /// Time has passed.
-    Tick,
-}
-
-/// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Say something to a peer.
-    Send {
-        /// The connection.
-        conn: ConnectionId,
-        /// What to say.
-        message: Message,
-    },
-    /// End a connection.
-    Close {
-        /// The connection.
-        conn: ConnectionId,
-        /// Why.
-        reason: CloseReason,
-    },
-    /// Make a batch durable, then report [`Event::Stored`] or [`Event::StoreFailed`].
-    Store {
-        /// What to store.
-        batch: Box<VerifiedBatch>,
-        /// Whether its origin sent it itself.
-        direct: bool,
-    },
-    /// Read entries of a log and send them, then report [`Event::Served`].
-    Serve {
-        /// To whom.
-        conn: ConnectionId,
-        /// The log.
-        log: LogId,
-        /// The pull this answers.
-        pull: u64,
-        /// The first entry to send.
-        from: u64,
-        /// The last entry that may be sent; the database may be further than this instance has heard.
-        upto: u64,
-        /// How many bytes; at least one group is sent.
-        max_bytes: u64,
-        /// Certificates the peer has.
-        known_keys: Vec<KeyId>,
-    },
-    /// Remember a member.
-    SaveMember {
-        /// Its origin.
-        origin: Origin,
-        /// Where it stands.
-        state: MemberState,
-        /// Its optional features.
-        features: u64,
-        /// The kinds of facts it understands.
-        kinds: Vec<String>,
-    },
-    /// Remember what a peer has of a log; others' durability rests on it.
-    SaveAck {
-        /// The peer.
-        peer: RegionName,
-        /// The log.
-        log: LogId,
-        /// What it has.
-        state: LogState,
-    },
-    /// Facts of our own may be numbered from now on.
-    AllowNumbering,
-    /// This database lacks facts of ours, or may: begin an incarnation after this one, then start over.
-    BeginIncarnation {
-        /// The newest incarnation we know of.
-        after: u64,
-        /// Not everybody could be asked: only an incarnation that nobody can have begun before will do.
-        alone: bool,
-    },
-    /// Tell people.
-    Alarm(Alarm),
-}
-
-/// Why we end a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CloseReason {
-    /// The peer speaks no version we do.
-    Version,
-    /// The peer is of another mesh.
-    OtherCluster,
-    /// The peer says it is a region its certificate does not name, or ours.
-    WrongRegion,
-    /// The peer said something at the wrong time.
-    OutOfOrder,
-    /// There are two connections to one peer.
-    Duplicate,
-    /// The peer has said nothing for too long.
-    Silent,
-}
-
-impl CloseReason {
-    /// A stable name, for the peer, logs and metrics.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Version => "version",
-            Self::OtherCluster => "other_cluster",
-            Self::WrongRegion => "wrong_region",
-            Self::OutOfOrder => "out_of_order",
-            Self::Duplicate => "duplicate",
-            Self::Silent => "silent",
-        }
-    }
-}
-
-/// Something a person should look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Alarm {
-    /// A peer sent entries that are not what their origin wrote.
-    BadBatch {
-        /// Who sent it.
-        from: RegionName,
-        /// The log.
-        log: LogId,
-        /// What is wrong with it.
-        error: BatchError,
-    },
-    /// A peer's copy of a log differs from ours.
-    Diverged {
-        /// The peer.
-        peer: RegionName,
-        /// The log.
-        log: LogId,
-        /// Where both end.
-        seq: u64,
-    },
-}
+/// What depends on time alone is decided anew this often; what an event is about, at once.
+const PLAN_EVERY_MS: u64 = 50;
 
 /// The state machine. See the module's description.
 pub struct Replica<T> {
@@ -274,7 +52,12 @@ pub struct Replica<T> {
     incoming: BTreeMap<LogId, Incoming>,
     next_pull: u64,
     advert_due: Millis,
+    /// When all logs were last planned, and those whose sources have changed since.
+    planned_at: Option<Millis>,
+    unplanned: BTreeSet<LogId>,
     diverged: BTreeSet<(RegionName, LogId)>,
+    members: Members,
+    entropy: Entropy,
 }
 
 impl<T: Trust> Replica<T> {
@@ -292,7 +75,11 @@ impl<T: Trust> Replica<T> {
             incoming: BTreeMap::new(),
             next_pull: 1,
             advert_due: now,
+            planned_at: None,
+            unplanned: BTreeSet::new(),
             diverged: BTreeSet::new(),
+            members: Members::new(now),
+            entropy: Entropy::new(now),
         };
         replica.take_logs(logs);
         replica
@@ -308,31 +95,42 @@ impl<T: Trust> Replica<T> {
             Event::Stored { log, head } => self.on_stored(now, &log, head, &mut effects),
             Event::StoreFailed { log, head } => self.on_store_failed(now, &log, head),
             Event::Applied { log, applied } => {
-                self.logs.entry(log).or_insert(NOTHING).applied = applied;
+                self.logs.entry(log).or_insert(LogState::EMPTY).applied = applied;
             }
             Event::Numbered { log, head } => {
-                let state = self.logs.entry(log.clone()).or_insert(NOTHING);
-                *state = LogState { head, applied: head.seq };
+                let state = self.logs.entry(log.clone()).or_insert(LogState::EMPTY);
+                *state = LogState { head, applied: head.seq, truncated: state.truncated };
                 self.serve_all(now, &log, &mut effects);
+            }
+            Event::Members { states, acks } => self.on_members(states, acks),
+            Event::Truncated { log, upto } => {
+                if let Some(state) = self.logs.get_mut(&log) {
+                    state.truncated = state.truncated.max(upto);
+                }
+            }
+            Event::SnapshotLoaded { logs } => self.on_snapshot(logs),
+            Event::SnapshotFailed => self.members.loading = None,
+            Event::HeadDiffers { peer, log, seq } => self.diverges(peer, log, seq, &mut effects),
+            Event::Answered { conn } => self.on_answered(conn),
+            Event::Compared { conn, question, difference } => {
+                self.on_compared(conn, question, difference, &mut effects);
             }
             Event::Served { conn, log, pull, next, bytes } => {
                 self.on_served(now, conn, &log, pull, next, bytes, &mut effects);
             }
             Event::Leads { logs } => {
                 self.leading = true;
-                self.incoming.clear();
+                self.start_over();
                 self.on_leads(now, logs, &mut effects);
             }
             Event::Follows => {
                 self.leading = false;
-                self.incoming.clear();
+                self.start_over();
             }
             Event::Refreshed { logs } => {
                 if !self.leading {
                     self.take_logs(logs);
-                    for log in self.logs.keys().cloned().collect::<Vec<_>>() {
-                        self.serve_all(now, &log, &mut effects);
-                    }
+                    self.serve_everybody(now, &mut effects);
                 }
             }
             Event::Tick => self.on_tick(now, &mut effects),
@@ -356,11 +154,18 @@ impl<T: Trust> Replica<T> {
         self.sessions.iter().filter(|(_, session)| session.is_ready()).map(|(conn, session)| (*conn, &session.region))
     }
 
+    /// What was under way is void: another leads, or has led meanwhile.
+    fn start_over(&mut self) {
+        self.incoming.clear();
+        self.planned_at = None;
+        self.members.start_over();
+    }
+
     fn take_logs(&mut self, logs: BTreeMap<LogId, LogState>) {
         self.logs = logs;
-        for stream in shared::fact::FactStream::ALL {
+        for stream in FactStream::ALL {
             let own = LogId { origin: self.settings.origin.clone(), stream };
-            self.logs.entry(own).or_insert(NOTHING);
+            self.logs.entry(own).or_insert(LogState::EMPTY);
         }
     }
 
@@ -380,12 +185,12 @@ impl<T: Trust> Replica<T> {
         let hello = Message::Hello(Hello {
             min_version: PROTOCOL_VERSION,
             max_version: PROTOCOL_VERSION,
-            features: 0,
+            features: self.settings.features,
             kinds: Fact::KINDS.iter().map(|kind| (*kind).to_owned()).collect(),
             cluster_id: self.settings.cluster_id.clone(),
             origin: self.settings.origin.clone(),
             instance: self.settings.instance,
-            state: self.settings.state,
+            state: self.state(),
         });
         effects.push(Effect::Send { conn, message: hello });
     }
@@ -401,12 +206,16 @@ impl<T: Trust> Replica<T> {
             Message::Credit(credit) if greeted => self.on_credit(now, conn, credit, effects),
             Message::Batch(batch) if greeted => self.on_batch(now, conn, batch, effects),
             Message::Ack(ack) if greeted => self.on_ack(conn, ack, effects),
+            Message::Inspect(question) if greeted => self.on_inspect(conn, question, effects),
+            Message::Digest(digest) if greeted => self.on_digest(conn, digest, effects),
             Message::Hello(_)
             | Message::Advert(_)
             | Message::Pull(_)
             | Message::Credit(_)
             | Message::Batch(_)
-            | Message::Ack(_) => self.close(conn, CloseReason::OutOfOrder, effects),
+            | Message::Ack(_)
+            | Message::Inspect(_)
+            | Message::Digest(_) => self.close(conn, CloseReason::OutOfOrder, effects),
         }
     }
 
@@ -425,7 +234,8 @@ impl<T: Trust> Replica<T> {
             self.close(conn, reason, effects);
             return;
         }
-        session.greeting = Some(Greeting { origin: hello.origin.clone(), instance: hello.instance });
+        session.greeting =
+            Some(Greeting { origin: hello.origin.clone(), instance: hello.instance, features: hello.features });
         effects.push(Effect::SaveMember {
             origin: hello.origin,
             state: hello.state,
@@ -455,36 +265,51 @@ impl<T: Trust> Replica<T> {
 
     fn on_advert(&mut self, now: Millis, conn: ConnectionId, advert: Advert, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
-        session.adverted = true;
-        session.leading = advert.leading;
-        let previous = std::mem::replace(&mut session.logs, advert.logs);
+        let first = !std::mem::replace(&mut session.adverted, true);
+        let led = std::mem::replace(&mut session.leading, advert.leading);
         let region = session.region.clone();
-        let current = session.logs.clone();
+        let previous = std::mem::take(&mut session.logs);
         self.heard.insert(region.clone());
-        for (log, state) in &current {
+        if first {
+            self.members.forget_acks(&region);
+        }
+        if first || led != advert.leading {
+            self.planned_at = None;
+        }
+        for (log, state) in &advert.logs {
             if previous.get(log) != Some(state) {
+                self.unplanned.insert(log.clone());
+                self.members.heed_ack(&region, log, state.head.seq);
                 effects.push(Effect::SaveAck { peer: region.clone(), log: log.clone(), state: *state });
             }
             self.compare(&region, log, state, effects);
             self.look_for_claim(now, conn, log, state, effects);
+        }
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.logs = advert.logs;
         }
     }
 
     fn on_ack(&mut self, conn: ConnectionId, ack: Ack, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         if session.logs.insert(ack.log.clone(), ack.state) != Some(ack.state) {
-            effects.push(Effect::SaveAck { peer: session.region.clone(), log: ack.log, state: ack.state });
+            let peer = session.region.clone();
+            self.members.heed_ack(&peer, &ack.log, ack.state.head.seq);
+            effects.push(Effect::SaveAck { peer, log: ack.log, state: ack.state });
         }
     }
 
     /// Two copies of a log that end at the same number must end in the same hash.
     fn compare(&mut self, peer: &RegionName, log: &LogId, theirs: &LogState, effects: &mut Vec<Effect>) {
         let ours = self.logs.get(log).map_or(Head::EMPTY, |state| state.head);
-        if ours.seq == theirs.head.seq
-            && ours.hash != theirs.head.hash
-            && self.diverged.insert((peer.clone(), log.clone()))
-        {
-            effects.push(Effect::Alarm(Alarm::Diverged { peer: peer.clone(), log: log.clone(), seq: ours.seq }));
+        if ours.seq == theirs.head.seq && ours.hash != theirs.head.hash {
+            self.diverges(peer.clone(), log.clone(), ours.seq, effects);
+        }
+    }
+
+    fn diverges(&mut self, peer: RegionName, log: LogId, seq: u64, effects: &mut Vec<Effect>) {
+        if self.diverged.insert((peer.clone(), log.clone())) {
+            effects.push(Effect::Alarm(Alarm::Diverged { peer, log, seq }));
         }
     }
 
@@ -507,9 +332,9 @@ impl<T: Trust> Replica<T> {
             self.close(conn, CloseReason::Silent, effects);
         }
         self.decide_numbering(now, effects);
-        for log in self.logs.keys().cloned().collect::<Vec<_>>() {
-            self.serve_all(now, &log, effects);
-        }
+        self.look_after_members(now, effects);
+        self.look_for_differences(now, effects);
+        self.serve_everybody(now, effects);
     }
 
     fn advert(&self) -> Advert {
@@ -532,11 +357,10 @@ impl<T: Trust> Replica<T> {
         for incoming in self.incoming.values_mut() {
             incoming.forget(conn);
         }
+        self.planned_at = None;
         self.claims.retain(|_, claim| claim.conn != conn);
     }
 }
-
-const NOTHING: LogState = LogState { head: Head::EMPTY, applied: 0 };
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,12 @@
 //! One connection to a peer, as the core sees it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::ids::RegionName;
 
 use super::{
     log::{KeyId, LogId, Millis, Origin},
-    message::LogState,
+    message::{Inspect, LogState},
 };
 
 /// What is known of a peer once it has said hello.
@@ -14,6 +14,7 @@ use super::{
 pub(super) struct Greeting {
     pub(super) origin: Origin,
     pub(super) instance: u128,
+    pub(super) features: u64,
 }
 
 /// A connection whose certificate named `region`.
@@ -30,6 +31,10 @@ pub(super) struct Session {
     pub(super) leading: bool,
     pub(super) heard_at: Millis,
     pub(super) subscriptions: BTreeMap<LogId, Subscription>,
+    /// What we asked of its rows and it has not answered.
+    pub(super) inspecting: BTreeSet<Inspect>,
+    /// Answers being written for it.
+    pub(super) answering: usize,
 }
 
 /// A pull of the peer's that we serve for as long as it has credit.
@@ -56,6 +61,8 @@ impl Session {
             leading: false,
             heard_at: now,
             subscriptions: BTreeMap::new(),
+            inspecting: BTreeSet::new(),
+            answering: 0,
         }
     }
 
@@ -67,5 +74,15 @@ impl Session {
     /// The last entry of a log the peer says it has.
     pub(super) fn stored(&self, log: &LogId) -> u64 {
         self.logs.get(log).map_or(0, |state| state.head.seq)
+    }
+
+    /// The last entry of a log the peer says it has dropped.
+    pub(super) fn truncated(&self, log: &LogId) -> u64 {
+        self.logs.get(log).map_or(0, |state| state.truncated)
+    }
+
+    /// Whether the peer can do something the first version cannot.
+    pub(super) fn can(&self, feature: u64) -> bool {
+        self.greeting.as_ref().is_some_and(|greeting| greeting.features & feature != 0)
     }
 }

@@ -1,12 +1,23 @@
 //! Who this region is, who else is a member, and whose keys are known.
 
+use std::collections::BTreeMap;
+
 use shared::ids::RegionName;
 
-use super::{Store, StoreError, from_sql, hash, region_name, to_sql};
-use crate::protocol::{KeyId, MemberState, Origin};
+use super::{Store, StoreError, from_sql, hash, log_id, region_name, to_sql};
+use crate::protocol::{KeyId, LogId, MemberState, Origin};
 
 /// A database that nobody has led for longer than this may have been put back from a backup meanwhile.
 const LONGEST_RESTART_S: f64 = 10.0;
+
+/// Every region of the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Where each stands, by the directory or by its own word, whichever is further.
+    pub states: BTreeMap<RegionName, MemberState>,
+    /// What each had of every log by its last word.
+    pub acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
+}
 
 /// This region as its database knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +137,29 @@ impl Store {
             .fetch_all(&self.pool)
             .await?;
         rows.iter().map(|region| region_name(region)).collect()
+    }
+
+    /// All regions that were ever heard of, and what they have.
+    pub async fn membership(&self) -> Result<Membership, StoreError> {
+        let mut membership = Membership::default();
+        let states: Vec<(String, String)> =
+            sqlx::query_as("SELECT name, state FROM regions UNION ALL SELECT region, state FROM repl_member")
+                .fetch_all(&self.pool)
+                .await?;
+        for (region, state) in states {
+            let state = MemberState::from_name(&state).unwrap_or(MemberState::Active);
+            let known = membership.states.entry(region_name(&region)?).or_insert(state);
+            *known = state.max(*known);
+        }
+        let acks: Vec<(String, String, i64, String, i64)> =
+            sqlx::query_as("SELECT peer, origin_region, origin_incarnation, stream, stored FROM repl_ack")
+                .fetch_all(&self.pool)
+                .await?;
+        for (peer, region, incarnation, stream, stored) in acks {
+            let log = log_id(&region, incarnation, &stream)?;
+            membership.acks.entry(region_name(&peer)?).or_default().insert(log, from_sql(stored));
+        }
+        Ok(membership)
     }
 
     /// Where the directory says regions are reached.

@@ -12,6 +12,7 @@ mod lease;
 mod ledger;
 mod number;
 mod receive;
+mod rows;
 mod send;
 mod snapshot;
 mod truncate;
@@ -28,7 +29,7 @@ use sqlx::{
 pub use acks::{AckRow, Backlog, Lag};
 pub use apply::{Applied, MAX_EXCEPTIONS};
 pub(crate) use apply::{SetAside, Stored, held_edits, quarantine, release};
-pub use identity::Identity;
+pub use identity::{Identity, Membership};
 pub use lease::{Fence, LEASE_S};
 pub use number::{Numbered, Signer};
 pub use send::Outgoing;
@@ -119,6 +120,7 @@ impl Store {
         let rows = sqlx::query!(
             r#"SELECT c.origin_region AS "origin_region!", c.origin_incarnation AS "origin_incarnation!",
                       c.stream AS "stream!", c.stored AS "stored!", c.head_hash AS "head_hash!",
+                      c.truncated AS "truncated!",
                       COALESCE(a.applied, 0) AS "applied!"
                FROM repl_cursor c
                LEFT JOIN repl_apply a USING (origin_region, origin_incarnation, stream)"#
@@ -129,7 +131,8 @@ impl Store {
             .map(|row| {
                 let log = log_id(&row.origin_region, row.origin_incarnation, &row.stream)?;
                 let head = Head { seq: from_sql(row.stored), hash: hash(&row.head_hash)? };
-                Ok((log, LogState { head, applied: from_sql(row.applied) }))
+                let (applied, truncated) = (from_sql(row.applied), from_sql(row.truncated));
+                Ok((log, LogState { head, applied, truncated }))
             })
             .collect()
     }

@@ -48,7 +48,10 @@ impl Store {
         .await?;
         let mut end = None;
         let mut bytes = 0;
-        for row in sizes {
+        for (expected, row) in (to_sql(from)?..).zip(sizes) {
+            if row.seq != expected {
+                break; // what is between them was dropped
+            }
             bytes += from_sql(row.size);
             if end.is_some() && bytes > max_bytes {
                 break;
@@ -77,6 +80,9 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
+        if rows.len() as u64 != head.seq + 1 - from {
+            return Ok(None); // some were dropped just now
+        }
         let entries = rows.into_iter().map(|row| Entry { envelope: row.envelope, body: row.body }).collect();
         Ok(Some(Outgoing { entries, checkpoint: Checkpoint { head, key_id, signature, certificate } }))
     }

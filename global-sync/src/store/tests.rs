@@ -636,7 +636,7 @@ async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(
     assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 3);
     let ledger = log("us-east", FactStream::Ledger);
     let ack = |hash| {
-        let state = LogState { head: Head { seq: 2, hash }, applied: 0 };
+        let state = LogState { head: Head { seq: 2, hash }, applied: 0, truncated: 0 };
         BTreeMap::from([((eu.clone(), ledger.clone()), state)])
     };
     let durable = "SELECT count(*) FROM ledger_facts WHERE remote_durable_at IS NOT NULL";
@@ -646,6 +646,13 @@ async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(
     us.store.save_acks(&us.origin, &ack(sent.checkpoint.head.hash)).await.unwrap();
     assert_eq!(us.scalar::<i64>(durable).await, 2);
     assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 1);
+    let membership = us.store.membership().await.unwrap();
+    assert_eq!(membership.acks, BTreeMap::from([(eu.clone(), BTreeMap::from([(ledger, 2)]))]));
+    let state = async || us.store.membership().await.unwrap().states[&eu];
+    assert_eq!(state().await, crate::protocol::MemberState::Active);
+    let retire = "INSERT INTO regions (name, base_url, quic_addr, state) VALUES ('eu-west', '', '', 'retired')";
+    sqlx::query(retire).execute(&us.store.pool).await.unwrap();
+    assert_eq!(state().await, crate::protocol::MemberState::Retired, "the directory says so");
 }
 
 #[sqlx::test(migrations = "../migrations")]

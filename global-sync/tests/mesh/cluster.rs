@@ -13,8 +13,8 @@ use std::{
 
 use global_sync::{
     config::{
-        Config, DatabaseConfig, DigestConfig, NumberingConfig, QuicConfig, RegionConfig, SigningConfig, StatusConfig,
-        TlsConfig,
+        Config, DatabaseConfig, DigestConfig, LogConfig, NumberingConfig, QuicConfig, RegionConfig, SigningConfig,
+        StatusConfig, TlsConfig,
     },
     node::Node,
     status::{Board, Status},
@@ -105,14 +105,27 @@ impl Process {
 
     /// Whether it says that it leads; no if it says nothing.
     pub(crate) async fn leads(&self) -> bool {
+        self.get("/status").await.contains(r#""leader":true"#)
+    }
+
+    /// The sum of a metric over all its labels.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let answer = self.get("/metrics").await;
+        let lines =
+            answer.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// What it answers; nothing if it does not in time.
+    async fn get(&self, path: &str) -> String {
         let answer = tokio::time::timeout(Duration::from_secs(2), async {
             let mut stream = TcpStream::connect(self.status).await?;
-            stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").await?;
+            stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await?;
             std::io::Result::Ok(answer)
         });
-        answer.await.is_ok_and(|answer| answer.is_ok_and(|answer| answer.contains(r#""leader":true"#)))
+        answer.await.ok().and_then(Result::ok).unwrap_or_default()
     }
 }
 
@@ -188,6 +201,15 @@ impl Cluster {
         connection.close().await.unwrap();
     }
 
+    /// Changes something in a region's database behind replication's back.
+    pub(crate) async fn tamper(&self, name: &str, sql: &'static str) {
+        use secrecy::ExposeSecret as _;
+        let url = &self.regions[name].config.database.url;
+        let mut connection = PgConnection::connect(url.expose_secret()).await.unwrap();
+        connection.execute(sql).await.unwrap();
+        connection.close().await.unwrap();
+    }
+
     /// How many keys of a region another one has the certificates of.
     pub(crate) async fn known_keys(&self, at: &str, of: &str) -> i64 {
         use secrecy::ExposeSecret as _;
@@ -244,6 +266,7 @@ impl Cluster {
             .env("GLOBAL_SYNC_TLS__KEY_FILE", &tls.key_file)
             .env("GLOBAL_SYNC_SIGNING__CERT_FILE", &signing.cert_file)
             .env("GLOBAL_SYNC_SIGNING__KEY_FILE", &signing.key_file)
+            .env("GLOBAL_SYNC_DIGEST__COMPARE_ROWS_EVERY", "1s")
             .env("GLOBAL_SYNC_PEERS", peers.join(","))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -410,9 +433,11 @@ impl Cluster {
             },
             signing: SigningConfig { cert_file: file("signing.pem"), key_file: file("signing.key") },
             numbering: NumberingConfig { every: Duration::from_millis(20) },
+            log: LogConfig { keep: Duration::from_secs(3600), keep_entries: 100, drop_every: Duration::from_secs(1) },
             digest: DigestConfig {
                 check_ledger_every: Duration::from_secs(1),
                 check_logs_every: Duration::from_secs(1),
+                compare_rows_every: Duration::from_secs(1),
             },
             telemetry: TelemetryConfig {
                 log_format: LogFormat::Pretty,

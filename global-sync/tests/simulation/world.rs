@@ -7,20 +7,22 @@ use std::{
 };
 
 use global_sync::protocol::{
-    Alarm, Batch, ConnectionId, Draft, Effect, Entry, Envelope, Event, Hash, Head, LogId, MAX_BATCH_BYTES, Message,
-    Millis, PULL_CREDIT_BYTES, VerifiedBatch,
+    Alarm, Batch, Comparison, ConnectionId, Digest, Draft, Effect, Entry, Envelope, Event, Hash, Head, Inspect, LogId,
+    MAX_BATCH_BYTES, MemberState, Message, Millis, Origin, Row, Rows, Summary, VerifiedBatch,
 };
-use shared::fact::FactStream;
+use shared::{fact::FactStream, ids::RegionName};
 use uuid::Uuid;
 
 use super::{
     random::Random,
-    region::{Disk, Region},
+    region::{Disk, LIMITS, Region},
 };
 
 const FAULTS_LAST_MS: u64 = 9_000;
 const CONVERGE_WITHIN_MS: u64 = 30_000;
 const TICK_MS: u64 = 100;
+/// What the database remembers of the members is told this often.
+const MEMBERS_EVERY_MS: u64 = 1_000;
 /// Until then relays and lines alter what they carry; whoever did is avoided for half a minute.
 const ALTERED_UNTIL_MS: u64 = 3_000;
 
@@ -29,6 +31,27 @@ pub(crate) struct Outcome {
     pub(crate) trace: u64,
     pub(crate) failure: Option<String>,
     pub(crate) seen: BTreeMap<&'static str, u64>,
+}
+
+/// A mistake around the core that the laws have to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Bug {
+    /// What is reported as stored is sometimes not.
+    DiskForgets,
+    /// Rows leave the outbox in another transaction than the one that numbers them.
+    OutboxDeletedLater,
+    /// The cursor moves, and a crash comes before the rows.
+    CursorBeforeRows,
+    /// A batch is reported as stored when it arrives.
+    StoredTooEarly,
+    /// Old entries are dropped whoever lacks them.
+    TruncatesForItself,
+    /// A snapshot's vector and rows are of two moments.
+    TornSnapshot,
+    /// Sums leave out the newest row.
+    DigestOmitsRow,
+    /// A region that was restored goes on in the life it was in.
+    OldLifeGoesOn,
 }
 
 enum Happening {
@@ -42,6 +65,8 @@ enum Happening {
     Crash { region: usize },
     Backup { region: usize },
     Lose { region: usize },
+    Members { region: usize, life: u64 },
+    Snapshot { region: usize, life: u64, from: usize },
     Served { region: usize, life: u64, event: Box<Event> },
     Start { region: usize },
     Cut { from: usize, to: usize },
@@ -85,7 +110,14 @@ pub(crate) struct World {
     void: BTreeSet<ConnectionId>,
     backups: BTreeMap<usize, Disk>,
     healed: bool,
-    forgetful: bool,
+    bug: Option<Bug>,
+    /// Members that a region waits for no more.
+    given_up: BTreeSet<(usize, usize)>,
+    /// Regions that had everything once and came back with less.
+    restored: BTreeSet<usize>,
+    /// A row of a region that is not what was derived, and whether anybody has told.
+    tampered: Option<((usize, LogId, u64), bool)>,
+    tampers: bool,
     /// The one true hash of every entry ever numbered.
     truth: BTreeMap<(LogId, u64), Hash>,
     emitted: u64,
@@ -129,7 +161,11 @@ impl World {
             void: BTreeSet::new(),
             backups: BTreeMap::new(),
             healed: false,
-            forgetful: false,
+            bug: None,
+            given_up: BTreeSet::new(),
+            restored: BTreeSet::new(),
+            tampered: None,
+            tampers: false,
             truth: BTreeMap::new(),
             emitted: 0,
             altered: 0,
@@ -143,8 +179,14 @@ impl World {
         world
     }
 
-    pub(crate) fn with_forgetful_disks(mut self) -> Self {
-        self.forgetful = true;
+    pub(crate) fn with_bug(mut self, bug: Bug) -> Self {
+        self.bug = Some(bug);
+        self
+    }
+
+    /// A row of one region is another than what was derived, once the world has healed.
+    pub(crate) fn with_a_tampered_row(mut self) -> Self {
+        self.tampers = true;
         self
     }
 
@@ -250,6 +292,19 @@ impl World {
                 self.backups.insert(region, copy);
             }
             Happening::Lose { region } => self.lose(region),
+            Happening::Members { region, life } => {
+                if self.alive(region, life) {
+                    let states = self.regions.iter().map(|region| (region.name.clone(), MemberState::Active)).collect();
+                    let acks = self.regions[region].disk.acks.clone();
+                    self.schedule(self.now + MEMBERS_EVERY_MS, Happening::Members { region, life });
+                    self.give(region, Event::Members { states, acks });
+                }
+            }
+            Happening::Snapshot { region, life, from } => {
+                if self.alive(region, life) {
+                    self.load_snapshot(region, from);
+                }
+            }
             Happening::Served { region, life, event } => {
                 if self.alive(region, life) {
                     self.give(region, *event);
@@ -298,6 +353,11 @@ impl World {
             Happening::Heal => {
                 self.healed = true;
                 self.cut.clear();
+                if self.tampers {
+                    let at = usize::try_from(self.random.between(0, self.regions.len() as u64)).expect("few");
+                    let place = self.regions[at].disk.rows.keys().next().cloned();
+                    self.tampered = place.map(|(log, seq)| ((at, log, seq), false));
+                }
                 for region in 0..self.regions.len() {
                     if self.regions[region].core.is_none() {
                         self.start(region);
@@ -320,10 +380,12 @@ impl World {
         }
         let names: Vec<_> = self.regions.iter().map(|region| region.name.clone()).collect();
         self.regions[region].start(Millis(self.now), &names);
+        self.given_up.retain(|(at, _)| *at != region);
         let life = self.regions[region].life;
         let logs = self.regions[region].disk.log_states();
         self.give(region, Event::Leads { logs });
         self.schedule(self.now + 1, Happening::Tick { region, life });
+        self.schedule(self.now + 2, Happening::Members { region, life });
         self.schedule(self.now + 5, Happening::Number { region, life });
         for other in 0..self.regions.len() {
             if other != region {
@@ -365,6 +427,7 @@ impl World {
         let name = self.regions[region].name.clone();
         let had = std::mem::replace(&mut self.regions[region].disk, old);
         self.regions[region].may_be_restored = true;
+        self.restored.insert(region);
         let disks: Vec<Disk> = self
             .regions
             .iter()
@@ -442,19 +505,23 @@ impl World {
             return;
         }
         let origin = self.regions[region].origin();
-        let before: BTreeMap<LogId, usize> =
-            self.regions[region].disk.logs.iter().map(|(log, entries)| (log.clone(), entries.len())).collect();
+        let before = self.regions[region].disk.heads.clone();
+        let waited = self.regions[region].disk.outbox.clone();
         let grown = self.regions[region].disk.number(&origin, at_most);
-        for (log, head) in &grown {
-            let known = before.get(log).copied().unwrap_or_default();
-            for (_, entry_head) in &self.regions[region].disk.logs[log][known..] {
-                if self.truth.insert((log.clone(), entry_head.seq), entry_head.hash).is_some() {
+        for (log, _) in &grown {
+            let known = before.get(log).map_or(0, |head| head.seq);
+            let new: Vec<Head> = self.regions[region].disk.after(log, known).map(|(_, head)| *head).collect();
+            for head in new {
+                if self.truth.insert((log.clone(), head.seq), head.hash).is_some() {
                     self.fail(format!("{log} number {} was given twice", head.seq));
                     return;
                 }
             }
         }
         if !grown.is_empty() && !self.healed && self.random.chance(20) {
+            if self.bug == Some(Bug::OutboxDeletedLater) {
+                self.regions[region].disk.outbox = waited;
+            }
             self.crash(region, "crash before report");
             return;
         }
@@ -474,20 +541,22 @@ impl World {
             *storing = storing.saturating_sub(bytes);
         }
         let known = self.regions[region].disk.head(&log).seq;
-        let forgets = self.forgetful && self.random.chance(300);
-        let result = if forgets {
+        let hit = self.bug.is_some() && self.random.chance(300);
+        let result = if hit && self.bug == Some(Bug::DiskForgets) {
             Ok(batch.checkpoint.head)
+        } else if hit && self.bug == Some(Bug::CursorBeforeRows) && !self.healed {
+            if known < batch.checkpoint.head.seq {
+                self.regions[region].disk.heads.insert(log, batch.checkpoint.head);
+            }
+            self.crash(region, "crash before durable");
+            return;
         } else if !self.healed && self.random.chance(20) {
             Err(self.regions[region].disk.head(&log))
         } else {
             self.regions[region].disk.store(batch)
         };
-        let from = usize::try_from(known).expect("short");
-        let stored: Vec<_> =
-            self.regions[region].disk.logs.get(&log).map_or(Vec::new(), |entries| {
-                entries[from.min(entries.len())..].iter().map(|(_, head)| *head).collect()
-            });
-        let kept = self.regions[region].disk.logs.get(&log).and_then(|entries| entries.last());
+        let stored: Vec<Head> = self.regions[region].disk.after(&log, known).map(|(_, head)| *head).collect();
+        let kept = self.regions[region].disk.logs.get(&log).and_then(|entries| entries.back());
         if kept.is_some_and(|(entry, _)| !is_whole(entry)) {
             self.fail(format!("{} stored an altered entry of {log}", self.regions[region].name));
             return;
@@ -541,11 +610,15 @@ impl World {
                 let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
                 let storing = self.regions[region].storing.entry(batch.log.clone()).or_default();
                 *storing += bytes;
-                if *storing > PULL_CREDIT_BYTES + 2 * MAX_BATCH_BYTES {
+                if *storing > LIMITS.pull_credit_bytes + 2 * MAX_BATCH_BYTES {
                     self.fail(format!("{bytes} more bytes than granted wait to be stored"));
                 }
                 let at = self.now + self.random.between(1, 30);
+                let (log, head) = (batch.log.clone(), batch.checkpoint.head);
                 self.schedule(at, Happening::Durable { region, life, batch });
+                if self.bug == Some(Bug::StoredTooEarly) {
+                    self.give(region, Event::Stored { log, head });
+                }
             }
             Effect::Serve { conn, log, pull, from, upto, max_bytes, known_keys: _ } => {
                 self.saw("serve");
@@ -569,7 +642,10 @@ impl World {
                 }
                 self.give(region, served);
             }
-            Effect::SaveAck { peer, log, state } => self.check_ack(&peer, &log, state.head),
+            Effect::SaveAck { peer, log, state } => {
+                self.check_ack(&peer, &log, state.head);
+                self.regions[region].disk.acks.entry(peer).or_default().insert(log, state.head.seq);
+            }
             Effect::SaveMember { .. } => {}
             Effect::AllowNumbering => {
                 if self.regions[region].life > 1 {
@@ -584,7 +660,9 @@ impl World {
                     return;
                 }
                 self.saw(if alone { "new life, not everybody heard" } else { "new life" });
-                self.regions[region].disk.incarnation = if alone { 1_000_000 + self.now } else { after };
+                if self.bug != Some(Bug::OldLifeGoesOn) {
+                    self.regions[region].disk.incarnation = if alone { 1_000_000 + self.now } else { after };
+                }
                 self.regions[region].may_be_restored = false;
                 self.crash(region, "over again");
             }
@@ -592,7 +670,53 @@ impl World {
                 self.saw("altered and noticed");
                 self.altered -= 1;
             }
-            Effect::Alarm(alarm @ (Alarm::BadBatch { .. } | Alarm::Diverged { .. })) => {
+            Effect::CheckHead { peer, log, head } => {
+                self.saw("check head");
+                if self.truth.get(&(log.clone(), head.seq)) != Some(&head.hash) {
+                    self.fail(format!("{peer} has another {log} {}", head.seq));
+                }
+            }
+            Effect::Truncate { log, upto } => self.truncate(region, log, upto),
+            Effect::GiveUpOn { peer, log: _ } => {
+                self.saw("give up on");
+                let peer = self.number_of(&peer);
+                self.given_up.insert((region, peer));
+            }
+            Effect::LoadSnapshot { peer } => {
+                self.saw("load snapshot");
+                let (from, at) = (self.number_of(&peer), self.now + self.random.between(20, 400));
+                self.schedule(at, Happening::Snapshot { region, life, from });
+            }
+            Effect::Answer { conn, question } => {
+                self.saw("answer");
+                if let Some((vector, mut rows)) = self.derived(region, &question) {
+                    if self.bug == Some(Bug::DigestOmitsRow) {
+                        rows.pop();
+                    }
+                    let mut summary = Summary::new(&question.prefix);
+                    rows.into_iter().for_each(|row| summary.add(row));
+                    let of = Inspect { vector: Some(vector), ..question };
+                    self.saw("digest");
+                    self.send(region, conn, Message::Digest(Digest { of, rows: summary.finish() }));
+                }
+                self.give(region, Event::Answered { conn });
+            }
+            Effect::Compare { conn, theirs: Digest { of, rows } } => {
+                self.saw(if matches!(rows, Rows::Sums(_)) { "compare sums" } else { "compare rows" });
+                let difference = self.derived(region, &of).map(|(_, ours)| {
+                    let mut comparison = Comparison::new(&of.prefix, rows);
+                    ours.into_iter().for_each(|row| comparison.add(row));
+                    comparison.finish()
+                });
+                self.give(region, Event::Compared { conn, question: of, difference });
+            }
+            Effect::Alarm(Alarm::RowsDiffer { keys, .. })
+                if self.tampered.as_ref().is_some_and(|((_, log, seq), _)| keys == [format!("{log} {seq}")]) =>
+            {
+                self.saw("tampered row found");
+                self.tampered.iter_mut().for_each(|(_, told)| *told = true);
+            }
+            Effect::Alarm(alarm @ (Alarm::BadBatch { .. } | Alarm::Diverged { .. } | Alarm::RowsDiffer { .. })) => {
                 self.fail(format!("false alarm: {alarm:?}"));
             }
         }
@@ -650,8 +774,70 @@ impl World {
         gone_at
     }
 
+    /// What a region derived, or reads as if it had.
+    fn derived(&self, region: usize, question: &Inspect) -> Option<(BTreeMap<Origin, u64>, Vec<Row>)> {
+        let (vector, mut rows) = self.regions[region].disk.derived(question)?;
+        if let Some(((at, log, seq), _)) = &self.tampered
+            && *at == region
+        {
+            let key = format!("{log} {seq}");
+            rows.iter_mut().filter(|row| row.key == key).for_each(|row| row.hash[0] ^= 1);
+        }
+        Some((vector, rows))
+    }
+
+    /// Law: no entry is dropped that a member lacks, but one that was given up on or has lost its disk since.
+    fn truncate(&mut self, region: usize, log: LogId, upto: u64) {
+        self.saw("truncate");
+        let newest = self.regions[region].disk.head(&log).seq;
+        let upto = if self.bug == Some(Bug::TruncatesForItself) { newest - 1 } else { upto };
+        if upto >= newest {
+            self.fail(format!("the newest entry of {log} is dropped"));
+            return;
+        }
+        for other in 0..self.regions.len() {
+            let excused = other == region || self.restored.contains(&other) || self.given_up.contains(&(region, other));
+            if !excused && self.regions[other].disk.head(&log).seq < upto {
+                self.fail(format!("{log} {upto} is dropped, and {} lacks it", self.regions[other].name));
+                return;
+            }
+        }
+        self.regions[region].disk.truncate(&log, upto);
+        self.give(region, Event::Truncated { log, upto });
+    }
+
+    fn load_snapshot(&mut self, region: usize, from: usize) {
+        let reachable = !self.cut.contains(&(region, from)) && !self.cut.contains(&(from, region));
+        let own = self.regions[region].origin();
+        let other = self.regions[from].disk.clone();
+        let breaks_off = !self.healed && self.random.chance(200);
+        let up = self.regions[from].core.is_some() && reachable && !breaks_off;
+        let before = self.regions[region].disk.rows.clone();
+        if !up || !self.regions[region].disk.load(&own, &other) {
+            self.saw("snapshot failed");
+            self.give(region, Event::SnapshotFailed);
+            return;
+        }
+        self.saw("snapshot loaded");
+        if self.bug == Some(Bug::TornSnapshot) {
+            let rows = &mut self.regions[region].disk.rows;
+            let newest = rows.keys().rfind(|place| !before.contains_key(place)).cloned();
+            newest.map(|place| rows.remove(&place));
+        }
+        if !self.healed && self.random.chance(100) {
+            self.crash(region, "crash before report");
+            return;
+        }
+        let logs = self.regions[region].disk.log_states();
+        self.give(region, Event::SnapshotLoaded { logs });
+    }
+
+    fn number_of(&self, name: &RegionName) -> usize {
+        self.regions.iter().position(|region| region.name == *name).expect("a region of this world")
+    }
+
     /// Law: what a peer acknowledged is on its disk.
-    fn check_ack(&mut self, peer: &shared::ids::RegionName, log: &LogId, head: Head) {
+    fn check_ack(&mut self, peer: &RegionName, log: &LogId, head: Head) {
         let Some(peer) = self.regions.iter().find(|region| region.name == *peer) else { return };
         if peer.disk.head(log).seq < head.seq {
             let text = format!("{} acknowledged {log} {} without having it", peer.name, head.seq);
@@ -674,7 +860,7 @@ impl World {
         let names: Vec<_> = self.regions.iter().map(|region| region.name.clone()).collect();
         for region in &self.regions {
             let held: BTreeSet<Uuid> = names.iter().flat_map(|name| region.disk.written_by(name)).collect();
-            let entries: u64 = region.disk.logs.values().map(|log| log.len() as u64).sum();
+            let entries = region.disk.rows.len() as u64;
             let missing: Vec<_> = emitted.difference(&held).filter(|id| !self.lost.contains(id)).collect();
             if !missing.is_empty() || entries != numbered {
                 let text = format!("{} lacks {missing:?}, has {entries} of {numbered} entries", region.name);
@@ -685,19 +871,16 @@ impl World {
     }
 
     fn converged(&self) -> bool {
-        self.regions
-            .iter()
-            .all(|region| region.disk.outbox.is_empty() && self.lengths(region) == self.lengths(&self.regions[0]))
+        self.tampered.as_ref().is_none_or(|(_, told)| *told)
+            && self
+                .regions
+                .iter()
+                .all(|region| region.disk.outbox.is_empty() && self.lengths(region) == self.lengths(&self.regions[0]))
     }
 
-    fn lengths(&self, region: &Region) -> BTreeMap<String, usize> {
-        region
-            .disk
-            .logs
-            .iter()
-            .filter(|(_, log)| !log.is_empty())
-            .map(|(id, log)| (id.to_string(), log.len()))
-            .collect()
+    fn lengths(&self, region: &Region) -> BTreeMap<String, u64> {
+        let heads = region.disk.heads.iter().filter(|(_, head)| head.seq > 0);
+        heads.map(|(log, head)| (log.to_string(), head.seq)).collect()
     }
 
     fn saw(&mut self, what: &'static str) {

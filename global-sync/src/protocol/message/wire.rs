@@ -48,6 +48,8 @@ struct State {
     hash: Vec<u8>,
     #[prost(uint64, tag = "4")]
     applied: u64,
+    #[prost(uint64, tag = "5")]
+    truncated: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -116,6 +118,59 @@ pub(super) struct Ack {
     state: Option<State>,
 }
 
+#[derive(Clone, PartialEq, prost::Message)]
+struct Position {
+    #[prost(string, tag = "1")]
+    region: String,
+    #[prost(uint64, tag = "2")]
+    incarnation: u64,
+    #[prost(uint64, tag = "3")]
+    applied: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Vector {
+    #[prost(message, repeated, tag = "1")]
+    positions: Vec<Position>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Inspect {
+    #[prost(string, tag = "1")]
+    stream: String,
+    #[prost(message, optional, tag = "2")]
+    vector: Option<Vector>,
+    #[prost(bytes = "vec", tag = "3")]
+    prefix: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Bucket {
+    #[prost(uint64, tag = "1")]
+    rows: u64,
+    #[prost(bytes = "vec", tag = "2")]
+    hashes: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Row {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(bytes = "vec", tag = "2")]
+    hash: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Digest {
+    #[prost(message, optional, tag = "1")]
+    of: Option<Inspect>,
+    /// All 256, or none and rows instead.
+    #[prost(message, repeated, tag = "2")]
+    buckets: Vec<Bucket>,
+    #[prost(message, repeated, tag = "3")]
+    rows: Vec<Row>,
+}
+
 fn region(name: &'static str, text: &str) -> Result<RegionName, WireError> {
     text.parse().map_err(|_| WireError::Malformed(name, "a region is no name".to_owned()))
 }
@@ -146,20 +201,24 @@ fn log_id(name: &'static str, log: Option<Log>) -> Result<LogId, WireError> {
     let log = log.ok_or_else(|| WireError::Malformed(name, "it names no log".to_owned()))?;
     Ok(LogId {
         origin: Origin { region: region(name, &log.region)?, incarnation: number(name, log.incarnation)? },
-        stream: FactStream::from_name(&log.stream)
-            .ok_or_else(|| WireError::Malformed(name, "an unknown stream".to_owned()))?,
+        stream: stream(name, &log.stream)?,
     })
 }
 
+fn stream(name: &'static str, text: &str) -> Result<FactStream, WireError> {
+    FactStream::from_name(text).ok_or_else(|| WireError::Malformed(name, "an unknown stream".to_owned()))
+}
+
 fn state(log: &LogId, state: &LogState) -> State {
-    let LogState { head, applied } = *state;
-    State { log: Some(log.into()), stored: head.seq, hash: head.hash.to_vec(), applied }
+    let LogState { head, applied, truncated } = *state;
+    State { log: Some(log.into()), stored: head.seq, hash: head.hash.to_vec(), applied, truncated }
 }
 
 fn log_state(name: &'static str, state: State) -> Result<(LogId, LogState), WireError> {
     let hash: Hash = fixed(name, &state.hash)?;
     let head = Head { seq: number(name, state.stored)?, hash };
-    Ok((log_id(name, state.log)?, LogState { head, applied: number(name, state.applied)? }))
+    let (applied, truncated) = (number(name, state.applied)?, number(name, state.truncated)?);
+    Ok((log_id(name, state.log)?, LogState { head, applied, truncated }))
 }
 
 impl From<&super::Hello> for Hello {
@@ -317,5 +376,89 @@ impl TryFrom<Ack> for super::Ack {
         let state = ack.state.ok_or_else(|| WireError::Malformed("ack", "it is empty".to_owned()))?;
         let (log, state) = log_state("ack", state)?;
         Ok(Self { log, state })
+    }
+}
+
+impl From<&super::Inspect> for Inspect {
+    fn from(inspect: &super::Inspect) -> Self {
+        let position = |(origin, applied): (&Origin, &u64)| Position {
+            region: origin.region.as_str().to_owned(),
+            incarnation: origin.incarnation,
+            applied: *applied,
+        };
+        Self {
+            stream: inspect.stream.as_str().to_owned(),
+            vector: inspect.vector.as_ref().map(|vector| Vector { positions: vector.iter().map(position).collect() }),
+            prefix: inspect.prefix.clone(),
+        }
+    }
+}
+
+impl TryFrom<Inspect> for super::Inspect {
+    type Error = WireError;
+    fn try_from(inspect: Inspect) -> Result<Self, WireError> {
+        const NAME: &str = "inspect";
+        if inspect.prefix.len() > MAX_PREFIX {
+            return Err(WireError::TooMany(NAME));
+        }
+        let vector = inspect.vector.map(|vector| {
+            if vector.positions.len() > MAX_LOGS {
+                return Err(WireError::TooMany(NAME));
+            }
+            let position = |position: Position| {
+                let incarnation = number(NAME, position.incarnation)?;
+                let origin = Origin { region: region(NAME, &position.region)?, incarnation };
+                Ok((origin, number(NAME, position.applied)?))
+            };
+            vector.positions.into_iter().map(position).collect()
+        });
+        Ok(Self { stream: stream(NAME, &inspect.stream)?, vector: vector.transpose()?, prefix: inspect.prefix })
+    }
+}
+
+impl From<&super::Digest> for Digest {
+    fn from(digest: &super::Digest) -> Self {
+        let (buckets, rows) = match &digest.rows {
+            Rows::Sums(sums) => {
+                let bucket = |sum: &Sum| Bucket { rows: sum.rows, hashes: sum.hashes.to_vec() };
+                (sums.iter().map(bucket).collect(), Vec::new())
+            }
+            Rows::Each(rows) => {
+                let row = |row: &super::Row| Row { key: row.key.clone(), hash: row.hash.to_vec() };
+                (Vec::new(), rows.iter().map(row).collect())
+            }
+        };
+        Self { of: Some((&digest.of).into()), buckets, rows }
+    }
+}
+
+impl TryFrom<Digest> for super::Digest {
+    type Error = WireError;
+    fn try_from(digest: Digest) -> Result<Self, WireError> {
+        const NAME: &str = "digest";
+        let malformed = |what: &str| WireError::Malformed(NAME, what.to_owned());
+        if digest.rows.len() > MAX_ROWS || digest.rows.iter().any(|row| row.key.len() > MAX_KEY_BYTES) {
+            return Err(WireError::TooMany(NAME));
+        }
+        let of: super::Inspect = digest.of.ok_or_else(|| malformed("it answers nothing"))?.try_into()?;
+        let rows = match digest.buckets.len() {
+            0 => {
+                let row = |row: Row| Ok(super::Row { key: row.key, hash: fixed(NAME, &row.hash)? });
+                let rows: Vec<_> = digest.rows.into_iter().map(row).collect::<Result<_, WireError>>()?;
+                if !rows.is_sorted_by(|a, b| a.key < b.key) {
+                    return Err(malformed("its rows are in no order"));
+                }
+                Rows::Each(rows)
+            }
+            256 if of.prefix.len() < MAX_PREFIX => {
+                let sum = |bucket: Bucket| Ok(Sum { rows: bucket.rows, hashes: fixed(NAME, &bucket.hashes)? });
+                Rows::Sums(digest.buckets.into_iter().map(sum).collect::<Result<_, WireError>>()?)
+            }
+            _ => return Err(malformed("there are 256 buckets or none")),
+        };
+        if of.vector.is_none() {
+            return Err(malformed("it does not say as of when"));
+        }
+        Ok(Self { of, rows })
     }
 }

@@ -17,8 +17,6 @@ const MOST_PATIENCE_MS: u64 = 8_000;
 /// A connection that stalled is avoided this long, a region that lied longer.
 pub(super) const AVOID_STALLED_MS: u64 = 2_000;
 const AVOID_LIAR_MS: u64 = 30_000;
-/// The most bytes of one log that wait to be stored: what was granted, and what a source given up had under way.
-const MAX_STORING_BYTES: u64 = PULL_CREDIT_BYTES + 2 * MAX_BATCH_BYTES;
 
 /// A log of somebody else's on its way in.
 #[derive(Clone, Debug)]
@@ -79,21 +77,22 @@ impl Incoming {
 }
 
 impl<T: Trust> Replica<T> {
-    /// Decides for every log known to anybody whom to ask for it.
+    /// Decides whom to ask for the logs something has happened to, and now and then for all.
     pub(super) fn plan(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         if !self.leading {
+            self.unplanned.clear();
             return;
         }
-        let wanted: BTreeSet<LogId> = self
-            .sessions
-            .values()
-            .filter(|session| session.is_ready())
-            .flat_map(|session| session.logs.keys())
-            .filter(|log| log.origin != self.settings.origin)
-            .cloned()
-            .collect();
-        for log in wanted {
-            self.plan_log(now, &log, effects);
+        if self.planned_at.is_none_or(|at| now.since(at) >= PLAN_EVERY_MS || now < at) {
+            self.planned_at = Some(now);
+            let sessions = self.sessions.values().filter(|session| session.is_ready());
+            self.unplanned = sessions.flat_map(|session| session.logs.keys()).cloned().collect();
+        }
+        for log in std::mem::take(&mut self.unplanned) {
+            let known = self.sessions.values().any(|session| session.is_ready() && session.logs.contains_key(&log));
+            if known && log.origin != self.settings.origin {
+                self.plan_log(now, &log, effects);
+            }
         }
     }
 
@@ -102,6 +101,17 @@ impl<T: Trust> Replica<T> {
         let mut incoming = self.incoming.remove(log).unwrap_or_else(|| Incoming::new(durable));
         self.judge_source(now, log, &mut incoming);
         let chosen = self.choose_source(now, log, &incoming);
+        // Whoever is asked may have no more than we do, and be asking us.
+        let have = incoming.pending.seq;
+        let has_next = |session: &Session| {
+            let believed = !incoming.liars.contains_key(&session.region);
+            session.is_ready() && believed && session.stored(log) > have && session.truncated(log) <= have
+        };
+        if self.sessions.values().any(has_next) {
+            self.members.is_served(log);
+        } else {
+            self.look_for_snapshot(now, log, have, effects);
+        }
         let asked = incoming.fetch.as_ref().map(|fetch| fetch.conn);
         if chosen != asked {
             if let Some(Fetch { conn, pull, .. }) = incoming.fetch.take() {
@@ -113,8 +123,8 @@ impl<T: Trust> Replica<T> {
                 self.next_pull += 1;
                 incoming.fetch = Some(Fetch { conn, pull, progress_at: now });
                 let known_keys = self.trust.known_keys(&log.origin.region);
-                let from = incoming.pending.seq + 1;
-                let ask = Pull { log: log.clone(), id: pull, from, credit: PULL_CREDIT_BYTES, known_keys };
+                let (from, credit) = (incoming.pending.seq + 1, self.settings.limits.pull_credit_bytes);
+                let ask = Pull { log: log.clone(), id: pull, from, credit, known_keys };
                 effects.push(Effect::Send { conn, message: Message::Pull(ask) });
             }
         }
@@ -126,7 +136,11 @@ impl<T: Trust> Replica<T> {
     fn judge_source(&self, now: Millis, log: &LogId, incoming: &mut Incoming) {
         incoming.slow.retain(|_, until| now < *until);
         incoming.liars.retain(|_, until| now < *until);
-        let has_more = |session: &Session| session.is_ready() && session.stored(log) > incoming.pending.seq;
+        let has_more = |session: &Session| {
+            session.is_ready()
+                && session.stored(log) > incoming.pending.seq
+                && session.truncated(log) <= incoming.pending.seq
+        };
         let due = self.sessions.values().any(has_more);
         let asked = incoming.fetch.as_ref().map(|fetch| fetch.conn);
         let others = self.sessions.iter().any(|(conn, session)| {
@@ -162,7 +176,8 @@ impl<T: Trust> Replica<T> {
                 // The origin itself is asked even before it has anything: what it writes next then comes unasked.
                 let direct = session.region == log.origin.region && session.logs.contains_key(log);
                 let relay = session.stored(log) > incoming.pending.seq || Some(**conn) == current;
-                session.is_ready() && (direct || relay) && !incoming.liars.contains_key(&session.region)
+                let has_next = session.truncated(log) <= incoming.pending.seq;
+                session.is_ready() && has_next && (direct || relay) && !incoming.liars.contains_key(&session.region)
             })
             .max_by_key(|(conn, session)| {
                 let direct = session.region == log.origin.region;
@@ -186,9 +201,12 @@ impl<T: Trust> Replica<T> {
             self.on_proof(from, &batch, effects);
             return;
         }
+        self.unplanned.insert(log.clone());
         let Some(incoming) = self.incoming.get_mut(&log) else { return };
         let bytes = batch.entries.iter().map(|entry| entry.len() as u64).sum();
-        if incoming.liars.contains_key(&from) || incoming.storing_bytes() + bytes > MAX_STORING_BYTES {
+        // The most that waits to be stored: what was granted, and what a source given up had under way.
+        let most = self.settings.limits.pull_credit_bytes + 2 * MAX_BATCH_BYTES;
+        if incoming.liars.contains_key(&from) || incoming.storing_bytes() + bytes > most {
             return;
         }
         let pull = batch.pull;
@@ -228,7 +246,8 @@ impl<T: Trust> Replica<T> {
     }
 
     pub(super) fn on_stored(&mut self, now: Millis, log: &LogId, head: Head, effects: &mut Vec<Effect>) {
-        let state = self.logs.entry(log.clone()).or_insert(NOTHING);
+        self.unplanned.insert(log.clone());
+        let state = self.logs.entry(log.clone()).or_insert(LogState::EMPTY);
         if head.seq >= state.head.seq {
             state.head = head;
         }
@@ -272,6 +291,7 @@ impl<T: Trust> Replica<T> {
 
     /// The database refused a batch: what we gave it after that hangs in the air, so begin again at what it has.
     pub(super) fn on_store_failed(&mut self, now: Millis, log: &LogId, head: Head) {
+        self.unplanned.insert(log.clone());
         if let Some(state) = self.logs.get_mut(log) {
             state.head = head;
         }

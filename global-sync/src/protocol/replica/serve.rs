@@ -83,12 +83,30 @@ impl<T: Trust> Replica<T> {
         }
     }
 
+    /// Whoever waits for anything there is gets it.
+    pub(super) fn serve_everybody(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let waits = |log: &LogId, wants: &Subscription| {
+            !wants.serving && wants.credit > 0 && self.logs.get(log).is_some_and(|state| wants.next <= state.head.seq)
+        };
+        let waiting: Vec<_> = self
+            .sessions
+            .iter()
+            .flat_map(|(conn, session)| session.subscriptions.iter().map(move |(log, wants)| (*conn, log, wants)))
+            .filter(|(_, log, wants)| waits(log, wants))
+            .map(|(conn, log, _)| (conn, log.clone()))
+            .collect();
+        for (conn, log) in waiting {
+            self.serve(now, conn, &log, effects);
+        }
+    }
+
     fn serve(&mut self, now: Millis, conn: ConnectionId, log: &LogId, effects: &mut Vec<Effect>) {
-        let newest = self.logs.get(log).map_or(0, |state| state.head.seq);
+        let state = self.logs.get(log).copied().unwrap_or(LogState::EMPTY);
+        let newest = state.head.seq;
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let Some(subscription) = session.subscriptions.get_mut(log) else { return };
-        if subscription.serving || subscription.credit == 0 || subscription.next > newest || now < subscription.retry_at
-        {
+        let there = state.truncated < subscription.next && subscription.next <= newest;
+        if subscription.serving || subscription.credit == 0 || !there || now < subscription.retry_at {
             return;
         }
         subscription.serving = true;

@@ -13,13 +13,14 @@ use super::{
 use crate::protocol::{
     batch::TrustError,
     envelope::{Draft, Envelope},
-    log::{KeyId, hash_of},
+    event::Limits,
+    log::{KeyId, Origin, hash_of},
     message::{Checkpoint, Pull},
 };
 
 /// Believes signatures that are the hash of region and message: enough to tell right from wrong.
 #[derive(Default)]
-struct HashTrust;
+pub(super) struct HashTrust;
 
 fn sign(region: &RegionName, message: &[u8]) -> Vec<u8> {
     hash_of(&[region.as_str().as_bytes(), message].concat()).to_vec()
@@ -37,15 +38,15 @@ impl Trust for HashTrust {
     fn stored(&mut self, _region: &RegionName, _key: &KeyId) {}
 }
 
-fn region(name: &str) -> RegionName {
+pub(super) fn region(name: &str) -> RegionName {
     name.parse().unwrap()
 }
 
-fn log_of(name: &str) -> LogId {
+pub(super) fn log_of(name: &str) -> LogId {
     LogId { origin: Origin { region: region(name), incarnation: 1 }, stream: FactStream::Ledger }
 }
 
-fn replica_at(name: &str, now: Millis) -> Replica<HashTrust> {
+pub(super) fn replica_at(name: &str, now: Millis) -> Replica<HashTrust> {
     let settings = Settings {
         cluster_id: "c1".to_owned(),
         origin: Origin { region: region(name), incarnation: 1 },
@@ -53,13 +54,15 @@ fn replica_at(name: &str, now: Millis) -> Replica<HashTrust> {
         state: MemberState::Active,
         expected: BTreeSet::new(),
         may_be_restored: false,
+        features: features::ALL,
+        limits: Limits::default(),
     };
     let mut replica = Replica::new(settings, HashTrust, BTreeMap::new(), now);
     replica.handle(now, Event::Leads { logs: BTreeMap::new() });
     replica
 }
 
-fn hello(name: &str) -> Message {
+pub(super) fn hello(name: &str) -> Message {
     Message::Hello(Hello {
         min_version: 1,
         max_version: 1,
@@ -72,10 +75,10 @@ fn hello(name: &str) -> Message {
     })
 }
 
-fn advert(logs: &[(&str, u64)]) -> Message {
+pub(super) fn advert(logs: &[(&str, u64)]) -> Message {
     let logs = logs.iter().map(|(name, seq)| {
         let hash = if *seq == 0 { Head::EMPTY.hash } else { [u8::try_from(*seq).unwrap(); 32] };
-        (log_of(name), LogState { head: Head { seq: *seq, hash }, applied: 0 })
+        (log_of(name), LogState { head: Head { seq: *seq, hash }, applied: 0, truncated: 0 })
     });
     Message::Advert(Advert { logs: logs.collect(), leading: true })
 }
@@ -103,14 +106,20 @@ fn chain(name: &str, count: u8) -> Batch {
     Batch { log, pull: 0, entries, checkpoint }
 }
 
-fn connect(replica: &mut Replica<HashTrust>, now: Millis, conn: u64, name: &str, says: Message) -> Vec<Effect> {
+pub(super) fn connect(
+    replica: &mut Replica<HashTrust>,
+    now: Millis,
+    conn: u64,
+    name: &str,
+    says: Message,
+) -> Vec<Effect> {
     let mut effects = replica.handle(now, Event::Connected { conn, region: region(name), dialed: true });
     effects.extend(replica.handle(now, Event::Received { conn, message: hello(name) }));
     effects.extend(replica.handle(now, Event::Received { conn, message: says }));
     effects
 }
 
-fn pulls(effects: &[Effect]) -> VecDeque<(u64, Pull)> {
+pub(super) fn pulls(effects: &[Effect]) -> VecDeque<(u64, Pull)> {
     effects
         .iter()
         .filter_map(|effect| match effect {
@@ -120,7 +129,7 @@ fn pulls(effects: &[Effect]) -> VecDeque<(u64, Pull)> {
         .collect()
 }
 
-const NOW: Millis = Millis(10_000);
+pub(super) const NOW: Millis = Millis(10_000);
 
 #[test]
 fn an_origin_is_asked_once_and_before_it_has_anything() {
@@ -128,7 +137,7 @@ fn an_origin_is_asked_once_and_before_it_has_anything() {
     let effects = connect(&mut us, NOW, 7, "eu-west", advert(&[("eu-west", 0), ("us-east", 0)]));
     let mut asked = pulls(&effects);
     let (conn, pull) = asked.pop_front().unwrap();
-    assert_eq!((conn, pull.from, pull.credit), (7, 1, PULL_CREDIT_BYTES));
+    assert_eq!((conn, pull.from, pull.credit), (7, 1, Limits::default().pull_credit_bytes));
     assert_eq!(pull.log, log_of("eu-west"));
     assert!(asked.is_empty(), "never its own log, nothing twice");
     assert!(pulls(&us.handle(NOW.plus(10), Event::Tick)).is_empty());
@@ -352,7 +361,7 @@ fn begins(effects: &[Effect]) -> bool {
 fn what_a_peer_says_of_our_future_and_does_not_prove_changes_nothing() {
     let mut us = replica_at("us-east", NOW);
     let later = LogId { origin: Origin { region: region("us-east"), incarnation: 9 }, ..log_of("us-east") };
-    let state = LogState { head: Head { seq: 4, hash: [4; 32] }, applied: 0 };
+    let state = LogState { head: Head { seq: 4, hash: [4; 32] }, applied: 0, truncated: 0 };
     let says =
         || Message::Advert(Advert { logs: [(later.clone(), state), (log_of("us-east"), state)].into(), leading: true });
     let effects = connect(&mut us, NOW, 1, "eu-west", says());
@@ -399,7 +408,7 @@ fn whoever_leads_long_after_its_start_still_waits_for_the_proof_of_its_future() 
 fn a_database_that_went_back_while_we_ran_ends_the_incarnation() {
     let mut us = replica_at("us-east", NOW);
     us.handle(NOW, Event::Numbered { log: log_of("us-east"), head: Head { seq: 5, hash: [5; 32] } });
-    let older = LogState { head: Head { seq: 3, hash: [3; 32] }, applied: 3 };
+    let older = LogState { head: Head { seq: 3, hash: [3; 32] }, applied: 3, truncated: 0 };
     let effects = us.handle(NOW, Event::Leads { logs: [(log_of("us-east"), older)].into() });
     assert!(begins(&effects));
 }

@@ -22,6 +22,11 @@ async fn only_old_and_applied_entries_up_to_the_given_one_are_dropped_and_none_t
     assert_eq!(truncate(9, 3_600.0).await, (6, false));
     let left = "SELECT string_agg(seq::text, ' ' ORDER BY seq) FROM repl_log";
     assert_eq!(us.scalar::<String>(left).await, "2 7 8 9 10");
+    let read = async |from| us.store.read_for_peer(&ledger, from, 10, 1_000_000, &[]).await.unwrap();
+    for from in [1, 2, 6] {
+        assert!(read(from).await.is_none(), "nothing is sent with a hole in it: {from}");
+    }
+    assert_eq!(read(7).await.map(|sent| sent.entries.len()), Some(4));
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 10);
     assert_eq!(truncate(10, 0.0).await, (9, false), "the newest stays");
     assert_eq!(us.store.verify_log(&ledger, 1, 100).await.unwrap().damage, vec![]);

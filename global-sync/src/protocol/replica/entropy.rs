@@ -1,0 +1,162 @@
+//! Anti-entropy: what should be equal is compared, and what is not is reported; nothing is ever mended in silence.
+//!
+//! Logs by the hash of the newest entry both have, derived rows by sums as of what both have applied. Whoever asks leads its
+//! region; whoever answers only reads. A question that is lost is asked again in the next round. A row that seems to differ
+//! is asked about once more before people are told: a fact that two regions have told may be on its way from one of them.
+
+use super::*;
+use crate::protocol::{
+    message::{Digest, Inspect},
+    rows::{Difference, MAX_PREFIX},
+};
+
+/// Questions one peer may have open, and answers written for it at a time.
+const MAX_OPEN: usize = 16;
+/// Buckets of one answer that are looked into: where more differ, more is wrong than a list of keys can say.
+const MAX_BUCKETS: usize = 8;
+/// Rows reported before people have surely noticed.
+const MAX_REPORTED: usize = 1_000;
+
+#[derive(Debug)]
+pub(super) struct Entropy {
+    heads_due: Millis,
+    rows_due: Millis,
+    /// Rows that seem to differ, by the question that has been asked again for them.
+    doubted: BTreeMap<(RegionName, Inspect), BTreeSet<String>>,
+    reported: BTreeSet<(RegionName, FactStream, String)>,
+}
+
+impl Entropy {
+    pub(super) fn new(now: Millis) -> Self {
+        Self { heads_due: now, rows_due: now, doubted: BTreeMap::new(), reported: BTreeSet::new() }
+    }
+}
+
+impl<T: Trust> Replica<T> {
+    pub(super) fn look_for_differences(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if !self.leading {
+            return;
+        }
+        if now >= self.entropy.heads_due {
+            self.entropy.heads_due = now.plus(self.settings.limits.heads_every_ms);
+            self.check_heads(effects);
+        }
+        if now >= self.entropy.rows_due && self.settings.features & features::INSPECT != 0 {
+            self.entropy.rows_due = now.plus(self.settings.limits.rows_every_ms);
+            self.entropy.doubted.clear();
+            let mut asked = BTreeSet::new();
+            let conns: Vec<_> = self
+                .sessions
+                .iter()
+                .filter(|(_, session)| session.is_ready() && session.can(features::INSPECT))
+                .filter(|(_, session)| asked.insert(session.region.clone()))
+                .map(|(conn, _)| *conn)
+                .collect();
+            for conn in conns {
+                if let Some(session) = self.sessions.get_mut(&conn) {
+                    session.inspecting.clear();
+                }
+                for stream in FactStream::ALL {
+                    self.inspect(conn, Inspect { stream, vector: None, prefix: Vec::new() }, effects);
+                }
+            }
+        }
+    }
+
+    /// Where a peer ends within what we have, our entry of that number is the one it has. Equal ends are compared whenever
+    /// they are heard of.
+    fn check_heads(&self, effects: &mut Vec<Effect>) {
+        for session in self.sessions.values().filter(|session| session.is_ready()) {
+            for (log, theirs) in &session.logs {
+                let ours = self.logs.get(log).copied().unwrap_or(LogState::EMPTY);
+                if theirs.head.seq > ours.truncated && theirs.head.seq < ours.head.seq {
+                    let (peer, log, head) = (session.region.clone(), log.clone(), theirs.head);
+                    effects.push(Effect::CheckHead { peer, log, head });
+                }
+            }
+        }
+    }
+
+    fn inspect(&mut self, conn: ConnectionId, question: Inspect, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if session.inspecting.len() < MAX_OPEN && session.inspecting.insert(question.clone()) {
+            effects.push(Effect::Send { conn, message: Message::Inspect(question) });
+        }
+    }
+
+    pub(super) fn on_inspect(&mut self, conn: ConnectionId, question: Inspect, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        if session.answering < MAX_OPEN && self.settings.features & features::INSPECT != 0 {
+            session.answering += 1;
+            effects.push(Effect::Answer { conn, question });
+        }
+    }
+
+    pub(super) fn on_answered(&mut self, conn: ConnectionId) {
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.answering = session.answering.saturating_sub(1);
+        }
+    }
+
+    /// An answer to something we asked; anything else is not worth a look.
+    pub(super) fn on_digest(&mut self, conn: ConnectionId, digest: Digest, effects: &mut Vec<Effect>) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let at_any = Inspect { vector: None, ..digest.of.clone() };
+        if session.inspecting.remove(&digest.of) || session.inspecting.remove(&at_any) {
+            effects.push(Effect::Compare { conn, theirs: digest });
+        }
+    }
+
+    pub(super) fn on_compared(
+        &mut self,
+        conn: ConnectionId,
+        question: Inspect,
+        difference: Option<Difference>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(peer) = self.sessions.get(&conn).map(|session| session.region.clone()) else { return };
+        match difference {
+            Some(Difference::Buckets(buckets)) => {
+                for bucket in buckets.into_iter().take(MAX_BUCKETS).filter(|_| question.prefix.len() < MAX_PREFIX) {
+                    let mut deeper = question.clone();
+                    deeper.prefix.push(bucket);
+                    self.inspect(conn, deeper, effects);
+                }
+            }
+            Some(Difference::Keys(keys)) => self.doubt(conn, peer, question, keys, effects),
+            None => {}
+        }
+    }
+
+    /// Rows that differ for the first time are asked about again as of later, those that differ then too are reported.
+    fn doubt(
+        &mut self,
+        conn: ConnectionId,
+        peer: RegionName,
+        question: Inspect,
+        mut keys: BTreeSet<String>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let again = Inspect { vector: None, ..question };
+        let Some(doubted) = self.entropy.doubted.remove(&(peer.clone(), again.clone())) else {
+            if !keys.is_empty() {
+                self.entropy.doubted.insert((peer, again.clone()), keys);
+                self.inspect(conn, again, effects);
+            }
+            return;
+        };
+        let reported = &mut self.entropy.reported;
+        keys.retain(|key| {
+            doubted.contains(key)
+                && reported.len() < MAX_REPORTED
+                && reported.insert((peer.clone(), again.stream, key.clone()))
+        });
+        if !keys.is_empty() {
+            let keys = keys.into_iter().collect();
+            effects.push(Effect::Alarm(Alarm::RowsDiffer { peer, stream: again.stream, keys }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
