@@ -210,6 +210,27 @@ async fn a_row_that_changed_in_one_region_is_noticed_by_the_other_and_not_mended
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn damage_is_told_of_by_the_leader_alone(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east"]).await;
+    cluster.add_standby("us-east", "us-standby").await;
+    let first = cluster.start_process("us-east");
+    let damaged = async |instance: &Process| instance.metric("global_sync_damaged_entries").await;
+    cluster.settle("us-east", 1).await;
+    eventually("it is applied", async || cluster.count("us-east", "SELECT count(*) FROM ledger_facts").await == 1)
+        .await;
+    cluster.tamper("us-east", "UPDATE repl_log SET body = body || 'x'").await;
+    eventually("the leader tells", async || damaged(&first).await == 1.0).await;
+    let second = cluster.start_process("us-standby");
+    first.signal("STOP");
+    eventually("the other one leads and tells", async || damaged(&second).await == 1.0).await;
+    first.signal("CONT");
+    eventually("the first one tells nothing", async || !first.leads().await && damaged(&first).await == 0.0).await;
+    assert_eq!(damaged(&second).await, 1.0);
+    drop((first, second));
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn keys_and_authorities_change_while_facts_flow(pool: PgPool) {
     let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
     cluster.start_all().await;

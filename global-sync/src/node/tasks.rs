@@ -57,6 +57,16 @@ impl Leader {
         }
     }
 
+    /// False when the lease was lost meanwhile, or we were told to stop.
+    async fn pause_leading(&mut self, held: Fence, duration: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            _ = self.fence.wait_for(|fence| *fence != Some(held)) => false,
+            () = sleep(duration) => true,
+        }
+    }
+
     async fn after(&self, what: &str, error: &StoreError) -> bool {
         if matches!(error, StoreError::NotLeading) {
             self.lost.notify_one();
@@ -408,38 +418,51 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// Looks through every log for entries that are not what was stored, once round, then again after a while.
 pub(super) async fn check_logs(mut leader: Leader, every: Duration) {
     let once = Once::default();
-    while leader.lead().await.is_some() {
-        let mut found = 0;
-        let checked = async {
-            for log in leader.store.logs().await?.into_keys() {
-                let mut from = Some(1);
-                while let Some(at) = from
-                    && leader.pause(BETWEEN_LOOKS).await
-                {
-                    let looked = leader.store.verify_log(&log, at, LOOKED_AT).await?;
-                    for Damage { log, seq, what } in looked.damage {
-                        found += 1;
-                        if once.is_new(&format!("{log} {seq} {what}")) {
-                            tracing::error!(%log, seq, "entry {seq} of {log} is damaged: {what}");
-                        }
-                    }
-                    from = looked.next;
+    let damaged = metrics::gauge!("global_sync_damaged_entries");
+    while let Some(fence) = leader.lead().await {
+        match look_through_logs(&mut leader, fence, &once).await {
+            Ok(Some(found)) => {
+                damaged.set(f64::from(found));
+                metrics::counter!("global_sync_log_checks_total").increment(1);
+                if leader.pause_leading(fence, every).await {
+                    continue;
                 }
             }
-            Ok::<_, StoreError>(())
-        };
-        if let Err(error) = checked.await {
-            if leader.after("the logs are not checked", &error).await {
-                continue;
+            Ok(None) => {}
+            Err(error) => {
+                if leader.after("the logs are not checked", &error).await {
+                    continue;
+                }
             }
+        }
+        if leader.stop.is_cancelled() {
             return;
         }
-        metrics::gauge!("global_sync_damaged_entries").set(f64::from(found));
-        metrics::counter!("global_sync_log_checks_total").increment(1);
-        if !leader.pause(every).await {
-            return;
+        // Another instance looks now; what this one saw last is no news of the logs any more.
+        damaged.set(0.0);
+    }
+}
+
+/// How many entries of all logs are damaged; none if the lease was lost or the end came before all were looked at.
+async fn look_through_logs(leader: &mut Leader, fence: Fence, once: &Once) -> Result<Option<u32>, StoreError> {
+    let mut found = 0;
+    for log in leader.store.logs().await?.into_keys() {
+        let mut from = Some(1);
+        while let Some(at) = from {
+            if !leader.pause_leading(fence, BETWEEN_LOOKS).await {
+                return Ok(None);
+            }
+            let looked = leader.store.verify_log(&log, at, LOOKED_AT).await?;
+            for Damage { log, seq, what } in looked.damage {
+                found += 1;
+                if once.is_new(&format!("{log} {seq} {what}")) {
+                    tracing::error!(%log, seq, "entry {seq} of {log} is damaged: {what}");
+                }
+            }
+            from = looked.next;
         }
     }
+    Ok(Some(found))
 }
 
 /// Calls every region that is known and not connected, less and less often when it does not answer.
@@ -561,6 +584,21 @@ mod tests {
         protocol::Head,
         store::tests::{Home, batch, log, published},
     };
+
+    #[sqlx::test(migrations = "../migrations")]
+    async fn a_look_through_the_logs_that_is_cut_short_by_a_lost_lease_is_none(pool: PgPool) {
+        let us = Home::new(&pool, "us-east").await;
+        let arrived = batch(&log("eu-west", FactStream::Config), Head::EMPTY, &[published(1, "EUR")]);
+        us.store.receive(&arrived).await.unwrap();
+        sqlx::query("UPDATE repl_log SET body = body || 'x'").execute(&pool).await.unwrap();
+        let (reports, _reported) = mpsc::unbounded_channel();
+        let (hold, fence) = watch::channel(Some(us.fence));
+        let stop = CancellationToken::new();
+        let mut leader = Leader { store: us.store.clone(), fence, lost: Arc::default(), reports, stop };
+        assert_eq!(look_through_logs(&mut leader, us.fence, &Once::default()).await.unwrap(), Some(1));
+        hold.send_replace(None);
+        assert_eq!(look_through_logs(&mut leader, us.fence, &Once::default()).await.unwrap(), None);
+    }
 
     #[sqlx::test(migrations = "../migrations")]
     async fn a_log_that_cannot_be_applied_keeps_no_other_from_going_on(pool: PgPool) {

@@ -267,6 +267,7 @@ impl Cluster {
             .env("GLOBAL_SYNC_SIGNING__CERT_FILE", &signing.cert_file)
             .env("GLOBAL_SYNC_SIGNING__KEY_FILE", &signing.key_file)
             .env("GLOBAL_SYNC_DIGEST__COMPARE_ROWS_EVERY", "1s")
+            .env("GLOBAL_SYNC_DIGEST__CHECK_LOGS_EVERY", "1s")
             .env("GLOBAL_SYNC_PEERS", peers.join(","))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
