@@ -161,6 +161,97 @@ CREATE TABLE sandbox_psp_operations (
     -- 'error': answered with a server error before anything was done.
     outcome         text NOT NULL CHECK (outcome IN ('succeeded', 'declined', 'error')),
     decline_code    text,
+    -- It is done, but every attempt is answered with the server error the first one ended in.
+    replays_error   boolean NOT NULL DEFAULT false,
+    attempts        int NOT NULL DEFAULT 1,
     created_at      timestamptz NOT NULL
 );
+CREATE INDEX sandbox_psp_operations_by_time ON sandbox_psp_operations (tenant_id, kind, created_at, provider_ref);
 CALL fence_by_tenant('sandbox_psp_operations');
+
+-- Webhooks the sandbox's script sends when their time has come; one that is doubled stands here twice.
+CREATE TABLE sandbox_psp_webhooks (
+    id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant_id       text NOT NULL,
+    event_id        text NOT NULL,
+    idempotency_key text NOT NULL,
+    due_at          timestamptz NOT NULL
+);
+CREATE INDEX sandbox_psp_webhooks_due ON sandbox_psp_webhooks (due_at);
+CALL fence_by_tenant('sandbox_psp_webhooks');
+
+-- Comparing what a PSP has done with what stands here, one account and span of time after another.
+CREATE TABLE reconciliations (
+    id               uuid PRIMARY KEY,
+    tenant_id        text NOT NULL,
+    provider         text NOT NULL,
+    -- The day (UTC) a daily one is of; none if somebody asked for it.
+    day              date,
+    from_time        timestamptz NOT NULL,
+    to_time          timestamptz NOT NULL,
+    status           text NOT NULL CHECK (status IN ('running', 'completed', 'failed')),
+    -- How far it is: which of the PSP's lists is being read, and from where on.
+    phase            text NOT NULL CHECK (phase IN ('charges', 'refunds', 'compare')),
+    cursor           text,
+    -- The PSP's listing is read from here: what was settled in the span may have been begun before it.
+    list_from        timestamptz NOT NULL,
+    attempts         int NOT NULL,
+    -- When any node may go on with it; until then somebody holds it. Null once it has ended.
+    next_attempt_at  timestamptz,
+    failure          text,
+    -- Operations the PSP listed.
+    listed           bigint NOT NULL,
+    differences      bigint NOT NULL,
+    created_at       timestamptz NOT NULL,
+    finished_at      timestamptz,
+    CONSTRAINT reconciliation_spans_time CHECK (from_time < to_time)
+);
+-- Whichever node is first makes the day's.
+CREATE UNIQUE INDEX one_daily_reconciliation ON reconciliations (tenant_id, provider, day) WHERE day IS NOT NULL;
+CREATE INDEX reconciliations_to_resume ON reconciliations (next_attempt_at) WHERE status = 'running';
+CREATE INDEX reconciliations_to_look_at ON reconciliations (finished_at) WHERE differences > 0 OR status = 'failed';
+CALL fence_by_tenant('reconciliations');
+
+-- What a PSP has listed for a reconciliation that is under way, by its own names, so that a page read twice counts once.
+CREATE TABLE reconciliation_operations (
+    reconciliation_id uuid NOT NULL REFERENCES reconciliations (id),
+    tenant_id        text NOT NULL,
+    kind             text NOT NULL CHECK (kind IN ('charge', 'refund')),
+    provider_ref     text NOT NULL,
+    -- Our payment or refund it is for; none if we never asked for it.
+    ours             uuid,
+    -- The fact its settlement is, in every region.
+    fact             uuid,
+    charge_ref       text,
+    amount           bigint NOT NULL,
+    currency         text NOT NULL,
+    state            text NOT NULL CHECK (state IN ('succeeded', 'failed', 'open')),
+    made_at          timestamptz NOT NULL,
+    PRIMARY KEY (reconciliation_id, kind, provider_ref)
+);
+CREATE INDEX reconciliation_operations_ours ON reconciliation_operations (reconciliation_id, ours);
+CALL fence_by_tenant('reconciliation_operations');
+
+CREATE TABLE reconciliation_differences (
+    id               uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+    reconciliation_id uuid NOT NULL REFERENCES reconciliations (id),
+    tenant_id        text NOT NULL,
+    class            text NOT NULL CHECK (class IN
+        ('missing_here', 'missing_at_psp', 'amount_differs', 'status_differs', 'refund_missing_here',
+         'refund_missing_at_psp', 'refund_amount_differs', 'refund_status_differs', 'ledger_differs')),
+    payment_id       uuid,
+    refund_id        uuid,
+    provider_ref     text,
+    amount_here      bigint,
+    currency_here    text,
+    status_here      text,
+    amount_there     bigint,
+    currency_there   text,
+    status_there     text
+);
+CREATE INDEX reconciliation_differences_in_order ON reconciliation_differences (reconciliation_id, id);
+CALL fence_by_tenant('reconciliation_differences');
+-- Reads payments and refunds by when they were settled.
+CREATE INDEX payments_by_settling ON payments (tenant_id, settled_at) WHERE settled_at IS NOT NULL;
+CREATE INDEX payments_by_provider_ref ON payments (tenant_id, provider_ref) WHERE provider_ref IS NOT NULL;
+CREATE INDEX refunds_by_settling ON refunds (tenant_id, settled_at) WHERE settled_at IS NOT NULL;

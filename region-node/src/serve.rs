@@ -113,6 +113,7 @@ pub(crate) async fn announce(app: &App) -> anyhow::Result<()> {
 fn start_background_work(app: &App) {
     app.spawn(follow_directory(app.clone()));
     app.spawn(payments::resume_payments(app.clone()));
+    app.spawn(payments::reconcile_due(app.clone()));
     app.spawn(every(app.clone(), PUBLISH_DRAFTS, async |app| tenants::publish_due_drafts(&app).await));
     app.spawn(every(app.clone(), SWEEP, async |app| {
         forget_old_answers(&app.db, app.clock.now()).await?;

@@ -68,6 +68,8 @@ uuid_ids! {
     PaymentId,
     /// Money given back.
     RefundId,
+    /// One comparison with a payment service's books.
+    ReconciliationId,
     /// One entry of the replicated ledger.
     FactId,
 }

@@ -139,6 +139,8 @@ const FIXTURE: &str = "
     INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, created_at) VALUES
         ('cabs', '00000000-0000-0000-0000-0000000000f1', 'rider', 5, now());
     INSERT INTO psp_webhook_events (tenant_id, provider, event_id, received_at) VALUES ('cabs', 'sandbox', 'evt_1', now());
+    INSERT INTO reconciliations (id, tenant_id, provider, day, from_time, to_time, status, phase, list_from, attempts, listed, differences, created_at) VALUES
+        (gen_random_uuid(), 'cabs', 'sandbox', '2026-03-01', '2026-03-01', '2026-03-02', 'completed', 'compare', '2026-03-01', 1, 0, 0, now());
     UPDATE riders SET phone_hash = '\\x01' WHERE id = '00000000-0000-0000-0000-0000000000a1';
     UPDATE drivers SET phone_hash = '\\x01' WHERE id = '00000000-0000-0000-0000-0000000000d1';
 ";
@@ -201,6 +203,8 @@ async fn the_schema_decides_every_race(pool: PgPool) {
         ("ratings_stars_check", "UPDATE ratings SET stars = 6"),
         ("one_webhook_event", "INSERT INTO psp_webhook_events (tenant_id, provider, event_id, received_at)
             VALUES ('cabs', 'sandbox', 'evt_1', now())"),
+        ("one_daily_reconciliation", "INSERT INTO reconciliations (id, tenant_id, provider, day, from_time, to_time, status, phase, list_from, attempts, listed, differences, created_at)
+            SELECT gen_random_uuid(), tenant_id, provider, day, from_time, to_time, 'running', 'charges', list_from, 0, 0, 0, now() FROM reconciliations"),
     ];
     for (rule, attempt) in attempts {
         assert_eq!(broken_rule(&pool, attempt).await.as_deref(), Some(rule), "{attempt}");

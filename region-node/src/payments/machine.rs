@@ -42,6 +42,8 @@ pub(super) enum Answer {
         /// Why, in the PSP's words.
         code: String,
     },
+    /// The PSP has taken the order and does not know yet; a refund may wait for days.
+    Underway,
 }
 
 /// The PSP may or may not have done what it was asked to.
@@ -70,6 +72,8 @@ pub(super) const MAX_ATTEMPTS: i32 = 20;
 const SETTLE_WITHIN: Duration = Duration::seconds(5);
 const FIRST_RETRY: Duration = Duration::seconds(5);
 const LONGEST_RETRY: Duration = Duration::minutes(10);
+/// What is under way at the PSP is asked about so often.
+const LOOK_AGAIN: Duration = Duration::hours(1);
 
 impl Sequence {
     /// Begun by somebody who holds it until `held_until`.
@@ -134,6 +138,13 @@ impl Sequence {
             Ok(Answer::Declined { code }) => {
                 Self { step: Step::Failed, next_attempt_at: None, failure_code: Some(code.clone()), ..self }
             }
+            // It does answer, so this uses up no attempt. A webhook will have it asked earlier.
+            Ok(Answer::Underway) => Self {
+                step: Step::Unknown,
+                attempts: self.attempts.saturating_sub(1),
+                next_attempt_at: Some(now + LOOK_AGAIN),
+                ..self
+            },
             Err(NoAnswer(_)) => {
                 let given_up = self.attempts >= MAX_ATTEMPTS;
                 let next_attempt_at = (!given_up).then(|| now + retry_after(self.attempts, jitter));
@@ -149,7 +160,7 @@ impl Sequence {
 }
 
 /// Doubles with each attempt up to a limit; the later half of the wait is left to chance.
-fn retry_after(attempts: i32, jitter: f64) -> Duration {
+pub(super) fn retry_after(attempts: i32, jitter: f64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(20);
     let wait = (FIRST_RETRY * 2_u32.pow(doublings)).min(LONGEST_RETRY);
     wait / 2 + (wait / 2) * jitter.clamp(0.0, 1.0)
@@ -167,6 +178,7 @@ mod tests {
         prop_oneof![
             Just(Ok(Answer::Approved { provider_ref: "ch_1".into() })),
             Just(Ok(Answer::Declined { code: "card_declined".into() })),
+            Just(Ok(Answer::Underway)),
             Just(Err(NoAnswer("time-out".into()))),
         ]
     }
@@ -187,6 +199,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_under_way_at_the_psp_is_asked_about_for_as_long_as_it_takes() {
+        let mut sequence = Sequence::begun(NOW);
+        for _ in 0..MAX_ATTEMPTS * 2 {
+            sequence = sequence.answered(&Ok(Answer::Underway), NOW, 0.5);
+            assert_eq!((sequence.step, sequence.next_attempt_at), (Step::Unknown, Some(NOW + LOOK_AGAIN)));
+            sequence = sequence.taken(NOW);
+        }
+        let approved = Answer::Approved { provider_ref: "re_1".into() };
+        assert_eq!(sequence.answered(&Ok(approved), NOW, 0.5).step, Step::Authorized);
+    }
+
+    #[test]
     fn what_is_begun_is_held_until_its_time_and_then_anybody_s() {
         let sequence = Sequence::begun(NOW + Duration::seconds(30));
         assert!(sequence.is_held(NOW));
@@ -198,11 +222,11 @@ mod tests {
         #[test]
         fn only_the_psp_s_first_answer_decides(answers in prop::collection::vec(any_answer(), 1..8), jitter in 0.0..1.0_f64) {
             let end = answers.iter().fold(Sequence::begun(NOW), |sequence, answer| sequence.answered(answer, NOW, jitter));
-            let first = answers.iter().find_map(|answer| answer.as_ref().ok());
+            let first = answers.iter().flatten().find(|answer| **answer != Answer::Underway);
             prop_assert_eq!(end.step, match first {
                 Some(Answer::Approved { .. }) => Step::Authorized,
                 Some(Answer::Declined { .. }) => Step::Failed,
-                None => Step::Unknown,
+                Some(Answer::Underway) | None => Step::Unknown,
             });
             prop_assert_eq!(end.clone().settled().is_some(), end.step == Step::Authorized);
             prop_assert_eq!(end.settled().and_then(Sequence::settled), None, "nothing settles twice");

@@ -4,7 +4,7 @@
 //! asked (outside of any transaction, with an idempotency key made of the payment's id), its answer recorded, and then
 //! settlement, ledger entry and the fact other regions learn commit together. [`machine`] says how one step follows another,
 //! [`steps`] are the steps, [`resume`] goes on with what a crash or a silent PSP left half done, on any node. What the PSP
-//! did not answer is `unknown`, and only asking the PSP resolves it.
+//! did not answer is `unknown`, and only asking the PSP resolves it. [`reconcile`] compares what PSPs have done with all that stands here, day by day.
 //!
 //! [`ledger`] says who gets what; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index
 //! `one_live_payment_per_trip` decides who charges a trip when several try.
@@ -17,6 +17,7 @@ mod machine;
 mod pay;
 mod payment;
 mod psp;
+mod reconcile;
 mod record;
 mod refund;
 mod resume;
@@ -31,6 +32,7 @@ pub use error::PaymentError;
 pub use fee::charge_cancellation_fee;
 pub use payment::{PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus};
 pub use psp::{PspConfig, PspRegistry};
+pub use reconcile::reconcile_due;
 pub use resume::{resume_payments, run_due};
 
 use ledger::{Entry, EntryKind, Parties, Split};
@@ -45,6 +47,8 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(get::get_payment))
         .routes(routes!(refund::refund_payment, get::list_refunds))
         .routes(routes!(webhook::receive_webhook))
+        .routes(routes!(reconcile::api::reconcile))
+        .routes(routes!(reconcile::api::get_reconciliation))
         .routes(routes!(settlements::list_settlements))
 }
 

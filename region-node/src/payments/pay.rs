@@ -142,7 +142,7 @@ async fn intend(
     let provider = if needs_psp { config.psp.reference() } else { NO_PSP.to_owned() };
     if needs_psp {
         if let Some(why) = app.psp.why_unusable(&config.psp) {
-            return Err(PaymentError::PspUnavailable { why, wait_s: 60 }.into());
+            return Err(unusable(why, caller, &provider).into());
         }
         let given = method.token.or(owed.method.token);
         method.token = Some(app.psp.get(&provider)?.token(given.as_deref())?);
@@ -171,6 +171,13 @@ async fn intend(
         _ => Stop::from(error),
     })?;
     Ok(payment)
+}
+
+/// How a node is set up is told to those who can mend it, and to the log.
+fn unusable(why: String, caller: &Caller, provider: &str) -> PaymentError {
+    tracing::error!(tenant = %caller.tenant(), provider, "a payment cannot be begun: {why}");
+    let why = if caller.is_admin() { why } else { "the company's account there cannot be used yet".to_owned() };
+    PaymentError::PspUnavailable { why, wait_s: 60 }
 }
 
 /// What a trip costs its rider, and who shares it.

@@ -11,7 +11,7 @@ use time::Duration;
 use super::{
     Answer, NoAnswer, PaymentError, Step,
     record::{PaymentRecord, RefundRecord},
-    steps, store,
+    steps, store, webhook,
 };
 use crate::{app::App, http::Problem};
 
@@ -35,6 +35,7 @@ pub async fn resume_payments(app: App) {
 
 /// Goes on with what is due; says how much that was.
 pub async fn run_due(app: &App) -> Result<u64, Problem> {
+    webhook::take_scripted(app).await?;
     let now = app.clock.now();
     let region = app.region.as_str();
     let mut tx = app.db.system().await?;

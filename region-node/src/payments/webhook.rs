@@ -41,21 +41,35 @@ pub(super) async fn receive_webhook(
     body: Body,
 ) -> Result<Json<Received>, Problem> {
     let provider = account_of(&app, &tenant, provider).await?;
-    let psp =
-        app.psp.get(&provider).map_err(|_| PaymentError::NoSuchProvider(provider.escape_default().to_string()))?;
+    app.psp.get(&provider).map_err(|_| PaymentError::NoSuchProvider(provider.escape_default().to_string()))?;
     let body = read_body(body, app.config.http.body_limit_bytes).await?;
+    take(&app, &tenant, &provider, &headers, &body).await?;
+    Ok(Json(Received { received: true }))
+}
+
+/// Takes the webhooks the sandbox's script sends by now, just as those that come from outside.
+pub(super) async fn take_scripted(app: &App) -> Result<(), Problem> {
+    for sent in app.psp.due_webhooks(app.region.as_str()).await? {
+        if let Err(problem) = take(app, &sent.tenant, sent.provider, &sent.headers, &sent.body).await {
+            tracing::warn!(%problem, tenant = %sent.tenant, "a webhook of the sandbox was not taken");
+        }
+    }
+    Ok(())
+}
+
+async fn take(app: &App, tenant: &TenantId, provider: &str, headers: &HeaderMap, body: &[u8]) -> Result<(), Problem> {
     let now = app.clock.now();
-    let event = psp.webhook(&headers, &body, now)?;
-    let mut tx = app.db.begin(&tenant).await?;
-    if store::first_sight(&mut tx, &provider, &event.id, now).await? {
+    let event = app.psp.get(provider)?.webhook(headers, body, now)?;
+    let mut tx = app.db.begin(tenant).await?;
+    if store::first_sight(&mut tx, provider, &event.id, now).await? {
         match event.about {
-            Some(OperationKey::Payment(id)) => store::make_payment_due(&mut tx, &provider, id, now).await?,
-            Some(OperationKey::Refund(id)) => store::make_refund_due(&mut tx, &provider, id, now).await?,
+            Some(OperationKey::Payment(id)) => store::make_payment_due(&mut tx, provider, id, now).await?,
+            Some(OperationKey::Refund(id)) => store::make_refund_due(&mut tx, provider, id, now).await?,
             None => tracing::info!(event.id = event.id, "a webhook about nothing of ours"),
         }
     }
     tx.commit().await?;
-    Ok(Json(Received { received: true }))
+    Ok(())
 }
 
 /// A provider's bare name stands for the account there that the tenant uses now.

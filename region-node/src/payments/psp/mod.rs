@@ -29,13 +29,14 @@ use shared::{
 use time::OffsetDateTime;
 
 use breaker::Breaker;
-use sandbox::Sandbox;
+pub(in crate::payments) use sandbox::Delivery;
+use sandbox::{Sandbox, ScriptConfig};
 #[cfg(test)]
 pub(super) use signature::sign;
 use stripe::{Stripe, StripeConfig, secret_key_setting};
 
-use super::{Answer, NoAnswer, PaymentError};
-use crate::{db::Db, tenants::Tenants};
+use super::{Answer, NoAnswer, PaymentError, reconcile::ReconciliationConfig};
+use crate::{db::Db, http::Problem, tenants::Tenants};
 
 /// How payment services are reached.
 #[derive(Clone, Debug, Deserialize)]
@@ -47,6 +48,7 @@ pub struct PspConfig {
     /// How often a node looks for payments and refunds that somebody must go on with.
     #[serde(with = "humantime_serde")]
     pub resume_every: Duration,
+    pub reconciliation: ReconciliationConfig,
     pub sandbox: SandboxConfig,
     pub stripe: StripeConfig,
 }
@@ -61,6 +63,9 @@ pub struct SandboxConfig {
     /// How long it thinks before it answers.
     #[serde(with = "humantime_serde")]
     pub latency: Duration,
+    /// What goes wrong with it, from a seed; nothing without one.
+    #[serde(default)]
+    pub script: Option<ScriptConfig>,
 }
 
 /// Takes money from a rider.
@@ -81,6 +86,101 @@ pub(in crate::payments) struct RefundOrder {
     /// The PSP's name for the charge.
     pub(in crate::payments) charge_ref: String,
     pub(in crate::payments) amount: Money,
+}
+
+/// One order or the other.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::payments) enum Order<'a> {
+    Charge(&'a ChargeOrder),
+    Refund(&'a RefundOrder),
+}
+
+impl<'a> Order<'a> {
+    fn tenant(self) -> &'a TenantId {
+        match self {
+            Self::Charge(order) => &order.tenant,
+            Self::Refund(order) => &order.tenant,
+        }
+    }
+
+    fn key(self) -> OperationKey {
+        match self {
+            Self::Charge(order) => order.key,
+            Self::Refund(order) => order.key,
+        }
+    }
+
+    fn amount(self) -> Money {
+        match self {
+            Self::Charge(order) => order.amount,
+            Self::Refund(order) => order.amount,
+        }
+    }
+}
+
+/// Which of its operations a PSP is asked to list: a tenant's, of a time.
+#[derive(Clone, Debug)]
+pub(in crate::payments) struct Listing {
+    pub(in crate::payments) tenant: TenantId,
+    pub(in crate::payments) kind: ListedKind,
+    /// From here on, by the PSP's clock.
+    pub(in crate::payments) from: OffsetDateTime,
+    /// Before this.
+    pub(in crate::payments) to: OffsetDateTime,
+    /// [`ListedPage::next`] of the page before.
+    pub(in crate::payments) after: Option<String>,
+}
+
+/// What is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::payments) enum ListedKind {
+    Charges,
+    Refunds,
+}
+
+/// Some of what a PSP has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::payments) struct ListedPage {
+    pub(in crate::payments) operations: Vec<Listed>,
+    /// Where the next page begins; none after the last.
+    pub(in crate::payments) next: Option<String>,
+}
+
+/// An operation as the PSP has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::payments) struct Listed {
+    /// None if the platform never asked for it: a refund made by hand.
+    pub(in crate::payments) key: Option<OperationKey>,
+    pub(in crate::payments) provider_ref: String,
+    /// The charge a refund is of.
+    pub(in crate::payments) charge_ref: Option<String>,
+    /// Minor units as we count them.
+    pub(in crate::payments) amount: i64,
+    pub(in crate::payments) currency: String,
+    pub(in crate::payments) state: ListedState,
+    pub(in crate::payments) created_at: OffsetDateTime,
+}
+
+/// How an operation stands at the PSP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::payments) enum ListedState {
+    /// Money moved.
+    Succeeded,
+    /// It did not, and will not.
+    Failed,
+    /// Not decided.
+    Open,
+}
+
+impl ListedState {
+    /// Its name in SQL.
+    pub(in crate::payments) fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Open => "open",
+        }
+    }
 }
 
 /// What a PSP knows an operation of ours by.
@@ -110,8 +210,11 @@ pub(in crate::payments) trait Psp: Send + Sync + 'static {
     /// Gives money back, once per key.
     fn refund<'a>(&'a self, order: &'a RefundOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>>;
 
-    /// What became of an operation; none if the PSP has not done it.
-    fn find<'a>(&'a self, tenant: &'a TenantId, key: OperationKey) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>>;
+    /// What became of an order; none if the PSP has not done it.
+    fn find<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>>;
+
+    /// A page of what it has done.
+    fn list<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<ListedPage, NoAnswer>>;
 
     /// Reads a webhook, if it is really the PSP's and recent.
     fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError>;
@@ -121,6 +224,7 @@ pub(in crate::payments) trait Psp: Send + Sync + 'static {
 /// are recorded under: `sandbox`, `stripe:acme`.
 pub struct PspRegistry {
     accounts: BTreeMap<String, Arc<dyn Psp>>,
+    sandbox: Arc<Sandbox>,
     breakers: BTreeMap<String, Mutex<Breaker>>,
     tenants: Tenants,
     timeout: Duration,
@@ -135,13 +239,13 @@ impl PspRegistry {
         http: &reqwest::Client,
         tenants: Tenants,
     ) -> Result<Self, ConfigError> {
-        let sandbox: Arc<dyn Psp> = Arc::new(Sandbox::new(&config.sandbox, db, clock));
-        let mut accounts = BTreeMap::from([(Sandbox::NAME.to_owned(), sandbox)]);
+        let sandbox = Arc::new(Sandbox::new(&config.sandbox, db, clock));
+        let mut accounts = BTreeMap::from([(Sandbox::NAME.to_owned(), Arc::clone(&sandbox) as Arc<dyn Psp>)]);
         for (name, account) in Stripe::accounts(&config.stripe, http)? {
             accounts.insert(format!("{}:{name}", Stripe::NAME), Arc::new(account));
         }
         let breakers = accounts.keys().map(|name| (name.clone(), Mutex::default())).collect();
-        Ok(Self { accounts, breakers, tenants, timeout: config.timeout })
+        Ok(Self { accounts, sandbox, breakers, tenants, timeout: config.timeout })
     }
 
     /// The account of that name.
@@ -212,14 +316,19 @@ impl PspRegistry {
         self.bounded(provider, self.reachable(provider)?.refund(order), outcome).await
     }
 
-    /// What became of an operation; see [`Psp::find`].
-    pub(in crate::payments) async fn find(
-        &self,
-        provider: &str,
-        tenant: &TenantId,
-        key: OperationKey,
-    ) -> Result<Option<Answer>, NoAnswer> {
-        self.bounded(provider, self.reachable(provider)?.find(tenant, key), |_| "ok").await
+    /// What became of an order; see [`Psp::find`].
+    pub(in crate::payments) async fn find(&self, provider: &str, order: Order<'_>) -> Result<Option<Answer>, NoAnswer> {
+        self.bounded(provider, self.reachable(provider)?.find(order), |_| "ok").await
+    }
+
+    /// A page of what an account has done; see [`Psp::list`].
+    pub(in crate::payments) async fn list(&self, provider: &str, listing: &Listing) -> Result<ListedPage, NoAnswer> {
+        self.bounded(provider, self.reachable(provider)?.list(listing), |_| "ok").await
+    }
+
+    /// The webhooks the sandbox sends now, about tenants at home in `region`.
+    pub(in crate::payments) async fn due_webhooks(&self, region: &str) -> Result<Vec<Delivery>, Problem> {
+        self.sandbox.due_webhooks(region).await
     }
 
     /// How long somebody who asks holds the payment: the call itself, and as long again for all around it.
@@ -251,7 +360,7 @@ impl PspRegistry {
 /// How an answered call is counted.
 fn outcome(answer: &Answer) -> &'static str {
     match answer {
-        Answer::Approved { .. } => "ok",
+        Answer::Approved { .. } | Answer::Underway => "ok",
         Answer::Declined { .. } => "declined",
     }
 }

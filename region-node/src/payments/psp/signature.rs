@@ -55,7 +55,6 @@ fn verify(secret: &[u8], header: &str, body: &[u8], now: OffsetDateTime) -> bool
 }
 
 /// The header of a webhook sent at `sent_at`.
-#[cfg(test)]
 pub(in crate::payments) fn sign(secret: &[u8], body: &[u8], sent_at: OffsetDateTime) -> String {
     let seconds = sent_at.unix_timestamp();
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);

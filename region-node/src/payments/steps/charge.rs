@@ -12,7 +12,7 @@ use crate::{
     outbox,
     payments::{
         Answer, Entry, EntryKind, NoAnswer, PaymentError, PaymentKind, ledger,
-        psp::{ChargeOrder, OperationKey},
+        psp::{ChargeOrder, OperationKey, Order},
         record::PaymentRecord,
         store,
     },
@@ -25,13 +25,16 @@ pub(in crate::payments) async fn ask_for_charge(
     tenant: &TenantId,
     payment: &PaymentRecord,
 ) -> Result<Answer, NoAnswer> {
-    let order = ChargeOrder {
+    app.psp.charge(&payment.provider, &order(tenant, payment)).await
+}
+
+fn order(tenant: &TenantId, payment: &PaymentRecord) -> ChargeOrder {
+    ChargeOrder {
         tenant: tenant.clone(),
         key: OperationKey::Payment(payment.id),
         token: payment.method.token.clone().unwrap_or_default(),
         amount: payment.amount,
-    };
-    app.psp.charge(&payment.provider, &order).await
+    }
 }
 
 /// Asks the PSP what became of the charge, and only if it never saw it, for the money; unless `may_charge` is off, in which
@@ -42,7 +45,7 @@ pub(in crate::payments) async fn find_or_charge(
     payment: &PaymentRecord,
     may_charge: bool,
 ) -> Option<Result<Answer, NoAnswer>> {
-    match app.psp.find(&payment.provider, tenant, OperationKey::Payment(payment.id)).await {
+    match app.psp.find(&payment.provider, Order::Charge(&order(tenant, payment))).await {
         Ok(Some(answer)) => Some(Ok(answer)),
         Ok(None) if may_charge => Some(ask_for_charge(app, tenant, payment).await),
         Ok(None) => None,

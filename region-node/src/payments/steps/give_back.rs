@@ -12,7 +12,7 @@ use crate::{
     outbox,
     payments::{
         Answer, Entry, EntryKind, NoAnswer, PaymentError, ledger,
-        psp::{OperationKey, RefundOrder},
+        psp::{OperationKey, Order, RefundOrder},
         record::{PaymentRecord, RefundRecord},
         store,
     },
@@ -25,13 +25,16 @@ pub(in crate::payments) async fn ask_for_refund(
     payment: &PaymentRecord,
     refund: &RefundRecord,
 ) -> Result<Answer, NoAnswer> {
-    let order = RefundOrder {
+    app.psp.refund(&payment.provider, &order(tenant, payment, refund)).await
+}
+
+fn order(tenant: &TenantId, payment: &PaymentRecord, refund: &RefundRecord) -> RefundOrder {
+    RefundOrder {
         tenant: tenant.clone(),
         key: OperationKey::Refund(refund.id),
         charge_ref: payment.sequence.provider_ref.clone().unwrap_or_default(),
         amount: refund.amount,
-    };
-    app.psp.refund(&payment.provider, &order).await
+    }
 }
 
 /// Asks the PSP what became of the refund, and only if it never saw it, to make it.
@@ -41,7 +44,7 @@ pub(in crate::payments) async fn find_or_refund(
     payment: &PaymentRecord,
     refund: &RefundRecord,
 ) -> Result<Answer, NoAnswer> {
-    match app.psp.find(&payment.provider, tenant, OperationKey::Refund(refund.id)).await? {
+    match app.psp.find(&payment.provider, Order::Refund(&order(tenant, payment, refund))).await? {
         Some(answer) => Ok(answer),
         None => ask_for_refund(app, tenant, payment, refund).await,
     }

@@ -1,16 +1,25 @@
 //! All SQL of payments.
 
+mod compare;
 mod ledger;
 mod payments;
+mod reconciliations;
 mod refunds;
 mod settlements;
 mod webhooks;
 
 pub(super) use self::{
+    compare::compare,
     ledger::post,
     payments::{
         Owed, asked_under_key, claim_due as claim_due_payments, count_unknown, insert as insert_payment,
         load as load_payment, lock as lock_payment, owed, save as save_payment,
+    },
+    reconciliations::{
+        accounts_used, advance, claim_due as claim_due_reconciliations, complete, count_failed_since,
+        count_running as count_running_reconciliations, differences as list_differences,
+        found_since as differences_since, insert as insert_reconciliation, is_held, keep_listed,
+        load as load_reconciliation, load_job, put_off as put_reconciliation_off, tenants_without_day,
     },
     refunds::{
         asked_under_key as refund_asked_under_key, begun_split, claim_due as claim_due_refunds,

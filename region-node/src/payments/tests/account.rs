@@ -20,9 +20,7 @@ async fn configure(scene: &Scene, psp: Value) -> Value {
 }
 
 async fn with_account(pool: PgPool) -> Scene {
-    let region = TestRegion::with_settings(pool.clone(), ACCOUNT).await;
-    let (rider, driver, admin) = (region.rider().await, region.driver().await, region.admin().await);
-    Scene { region, rider, driver, admin, pool }
+    Scene::with_settings(pool, ACCOUNT).await
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
@@ -46,7 +44,11 @@ async fn a_node_that_lacks_the_secrets_others_have_says_so_and_writes_nothing(po
     let poor = scene.region.another_node_with("").await;
     let refused = poor.visited_by(&scene.rider).post("/v1/payments", card(trip, "pm_1")).await;
     assert_eq!(refused.headers["retry-after"], "60");
+    let names_settings = |answer: &TestAnswer| answer.json()["detail"].as_str().unwrap().contains("SECRET_KEY");
+    assert!(!names_settings(&refused), "how a node is set up is none of a rider's business");
     assert_eq!(refused.problem(503).code, "psp_unavailable");
+    let refused = poor.visited_by(&scene.admin).post("/v1/payments", card(trip, "pm_1")).await;
+    assert!(names_settings(&refused), "the back office is told what to have mended");
     assert_eq!(scene.number("SELECT count(*) FROM payments").await, 0);
 }
 

@@ -4,6 +4,7 @@ mod account;
 mod books;
 mod fee;
 mod pay;
+mod reconcile;
 mod recover;
 mod refund;
 mod settlements;
@@ -46,7 +47,14 @@ impl Scene {
     }
 
     async fn with_config(pool: PgPool, config: Value) -> Self {
-        let region = TestRegion::with_config(pool.clone(), config).await;
+        Self::of(TestRegion::with_config(pool.clone(), config).await, pool).await
+    }
+
+    async fn with_settings(pool: PgPool, settings: &str) -> Self {
+        Self::of(TestRegion::with_settings(pool.clone(), settings).await, pool).await
+    }
+
+    async fn of(region: TestRegion, pool: PgPool) -> Self {
         let (rider, driver, admin) = (region.rider().await, region.driver().await, region.admin().await);
         Self { region, rider, driver, admin, pool }
     }

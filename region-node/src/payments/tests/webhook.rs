@@ -71,3 +71,23 @@ async fn unsigned_stale_and_foreign_webhooks_are_refused_and_write_nothing(pool:
     assert_eq!(unknown.problem(404).code, "not_found");
     assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events").await, 0);
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_webhook_of_the_sandbox_s_script_may_be_late_and_doubled_and_works_once(pool: PgPool) {
+    let script = "seed = 1, silences = 1.0, webhooks_late = 1.0, webhooks_doubled = 1.0, late_by = \"2s\"";
+    let settings = format!("psp = {{ timeout = \"100ms\", sandbox = {{ script = {{ {script} }} }} }}");
+    let scene = Scene::with_settings(pool, &settings).await;
+    let id = id_of(&scene.pay(scene.trip().await, "tok_visa").await.ok(201));
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_webhooks").await, 2);
+    assert_eq!(scene.payment(id).await["status"], "unknown");
+    // Sooner than anybody would look by himself.
+    scene.region.clock.advance(time::Duration::seconds(2));
+    assert_eq!(resume::run_due(&scene.region.app).await.unwrap(), 1);
+    let settled = scene.payment(id).await;
+    assert_eq!(settled["status"], "settled");
+    assert_eq!(scene.later().await, 0);
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_webhooks").await, 0);
+    assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events").await, 1);
+    assert_eq!(scene.payment(id).await, settled);
+    scene.assert_books_agree().await;
+}

@@ -1,6 +1,7 @@
 //! What every adapter must do, whatever it adapts to. The sandbox does all of it; Stripe is tried against localstripe, which
-//! others wrote, less the two things that cannot show ([`Shows`]).
+//! others wrote, less the three things that cannot show ([`Shows`]).
 
+mod scripted;
 mod stand_in;
 
 use axum::http::HeaderMap;
@@ -13,7 +14,9 @@ use shared::{
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use super::{ChargeOrder, OperationKey, Psp, RefundOrder, WebhookEvent, sign};
+use super::{
+    ChargeOrder, Listed, ListedKind, ListedState, Listing, OperationKey, Order, Psp, RefundOrder, WebhookEvent, sign,
+};
 use crate::{
     payments::{Answer, PaymentError},
     testing::{TestRegion, WEBHOOK_SECRET},
@@ -24,8 +27,8 @@ use stand_in::StandIn;
 #[derive(PartialEq, Eq)]
 enum Shows {
     Everything,
-    /// localstripe ignores `Idempotency-Key`, and gives back more than it took.
-    NeitherRepeatsNorOverRefunds,
+    /// localstripe ignores `Idempotency-Key`, gives back more than it took, and lists nothing by time.
+    NeitherRepeatsNorOverRefundsNorLists,
 }
 
 /// Cards of the other side.
@@ -47,7 +50,7 @@ fn usd(amount: i64) -> Money {
 fn approved(answer: &Answer) -> &str {
     match answer {
         Answer::Approved { provider_ref } => provider_ref,
-        Answer::Declined { code } => panic!("declined: {code}"),
+        Answer::Declined { .. } | Answer::Underway => panic!("{answer:?}"),
     }
 }
 
@@ -55,14 +58,15 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
     // A charge is made once, and found when its answer is lost.
     for capture in [Capture::Automatic, Capture::Manual] {
         let charge = order(cards.good, 1_100);
-        assert_eq!(psp.find(&charge.tenant, charge.key).await, Ok(None), "not asked for yet");
+        assert_eq!(psp.find(Order::Charge(&charge)).await, Ok(None), "not asked for yet");
         let first = psp.charge(&charge, capture).await.unwrap();
         assert!(!approved(&first).is_empty());
-        assert_eq!(psp.find(&charge.tenant, charge.key).await, Ok(Some(first.clone())), "{capture:?}");
+        assert_eq!(psp.find(Order::Charge(&charge)).await, Ok(Some(first.clone())), "{capture:?}");
         if *shows == Shows::Everything {
             assert_eq!(psp.charge(&charge, capture).await, Ok(first));
             let other = ChargeOrder { amount: usd(1_101), ..charge };
             assert!(psp.charge(&other, capture).await.is_err(), "a key stands for one order");
+            assert!(psp.find(Order::Charge(&other)).await.is_err(), "and is not found for another");
         }
     }
 
@@ -70,7 +74,7 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
     let refused = order(cards.declined, 1_100);
     let decline = Answer::Declined { code: "card_declined".to_owned() };
     assert_eq!(psp.charge(&refused, Capture::Automatic).await, Ok(decline.clone()));
-    assert_eq!(psp.find(&refused.tenant, refused.key).await, Ok(Some(decline)));
+    assert_eq!(psp.find(Order::Charge(&refused)).await, Ok(Some(decline)));
 
     // Refunds: one in parts up to the whole, one at once.
     for (parts, over) in [(&[300, 300, 500][..], 1), (&[1_100][..], 100)] {
@@ -84,10 +88,10 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
         };
         for part in parts {
             let refund = refund(*part);
-            assert_eq!(psp.find(&refund.tenant, refund.key).await, Ok(None));
+            assert_eq!(psp.find(Order::Refund(&refund)).await, Ok(None));
             let first = psp.refund(&refund).await.unwrap();
             assert!(!approved(&first).is_empty());
-            assert_eq!(psp.find(&refund.tenant, refund.key).await, Ok(Some(first.clone())));
+            assert_eq!(psp.find(Order::Refund(&refund)).await, Ok(Some(first.clone())));
             if *shows == Shows::Everything {
                 assert_eq!(psp.refund(&refund).await, Ok(first));
             }
@@ -96,6 +100,45 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
             let refused = psp.refund(&refund(over)).await;
             assert!(matches!(refused, Ok(Answer::Declined { .. })), "{refused:?}");
         }
+    }
+}
+
+/// Charges and refunds are listed once each, page by page, with what they are over and how they stand.
+async fn lists_what_it_did(psp: &dyn Psp, cards: &Cards) {
+    let begun = Clock::system().now() - time::Duration::minutes(1);
+    let (mut charges, mut refunds) = (Vec::new(), Vec::new());
+    for i in 0..130 {
+        let charge = order(if i == 7 { cards.declined } else { cards.good }, 1_000 + i);
+        let answer = psp.charge(&charge, Capture::Automatic).await.unwrap();
+        if let Answer::Approved { provider_ref } = &answer {
+            let (key, tenant) = (OperationKey::Refund(RefundId::new()), charge.tenant.clone());
+            let refund = RefundOrder { tenant, key, charge_ref: provider_ref.clone(), amount: usd(1 + i) };
+            psp.refund(&refund).await.unwrap();
+            refunds.push((Some(key), 1 + i, ListedState::Succeeded, Some(provider_ref.clone())));
+        }
+        let state = if i == 7 { ListedState::Failed } else { ListedState::Succeeded };
+        charges.push((Some(charge.key), 1_000 + i, state, None));
+    }
+    for (kind, mut expected) in [(ListedKind::Charges, charges), (ListedKind::Refunds, refunds)] {
+        let (tenant, to) = ("cabs".parse().unwrap(), Clock::system().now() + time::Duration::minutes(1));
+        let mut listing = Listing { tenant, kind, from: begun, to, after: None };
+        let mut listed = Vec::new();
+        loop {
+            let page = psp.list(&listing).await.unwrap();
+            assert!(page.operations.len() <= 100);
+            listed.extend(page.operations);
+            listing.after = page.next;
+            if listing.after.is_none() {
+                break;
+            }
+        }
+        let mut listed: Vec<_> =
+            listed.into_iter().map(|one: Listed| (one.key, one.amount, one.state, one.charge_ref)).collect();
+        listed.sort_by_key(|one| one.1);
+        expected.sort_by_key(|one| one.1);
+        assert_eq!(listed, expected);
+        let earlier = Listing { from: begun - time::Duration::hours(2), to: begun, ..listing };
+        assert_eq!(psp.list(&earlier).await.unwrap().operations, []);
     }
 }
 
@@ -132,6 +175,7 @@ async fn the_sandbox_keeps_the_contract(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let psp = region.app.psp.get("sandbox").unwrap();
     let cards = Cards { good: "tok_visa", declined: "tok_declined" };
+    lists_what_it_did(psp, &cards).await;
     keeps_the_contract(psp, &cards, &Shows::Everything).await;
     let about = OperationKey::Payment(PaymentId::new());
     let body = serde_json::json!({"id": "evt_1", "data": {"idempotency_key": about.to_string()}}).to_string();
@@ -145,7 +189,7 @@ async fn stripe_keeps_the_contract_as_far_as_localstripe_can_show_it() {
     let Some(mut stand_in) = StandIn::start().await else { return };
     let stripe = stand_in.account();
     let cards = Cards { good: "pm_card_visa", declined: "pm_card_chargeCustomerFail" };
-    keeps_the_contract(&stripe, &cards, &Shows::NeitherRepeatsNorOverRefunds).await;
+    keeps_the_contract(&stripe, &cards, &Shows::NeitherRepeatsNorOverRefundsNorLists).await;
 
     let charge = order(cards.good, 700);
     stripe.charge(&charge, Capture::Automatic).await.unwrap();

@@ -19,6 +19,11 @@ pub(super) fn at_stripe(money: Money) -> Option<i64> {
     }
 }
 
+/// The amount in our minor units of what Stripe counts as `amount`.
+pub(super) fn from_stripe(amount: i64, currency: &str) -> i64 {
+    if TWO_DIGITS_AT_STRIPE.contains(&currency) { amount / 100 } else { amount }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +37,9 @@ mod tests {
         assert_eq!(sent(1_250, "KWD"), Some(1_250));
         assert_eq!(sent(1_255, "KWD"), None, "must be a multiple of ten");
         assert_eq!(sent(1_250, "IQD"), None, "not charged in there");
+        for (amount, code) in [(1_250, "USD"), (800, "JPY"), (800, "ISK"), (1_250, "KWD")] {
+            assert_eq!(sent(amount, code).map(|at_stripe| from_stripe(at_stripe, code)), Some(amount), "{code}");
+        }
         assert_eq!((sent(0, "USD"), sent(-1, "USD"), sent(i64::MAX, "UGX")), (None, None, None));
     }
 }

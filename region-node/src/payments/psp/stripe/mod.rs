@@ -6,15 +6,16 @@
 mod amount;
 mod api;
 mod config;
+mod list;
 
 use axum::http::HeaderMap;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde::Deserialize;
-use shared::{config::ConfigError, ids::TenantId, tenant_config::Capture};
+use shared::{config::ConfigError, money::Money, tenant_config::Capture};
 use time::OffsetDateTime;
 
-use super::{ChargeOrder, OperationKey, Psp, RefundOrder, WebhookEvent, signature};
+use super::{ChargeOrder, ListedPage, Listing, OperationKey, Order, Psp, RefundOrder, WebhookEvent, signature};
 use crate::payments::{Answer, NoAnswer, PaymentError};
 use amount::{NOT_CHARGEABLE, at_stripe};
 use api::{Api, Params, Refusal};
@@ -41,6 +42,8 @@ pub(super) struct Stripe {
 struct Intent {
     id: String,
     status: IntentStatus,
+    amount: i64,
+    currency: String,
     #[serde(default)]
     last_payment_error: Option<LastError>,
     #[serde(default)]
@@ -70,6 +73,10 @@ struct LastError {
 struct Refund {
     id: String,
     status: String,
+    amount: i64,
+    currency: String,
+    #[serde(default)]
+    payment_intent: Option<String>,
     #[serde(default)]
     failure_reason: Option<String>,
     #[serde(default)]
@@ -81,6 +88,8 @@ struct Refund {
 struct Metadata {
     #[serde(default)]
     gocomet_key: Option<String>,
+    #[serde(default)]
+    gocomet_tenant: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -91,10 +100,12 @@ struct Page<T> {
 }
 
 /// What stands in a list of Stripe's.
-trait Listed {
+trait InList {
     fn id(&self) -> &str;
-    fn key(&self) -> Option<&str>;
+    fn metadata(&self) -> &Metadata;
     fn created(&self) -> i64;
+    /// What it is over, as Stripe counts it and writes the currency.
+    fn sum(&self) -> (i64, &str);
 }
 
 impl Stripe {
@@ -165,9 +176,8 @@ impl Stripe {
                     Err(_) => Err(Refusal::NoAnswer("the intent waits for its rider and cannot be ended".to_owned())),
                 }
             }
-            IntentStatus::Processing | IntentStatus::RequiresCapture => {
-                Err(Refusal::NoAnswer("the intent is not done yet".to_owned()))
-            }
+            IntentStatus::Processing => Ok(Answer::Underway),
+            IntentStatus::RequiresCapture => Err(Refusal::NoAnswer("the intent is not captured yet".to_owned())),
         }
     }
 
@@ -184,35 +194,48 @@ impl Stripe {
     }
 
     /// An authorization that was not captured is not done: charging again under its key captures it.
-    async fn find_payment(&self, key: &str, begun_at: i64) -> Result<Option<Answer>, Refusal> {
+    async fn find_charge(&self, order: &ChargeOrder) -> Result<Option<Answer>, Refusal> {
+        let key = order.key.to_string();
         let query = format!("metadata['{KEY}']:'{key}'");
         let found = match self.api.get::<Page<Intent>>("v1/payment_intents/search", &[("query", &query)]).await {
             Ok(page) => page.data.into_iter().next(),
             // Not every account may search.
-            Err(Refusal::Declined { .. }) => self.listed("v1/payment_intents", key, begun_at).await?,
+            Err(Refusal::Declined { .. }) => self.listed("v1/payment_intents", &[], order.key).await?,
             Err(no_answer) => return Err(no_answer),
         };
-        match found {
-            None | Some(Intent { status: IntentStatus::RequiresCapture, .. }) => Ok(None),
-            Some(intent) => self.outcome(intent, key).await.map(Some),
+        let Some(intent) = found else { return Ok(None) };
+        is_as_ordered(&intent, order.key, order.amount)?;
+        match intent.status {
+            IntentStatus::RequiresCapture => Ok(None),
+            _ => self.outcome(intent, &key).await.map(Some),
         }
     }
 
+    async fn find_refund(&self, order: &RefundOrder) -> Result<Option<Answer>, Refusal> {
+        let of_charge = [("payment_intent", order.charge_ref.as_str())];
+        let found: Option<Refund> = self.listed("v1/refunds", &of_charge, order.key).await?;
+        let Some(refund) = found else { return Ok(None) };
+        is_as_ordered(&refund, order.key, order.amount)?;
+        Ok(Some(refund.into()))
+    }
+
     /// What a list says of `key`, read back to when its operation began.
-    async fn listed<T: Listed + serde::de::DeserializeOwned>(
+    async fn listed<T: InList + serde::de::DeserializeOwned>(
         &self,
         path: &str,
-        key: &str,
-        begun_at: i64,
+        of: Params<'_>,
+        key: OperationKey,
     ) -> Result<Option<T>, Refusal> {
+        let (key, begun_at) = (key.to_string(), key.begun_at());
         let mut after: Option<String> = None;
         for _ in 0..PAGES {
             let mut params = vec![("limit", "100")];
+            params.extend(of);
             params.extend(after.as_deref().map(|after| ("starting_after", after)));
             let page: Page<T> = self.api.get(path, &params as Params<'_>).await?;
             let is_last = !page.has_more || page.data.iter().all(|one| one.created() < begun_at - CLOCKS_DIFFER_S);
             after = page.data.last().map(|last| last.id().to_owned());
-            let found = page.data.into_iter().find(|one| one.key() == Some(key));
+            let found = page.data.into_iter().find(|one| one.metadata().gocomet_key.as_deref() == Some(&key));
             if found.is_some() || is_last {
                 return Ok(found);
             }
@@ -244,21 +267,18 @@ impl Psp for Stripe {
         Box::pin(async move { answered(self.refund_once(order).await) })
     }
 
-    fn find<'a>(&'a self, _: &'a TenantId, key: OperationKey) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
+    fn find<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
         Box::pin(async move {
-            let (name, begun_at) = (key.to_string(), key.begun_at());
-            let found = match key {
-                OperationKey::Payment(_) => self.find_payment(&name, begun_at).await,
-                OperationKey::Refund(_) => {
-                    self.listed::<Refund>("v1/refunds", &name, begun_at).await.map(|found| found.map(Answer::from))
-                }
+            let found = match order {
+                Order::Charge(order) => self.find_charge(order).await,
+                Order::Refund(order) => self.find_refund(order).await,
             };
-            // Here a refusal is of the question, and says nothing of the operation.
-            found.map_err(|refusal| match refusal {
-                Refusal::Declined { code } => NoAnswer(format!("Stripe does not take the question: {code}")),
-                Refusal::NoAnswer(reason) => NoAnswer(reason),
-            })
+            found.map_err(unasked)
         })
+    }
+
+    fn list<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<ListedPage, NoAnswer>> {
+        Box::pin(async move { self.page(listing).await.map_err(unasked) })
     }
 
     fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError> {
@@ -277,39 +297,64 @@ impl Psp for Stripe {
     }
 }
 
-impl Listed for Intent {
+impl InList for Intent {
     fn id(&self) -> &str {
         &self.id
     }
-    fn key(&self) -> Option<&str> {
-        self.metadata.gocomet_key.as_deref()
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
     fn created(&self) -> i64 {
         self.created
     }
+    fn sum(&self) -> (i64, &str) {
+        (self.amount, &self.currency)
+    }
 }
 
-impl Listed for Refund {
+impl InList for Refund {
     fn id(&self) -> &str {
         &self.id
     }
-    fn key(&self) -> Option<&str> {
-        self.metadata.gocomet_key.as_deref()
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
     }
     fn created(&self) -> i64 {
         self.created
     }
+    fn sum(&self) -> (i64, &str) {
+        (self.amount, &self.currency)
+    }
 }
 
-/// A refund that waits is on its way; its bank takes days.
 impl From<Refund> for Answer {
     fn from(refund: Refund) -> Self {
         match refund.status.as_str() {
+            "succeeded" => Self::Approved { provider_ref: refund.id },
             "failed" | "canceled" => {
                 Self::Declined { code: refund.failure_reason.unwrap_or_else(|| "refund_failed".to_owned()) }
             }
-            _ => Self::Approved { provider_ref: refund.id },
+            // Its bank takes days, or its rider has to say where to.
+            _ => Self::Underway,
         }
+    }
+}
+
+/// Whether what goes by our key is what was ordered: somebody may have written our metadata on something else.
+fn is_as_ordered<T: InList>(found: &T, key: OperationKey, ordered: Money) -> Result<(), Refusal> {
+    let (amount, currency) = found.sum();
+    if at_stripe(ordered) == Some(amount) && currency.eq_ignore_ascii_case(ordered.currency.code()) {
+        return Ok(());
+    }
+    tracing::error!(stripe.id = found.id(), %key, amount, currency, "what Stripe has under {key} is over another amount");
+    Err(Refusal::NoAnswer(format!("what Stripe has under {key} is over another amount than was ordered")))
+}
+
+/// Here a refusal is of the question, and says nothing of the operation.
+fn unasked(refusal: Refusal) -> NoAnswer {
+    match refusal {
+        Refusal::Declined { code } => NoAnswer(format!("Stripe does not take the question: {code}")),
+        Refusal::NoAnswer(reason) => NoAnswer(reason),
     }
 }
 

@@ -1,0 +1,109 @@
+use axum::{Json, extract::State, http::StatusCode, response::Response};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use shared::{claims::Role, ids::ReconciliationId, problem::Code};
+use time::{Duration, OffsetDateTime};
+
+use super::{Difference, Reconciliation, job::Job};
+use crate::{
+    app::App,
+    http::{Command, Page, PageQuery, Path, Problem, ProblemBody, Query, Stop},
+    identity::Caller,
+    payments::store,
+};
+
+const LONGEST: Duration = Duration::days(31);
+/// A tenant's at once.
+const RUNNING: i64 = 10;
+
+/// What to compare.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(in crate::payments) struct ReconcileRequest {
+    /// A day before `to`, if not said; 31 days at most.
+    #[garde(skip)]
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    from: Option<OffsetDateTime>,
+    /// As late as what is under way allows, if not said or later than that.
+    #[garde(skip)]
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    to: Option<OffsetDateTime>,
+    /// The account, such as `stripe:acme`; the one the tenant uses now, if not said.
+    #[garde(skip)]
+    #[serde(default)]
+    provider: Option<String>,
+}
+
+/// A reconciliation and a page of what it found.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(in crate::payments) struct ReconciliationReport {
+    #[serde(flatten)]
+    reconciliation: Reconciliation,
+    /// Differences, once it is completed.
+    items: Vec<Difference>,
+    /// Where the next page begins; null after the last.
+    next_cursor: Option<String>,
+}
+
+/// Has what a payment service did compared with the books here. Each account's days are compared by themselves; this is for
+/// other spans, or to look again.
+#[utoipa::path(post, path = "/v1/reconciliations", tag = "payments", security(("bearer" = [])),
+    request_body = ReconcileRequest,
+    params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header)),
+    responses((status = 202, body = Reconciliation), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 422, body = ProblemBody), (status = 429, body = ProblemBody)))]
+#[tracing::instrument(name = "payments.reconcile", skip_all)]
+pub(in crate::payments) async fn reconcile(
+    State(app): State<App>,
+    caller: Caller,
+    command: Command<ReconcileRequest>,
+) -> Result<Response, Stop> {
+    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    let published = app.tenants.config(caller.tenant()).await?;
+    let now = app.clock.now();
+    let mut tx = command.begin(&app, &caller).await?;
+    let latest = now - app.config.psp.reconciliation.settle_after;
+    let to = command.body.to.unwrap_or(latest).min(latest);
+    let from = command.body.from.unwrap_or(to - Duration::DAY);
+    if from >= to {
+        return Err(Problem::field("from", format!("must be before {to}: what is later may be under way")).into());
+    }
+    if to - from > LONGEST {
+        return Err(Problem::field("from", "must be 31 days before to at most").into());
+    }
+    let provider = command.body.provider.clone().unwrap_or_else(|| published.config.psp.reference());
+    if app.psp.get(&provider).is_err() {
+        return Err(Problem::field("provider", "is no account this region can reach").into());
+    }
+    if store::count_running_reconciliations(&mut tx).await? >= RUNNING {
+        let detail = format!("{RUNNING} reconciliations are running; wait for one to end");
+        return Err(Problem::new(Code::RateLimited, detail).retry_after(60).into());
+    }
+    let job = Job::new(provider, from, to);
+    store::insert_reconciliation(&mut tx, &job, None, now).await?;
+    let made = store::load_reconciliation(&mut tx, job.id).await?.ok_or_else(|| no_reconciliation(job.id))?;
+    tx.finish(StatusCode::ACCEPTED, &made).await
+}
+
+/// How far a reconciliation is, and its differences by pages.
+#[utoipa::path(get, path = "/v1/reconciliations/{id}", tag = "payments", security(("bearer" = [])),
+    params(("X-Tenant-Id" = String, Header), ("id" = ReconciliationId, Path), PageQuery),
+    responses((status = 200, body = ReconciliationReport), (status = 401, body = ProblemBody),
+              (status = 403, body = ProblemBody), (status = 404, body = ProblemBody), (status = 422, body = ProblemBody)))]
+pub(in crate::payments) async fn get_reconciliation(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<ReconciliationId>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<ReconciliationReport>, Problem> {
+    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    let (after, limit) = (query.after()?, query.limit());
+    let mut tx = app.db.read(caller.tenant()).await?;
+    let reconciliation = store::load_reconciliation(&mut tx, id).await?.ok_or_else(|| no_reconciliation(id))?;
+    let rows = store::list_differences(&mut tx, id, after, limit + 1).await?;
+    let page = Page::new(rows, limit, |difference| difference.id);
+    Ok(Json(ReconciliationReport { reconciliation, items: page.items, next_cursor: page.next_cursor }))
+}
+
+fn no_reconciliation(id: ReconciliationId) -> Problem {
+    Problem::not_found(format!("no reconciliation {id}"))
+}
