@@ -47,7 +47,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(get::get_payment))
         .routes(routes!(refund::refund_payment, get::list_refunds))
         .routes(routes!(webhook::receive_webhook))
-        .routes(routes!(reconcile::api::reconcile))
+        .routes(routes!(reconcile::api::reconcile, reconcile::api::list_reconciliations))
         .routes(routes!(reconcile::api::get_reconciliation))
         .routes(routes!(settlements::list_settlements))
 }

@@ -84,6 +84,43 @@ pub(in crate::payments) async fn reconcile(
     tx.finish(StatusCode::ACCEPTED, &made).await
 }
 
+/// Which reconciliations.
+#[derive(Debug, Default, Deserialize, Validate, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(in crate::payments) struct ReconciliationsQuery {
+    /// Only those that failed or found differences.
+    #[garde(skip)]
+    #[serde(default)]
+    attention: bool,
+    /// `next_cursor` of the page before.
+    #[garde(length(max = 64))]
+    #[serde(default)]
+    cursor: Option<String>,
+    /// Items on a page, 1 to 100; 20 if not said.
+    #[garde(range(min = 1, max = 100))]
+    #[serde(default)]
+    limit: Option<u16>,
+}
+
+/// The tenant's reconciliations, the newest first: those of each day, and those asked for.
+#[utoipa::path(get, path = "/v1/reconciliations", tag = "payments", security(("bearer" = [])),
+    params(("X-Tenant-Id" = String, Header), ReconciliationsQuery),
+    responses((status = 200, body = Page<Reconciliation>), (status = 401, body = ProblemBody),
+              (status = 403, body = ProblemBody), (status = 422, body = ProblemBody)))]
+pub(in crate::payments) async fn list_reconciliations(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<ReconciliationsQuery>,
+) -> Result<Json<Page<Reconciliation>>, Problem> {
+    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    let page = PageQuery { cursor: query.cursor, limit: query.limit };
+    let (before, limit) = (page.after()?, page.limit());
+    let mut tx = app.db.read(caller.tenant()).await?;
+    let rows = store::list_reconciliations(&mut tx, query.attention, before, limit + 1).await?;
+    Ok(Json(Page::new(rows, limit, |reconciliation| reconciliation.id.0)))
+}
+
 /// How far a reconciliation is, and its differences by pages.
 #[utoipa::path(get, path = "/v1/reconciliations/{id}", tag = "payments", security(("bearer" = [])),
     params(("X-Tenant-Id" = String, Header), ("id" = ReconciliationId, Path), PageQuery),

@@ -23,7 +23,7 @@ const TENANTS: i64 = 500;
 /// Days that were missed are made up for this far back.
 const DAYS_BACK: usize = 3;
 /// The PSP's clock and ours differ by less.
-const CLOCKS_DIFFER: Duration = Duration::minutes(5);
+pub(in crate::payments) const CLOCKS_DIFFER: Duration = Duration::minutes(5);
 
 /// A reconciliation, as far as it takes to go on with it.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ pub(super) use difference::{CLASSES, Difference, Seen};
 pub use job::reconcile_due;
 #[cfg(test)]
 pub(super) use job::run_due;
-pub(super) use job::{Job, Phase};
+pub(super) use job::{CLOCKS_DIFFER, Job, Phase};
 
 use std::time::Duration;
 

@@ -19,7 +19,8 @@ pub(super) use self::{
         accounts_used, advance, claim_due as claim_due_reconciliations, complete, count_failed_since,
         count_running as count_running_reconciliations, differences as list_differences,
         found_since as differences_since, insert as insert_reconciliation, is_held, keep_listed,
-        load as load_reconciliation, load_job, put_off as put_reconciliation_off, tenants_without_day,
+        list as list_reconciliations, load as load_reconciliation, load_job, put_off as put_reconciliation_off,
+        tenants_without_day,
     },
     refunds::{
         asked_under_key as refund_asked_under_key, begun_split, claim_due as claim_due_refunds,

@@ -1,5 +1,6 @@
 use shared::ids::{ReconciliationId, TenantId};
-use time::{Date, Duration, OffsetDateTime};
+use time::{Date, OffsetDateTime};
+use uuid::Uuid;
 
 use super::unreadable;
 use crate::{
@@ -7,12 +8,9 @@ use crate::{
     payments::{
         Entry,
         psp::{Listed, ListedKind, OperationKey},
-        reconcile::{Difference, Job, Phase, Reconciliation, Seen},
+        reconcile::{CLOCKS_DIFFER, Difference, Job, Phase, Reconciliation, Seen},
     },
 };
-
-/// The PSP's clock and ours differ by less.
-const CLOCKS_DIFFER: Duration = Duration::minutes(5);
 
 /// Makes a reconciliation; nothing if its account has one of this day. The PSP's lists will be read from where the first
 /// thing began that was settled in its span.
@@ -259,32 +257,41 @@ pub(in crate::payments) async fn complete(
 
 /// A reconciliation, as clients see it.
 pub(in crate::payments) async fn load(tx: &mut TenantTx, id: ReconciliationId) -> sqlx::Result<Option<Reconciliation>> {
-    let sql = sqlx::query!(
-        "SELECT provider, day, from_time, to_time, status, failure, listed, differences, created_at, finished_at
-         FROM reconciliations WHERE id = $1",
+    let sql = sqlx::query_as!(
+        Reconciliation,
+        r#"SELECT id, provider, day::text AS day, from_time AS "from", to_time AS "to", status, failure, listed, differences,
+               created_at, finished_at
+           FROM reconciliations WHERE id = $1"#,
         id.0
     );
-    let row = sql.fetch_optional(tx.conn()).await?;
-    Ok(row.map(|row| Reconciliation {
-        id,
-        provider: row.provider,
-        day: row.day.map(|day| day.to_string()),
-        from: row.from_time,
-        to: row.to_time,
-        status: row.status,
-        failure: row.failure,
-        listed: row.listed,
-        differences: row.differences,
-        created_at: row.created_at,
-        finished_at: row.finished_at,
-    }))
+    sql.fetch_optional(tx.conn()).await
+}
+
+/// The tenant's, the newest first, begun before `before`; only what somebody should look at, if `attention`.
+pub(in crate::payments) async fn list(
+    tx: &mut TenantTx,
+    attention: bool,
+    before: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<Reconciliation>> {
+    let sql = sqlx::query_as!(
+        Reconciliation,
+        r#"SELECT id, provider, day::text AS day, from_time AS "from", to_time AS "to", status, failure, listed, differences,
+               created_at, finished_at
+           FROM reconciliations WHERE id < $1 AND (NOT $2 OR differences > 0 OR status = 'failed')
+           ORDER BY id DESC LIMIT $3"#,
+        before.unwrap_or(Uuid::max()),
+        attention,
+        limit
+    );
+    sql.fetch_all(tx.conn()).await
 }
 
 /// Its differences after one of them.
 pub(in crate::payments) async fn differences(
     tx: &mut TenantTx,
     id: ReconciliationId,
-    after: Option<uuid::Uuid>,
+    after: Option<Uuid>,
     limit: i64,
 ) -> sqlx::Result<Vec<Difference>> {
     let sql = sqlx::query!(

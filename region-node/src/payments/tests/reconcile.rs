@@ -276,3 +276,32 @@ async fn a_psp_that_does_not_show_its_list_is_asked_again_and_said_so(pool: PgPo
     assert_eq!(report["status"], "running");
     assert!(report["failure"].as_str().unwrap().contains("no answer"), "{report}");
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_back_office_finds_every_reconciliation_and_first_those_to_look_at(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let clean = reconciled(&scene).await;
+    let id = scene.paid("tok_visa").await;
+    let gone = "DELETE FROM sandbox_psp_operations WHERE idempotency_key = $1";
+    tamper(&scene, gone, &OperationKey::Payment(id).to_string()).await;
+    let differing = reconciled(&scene).await;
+    let ids = async |query: &str| {
+        let page = scene.admin.get(&format!("{PATH}{query}")).await.ok(200);
+        let id = |item: &Value| item["id"].clone();
+        (page["items"].as_array().unwrap().iter().map(id).collect::<Vec<_>>(), page["next_cursor"].clone())
+    };
+    let (to_look_at, _) = ids("?attention=true").await;
+    assert!(to_look_at.contains(&differing["id"]) && !to_look_at.contains(&clean["id"]));
+    let (mut all, mut query) = (Vec::new(), "?limit=1".to_owned());
+    loop {
+        let (page, next) = ids(&query).await;
+        all.extend(page);
+        let Some(cursor) = next.as_str() else { break };
+        query = format!("?limit=1&cursor={cursor}");
+    }
+    assert_eq!(all.len() as i64, scene.number("SELECT count(*) FROM reconciliations").await);
+    let place = |report: &Value| all.iter().position(|id| *id == report["id"]).unwrap();
+    assert!(place(&differing) < place(&clean), "the newest first");
+    assert_eq!(scene.rider.get(PATH).await.problem(403).code, "forbidden");
+    assert_eq!(scene.admin.get(&format!("{PATH}?cursor=x")).await.problem(422).fields, ["cursor"]);
+}
