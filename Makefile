@@ -11,6 +11,7 @@ PORT_BASE ?= 18000
 SPEED ?= 10
 BENCH ?=
 STATE ?= .local
+PAYMENT_RUNS ?= 1000
 export REGIONS PORT_BASE SPEED BENCH
 export GOCOMET_STATE := $(STATE)
 
@@ -47,8 +48,8 @@ test: build ## Run every test
 	@if [ -z "$${TERRAFORM:-}" ] && ! command -v terraform >/dev/null && ! command -v tofu >/dev/null; then \
 	  echo "NOT TESTED: terraform/, since neither terraform nor tofu is on the PATH and this system has no package of them"; fi
 
-chaos: build ## Run the fault suite
-	$(LOCAL) services -- $(if $(NEXTEST),cargo nextest run -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
+chaos: build ## Run the fault suite (PAYMENT_RUNS=1000: so often something dies in a payment)
+	PAYMENT_RUNS=$(PAYMENT_RUNS) $(LOCAL) services -- $(if $(NEXTEST),cargo nextest run --profile chaos -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
 
 simulate: ## Search many simulated meshes for one that breaks a law of replication (SEEDS=10000)
 	SEEDS=$(or $(SEEDS),10000) cargo test --workspace --test simulation -- --nocapture

@@ -26,6 +26,10 @@ CREATE TABLE payments (
     -- it is not ended: given up after too many attempts, an operator must look.
     attempts         int NOT NULL,
     next_attempt_at  timestamptz,
+    -- Why the last attempt came to nothing, and who of the back office had it tried again last.
+    last_error       text,
+    retried_by       text,
+    retried_at       timestamptz,
     -- Who asked, and under which idempotency key: the same request again goes on with this payment.
     requested_by     text,
     idempotency_key  text,
@@ -38,7 +42,10 @@ CREATE TABLE payments (
 -- A trip is charged and settled once: a second payment may not even be begun unless the first one failed for good.
 CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed';
 CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
+CREATE INDEX payments_given_up ON payments (tenant_id, id)
+    WHERE status IN ('pending', 'authorized', 'unknown') AND next_attempt_at IS NULL;
 CREATE INDEX payments_unknown ON payments (tenant_id) WHERE status = 'unknown';
+CREATE INDEX payments_by_provider_ref ON payments (tenant_id, provider_ref) WHERE provider_ref IS NOT NULL;
 CREATE INDEX payments_of_trip ON payments (tenant_id, trip_id, id DESC);
 CREATE INDEX payments_by_key ON payments (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('payments');
@@ -58,6 +65,9 @@ CREATE TABLE refunds (
     failure_code     text,
     attempts         int NOT NULL,
     next_attempt_at  timestamptz,
+    last_error       text,
+    retried_by       text,
+    retried_at       timestamptz,
     requested_by     text,
     idempotency_key  text,
     request_hash     bytea,
@@ -68,6 +78,8 @@ CREATE TABLE refunds (
 );
 CREATE INDEX refunds_of_payment ON refunds (payment_id, id);
 CREATE INDEX refunds_to_resume ON refunds (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
+CREATE INDEX refunds_given_up ON refunds (tenant_id, id)
+    WHERE status IN ('pending', 'authorized', 'unknown') AND next_attempt_at IS NULL;
 CREATE INDEX refunds_by_key ON refunds (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('refunds');
 
@@ -93,7 +105,8 @@ CREATE TABLE ledger_postings (
     entry_id       uuid NOT NULL REFERENCES ledger_entries (id),
     line           smallint NOT NULL,
     tenant_id      text NOT NULL,
-    -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'tenant:revenue', 'tenant:tax', 'tenant:cash'.
+    -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'tenant:revenue', 'tenant:tax', 'tenant:cash',
+    -- 'tenant:disputes'.
     -- A positive amount is owed to the account's holder, a negative one is held by it.
     account        text NOT NULL,
     amount         bigint NOT NULL,
@@ -136,6 +149,22 @@ CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON ledger_entries
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_is_immutable();
 CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON ledger_postings
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_is_immutable();
+
+-- What riders' banks take back, as the PSP tells it by webhook: one row per dispute, under an id made of it.
+CREATE TABLE disputes (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    payment_id     uuid NOT NULL REFERENCES payments (id),
+    -- The PSP's own name for it.
+    provider_ref   text NOT NULL,
+    status         text NOT NULL CHECK (status IN ('open', 'won', 'lost')),
+    amount         bigint NOT NULL CHECK (amount > 0),
+    currency       text NOT NULL,
+    opened_at      timestamptz NOT NULL,
+    updated_at     timestamptz NOT NULL
+);
+CREATE INDEX disputes_of_payment ON disputes (payment_id, opened_at DESC);
+CALL fence_by_tenant('disputes');
 
 -- A webhook is worked once; a replay finds its event here.
 CREATE TABLE psp_webhook_events (
@@ -253,5 +282,4 @@ CREATE INDEX reconciliation_differences_in_order ON reconciliation_differences (
 CALL fence_by_tenant('reconciliation_differences');
 -- Reads payments and refunds by when they were settled.
 CREATE INDEX payments_by_settling ON payments (tenant_id, settled_at) WHERE settled_at IS NOT NULL;
-CREATE INDEX payments_by_provider_ref ON payments (tenant_id, provider_ref) WHERE provider_ref IS NOT NULL;
 CREATE INDEX refunds_by_settling ON refunds (tenant_id, settled_at) WHERE settled_at IS NOT NULL;

@@ -1,15 +1,23 @@
 //! An edge of its own: no database, near riders; it forwards, and goes on with what it knows when its full node is gone.
 #![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
 
+use std::collections::BTreeSet;
+
 use deploy_local::Service;
+use futures::future::join_all;
 use reqwest::Method;
+use ring::hmac;
 use serde_json::{Value, json};
+use shared::ids::TripId;
 use system_tests::{
-    api::{Answer, Trip},
+    api::{Answer, Patience, Payment, PaymentStatus, Trip, payment_request},
     harness::{Spot, TestCluster, eventually, tell},
     socket::Socket,
     stories,
 };
+use uuid::Uuid;
+
+const WEBHOOK_SECRET: &str = "a secret of tests";
 
 /// At home in the edge's region, and in the other one.
 const TENANTS: [&str; 2] = ["manhattan-cabs", "porto-taxis"];
@@ -17,11 +25,16 @@ const TENANTS: [&str; 2] = ["manhattan-cabs", "porto-taxis"];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edge() {
     let regions = deploy_local::Cluster::builder().regions(["us-east", "eu-west"]).edges(1);
+    let regions = regions
+        .node_env("REGION_NODE_PSP__SANDBOX__WEBHOOK_SECRET", WEBHOOK_SECRET)
+        .node_env("REGION_NODE_PSP__TIMEOUT", "1s");
     let cluster = TestCluster::start_as(regions).await;
     let stories = stories!(cluster;
         whole_rides_run_through_an_edge_and_its_sockets,
         an_edge_refuses_what_no_region_would_take,
         an_edge_answers_routes_and_keys_itself,
+        fifty_payments_and_a_storm_of_retries_through_two_edges_charge_once,
+        a_webhook_played_again_through_two_edges_charges_once,
     );
     tell(&cluster, 2, stories).await;
     let alone = stories!(cluster; an_edge_whose_full_node_is_gone_goes_on_with_what_it_knows);
@@ -48,6 +61,81 @@ async fn whole_rides_run_through_an_edge_and_its_sockets(cluster: TestCluster) {
         assert_eq!(answer.header("x-served-by-region"), Some(city.home.as_str()), "{tenant}");
         assert_eq!(answer.header("x-edge-region"), Some("us-east"), "{tenant}");
     }
+}
+
+/// Each request with a key of its own, at the edges of both regions; then one of them again and again.
+async fn fifty_payments_and_a_storm_of_retries_through_two_edges_charge_once(cluster: TestCluster) {
+    let city = cluster.city(TENANTS[1]);
+    let served = city.serve_ride().await;
+    let edges = ["us-east", "eu-west"].map(|region| served.rider.client.through(&cluster.edge_url(region, 1)));
+    let body = payment_request(served.trip.id);
+    let keys: Vec<String> = (0..50).map(|_| Uuid::new_v4().to_string()).collect();
+    let pay = |n: usize, key: &str| edges[n % 2].call(Method::POST, "/v1/payments").key(key).body(&body).answer();
+    let (mut paid, mut by_key) = (BTreeSet::new(), None);
+    for (answer, key) in join_all(keys.iter().enumerate().map(|(n, key)| pay(n, key))).await.into_iter().zip(&keys) {
+        let answer = answer.unwrap();
+        if answer.status == 201 {
+            paid.insert(answer.json::<Payment>().unwrap().id);
+            by_key = Some(key);
+        } else {
+            assert_problem(&answer, 409, "already_paid");
+        }
+    }
+    assert_eq!(paid.len(), 1, "each with a key of its own, and one payment");
+    for answer in join_all((0..50).map(|n| pay(n, by_key.unwrap()))).await {
+        let answer = answer.unwrap();
+        assert_eq!((answer.status, answer.header("idempotency-replayed")), (201, Some("true")), "{}", answer.text());
+        assert!(paid.contains(&answer.json::<Payment>().unwrap().id));
+    }
+    assert_eq!(charges(&cluster, &city.home, served.trip.id).await, 1);
+}
+
+/// The PSP charges and falls silent, the rider asks again and again, and the PSP tells of it many times over.
+async fn a_webhook_played_again_through_two_edges_charges_once(cluster: TestCluster) {
+    let city = cluster.city(TENANTS[1]);
+    let served = city.serve_ride().await;
+    let edges = ["us-east", "eu-west"].map(|region| served.rider.client.through(&cluster.edge_url(region, 1)));
+    let body = json!({"trip_id": served.trip.id, "method": {"type": "card", "token": "tok_timeout"}});
+    let key = Uuid::new_v4().to_string();
+    let storm = (0..20).map(|n| {
+        let patient = edges[n % 2].with_patience(Patience::PATIENT);
+        let (key, body) = (&key, &body);
+        async move { patient.call(Method::POST, "/v1/payments").key(key).body(body).send().await.unwrap().json() }
+    });
+    let begun: Vec<Payment> = join_all(storm).await.into_iter().map(Result::unwrap).collect();
+    let id = begun[0].id;
+    assert!(begun.iter().all(|payment| payment.id == id), "{begun:?}");
+
+    let about = format!("payment-{id}");
+    let event = json!({"id": "evt_1", "type": "charge.succeeded", "data": {"idempotency_key": about}}).to_string();
+    let at = shared::clock::Clock::system().now().unix_timestamp();
+    let secret = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+    let tag = hmac::sign(&secret, format!("{at}.{event}").as_bytes());
+    let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let deliveries = (0..20).map(|n| {
+        let call = edges[n % 2].call(Method::POST, "/v1/psp/webhooks/sandbox").unsigned().raw_body(event.clone());
+        call.header("sandbox-signature", format!("t={at},v1={hex}")).answer()
+    });
+    for answer in join_all(deliveries).await {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    eventually("the payment is settled", async || {
+        let payment = edges[0].payment(id).await.map_err(|error| error.to_string())?;
+        if payment.status == PaymentStatus::Settled { Ok(()) } else { Err(format!("{payment:?}")) }
+    })
+    .await;
+    assert_eq!(charges(&cluster, &city.home, served.trip.id).await, 1);
+}
+
+/// How often the PSP has charged a trip.
+async fn charges(cluster: &TestCluster, region: &str, trip: TripId) -> i64 {
+    let database = sqlx::PgPool::connect(&cluster.postgres_url(region)).await.unwrap();
+    let sql = "SELECT count(*) FROM payments p JOIN sandbox_psp_operations o ON o.idempotency_key = 'payment-' || p.id
+        WHERE p.trip_id = $1 AND o.outcome = 'succeeded'";
+    let charges = sqlx::query_scalar(sql).bind(trip.0).fetch_one(&database).await.unwrap();
+    database.close().await;
+    charges
 }
 
 async fn next(socket: &mut Socket, is_it: impl Fn(&str, &Value) -> bool) {

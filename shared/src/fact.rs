@@ -120,7 +120,7 @@ pub struct LedgerEntry {
     pub trip_id: Uuid,
     /// The tenant.
     pub tenant: String,
-    /// In the currency's minor unit; refunds are positive, their kind says the direction.
+    /// In the currency's minor unit; refunds are positive, their kind says the direction. Adjustments are signed.
     pub amount: i64,
     /// ISO 4217.
     pub currency: String,

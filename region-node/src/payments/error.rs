@@ -1,7 +1,7 @@
 //! Why money is not moved.
 
 use shared::{
-    ids::{PaymentId, TripId},
+    ids::{PaymentId, RefundId, TripId},
     money::{Currency, Money},
     problem::Code,
 };
@@ -14,6 +14,10 @@ use crate::http::Problem;
 pub enum PaymentError {
     #[error("no payment {0}")]
     NotFound(PaymentId),
+    #[error("no refund {0}")]
+    NoSuchRefund(RefundId),
+    #[error("a {what} that is {status} and not given up goes on by itself; there is nothing to retry")]
+    NotGivenUp { what: &'static str, status: &'static str },
     #[error("no trip {0}")]
     NoSuchTrip(TripId),
     #[error("trip {trip} is {status}; what can be paid is a completed trip or a cancellation that costs")]
@@ -50,8 +54,13 @@ impl From<PaymentError> for Problem {
     fn from(error: PaymentError) -> Self {
         let detail = error.to_string();
         let code = match error {
-            PaymentError::NotFound(_) | PaymentError::NoSuchTrip(_) | PaymentError::NoSuchProvider(_) => Code::NotFound,
-            PaymentError::NothingToPay { .. } | PaymentError::NotRefundable(_) => Code::InvalidTransition,
+            PaymentError::NotFound(_)
+            | PaymentError::NoSuchRefund(_)
+            | PaymentError::NoSuchTrip(_)
+            | PaymentError::NoSuchProvider(_) => Code::NotFound,
+            PaymentError::NothingToPay { .. } | PaymentError::NotRefundable(_) | PaymentError::NotGivenUp { .. } => {
+                Code::InvalidTransition
+            }
             PaymentError::AlreadyPaid(_) => Code::AlreadyPaid,
             PaymentError::PaymentsOff => Code::FeatureDisabled,
             PaymentError::CashNotAgreed => return Self::field("method.type", detail),

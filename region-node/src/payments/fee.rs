@@ -53,6 +53,7 @@ pub async fn charge_cancellation_fee(
         created_at: now,
         settled_at: None,
         remote_durable_at: None,
+        dispute: None,
     };
     store::insert_payment(tx, &payment).await?;
     Ok(())

@@ -6,6 +6,7 @@
 //! | `tenant:revenue`| the tenant's commission         |                                           |
 //! | `tenant:tax`    | to be passed on                 |                                           |
 //! | `tenant:cash`   | paid back out of the till       | taken without a driver                    |
+//! | `tenant:disputes`|                                | taken back by a bank until it is decided  |
 //! | `psp:<name>`    |                                 | taken from riders, not yet paid out to us |
 //!
 //! A positive amount is owed to the account's holder, a negative one is held by it, so an entry sums to zero. With cash the
@@ -19,6 +20,8 @@ use shared::{
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+use super::DisputeStatus;
 
 /// Who shares an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ pub(super) enum Account {
     Tax,
     /// The tenant's till.
     Cash,
+    /// What banks have taken back and nobody has decided about.
+    Disputes,
 }
 
 /// One line of an entry.
@@ -74,6 +79,7 @@ pub(super) enum EntryKind {
     Settlement,
     Refund,
     CancellationFee,
+    Adjustment,
 }
 
 /// Who takes part in a payment besides the tenant.
@@ -91,10 +97,20 @@ impl Entry {
         derived("settlement", payment.0)
     }
 
+    /// The only id the entry can have that a dispute makes when it comes to `status`.
+    pub(super) fn id_of_dispute(dispute: Uuid, status: DisputeStatus) -> FactId {
+        derived(&format!("dispute {status}"), dispute)
+    }
+
     /// The only id a refund's entry can have.
     pub(super) fn id_of_refund(refund: RefundId) -> FactId {
         derived("refund", refund.0)
     }
+}
+
+/// The only id a dispute about a payment can have that the PSP knows as `reference`.
+pub(super) fn id_of_dispute(payment: PaymentId, reference: &str) -> Uuid {
+    derived(&format!("dispute {reference}"), payment.0).0
 }
 
 /// A UUIDv8 that is always the same for the same thing.
@@ -178,6 +194,18 @@ pub(super) fn refund(split: Split, parties: &Parties) -> Vec<Posting> {
     postings(payer, split, parties, -1)
 }
 
+/// What a dispute posts when it comes to `status`: the PSP takes the money from us as long as nobody knows better; then it
+/// comes back, or the tenant bears it.
+pub(super) fn dispute(status: DisputeStatus, amount: i64, psp: &str) -> Vec<Posting> {
+    let psp = Account::Psp(psp.to_owned());
+    let (to, from) = match status {
+        DisputeStatus::Open => (psp, Account::Disputes),
+        DisputeStatus::Won => (Account::Disputes, psp),
+        DisputeStatus::Lost => (Account::Disputes, Account::Revenue),
+    };
+    vec![Posting { account: to, amount }, Posting { account: from, amount: -amount }]
+}
+
 fn postings(holder: Account, split: Split, parties: &Parties, sign: i64) -> Vec<Posting> {
     let driver = parties.driver.map_or(Account::Revenue, Account::Driver);
     let lines = [
@@ -197,6 +225,7 @@ impl EntryKind {
             Self::Settlement => "settlement",
             Self::Refund => "refund",
             Self::CancellationFee => "cancellation_fee",
+            Self::Adjustment => "adjustment",
         }
     }
 }
@@ -209,6 +238,7 @@ impl fmt::Display for Account {
             Self::Revenue => f.write_str("tenant:revenue"),
             Self::Tax => f.write_str("tenant:tax"),
             Self::Cash => f.write_str("tenant:cash"),
+            Self::Disputes => f.write_str("tenant:disputes"),
         }
     }
 }
@@ -270,6 +300,18 @@ mod tests {
         // Other regions keep these for ever: another way to derive them would count old money anew.
         let known = ["c4f479fb-10e4-86d2-8605-3d4aee490d07", "74d082d7-e0aa-854c-bbea-3e98999f09f3"];
         assert_eq!([settlement, refund].map(|id| id.to_string()), known);
+    }
+
+    #[test]
+    fn a_dispute_ends_with_nothing_disputed_and_the_psp_or_the_tenant_bearing_it() {
+        let psp = Account::Psp("sandbox".into());
+        let open = dispute(DisputeStatus::Open, 500, "sandbox");
+        assert_eq!((sum(&open), on(&open, &psp), on(&open, &Account::Disputes)), (0, 500, -500));
+        let won = [open.clone(), dispute(DisputeStatus::Won, 500, "sandbox")].concat();
+        assert_eq!((on(&won, &psp), on(&won, &Account::Disputes)), (0, 0));
+        let lost = [open, dispute(DisputeStatus::Lost, 500, "sandbox")].concat();
+        let ends = [&psp, &Account::Disputes, &Account::Revenue].map(|account| on(&lost, account));
+        assert_eq!(ends, [500, 0, -500]);
     }
 
     #[test]

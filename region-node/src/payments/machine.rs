@@ -64,12 +64,25 @@ pub(super) struct Sequence {
     pub(super) provider_ref: Option<String>,
     /// Why the PSP refused.
     pub(super) failure_code: Option<String>,
+    /// Why the last attempt came to nothing.
+    pub(super) last_error: Option<String>,
+    /// Who had it tried again after it was given up.
+    pub(super) retried: Option<Retried>,
 }
 
-/// After so many attempts without an answer, some two hours, an operator has to look.
+/// Somebody of the back office who took care of what was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Retried {
+    pub(super) by: String,
+    pub(super) at: OffsetDateTime,
+}
+
+/// After so many attempts that came to nothing, some two hours where the PSP is silent, an operator has to look.
 pub(super) const MAX_ATTEMPTS: i32 = 20;
 /// Who settles has this long before another node tries.
 const SETTLE_WITHIN: Duration = Duration::seconds(5);
+/// Of a reason, so much is kept.
+const LONGEST_ERROR: usize = 500;
 const FIRST_RETRY: Duration = Duration::seconds(5);
 const LONGEST_RETRY: Duration = Duration::minutes(10);
 /// What is under way at the PSP is asked about so often.
@@ -84,6 +97,8 @@ impl Sequence {
             next_attempt_at: Some(held_until),
             provider_ref: None,
             failure_code: None,
+            last_error: None,
+            retried: None,
         }
     }
 
@@ -94,7 +109,15 @@ impl Sequence {
 
     /// Needs no PSP: cash, or nothing to pay.
     pub(super) fn without_psp() -> Self {
-        Self { step: Step::Authorized, attempts: 1, next_attempt_at: None, provider_ref: None, failure_code: None }
+        Self {
+            step: Step::Authorized,
+            attempts: 1,
+            next_attempt_at: None,
+            provider_ref: None,
+            failure_code: None,
+            last_error: None,
+            retried: None,
+        }
     }
 
     /// Cannot even be tried.
@@ -105,6 +128,11 @@ impl Sequence {
     /// Whether only the PSP knows how this ends.
     pub(super) fn awaits_answer(&self) -> bool {
         matches!(self.step, Step::Pending | Step::Unknown)
+    }
+
+    /// Whether nobody goes on with it any more, though it has not ended.
+    pub(super) fn is_given_up(&self) -> bool {
+        !matches!(self.step, Step::Settled | Step::Failed) && self.next_attempt_at.is_none()
     }
 
     /// Whether somebody may still be working on it.
@@ -122,8 +150,24 @@ impl Sequence {
         Self { attempts: self.attempts.saturating_sub(1), next_attempt_at: Some(until), ..self }
     }
 
-    /// What the PSP said, or that it said nothing. An answer that comes after another one changes nothing. `jitter`, 0 to 1,
-    /// spreads the attempts of many movements that lost the PSP together.
+    /// An attempt came to nothing: the next one is later, or never. `jitter`, 0 to 1, spreads the attempts of many movements
+    /// that were hindered together.
+    pub(super) fn hindered(self, why: &str, now: OffsetDateTime, jitter: f64) -> Self {
+        if matches!(self.step, Step::Settled | Step::Failed) {
+            return self;
+        }
+        let is_last = self.attempts >= MAX_ATTEMPTS;
+        let next_attempt_at = (!is_last).then(|| now + retry_after(self.attempts, jitter));
+        Self { next_attempt_at, last_error: Some(why.chars().take(LONGEST_ERROR).collect()), ..self }
+    }
+
+    /// Taken by somebody of the back office, with all attempts before it again. None unless it was given up.
+    pub(super) fn retried(self, by: String, now: OffsetDateTime, held_until: OffsetDateTime) -> Option<Self> {
+        let retried = Some(Retried { by, at: now });
+        self.is_given_up().then(|| Self { attempts: 0, retried, ..self }.taken(held_until))
+    }
+
+    /// What the PSP said, or that it said nothing. An answer that comes after another one changes nothing.
     pub(super) fn answered(self, answer: &Result<Answer, NoAnswer>, now: OffsetDateTime, jitter: f64) -> Self {
         if !self.awaits_answer() {
             return self;
@@ -133,29 +177,29 @@ impl Sequence {
                 step: Step::Authorized,
                 next_attempt_at: Some(now + SETTLE_WITHIN),
                 provider_ref: Some(provider_ref.clone()),
+                last_error: None,
                 ..self
             },
             Ok(Answer::Declined { code }) => {
-                Self { step: Step::Failed, next_attempt_at: None, failure_code: Some(code.clone()), ..self }
+                let failure_code = Some(code.clone());
+                Self { step: Step::Failed, next_attempt_at: None, failure_code, last_error: None, ..self }
             }
             // It does answer, so this uses up no attempt. A webhook will have it asked earlier.
             Ok(Answer::Underway) => Self {
                 step: Step::Unknown,
                 attempts: self.attempts.saturating_sub(1),
                 next_attempt_at: Some(now + LOOK_AGAIN),
+                last_error: None,
                 ..self
             },
-            Err(NoAnswer(_)) => {
-                let given_up = self.attempts >= MAX_ATTEMPTS;
-                let next_attempt_at = (!given_up).then(|| now + retry_after(self.attempts, jitter));
-                Self { step: Step::Unknown, next_attempt_at, ..self }
-            }
+            Err(NoAnswer(why)) => Self { step: Step::Unknown, ..self }.hindered(why, now, jitter),
         }
     }
 
     /// The ledger has it. None unless the PSP has agreed and the ledger does not have it yet.
     pub(super) fn settled(self) -> Option<Self> {
-        (self.step == Step::Authorized).then_some(Self { step: Step::Settled, next_attempt_at: None, ..self })
+        let is_next = self.step == Step::Authorized;
+        is_next.then_some(Self { step: Step::Settled, next_attempt_at: None, last_error: None, ..self })
     }
 }
 
@@ -194,6 +238,7 @@ mod tests {
             sequence = sequence.taken(NOW);
         }
         assert_eq!(sequence.attempts, MAX_ATTEMPTS);
+        assert_eq!((sequence.is_given_up(), sequence.last_error.as_deref()), (true, Some("time-out")));
         assert!(waits.is_sorted());
         assert!(waits.iter().sum::<Duration>() > Duration::hours(1), "outlives an outage of an hour: {waits:?}");
     }
@@ -208,6 +253,19 @@ mod tests {
         }
         let approved = Answer::Approved { provider_ref: "re_1".into() };
         assert_eq!(sequence.answered(&Ok(approved), NOW, 0.5).step, Step::Authorized);
+    }
+
+    #[test]
+    fn what_is_given_up_begins_anew_in_the_name_of_who_retries_it_and_nothing_else_does() {
+        let held_until = NOW + Duration::seconds(16);
+        assert_eq!(Sequence::begun(NOW).retried("me".into(), NOW, held_until), None);
+        let given_up = Sequence { attempts: MAX_ATTEMPTS, ..Sequence::begun(NOW) }.hindered("no", NOW, 0.0);
+        let retried = given_up.retried("me".into(), NOW, held_until).unwrap();
+        assert_eq!((retried.step, retried.attempts, retried.next_attempt_at), (Step::Pending, 1, Some(held_until)));
+        assert_eq!(retried.retried, Some(Retried { by: "me".into(), at: NOW }));
+        let ended = retried.answered(&Ok(Answer::Declined { code: "no".into() }), NOW, 0.0);
+        assert_eq!(ended.clone().hindered("late", NOW, 0.0), ended, "what has ended stays so");
+        assert_eq!(ended.retried("me".into(), NOW, held_until), None);
     }
 
     #[test]

@@ -4,11 +4,16 @@
 //! asked (outside of any transaction, with an idempotency key made of the payment's id), its answer recorded, and then
 //! settlement, ledger entry and the fact other regions learn commit together. [`machine`] says how one step follows another,
 //! [`steps`] are the steps, [`resume`] goes on with what a crash or a silent PSP left half done, on any node. What the PSP
-//! did not answer is `unknown`, and only asking the PSP resolves it. [`reconcile`] compares what PSPs have done with all that stands here, day by day.
+//! did not answer is `unknown`, and only asking the PSP resolves it. What comes to nothing too often is given up, and waits for
+//! somebody of the back office in [`attention`]. [`reconcile`] compares what PSPs have done with all that stands here, day by
+//! day.
 //!
 //! [`ledger`] says who gets what; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index
 //! `one_live_payment_per_trip` decides who charges a trip when several try.
 
+mod attention;
+mod crash;
+mod dispute;
 mod error;
 mod fee;
 mod get;
@@ -30,11 +35,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use error::PaymentError;
 pub use fee::charge_cancellation_fee;
-pub use payment::{PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus};
+pub use payment::{Dispute, DisputeStatus, PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus};
 pub use psp::{PspConfig, PspRegistry};
 pub use reconcile::reconcile_due;
 pub use resume::{resume_payments, run_due};
 
+use crash::{Passing, Phase};
 use ledger::{Entry, EntryKind, Parties, Split};
 use machine::{Answer, NoAnswer, Sequence, Step};
 
@@ -43,7 +49,10 @@ use crate::app::App;
 /// This feature's endpoints.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
-        .routes(routes!(pay::pay))
+        .routes(routes!(pay::pay, attention::list_given_up_payments))
+        .routes(routes!(attention::retry_payment))
+        .routes(routes!(attention::list_given_up_refunds))
+        .routes(routes!(attention::retry_refund))
         .routes(routes!(get::get_payment))
         .routes(routes!(refund::refund_payment, get::list_refunds))
         .routes(routes!(webhook::receive_webhook))

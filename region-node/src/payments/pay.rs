@@ -12,7 +12,7 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::{
-    Payment, PaymentError, PaymentKind, Sequence, Split, Step,
+    Payment, PaymentError, PaymentKind, Phase, Sequence, Split, Step,
     record::{AskedBy, NO_PSP, PaymentRecord, is_chargeable},
     resume, steps,
     store::{self, Owed},
@@ -66,6 +66,7 @@ pub(super) async fn pay(
     };
     let payment = match begun.sequence.step {
         Step::Pending if is_new => {
+            begun.passing().at(&app, Phase::Intending).await;
             tx.commit().await?;
             let answer = steps::ask_for_charge(&app, caller.tenant(), &begun).await;
             steps::record_charge(&app, caller.tenant(), begun.id, &answer).await?
@@ -96,7 +97,10 @@ async fn finish(app: &App, caller: &Caller, command: &Command<PayRequest>, id: P
     let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     let payment = steps::settle_payment(&mut tx, payment, app.clock.now()).await?;
     tracing::info!(payment.id = %id, "payment {id} is {}", payment.status());
-    tx.finish(StatusCode::CREATED, &payment.view()).await
+    payment.passing().at(app, Phase::Settling).await;
+    let answer = tx.finish(StatusCode::CREATED, &payment.view()).await;
+    payment.passing().at(app, Phase::Settled).await;
+    answer
 }
 
 /// The payment this very request began before a crash, or begins right now on another connection.
@@ -165,6 +169,7 @@ async fn intend(
         created_at: now,
         settled_at: None,
         remote_durable_at: None,
+        dispute: None,
     };
     store::insert_payment(tx, &payment).await.map_err(|error| match constraint(&error) {
         Some("one_live_payment_per_trip") => Stop::from(PaymentError::AlreadyPaid(owed.trip_id)),

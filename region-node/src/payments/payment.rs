@@ -82,6 +82,25 @@ named! {
     }
 }
 
+named! {
+    /// How far a dispute is.
+    DisputeStatus {
+        /// The bank has taken the money back until it is decided.
+        Open = "open",
+        /// The money has come back to the company.
+        Won = "won",
+        /// The money is gone.
+        Lost = "lost",
+    }
+}
+
+/// A rider's bank takes money back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Dispute {
+    pub status: DisputeStatus,
+    pub amount: Money,
+}
+
 /// Money asked of a rider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Payment {
@@ -94,6 +113,9 @@ pub struct Payment {
     pub amount: Money,
     /// What of it went back.
     pub refunded: Money,
+    /// The latest dispute about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dispute: Option<Dispute>,
     /// The payment service; `cash` where none is involved.
     pub provider: String,
     /// The PSP's reason for refusing.

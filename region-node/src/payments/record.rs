@@ -7,7 +7,8 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::{
-    PaidBy, Parties, Payment, PaymentError, PaymentKind, PaymentStatus, Refund, RefundStatus, Sequence, Split, Step,
+    Dispute, PaidBy, Parties, Passing, Payment, PaymentError, PaymentKind, PaymentStatus, Refund, RefundStatus,
+    Sequence, Split, Step,
 };
 use crate::{
     http::Command,
@@ -45,6 +46,7 @@ pub(super) struct PaymentRecord {
     pub(super) created_at: OffsetDateTime,
     pub(super) settled_at: Option<OffsetDateTime>,
     pub(super) remote_durable_at: Option<OffsetDateTime>,
+    pub(super) dispute: Option<Dispute>,
 }
 
 /// A refund's row.
@@ -80,6 +82,11 @@ impl PaymentRecord {
         self.provider != NO_PSP
     }
 
+    /// What tests know it by.
+    pub(super) fn passing(&self) -> Passing {
+        Passing::Payment(self.trip_id)
+    }
+
     /// Who takes part in it.
     pub(super) fn parties(&self) -> Parties {
         Parties { psp: self.needs_psp().then(|| self.provider.clone()), driver: self.driver_id }
@@ -106,6 +113,7 @@ impl PaymentRecord {
             method: PaidBy { kind: self.method.kind },
             amount: self.amount,
             refunded: Money::new(self.refunded_amount, self.amount.currency),
+            dispute: self.dispute,
             provider: self.provider.clone(),
             failure_code: self.sequence.failure_code.clone(),
             created_at: self.created_at,
@@ -116,6 +124,11 @@ impl PaymentRecord {
 }
 
 impl RefundRecord {
+    /// What tests know it by.
+    pub(super) fn passing(&self) -> Passing {
+        Passing::Refund(self.payment_id)
+    }
+
     pub(super) fn status(&self) -> RefundStatus {
         match self.sequence.step {
             Step::Pending => RefundStatus::Pending,

@@ -11,7 +11,7 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::{
-    PaymentError, Refund, Sequence, Step,
+    PaymentError, Phase, Refund, Sequence, Step,
     record::{AskedBy, PaymentRecord, RefundRecord},
     steps, store,
 };
@@ -71,6 +71,7 @@ pub(super) async fn refund_payment(
     };
     let refund = match begun.sequence.step {
         Step::Pending if is_new => {
+            begun.passing().at(&app, Phase::Intending).await;
             tx.commit().await?;
             let answer = steps::ask_for_refund(&app, tenant, &payment, &begun).await;
             steps::record_refund(&app, tenant, begun.id, &answer).await?
@@ -90,7 +91,10 @@ pub(super) async fn refund_payment(
     let mut tx = command.resume(&app, &caller).await?;
     let refund = steps::settle_refund(&mut tx, &refund, app.clock.now()).await?;
     tracing::info!(refund.id = %refund.id, "refund {} is {}", refund.id, refund.status());
-    tx.finish(StatusCode::CREATED, &refund.view()).await
+    refund.passing().at(&app, Phase::Settling).await;
+    let answer = tx.finish(StatusCode::CREATED, &refund.view()).await;
+    refund.passing().at(&app, Phase::Settled).await;
+    answer
 }
 
 /// The refund this very request began before a crash, or begins right now on another connection.

@@ -9,7 +9,7 @@ use shared::ids::{PaymentId, RefundId, TenantId};
 use time::Duration;
 
 use super::{
-    Answer, NoAnswer, PaymentError, Step,
+    Answer, NoAnswer, PaymentError, Phase, Step,
     record::{PaymentRecord, RefundRecord},
     steps, store, webhook,
 };
@@ -41,32 +41,59 @@ pub async fn run_due(app: &App) -> Result<u64, Problem> {
     let mut tx = app.db.system().await?;
     let payments = store::claim_due_payments(&mut tx, region, now, app.psp.hold(), BATCH).await?;
     let refunds = store::claim_due_refunds(&mut tx, region, now, app.psp.hold(), BATCH).await?;
-    let unknown = store::count_unknown(&mut tx).await?;
+    let waiting = store::count_waiting(&mut tx).await?;
     tx.commit().await?;
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    metrics::gauge!("region_node_payments_unknown").set(unknown as f64);
-    let due = (payments.len() + refunds.len()) as u64;
-    let payments = stream::iter(payments).map(|(tenant, id)| Due::Payment(tenant, id));
-    let refunds = stream::iter(refunds).map(|(tenant, id)| Due::Refund(tenant, id));
-    payments.chain(refunds).for_each_concurrent(AT_ONCE, |due| due.go_on(app)).await;
-    Ok(due)
+    show("region_node_payments_unknown", None, waiting.unknown);
+    show("region_node_payments_given_up", Some("payment"), waiting.payments_given_up);
+    show("region_node_payments_given_up", Some("refund"), waiting.refunds_given_up);
+    let claimed = (payments.len() + refunds.len()) as u64;
+    let payments = payments.into_iter().map(|claim| (claim.is_given_up, Due::Payment(claim.tenant, claim.id)));
+    let refunds = refunds.into_iter().map(|claim| (claim.is_given_up, Due::Refund(claim.tenant, claim.id)));
+    let (given_up, due): (Vec<_>, Vec<_>) = payments.chain(refunds).partition(|(is_given_up, _)| *is_given_up);
+    for (_, movement) in given_up {
+        tracing::error!("{movement} is given up: its last attempt, too, was broken off");
+    }
+    stream::iter(due).for_each_concurrent(AT_ONCE, |(_, due)| due.go_on(app)).await;
+    Ok(claimed)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn show(name: &'static str, what: Option<&'static str>, value: i64) {
+    let labels: Vec<_> = what.map(|what| ("what", what)).into_iter().collect();
+    metrics::gauge!(name, &labels).set(value as f64);
 }
 
 /// One movement of money that has to go on.
-enum Due {
+pub(super) enum Due {
     Payment(TenantId, PaymentId),
     Refund(TenantId, RefundId),
 }
 
 impl Due {
-    /// What fails here stays due: its row says so.
-    async fn go_on(self, app: &App) {
-        let (what, id, outcome) = match self {
-            Self::Payment(tenant, id) => ("payment", id.0, go_on_with_payment(app, &tenant, id).await),
-            Self::Refund(tenant, id) => ("refund", id.0, go_on_with_refund(app, &tenant, id).await),
+    /// What fails here stays due, later each time, until it is given up: its row says so, and why.
+    pub(super) async fn go_on(self, app: &App) {
+        let outcome = match &self {
+            Self::Payment(tenant, id) => go_on_with_payment(app, tenant, *id).await,
+            Self::Refund(tenant, id) => go_on_with_refund(app, tenant, *id).await,
         };
-        if let Err(problem) = outcome {
-            tracing::warn!(%problem, "{what} {id} could not go on; it will be tried again");
+        let Err(problem) = outcome else { return };
+        tracing::warn!(%problem, "{self} could not go on");
+        let why = problem.to_string();
+        let noted = match &self {
+            Self::Payment(tenant, id) => steps::hinder_charge(app, tenant, *id, &why).await,
+            Self::Refund(tenant, id) => steps::hinder_refund(app, tenant, *id, &why).await,
+        };
+        if let Err(problem) = noted {
+            tracing::warn!(%problem, "{self} is tried again when its hold runs out");
+        }
+    }
+}
+
+impl std::fmt::Display for Due {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Payment(_, id) => write!(f, "payment {id}"),
+            Self::Refund(_, id) => write!(f, "refund {id}"),
         }
     }
 }
@@ -89,8 +116,10 @@ async fn go_on_with_payment(app: &App, tenant: &TenantId, id: PaymentId) -> Resu
     if payment.sequence.step == Step::Authorized {
         let mut tx = app.db.begin(tenant).await?;
         let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
-        steps::settle_payment(&mut tx, payment, app.clock.now()).await?;
+        let payment = steps::settle_payment(&mut tx, payment, app.clock.now()).await?;
+        payment.passing().at(app, Phase::Settling).await;
         tx.commit().await?;
+        payment.passing().at(app, Phase::Settled).await;
         tracing::info!(payment.id = %id, "payment {id} is settled after all");
     }
     Ok(())
@@ -98,7 +127,7 @@ async fn go_on_with_payment(app: &App, tenant: &TenantId, id: PaymentId) -> Resu
 
 async fn go_on_with_refund(app: &App, tenant: &TenantId, id: RefundId) -> Result<(), Problem> {
     let mut tx = app.db.read(tenant).await?;
-    let refund = store::load_refund(&mut tx, id).await?.ok_or_else(|| no_refund(id))?;
+    let refund = store::load_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
     drop(tx);
     let refund = match refund.sequence.step {
         Step::Pending | Step::Unknown => {
@@ -114,7 +143,9 @@ async fn go_on_with_refund(app: &App, tenant: &TenantId, id: RefundId) -> Result
     if refund.sequence.step == Step::Authorized {
         let mut tx = app.db.begin(tenant).await?;
         steps::settle_refund(&mut tx, &refund, app.clock.now()).await?;
+        refund.passing().at(app, Phase::Settling).await;
         tx.commit().await?;
+        refund.passing().at(app, Phase::Settled).await;
         tracing::info!(refund.id = %id, "refund {id} is settled after all");
     }
     Ok(())
@@ -142,15 +173,11 @@ pub(super) async fn put_off(app: &App, tenant: &TenantId, id: PaymentId) -> Resu
 async fn put_refund_off(app: &App, tenant: &TenantId, id: RefundId) -> Result<(), Problem> {
     let now = app.clock.now();
     let mut tx = app.db.begin(tenant).await?;
-    let refund = store::lock_refund(&mut tx, id).await?.ok_or_else(|| no_refund(id))?;
+    let refund = store::lock_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
     if refund.sequence.awaits_answer() {
         let sequence = refund.sequence.clone().put_off(now + PUT_OFF_FOR);
         store::save_refund(&mut tx, &RefundRecord { sequence, ..refund }, now).await?;
     }
     tx.commit().await?;
     Ok(())
-}
-
-fn no_refund(id: RefundId) -> Problem {
-    Problem::not_found(format!("no refund {id}"))
 }

@@ -51,7 +51,7 @@ pub(super) struct Settlement {
     trip_id: TripId,
     tenant: TenantId,
     kind: SettlementKind,
-    /// Minor units; the kind says which way they went.
+    /// Minor units; the kind says which way they went, an adjustment its sign.
     amount: i64,
     currency: Currency,
     origin_region: String,

@@ -1,13 +1,13 @@
 //! What a PSP tells us unasked.
 //!
 //! A webhook may be late, doubled, or overtake the answer it is about, so it decides nothing: it makes the payment or refund
-//! it names due, and the PSP is asked what is true.
+//! it names due, and the PSP is asked what is true. What it says of a dispute is another matter: see [`dispute`].
 
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use serde::Serialize;
 use shared::ids::TenantId;
 
-use super::{PaymentError, psp::OperationKey, store};
+use super::{PaymentError, dispute, psp::OperationKey, store};
 use crate::{
     app::App,
     http::{Path, Problem, ProblemBody, read_body},
@@ -21,7 +21,8 @@ pub(super) struct Received {
 }
 
 /// Takes a PSP's webhook. The sandbox signs with `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over
-/// `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`. Signatures
+/// `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`, or of a
+/// dispute `{"id","type","data":{"dispute":{"id","charge","amount":{"amount","currency"},"status":"open|won|lost","opened_at"}}}`. Signatures
 /// older than five minutes are refused; a replay does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot
 /// send a header of ours, so its endpoint is `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account
 /// the tenant has left.
@@ -65,7 +66,11 @@ async fn take(app: &App, tenant: &TenantId, provider: &str, headers: &HeaderMap,
         match event.about {
             Some(OperationKey::Payment(id)) => store::make_payment_due(&mut tx, provider, id, now).await?,
             Some(OperationKey::Refund(id)) => store::make_refund_due(&mut tx, provider, id, now).await?,
-            None => tracing::info!(event.id = event.id, "a webhook about nothing of ours"),
+            None if event.dispute.is_none() => tracing::info!(event.id = event.id, "a webhook about nothing of ours"),
+            None => {}
+        }
+        if let Some(news) = &event.dispute {
+            dispute::take(&mut tx, provider, news, now).await?;
         }
     }
     tx.commit().await?;

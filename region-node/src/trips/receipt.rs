@@ -18,7 +18,7 @@ use crate::{
     db::TenantTx,
     http::{Path, Problem, ProblemBody},
     identity::{self, Caller, Vehicle},
-    payments::PaymentKind,
+    payments::{Dispute, PaymentKind},
     pricing::{Fare, FareLine, LineCode, Surge},
     rides::{self, CancelledBy, Place, Ride},
 };
@@ -78,6 +78,9 @@ pub(super) struct ReceiptPayment {
     pub method: String,
     pub amount: Money,
     pub refunded: Money,
+    /// The latest dispute about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dispute: Option<Dispute>,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<OffsetDateTime>,
 }
@@ -162,6 +165,7 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
             method: payment.method["type"].as_str().unwrap_or_default().to_owned(),
             amount: Money::new(payment.amount, total.currency),
             refunded: Money::new(payment.refunded_amount, total.currency),
+            dispute: payment.dispute.map(|dispute| dispute.0),
             settled_at: payment.settled_at,
         }),
     })
@@ -308,6 +312,7 @@ pub(super) mod tests {
                 method: "card".into(),
                 amount: fare.total,
                 refunded: Money::new(0, fare.total.currency),
+                dispute: None,
                 settled_at: Some(datetime!(2026-03-01 12:22 UTC)),
             }),
         }

@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use super::receipt::{Receipt, address, written};
-use crate::pricing::{kilometres, minutes};
+use crate::{
+    payments::DisputeStatus,
+    pricing::{kilometres, minutes},
+};
 
 const STYLE: &str = "
 body{margin:0;background:#f3f4f6;color:#111827;font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}
@@ -61,14 +64,20 @@ pub(super) fn render(receipt: &Receipt) -> String {
     )
 }
 
-/// `card, settled`; what was refunded.
+/// `card, settled`; what was refunded, what was disputed.
 pub(super) fn payment(receipt: &Receipt) -> String {
     let Some(payment) = &receipt.payment else { return "not paid yet".into() };
     let refunded = match payment.refunded.amount {
         0 => String::new(),
         _ => format!(", {} refunded", payment.refunded),
     };
-    format!("{}, {}{refunded}", payment.method, payment.status.replace('_', " "))
+    let disputed = payment.dispute.map(|dispute| match dispute.status {
+        DisputeStatus::Open => format!(", {} disputed", dispute.amount),
+        DisputeStatus::Won => format!(", {} disputed in vain", dispute.amount),
+        DisputeStatus::Lost => format!(", {} taken back by the bank", dispute.amount),
+    });
+    let disputed = disputed.unwrap_or_default();
+    format!("{}, {}{refunded}{disputed}", payment.method, payment.status.replace('_', " "))
 }
 
 /// What the amounts were made by.

@@ -12,6 +12,7 @@ use super::{RatedBy, Rating, Trip, TripError, TripStatus, trace::Breadcrumb};
 use crate::{
     db::{TenantTx, constraint},
     identity::SealedParties,
+    payments::Dispute,
     pricing::Fare,
     rides::{Place, RideStatus},
 };
@@ -244,12 +245,18 @@ pub(super) struct PaymentRow {
     pub(super) amount: i64,
     pub(super) refunded_amount: i64,
     pub(super) settled_at: Option<OffsetDateTime>,
+    pub(super) dispute: Option<Json<Dispute>>,
 }
 
 pub(super) async fn payment(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Option<PaymentRow>> {
     sqlx::query_as!(
         PaymentRow,
-        "SELECT status, method, amount, refunded_amount, settled_at FROM payments WHERE id = $1",
+        r#"SELECT status, method, amount, refunded_amount, settled_at,
+               (SELECT jsonb_build_object('status', d.status,
+                           'amount', jsonb_build_object('amount', d.amount, 'currency', d.currency))
+                FROM disputes d WHERE d.payment_id = p.id ORDER BY d.opened_at DESC, d.id DESC LIMIT 1)
+               AS "dispute: Json<Dispute>"
+           FROM payments p WHERE id = $1"#,
         id.0
     )
     .fetch_optional(tx.conn())

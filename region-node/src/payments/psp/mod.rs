@@ -12,6 +12,7 @@ mod stripe;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -35,7 +36,7 @@ use sandbox::{Sandbox, ScriptConfig};
 pub(super) use signature::sign;
 use stripe::{Stripe, StripeConfig, secret_key_setting};
 
-use super::{Answer, NoAnswer, PaymentError, reconcile::ReconciliationConfig};
+use super::{Answer, DisputeStatus, NoAnswer, PaymentError, reconcile::ReconciliationConfig};
 use crate::{db::Db, http::Problem, tenants::Tenants};
 
 /// How payment services are reached.
@@ -49,6 +50,9 @@ pub struct PspConfig {
     #[serde(with = "humantime_serde")]
     pub resume_every: Duration,
     pub reconciliation: ReconciliationConfig,
+    /// Of tests: where orders to die or to stand still at a phase are laid.
+    #[serde(default)]
+    pub crash_dir: Option<PathBuf>,
     pub sandbox: SandboxConfig,
     pub stripe: StripeConfig,
 }
@@ -197,6 +201,23 @@ pub(in crate::payments) struct WebhookEvent {
     pub(in crate::payments) id: String,
     /// What it is about, if it is one of our operations.
     pub(in crate::payments) about: Option<OperationKey>,
+    /// What it says of a dispute.
+    pub(in crate::payments) dispute: Option<DisputeNews>,
+}
+
+/// How far a dispute is. The sandbox writes it as it is here.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(in crate::payments) struct DisputeNews {
+    /// The PSP's name for it.
+    #[serde(rename = "id")]
+    pub(in crate::payments) reference: String,
+    /// The PSP's name for the charge.
+    #[serde(rename = "charge")]
+    pub(in crate::payments) charge_ref: String,
+    pub(in crate::payments) amount: Money,
+    pub(in crate::payments) status: DisputeStatus,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(in crate::payments) opened_at: OffsetDateTime,
 }
 
 /// One payment service.

@@ -11,7 +11,7 @@ use crate::{
     http::Problem,
     outbox,
     payments::{
-        Answer, Entry, EntryKind, NoAnswer, PaymentError, PaymentKind, ledger,
+        Answer, Entry, EntryKind, NoAnswer, PaymentError, PaymentKind, Phase, ledger,
         psp::{ChargeOrder, OperationKey, Order},
         record::PaymentRecord,
         store,
@@ -25,7 +25,10 @@ pub(in crate::payments) async fn ask_for_charge(
     tenant: &TenantId,
     payment: &PaymentRecord,
 ) -> Result<Answer, NoAnswer> {
-    app.psp.charge(&payment.provider, &order(tenant, payment)).await
+    payment.passing().at(app, Phase::Intended).await;
+    let answer = app.psp.charge(&payment.provider, &order(tenant, payment)).await;
+    payment.passing().at(app, Phase::Asked).await;
+    answer
 }
 
 fn order(tenant: &TenantId, payment: &PaymentRecord) -> ChargeOrder {
@@ -69,12 +72,31 @@ pub(in crate::payments) async fn record_charge(
     if payment.status() != was {
         tell(&mut tx, &payment);
     }
+    payment.passing().at(app, Phase::Recording).await;
     tx.commit().await?;
+    payment.passing().at(app, Phase::Answered).await;
     if let Err(reason) = answer {
         tracing::warn!(payment.id = %id, %reason, "payment {id} is {}", payment.status());
     }
     note_if_given_up("payment", &id, &payment.sequence);
     Ok(payment)
+}
+
+/// Records why a payment could not go on; it is tried again later, or given up.
+pub(in crate::payments) async fn hinder_charge(
+    app: &App,
+    tenant: &TenantId,
+    id: PaymentId,
+    why: &str,
+) -> Result<(), Problem> {
+    let now = app.clock.now();
+    let mut tx = app.db.begin(tenant).await?;
+    let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
+    payment.sequence = payment.sequence.hindered(why, now, rand::random());
+    store::save_payment(&mut tx, &payment, now).await?;
+    tx.commit().await?;
+    note_if_given_up("payment", &id, &payment.sequence);
+    Ok(())
 }
 
 /// Books a locked payment the PSP has agreed to: settlement, ledger entry and fact in the transaction at hand. One that is

@@ -11,7 +11,7 @@ use crate::{
     http::Problem,
     outbox,
     payments::{
-        Answer, Entry, EntryKind, NoAnswer, PaymentError, ledger,
+        Answer, Entry, EntryKind, NoAnswer, PaymentError, Phase, ledger,
         psp::{OperationKey, Order, RefundOrder},
         record::{PaymentRecord, RefundRecord},
         store,
@@ -25,7 +25,10 @@ pub(in crate::payments) async fn ask_for_refund(
     payment: &PaymentRecord,
     refund: &RefundRecord,
 ) -> Result<Answer, NoAnswer> {
-    app.psp.refund(&payment.provider, &order(tenant, payment, refund)).await
+    refund.passing().at(app, Phase::Intended).await;
+    let answer = app.psp.refund(&payment.provider, &order(tenant, payment, refund)).await;
+    refund.passing().at(app, Phase::Asked).await;
+    answer
 }
 
 fn order(tenant: &TenantId, payment: &PaymentRecord, refund: &RefundRecord) -> RefundOrder {
@@ -59,16 +62,34 @@ pub(in crate::payments) async fn record_refund(
 ) -> Result<RefundRecord, Problem> {
     let now = app.clock.now();
     let mut tx = app.db.begin(tenant).await?;
-    let mut refund =
-        store::lock_refund(&mut tx, id).await?.ok_or_else(|| Problem::not_found(format!("no refund {id}")))?;
+    let mut refund = store::lock_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
     refund.sequence = refund.sequence.answered(answer, now, rand::random());
     store::save_refund(&mut tx, &refund, now).await?;
+    refund.passing().at(app, Phase::Recording).await;
     tx.commit().await?;
+    refund.passing().at(app, Phase::Answered).await;
     if let Err(reason) = answer {
         tracing::warn!(refund.id = %id, %reason, "refund {id} is {}", refund.status());
     }
     note_if_given_up("refund", &id, &refund.sequence);
     Ok(refund)
+}
+
+/// Records why a refund could not go on; it is tried again later, or given up.
+pub(in crate::payments) async fn hinder_refund(
+    app: &App,
+    tenant: &TenantId,
+    id: RefundId,
+    why: &str,
+) -> Result<(), Problem> {
+    let now = app.clock.now();
+    let mut tx = app.db.begin(tenant).await?;
+    let mut refund = store::lock_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
+    refund.sequence = refund.sequence.hindered(why, now, rand::random());
+    store::save_refund(&mut tx, &refund, now).await?;
+    tx.commit().await?;
+    note_if_given_up("refund", &id, &refund.sequence);
+    Ok(())
 }
 
 /// Books a refund the PSP has agreed to: refund, payment, ledger entry and fact in the transaction at hand. One that is not
@@ -81,8 +102,7 @@ pub(in crate::payments) async fn settle_refund(
     // The payment first, as everywhere, so that two refunds of one payment never wait for each other.
     let (payment_id, refund_id) = (refund.payment_id, refund.id);
     let payment = store::lock_payment(tx, payment_id).await?.ok_or(PaymentError::NotFound(payment_id))?;
-    let refund =
-        store::lock_refund(tx, refund_id).await?.ok_or_else(|| Problem::not_found(format!("no refund {refund_id}")))?;
+    let refund = store::lock_refund(tx, refund_id).await?.ok_or(PaymentError::NoSuchRefund(refund_id))?;
     let Some(sequence) = refund.sequence.clone().settled() else { return Ok(refund) };
     let refund = RefundRecord { sequence, settled_at: Some(now), ..refund };
     store::save_refund(tx, &refund, now).await?;

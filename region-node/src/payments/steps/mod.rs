@@ -4,18 +4,15 @@
 mod charge;
 mod give_back;
 
-pub(super) use charge::{ask_for_charge, find_or_charge, record_charge, settle_payment};
-pub(super) use give_back::{ask_for_refund, find_or_refund, record_refund, settle_refund};
+pub(super) use charge::{ask_for_charge, find_or_charge, hinder_charge, record_charge, settle_payment};
+pub(super) use give_back::{ask_for_refund, find_or_refund, hinder_refund, record_refund, settle_refund};
 
-use super::{Sequence, Step};
+use super::Sequence;
 
-/// Tells an operator of a movement nobody will try again.
+/// Tells an operator of a movement nobody will try again by itself.
 fn note_if_given_up(what: &'static str, id: &dyn std::fmt::Display, sequence: &Sequence) {
-    if sequence.step == Step::Unknown && sequence.next_attempt_at.is_none() {
-        metrics::counter!("region_node_payments_given_up_total", "what" => what).increment(1);
-        tracing::error!(
-            attempts = sequence.attempts,
-            "{what} {id} is given up: the PSP does not say what became of it"
-        );
+    if sequence.is_given_up() {
+        let reason = sequence.last_error.as_deref().unwrap_or_default();
+        tracing::error!(attempts = sequence.attempts, reason, "{what} {id} is given up: somebody has to look at it");
     }
 }

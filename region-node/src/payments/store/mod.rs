@@ -1,6 +1,8 @@
 //! All SQL of payments.
 
 mod compare;
+mod counts;
+mod disputes;
 mod ledger;
 mod payments;
 mod reconciliations;
@@ -10,10 +12,13 @@ mod webhooks;
 
 pub(super) use self::{
     compare::compare,
+    counts::count_waiting,
+    disputes::{load as load_dispute, save as save_dispute},
     ledger::post,
     payments::{
-        Owed, asked_under_key, claim_due as claim_due_payments, count_unknown, insert as insert_payment,
-        load as load_payment, lock as lock_payment, owed, save as save_payment,
+        Owed, asked_under_key, claim_due as claim_due_payments, given_up as given_up_payments,
+        insert as insert_payment, load as load_payment, lock as lock_payment, lock_charged_as, owed,
+        save as save_payment,
     },
     reconciliations::{
         accounts_used, advance, claim_due as claim_due_reconciliations, complete, count_failed_since,
@@ -24,16 +29,38 @@ pub(super) use self::{
     },
     refunds::{
         asked_under_key as refund_asked_under_key, begun_split, claim_due as claim_due_refunds,
-        insert as insert_refund, load as load_refund, lock as lock_refund, of_payment as refunds_of_payment,
-        save as save_refund,
+        given_up as given_up_refunds, insert as insert_refund, load as load_refund, lock as lock_refund,
+        of_payment as refunds_of_payment, save as save_refund,
     },
     settlements::{SettlementRow, list as list_settlements, position_of},
     webhooks::{first_sight, make_payment_due, make_refund_due},
 };
 
-use shared::money::Money;
+use shared::{ids::TenantId, money::Money};
+use time::OffsetDateTime;
 
-use super::record::AskedBy;
+use super::{machine::Retried, record::AskedBy};
+
+/// A movement taken to go on with, or found to have had its last attempt.
+pub(super) struct Claim<I> {
+    pub(super) tenant: TenantId,
+    pub(super) id: I,
+    pub(super) is_given_up: bool,
+}
+
+impl<I> Claim<I> {
+    fn new(tenant: &str, id: I, is_given_up: bool) -> sqlx::Result<Self> {
+        let tenant = tenant.parse().map_err(|_| unreadable("tenant_id", tenant))?;
+        Ok(Self { tenant, id, is_given_up })
+    }
+}
+
+/// What is said of a last attempt nobody came back from: else there would be an answer, or another reason.
+const BROKEN_OFF: &str = "the last attempt was broken off: its node ended or lost its database";
+
+fn retried(by: Option<String>, at: Option<OffsetDateTime>) -> Option<Retried> {
+    Some(Retried { by: by?, at: at? })
+}
 
 /// What a column holds although its CHECK forbids it.
 fn unreadable(column: &str, value: &str) -> sqlx::Error {

@@ -1,15 +1,17 @@
 use shared::{
-    ids::{DriverId, PaymentId, RideId, RiderId, TenantId, TripId},
+    ids::{DriverId, PaymentId, RideId, RiderId, TripId},
     money::Money,
 };
 use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{asked_by, money, unreadable};
+use super::{BROKEN_OFF, Claim, asked_by, money, retried, unreadable};
 use crate::{
     db::{SystemTx, TenantTx},
-    payments::{PaymentKind, PaymentStatus, Sequence, Split, Step, record::PaymentRecord},
+    payments::{
+        Dispute, PaymentKind, PaymentStatus, Sequence, Split, Step, machine::MAX_ATTEMPTS, record::PaymentRecord,
+    },
     pricing::Fare,
     rides::PaymentMethod,
     trips::TripStatus,
@@ -34,12 +36,16 @@ struct Row {
     failure_code: Option<String>,
     attempts: i32,
     next_attempt_at: Option<OffsetDateTime>,
+    last_error: Option<String>,
+    retried_by: Option<String>,
+    retried_at: Option<OffsetDateTime>,
     requested_by: Option<String>,
     idempotency_key: Option<String>,
     request_hash: Option<Vec<u8>>,
     created_at: OffsetDateTime,
     settled_at: Option<OffsetDateTime>,
     remote_durable_at: Option<OffsetDateTime>,
+    dispute: Option<Json<Dispute>>,
 }
 
 impl TryFrom<Row> for PaymentRecord {
@@ -74,42 +80,60 @@ impl TryFrom<Row> for PaymentRecord {
                 next_attempt_at: row.next_attempt_at,
                 provider_ref: row.provider_ref,
                 failure_code: row.failure_code,
+                last_error: row.last_error,
+                retried: retried(row.retried_by, row.retried_at),
             },
             asked_by: asked_by(row.requested_by, row.idempotency_key, row.request_hash),
             created_at: row.created_at,
             settled_at: row.settled_at,
             remote_durable_at: row.remote_durable_at,
+            dispute: row.dispute.map(|dispute| dispute.0),
         })
     }
 }
 
-/// Selects at most one payment; `$tail` is what follows FROM.
+/// Selects payments; `$tail` is what follows FROM.
 macro_rules! select {
     ($tx:expr, $tail:tt $(, $argument:expr)*) => {{
         let sql = sqlx::query_as!(
             Row,
             r#"SELECT p.id, p.ride_id, p.trip_id, p.rider_id, p.driver_id, p.kind, p.status,
                    p.method AS "method: Json<PaymentMethod>", p.amount, p.refunded_amount, p.currency, p.tax_amount,
-                   p.commission_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at,
+                   p.commission_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at, p.last_error,
+                   p.retried_by, p.retried_at,
                    p.requested_by, p.idempotency_key, p.request_hash, p.created_at, p.settled_at,
                    (SELECT min(f.remote_durable_at) FROM ledger_facts f
                     WHERE f.tenant_id = p.tenant_id AND f.payment_id = p.id AND f.kind = 'settlement')
-                   AS remote_durable_at
+                   AS remote_durable_at,
+                   (SELECT jsonb_build_object('status', d.status,
+                               'amount', jsonb_build_object('amount', d.amount, 'currency', d.currency))
+                    FROM disputes d WHERE d.payment_id = p.id ORDER BY d.opened_at DESC, d.id DESC LIMIT 1)
+                   AS "dispute: Json<Dispute>"
                FROM payments p "# + $tail
             $(, $argument)*
         );
-        sql.fetch_optional($tx.conn()).await?.map(PaymentRecord::try_from).transpose()
+        sql.fetch_all($tx.conn()).await?.into_iter().map(PaymentRecord::try_from).collect::<sqlx::Result<Vec<_>>>()
     }};
 }
 
 /// Loads a payment.
 pub(in crate::payments) async fn load(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Option<PaymentRecord>> {
-    select!(tx, "WHERE p.id = $1", id.0)
+    Ok(select!(tx, "WHERE p.id = $1", id.0)?.pop())
 }
 
 /// Loads a payment and holds its row until the transaction ends.
 pub(in crate::payments) async fn lock(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Option<PaymentRecord>> {
-    select!(tx, "WHERE p.id = $1 FOR UPDATE OF p", id.0)
+    Ok(select!(tx, "WHERE p.id = $1 FOR UPDATE OF p", id.0)?.pop())
+}
+
+/// The payment whose charge the PSP knows by that name, locked.
+pub(in crate::payments) async fn lock_charged_as(
+    tx: &mut TenantTx,
+    provider: &str,
+    provider_ref: &str,
+) -> sqlx::Result<Option<PaymentRecord>> {
+    let found = select!(tx, "WHERE p.provider = $1 AND p.provider_ref = $2 FOR UPDATE OF p", provider, provider_ref);
+    Ok(found?.pop())
 }
 
 /// The payment `caller` began under `key` after `since`, locked.
@@ -119,13 +143,29 @@ pub(in crate::payments) async fn asked_under_key(
     key: &str,
     since: OffsetDateTime,
 ) -> sqlx::Result<Option<PaymentRecord>> {
-    select!(
+    let found = select!(
         tx,
         "WHERE p.requested_by = $1 AND p.idempotency_key = $2 AND p.created_at > $3
          ORDER BY p.id DESC LIMIT 1 FOR UPDATE OF p",
         caller,
         key,
         since
+    );
+    Ok(found?.pop())
+}
+
+/// Payments nobody goes on with any more though they have not ended, newest first.
+pub(in crate::payments) async fn given_up(
+    tx: &mut TenantTx,
+    before: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<PaymentRecord>> {
+    select!(
+        tx,
+        "WHERE p.status IN ('pending', 'authorized', 'unknown') AND p.next_attempt_at IS NULL
+           AND ($1::uuid IS NULL OR p.id < $1) ORDER BY p.id DESC LIMIT $2",
+        before,
+        limit
     )
 }
 
@@ -214,7 +254,7 @@ pub(in crate::payments) async fn save(
 ) -> sqlx::Result<()> {
     let sql = sqlx::query!(
         "UPDATE payments SET status = $2, refunded_amount = $3, provider_ref = $4, failure_code = $5, attempts = $6,
-             next_attempt_at = $7, settled_at = $8, updated_at = $9
+             next_attempt_at = $7, settled_at = $8, updated_at = $9, last_error = $10, retried_by = $11, retried_at = $12
          WHERE id = $1",
         payment.id.0,
         payment.status().as_str(),
@@ -225,6 +265,9 @@ pub(in crate::payments) async fn save(
         payment.sequence.next_attempt_at,
         payment.settled_at,
         now,
+        payment.sequence.last_error,
+        payment.sequence.retried.as_ref().map(|retried| retried.by.as_str()),
+        payment.sequence.retried.as_ref().map(|retried| retried.at),
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }
@@ -237,30 +280,23 @@ pub(in crate::payments) async fn claim_due(
     now: OffsetDateTime,
     hold: Duration,
     limit: i64,
-) -> sqlx::Result<Vec<(TenantId, PaymentId)>> {
+) -> sqlx::Result<Vec<Claim<PaymentId>>> {
     let sql = sqlx::query!(
-        "UPDATE payments SET attempts = attempts + 1, next_attempt_at = $3
+        r#"UPDATE payments SET attempts = CASE WHEN attempts < $5 THEN attempts + 1 ELSE attempts END,
+             next_attempt_at = CASE WHEN attempts < $5 THEN $3::timestamptz END,
+             last_error = CASE WHEN attempts < $5 THEN last_error ELSE concat_ws('; before that: ', $6::text, last_error) END
          WHERE id IN (SELECT p.id FROM payments p JOIN tenant_homes h ON h.tenant_id = p.tenant_id
                       WHERE p.status IN ('pending', 'authorized', 'unknown') AND p.next_attempt_at <= $2
                         AND h.region = $1 AND h.state = 'active'
                       ORDER BY p.next_attempt_at LIMIT $4 FOR UPDATE OF p SKIP LOCKED)
-         RETURNING tenant_id, id",
+         RETURNING tenant_id, id, next_attempt_at IS NULL AS "is_given_up!""#,
         region,
         now,
         now + hold,
-        limit
+        limit,
+        MAX_ATTEMPTS,
+        BROKEN_OFF
     );
     let rows = sql.fetch_all(tx.conn()).await?;
-    rows.into_iter()
-        .map(|row| {
-            let tenant = row.tenant_id.parse().map_err(|_| unreadable("tenant_id", &row.tenant_id))?;
-            Ok((tenant, row.id.into()))
-        })
-        .collect()
-}
-
-/// Payments of all tenants whose outcome is not known, those given up included.
-pub(in crate::payments) async fn count_unknown(tx: &mut SystemTx) -> sqlx::Result<i64> {
-    let sql = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM payments WHERE status = 'unknown'"#);
-    sql.fetch_one(tx.conn()).await
+    rows.into_iter().map(|row| Claim::new(&row.tenant_id, row.id.into(), row.is_given_up)).collect()
 }

@@ -1,11 +1,11 @@
-use shared::ids::{PaymentId, RefundId, TenantId};
+use shared::ids::{PaymentId, RefundId};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use super::{asked_by, money, unreadable};
+use super::{BROKEN_OFF, Claim, asked_by, money, retried, unreadable};
 use crate::{
     db::{SystemTx, TenantTx},
-    payments::{RefundStatus, Sequence, Split, Step, record::RefundRecord},
+    payments::{RefundStatus, Sequence, Split, Step, machine::MAX_ATTEMPTS, record::RefundRecord},
 };
 
 struct Row {
@@ -21,6 +21,9 @@ struct Row {
     failure_code: Option<String>,
     attempts: i32,
     next_attempt_at: Option<OffsetDateTime>,
+    last_error: Option<String>,
+    retried_by: Option<String>,
+    retried_at: Option<OffsetDateTime>,
     requested_by: Option<String>,
     idempotency_key: Option<String>,
     request_hash: Option<Vec<u8>>,
@@ -52,6 +55,8 @@ impl TryFrom<Row> for RefundRecord {
                 next_attempt_at: row.next_attempt_at,
                 provider_ref: row.provider_ref,
                 failure_code: row.failure_code,
+                last_error: row.last_error,
+                retried: retried(row.retried_by, row.retried_at),
             },
             asked_by: asked_by(row.requested_by, row.idempotency_key, row.request_hash),
             created_at: row.created_at,
@@ -66,7 +71,7 @@ macro_rules! select {
         let sql = sqlx::query_as!(
             Row,
             "SELECT id, payment_id, status, amount, currency, tax_amount, commission_amount, reason, provider_ref,
-                 failure_code, attempts, next_attempt_at, requested_by, idempotency_key, request_hash, created_at, settled_at
+                 failure_code, attempts, next_attempt_at, last_error, retried_by, retried_at, requested_by, idempotency_key, request_hash, created_at, settled_at
              FROM refunds " + $tail
             $(, $argument)*
         );
@@ -87,6 +92,21 @@ pub(in crate::payments) async fn lock(tx: &mut TenantTx, id: RefundId) -> sqlx::
 /// A payment's refunds, oldest first.
 pub(in crate::payments) async fn of_payment(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Vec<RefundRecord>> {
     select!(tx, "WHERE payment_id = $1 ORDER BY id", id.0)
+}
+
+/// Refunds nobody goes on with any more though they have not ended, newest first.
+pub(in crate::payments) async fn given_up(
+    tx: &mut TenantTx,
+    before: Option<Uuid>,
+    limit: i64,
+) -> sqlx::Result<Vec<RefundRecord>> {
+    select!(
+        tx,
+        "WHERE status IN ('pending', 'authorized', 'unknown') AND next_attempt_at IS NULL
+           AND ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2",
+        before,
+        limit
+    )
 }
 
 /// The refund `caller` began under `key` after `since`, locked.
@@ -153,7 +173,7 @@ pub(in crate::payments) async fn save(
 ) -> sqlx::Result<()> {
     let sql = sqlx::query!(
         "UPDATE refunds SET status = $2, provider_ref = $3, failure_code = $4, attempts = $5, next_attempt_at = $6,
-             settled_at = $7, updated_at = $8
+             settled_at = $7, updated_at = $8, last_error = $9, retried_by = $10, retried_at = $11
          WHERE id = $1",
         refund.id.0,
         refund.status().as_str(),
@@ -163,6 +183,9 @@ pub(in crate::payments) async fn save(
         refund.sequence.next_attempt_at,
         refund.settled_at,
         now,
+        refund.sequence.last_error,
+        refund.sequence.retried.as_ref().map(|retried| retried.by.as_str()),
+        refund.sequence.retried.as_ref().map(|retried| retried.at),
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }
@@ -174,24 +197,23 @@ pub(in crate::payments) async fn claim_due(
     now: OffsetDateTime,
     hold: Duration,
     limit: i64,
-) -> sqlx::Result<Vec<(TenantId, RefundId)>> {
+) -> sqlx::Result<Vec<Claim<RefundId>>> {
     let sql = sqlx::query!(
-        "UPDATE refunds SET attempts = attempts + 1, next_attempt_at = $3
+        r#"UPDATE refunds SET attempts = CASE WHEN attempts < $5 THEN attempts + 1 ELSE attempts END,
+             next_attempt_at = CASE WHEN attempts < $5 THEN $3::timestamptz END,
+             last_error = CASE WHEN attempts < $5 THEN last_error ELSE concat_ws('; before that: ', $6::text, last_error) END
          WHERE id IN (SELECT r.id FROM refunds r JOIN tenant_homes h ON h.tenant_id = r.tenant_id
                       WHERE r.status IN ('pending', 'authorized', 'unknown') AND r.next_attempt_at <= $2
                         AND h.region = $1 AND h.state = 'active'
                       ORDER BY r.next_attempt_at LIMIT $4 FOR UPDATE OF r SKIP LOCKED)
-         RETURNING tenant_id, id",
+         RETURNING tenant_id, id, next_attempt_at IS NULL AS "is_given_up!""#,
         region,
         now,
         now + hold,
-        limit
+        limit,
+        MAX_ATTEMPTS,
+        BROKEN_OFF
     );
     let rows = sql.fetch_all(tx.conn()).await?;
-    rows.into_iter()
-        .map(|row| {
-            let tenant = row.tenant_id.parse().map_err(|_| unreadable("tenant_id", &row.tenant_id))?;
-            Ok((tenant, row.id.into()))
-        })
-        .collect()
+    rows.into_iter().map(|row| Claim::new(&row.tenant_id, row.id.into(), row.is_given_up)).collect()
 }

@@ -1,7 +1,7 @@
 use shared::ids::{PaymentId, RefundId};
 use time::OffsetDateTime;
 
-use crate::db::TenantTx;
+use crate::{db::TenantTx, payments::machine::MAX_ATTEMPTS};
 
 /// Notes a webhook's event; false if it has been here before.
 pub(in crate::payments) async fn first_sight(
@@ -22,7 +22,7 @@ pub(in crate::payments) async fn first_sight(
     Ok(sql.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
-/// Has the PSP asked about a payment without further delay, if its outcome is not known.
+/// Has the PSP asked about a payment without further delay, if its outcome is not known; one that was given up, once.
 pub(in crate::payments) async fn make_payment_due(
     tx: &mut TenantTx,
     provider: &str,
@@ -30,17 +30,18 @@ pub(in crate::payments) async fn make_payment_due(
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     let sql = sqlx::query!(
-        "UPDATE payments SET next_attempt_at = $3
+        "UPDATE payments SET next_attempt_at = $3, attempts = least(attempts, $4)
          WHERE id = $1 AND provider = $2 AND status IN ('pending', 'unknown')
            AND (next_attempt_at > $3 OR next_attempt_at IS NULL)",
         id.0,
         provider,
-        now
+        now,
+        MAX_ATTEMPTS - 1
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }
 
-/// Has the PSP asked about a refund without further delay, if its outcome is not known.
+/// Has the PSP asked about a refund without further delay, if its outcome is not known; one that was given up, once.
 pub(in crate::payments) async fn make_refund_due(
     tx: &mut TenantTx,
     provider: &str,
@@ -48,12 +49,13 @@ pub(in crate::payments) async fn make_refund_due(
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     let sql = sqlx::query!(
-        "UPDATE refunds SET next_attempt_at = $3
+        "UPDATE refunds SET next_attempt_at = $3, attempts = least(attempts, $4)
          WHERE id = $1 AND status IN ('pending', 'unknown') AND (next_attempt_at > $3 OR next_attempt_at IS NULL)
            AND EXISTS (SELECT FROM payments p WHERE p.id = refunds.payment_id AND p.provider = $2)",
         id.0,
         provider,
-        now
+        now,
+        MAX_ATTEMPTS - 1
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }

@@ -1,7 +1,9 @@
 //! Payments over the API, and what is left of them after a crash at any step.
 
 mod account;
+mod attention;
 mod books;
+mod dispute;
 mod fee;
 mod pay;
 mod reconcile;
@@ -213,6 +215,7 @@ impl Scene {
             created_at: now,
             settled_at: None,
             remote_durable_at: None,
+            dispute: None,
         };
         store::insert_payment(&mut tx, &payment).await.unwrap();
         tx.commit().await.unwrap();

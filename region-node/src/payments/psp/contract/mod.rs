@@ -180,7 +180,7 @@ async fn the_sandbox_keeps_the_contract(pool: PgPool) {
     let about = OperationKey::Payment(PaymentId::new());
     let body = serde_json::json!({"id": "evt_1", "data": {"idempotency_key": about.to_string()}}).to_string();
     let webhook = Webhook { header: "sandbox-signature", secret: WEBHOOK_SECRET, body: body.as_bytes() };
-    let expected = WebhookEvent { id: "evt_1".to_owned(), about: Some(about) };
+    let expected = WebhookEvent { id: "evt_1".to_owned(), about: Some(about), dispute: None };
     webhooks_are_the_psp_s_own_and_recent(psp, &webhook, &expected);
 }
 

@@ -34,8 +34,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    ChargeOrder, Listed, ListedPage, ListedState, Listing, OperationKey, Order, Psp, RefundOrder, SandboxConfig,
-    WebhookEvent, signature,
+    ChargeOrder, DisputeNews, Listed, ListedPage, ListedState, Listing, OperationKey, Order, Psp, RefundOrder,
+    SandboxConfig, WebhookEvent, signature,
 };
 use crate::{
     db::{Db, TenantTx},
@@ -355,9 +355,11 @@ impl Psp for Sandbox {
         #[derive(Deserialize)]
         struct Data {
             idempotency_key: Option<String>,
+            dispute: Option<DisputeNews>,
         }
         let event = signature::open::<Data>(&self.webhook_secret, headers.get(SIGNATURE), body, now)?;
-        Ok(WebhookEvent { id: event.id, about: event.data.idempotency_key.as_deref().and_then(OperationKey::parse) })
+        let about = event.data.idempotency_key.as_deref().and_then(OperationKey::parse);
+        Ok(WebhookEvent { id: event.id, about, dispute: event.data.dispute })
     }
 }
 

@@ -6,12 +6,14 @@
 mod amount;
 mod api;
 mod config;
+mod dispute;
 mod list;
 
 use axum::http::HeaderMap;
 use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde::Deserialize;
+use serde_json::Value;
 use shared::{config::ConfigError, money::Money, tenant_config::Capture};
 use time::OffsetDateTime;
 
@@ -22,6 +24,7 @@ use api::{Api, Params, Refusal};
 use config::StripeAccountConfig;
 pub(in crate::payments) use config::StripeConfig;
 pub(super) use config::secret_key_setting;
+use dispute::Dispute;
 
 const SIGNATURE: &str = "Stripe-Signature";
 /// Where an order names our key for it.
@@ -284,16 +287,17 @@ impl Psp for Stripe {
     fn webhook(&self, headers: &HeaderMap, body: &[u8], now: OffsetDateTime) -> Result<WebhookEvent, PaymentError> {
         #[derive(Deserialize)]
         struct Data {
-            object: Object,
-        }
-        #[derive(Deserialize)]
-        struct Object {
-            #[serde(default)]
-            metadata: Metadata,
+            object: Value,
         }
         let event = signature::open::<Data>(&self.webhook_secrets, headers.get(SIGNATURE), body, now)?;
-        let key = event.data.object.metadata.gocomet_key;
-        Ok(WebhookEvent { id: event.id, about: key.as_deref().and_then(OperationKey::parse) })
+        let object = event.data.object;
+        if object["object"] == "dispute" {
+            let dispute: Dispute =
+                serde_json::from_value(object).map_err(|error| PaymentError::MalformedEvent(error.to_string()))?;
+            return Ok(WebhookEvent { id: event.id, about: None, dispute: dispute.news()? });
+        }
+        let about = object["metadata"][KEY].as_str().and_then(OperationKey::parse);
+        Ok(WebhookEvent { id: event.id, about, dispute: None })
     }
 }
 

@@ -1,0 +1,114 @@
+//! Disputes: a rider's bank takes money back, and somebody decides whether for good.
+//!
+//! Unlike the outcome of an operation of ours, a dispute is the PSP's own: its signed webhook is taken at its word. Webhooks
+//! come doubled, late and in any order, so each says how far the dispute is, and whatever lies between is booked with it; one
+//! that is decided changes no more.
+
+use shared::{
+    fact::{Fact, LedgerEntry},
+    ids::PaymentId,
+    money::Money,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{DisputeStatus, Entry, EntryKind, PaymentError, ledger, psp::DisputeNews, record::PaymentRecord, store};
+use crate::{db::TenantTx, http::Problem, outbox, realtime::Event};
+
+/// A dispute's row.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct DisputeRecord {
+    pub(super) id: Uuid,
+    pub(super) payment_id: PaymentId,
+    pub(super) provider_ref: String,
+    pub(super) status: DisputeStatus,
+    pub(super) amount: Money,
+    pub(super) opened_at: OffsetDateTime,
+}
+
+/// Takes what a PSP says of a dispute into the books.
+pub(super) async fn take(
+    tx: &mut TenantTx,
+    provider: &str,
+    news: &DisputeNews,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let Some(payment) = store::lock_charged_as(tx, provider, &news.charge_ref).await? else {
+        tracing::warn!(dispute = news.reference, charge = news.charge_ref, "a dispute about no charge of ours");
+        return Ok(());
+    };
+    if news.amount.currency != payment.amount.currency || news.amount.amount < 1 {
+        let why = format!("a dispute about {} of a payment of {}", news.amount, payment.amount);
+        return Err(PaymentError::MalformedEvent(why).into());
+    }
+    let id = ledger::id_of_dispute(payment.id, &news.reference);
+    let known = store::load_dispute(tx, id).await?;
+    let was = known.as_ref().map(|dispute| dispute.status);
+    let steps: &[DisputeStatus] = match (was, news.status) {
+        (None, DisputeStatus::Open) => &[DisputeStatus::Open],
+        (None, DisputeStatus::Won) => &[DisputeStatus::Open, DisputeStatus::Won],
+        (None, DisputeStatus::Lost) => &[DisputeStatus::Open, DisputeStatus::Lost],
+        (Some(DisputeStatus::Open), DisputeStatus::Won) => &[DisputeStatus::Won],
+        (Some(DisputeStatus::Open), DisputeStatus::Lost) => &[DisputeStatus::Lost],
+        (Some(_), _) => return Ok(()),
+    };
+    let new = DisputeRecord {
+        id,
+        payment_id: payment.id,
+        provider_ref: news.reference.clone(),
+        status: news.status,
+        amount: news.amount,
+        opened_at: news.opened_at,
+    };
+    // What it was opened with stays, whatever is said of it later.
+    let dispute = DisputeRecord { status: news.status, ..known.unwrap_or(new) };
+    store::save_dispute(tx, &dispute, now).await?;
+    for status in steps {
+        book(tx, &payment, &dispute, *status, now).await?;
+    }
+    let labels = [("tenant", tx.tenant().to_string()), ("status", dispute.status.to_string())];
+    metrics::counter!("region_node_disputes_total", &labels).increment(1);
+    tracing::warn!(payment.id = %payment.id, dispute = dispute.provider_ref, "a dispute is {}", dispute.status);
+    let payment = store::load_payment(tx, payment.id).await?.ok_or(PaymentError::NotFound(payment.id))?;
+    let (tenant, rider_id) = (tx.tenant().clone(), payment.rider_id);
+    tx.tell(Event::PaymentChanged { tenant, rider_id, payment: Box::new(payment.view()) });
+    Ok(())
+}
+
+/// Books one step and tells other regions. The fact is made of the dispute alone, its time included, as a payment's is of its
+/// intent: booked again after an old backup was restored, it is the same one.
+async fn book(
+    tx: &mut TenantTx,
+    payment: &PaymentRecord,
+    dispute: &DisputeRecord,
+    status: DisputeStatus,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let amount = dispute.amount.amount;
+    let entry = Entry {
+        id: Entry::id_of_dispute(dispute.id, status),
+        kind: EntryKind::Adjustment,
+        payment_id: payment.id,
+        refund_id: None,
+        currency: dispute.amount.currency,
+        postings: ledger::dispute(status, amount, &payment.provider),
+        posted_at: now,
+    };
+    store::post(tx, &entry).await?;
+    let fact = Fact::Adjustment(LedgerEntry {
+        fact_id: entry.id.0,
+        payment_id: payment.id.0,
+        trip_id: payment.trip_id.0,
+        tenant: tx.tenant().to_string(),
+        amount: match status {
+            DisputeStatus::Open => -amount,
+            DisputeStatus::Won => amount,
+            // It left when the dispute was opened.
+            DisputeStatus::Lost => 0,
+        },
+        currency: dispute.amount.currency.to_string(),
+        settled_at: dispute.opened_at,
+    });
+    outbox::append(tx, &fact).await?;
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Disputes, as the PSP's webhooks tell of them.
+
+use shared::fact::FactStream;
+
+use super::*;
+use crate::{payments::psp::sign, testing::WEBHOOK_SECRET};
+
+async fn provider_ref(scene: &Scene, id: PaymentId) -> String {
+    let sql = sqlx::query_scalar("SELECT provider_ref FROM payments WHERE id = $1").bind(id.0);
+    sql.fetch_one(&mut *scene.conn().await).await.unwrap()
+}
+
+async fn tell(scene: &Scene, event: &str, charge: &str, amount: &Value, status: &str) -> TestAnswer {
+    let dispute = json!({"id": "dp_1", "charge": charge, "amount": amount, "status": status,
+        "opened_at": "2026-03-01T12:00:00Z"});
+    let event = json!({"id": event, "type": "charge.dispute.updated", "data": {"dispute": dispute}});
+    let signature = sign(WEBHOOK_SECRET.as_bytes(), event.to_string().as_bytes(), scene.region.clock.now());
+    let headers = [("sandbox-signature", signature.as_str())];
+    let path = "/v1/psp/webhooks/sandbox";
+    scene.region.nobody().call(axum::http::Method::POST, path, Some(event), &headers).await
+}
+
+/// What each account the dispute touches has, of postings that are no settlement.
+async fn adjusted(scene: &Scene) -> [i64; 3] {
+    let mut conn = scene.conn().await;
+    let mut sums = [0; 3];
+    for (sum, account) in sums.iter_mut().zip(["psp:sandbox", "tenant:disputes", "tenant:revenue"]) {
+        let sql =
+            "SELECT coalesce(sum(amount), 0)::bigint FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
+            WHERE e.kind = 'adjustment' AND p.account = $1";
+        *sum = sqlx::query_scalar(sql).bind(account).fetch_one(&mut *conn).await.unwrap();
+    }
+    sums
+}
+
+/// The amounts of the adjustments other regions are told of, in the order they were made.
+async fn told(scene: &Scene) -> Vec<i64> {
+    let sql = "SELECT (convert_from(body, 'UTF8')::jsonb ->> 'amount')::bigint FROM repl_outbox
+        WHERE stream = $1 AND kind = 'adjustment' ORDER BY position";
+    let sql = sqlx::query_scalar(sql).bind(FactStream::Ledger.as_str());
+    sql.fetch_all(&mut *scene.conn().await).await.unwrap()
+}
+
+fn usd(amount: i64) -> Value {
+    json!({"amount": amount, "currency": "USD"})
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_dispute_takes_the_money_from_the_psp_and_brings_it_back_when_it_is_won(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let charge = provider_ref(&scene, id).await;
+    tell(&scene, "evt_1", &charge, &usd(500), "open").await.ok(200);
+    assert_eq!(adjusted(&scene).await, [500, -500, 0]);
+    assert_eq!(scene.payment(id).await["dispute"], json!({"status": "open", "amount": usd(500)}));
+    tell(&scene, "evt_2", &charge, &usd(500), "won").await.ok(200);
+    assert_eq!(adjusted(&scene).await, [0, 0, 0]);
+    assert_eq!(scene.payment(id).await["dispute"]["status"], "won");
+    assert_eq!(told(&scene).await, [-500, 500]);
+    let trip = scene.payment(id).await["trip_id"].as_str().unwrap().to_owned();
+    let mut tx = scene.tx().await;
+    let ended = "UPDATE trips SET ended_at = now() WHERE id = $1";
+    sqlx::query(ended).bind(trip.parse::<Uuid>().unwrap()).execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    let receipt = scene.rider.get(&format!("/v1/trips/{trip}/receipt")).await.ok(200);
+    assert_eq!(receipt["payment"]["dispute"], json!({"status": "won", "amount": usd(500)}));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_lost_dispute_is_borne_by_the_tenant(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let charge = provider_ref(&scene, id).await;
+    tell(&scene, "evt_1", &charge, &usd(FARE), "open").await.ok(200);
+    tell(&scene, "evt_2", &charge, &usd(FARE), "lost").await.ok(200);
+    assert_eq!(adjusted(&scene).await, [FARE, 0, -FARE]);
+    assert_eq!(scene.payment(id).await["dispute"]["status"], "lost");
+    assert_eq!(told(&scene).await, [-FARE, 0], "it left when the dispute was opened");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn webhooks_of_a_dispute_that_come_doubled_and_in_the_wrong_order_book_it_once(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let charge = provider_ref(&scene, id).await;
+    for event in ["evt_1", "evt_1", "evt_2"] {
+        tell(&scene, event, &charge, &usd(500), "lost").await.ok(200);
+        assert_eq!(adjusted(&scene).await, [500, 0, -500], "what was never told to be open is opened with it");
+    }
+    for (event, status) in [("evt_3", "open"), ("evt_4", "won")] {
+        tell(&scene, event, &charge, &usd(500), status).await.ok(200);
+        assert_eq!(adjusted(&scene).await, [500, 0, -500], "what is decided stays");
+    }
+    assert_eq!(told(&scene).await, [-500, 0]);
+    assert_eq!(scene.number("SELECT count(*) FROM disputes").await, 1);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_dispute_about_a_foreign_charge_or_in_another_currency_books_nothing(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let charge = provider_ref(&scene, scene.paid("tok_visa").await).await;
+    tell(&scene, "evt_1", "ch_of_somebody_else", &usd(500), "open").await.ok(200);
+    for bad in [json!({"amount": 500, "currency": "EUR"}), usd(0), usd(-5)] {
+        assert_eq!(tell(&scene, "evt_2", &charge, &bad, "open").await.problem(400).code, "malformed_json");
+    }
+    assert_eq!(scene.number("SELECT count(*) FROM disputes").await, 0);
+    assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events").await, 1, "what is refused may come again");
+    scene.assert_books_agree().await;
+}

@@ -1,0 +1,497 @@
+//! Whatever dies in the midst of a payment or a refund, and however the PSP misbehaves meanwhile: what the PSP holds, what was
+//! settled and what the ledger says agree to the cent afterwards, in every region.
+//!
+//! A run is drawn from its seed: a phase of a payment or refund, a fault of the PSP, and who dies there. A node that is to die
+//! aborts at that very instruction; else it stands still there while Postgres is killed beneath it, or while its hold runs out
+//! and another node goes on with its work. Each run must meet its phase, and it is the node that says it did. Several trips are
+//! paid at once in each run, by clients that try again, that ask both nodes at once, or that never come back, and webhooks come
+//! doubled and late. Nobody waits for the recovery from one run before the next begins. `PAYMENT_RUNS` says how many runs (each
+//! phase of a payment and of a refund once, if not said), `PAYMENT_SEED` from which seed.
+#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
+
+use std::{
+    collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use deploy_local::{Cluster, Service};
+use futures::future::join_all;
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use reqwest::Method;
+use ring::hmac;
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use system_tests::{
+    api::{Client, Patience},
+    harness::{Driver, Rider, TestCluster, eventually, eventually_within},
+};
+use uuid::Uuid;
+
+const PHASES: [&str; 7] = ["intending", "intended", "asked", "recording", "answered", "settling", "settled"];
+/// What the PSP does, by the card's token: see the sandbox's own list.
+const CHARGE_FAULTS: [&str; 4] = ["tok_visa", "tok_declined", "tok_timeout", "tok_error"];
+const REFUND_FAULTS: [&str; 3] = ["tok_visa", "tok_refund_declined", "tok_refund_timeout"];
+const KILLS: [Kill; 3] = [Kill::Node, Kill::Postgres, Kill::Nobody];
+const TRIPS_PER_RUN: usize = 4;
+
+const PSP_TIMEOUT: Duration = Duration::from_millis(400);
+/// A node holds a payment for twice the time-out; later another may have gone on with it.
+const HOLD_IS_OVER: Duration = Duration::from_millis(1_200);
+/// An account that fell silent is left alone for a minute at the longest, and refuses meanwhile.
+const PHASE_COMES_WITHIN: Duration = Duration::from_secs(90);
+const RECOVERY: Duration = Duration::from_secs(120);
+const SIGABRT: i32 = 6;
+const WEBHOOK_SECRET: &str = "a secret of tests";
+const TENANTS: [(&str, &str); 3] = [("manhattan-cabs", "USD"), ("porto-taxis", "EUR"), ("bengaluru-rides", "INR")];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kill {
+    Node,
+    Postgres,
+    /// The node only stands still until its hold is over.
+    Nobody,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    what: &'static str,
+    phase: &'static str,
+    fault: &'static str,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_dies_in_a_payment_the_psp_the_settlements_and_the_ledger_agree_to_the_cent() {
+    let seed = from_env("PAYMENT_SEED").unwrap_or_else(rand::random);
+    let plans = plans(seed);
+    let runs = from_env("PAYMENT_RUNS").map_or(PHASES.len() * 2, |runs| usize::try_from(runs).unwrap());
+    println!("PAYMENT_SEED={seed} PAYMENT_RUNS={runs}");
+    let folder = std::env::temp_dir().join(format!("payments-{}", Uuid::new_v4()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let builder = Cluster::builder()
+        .region_nodes(2)
+        .node_env("REGION_NODE_PSP__CRASH_DIR", &folder.to_string_lossy())
+        .node_env("REGION_NODE_PSP__TIMEOUT", &format!("{}ms", PSP_TIMEOUT.as_millis()))
+        .node_env("REGION_NODE_PSP__RESUME_EVERY", "200ms")
+        .node_env("REGION_NODE_PSP__SANDBOX__WEBHOOK_SECRET", WEBHOOK_SECRET);
+    let cluster = TestCluster::start_as(builder).await;
+    let scenes = join_all(TENANTS.map(|(tenant, currency)| Scene::new(&cluster, tenant, currency, &folder))).await;
+
+    let told = scenes.iter().enumerate().map(|(region, scene)| {
+        let plans = &plans;
+        async move {
+            let mut told = Told::default();
+            // Regions and kills each take turns, against each other, so that all meet all.
+            for number in (0..runs).filter(|n| (n + n / TENANTS.len()) % TENANTS.len() == region) {
+                let mut rng = StdRng::seed_from_u64(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                let kill = KILLS[(number + number / plans.len()) % KILLS.len()];
+                scene.run(plans[number % plans.len()], kill, &mut rng, &mut told).await;
+            }
+            told
+        }
+    });
+    let told = join_all(told).await;
+
+    for (scene, told) in scenes.iter().zip(&told) {
+        let latest = told.trips.len().saturating_sub(5 * TRIPS_PER_RUN);
+        scene.webhooks("late", &told.trips[latest..]).await;
+        scene.audit(told).await;
+    }
+    cluster.converged().await;
+    for scene in &scenes {
+        scene.audit_everywhere(&cluster).await;
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Each phase with each fault once, in rounds that go through all phases, in an order and with faults that the seed shifts.
+fn plans(seed: u64) -> Vec<Plan> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let shift: usize = rng.random_range(0..CHARGE_FAULTS.len() * REFUND_FAULTS.len());
+    let mut plans = Vec::new();
+    for round in 0..CHARGE_FAULTS.len() {
+        let mut of_round = Vec::new();
+        for (n, phase) in PHASES.into_iter().enumerate() {
+            let turn = n + round + shift;
+            of_round.push(Plan { what: "payment", phase, fault: CHARGE_FAULTS[turn % CHARGE_FAULTS.len()] });
+            if round < REFUND_FAULTS.len() {
+                of_round.push(Plan { what: "refund", phase, fault: REFUND_FAULTS[turn % REFUND_FAULTS.len()] });
+            }
+        }
+        of_round.shuffle(&mut rng);
+        plans.append(&mut of_round);
+    }
+    plans
+}
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// What clients were told.
+#[derive(Default)]
+struct Told {
+    trips: Vec<Uuid>,
+    /// By payment: its status as the last answer said it.
+    payments: BTreeMap<Uuid, String>,
+}
+
+/// A tenant with a rider whose trips are paid.
+struct Scene {
+    cluster: TestCluster,
+    region: String,
+    tenant: &'static str,
+    currency: &'static str,
+    rider: Rider,
+    driver: Driver,
+    office: Client,
+    orders: PathBuf,
+}
+
+impl Scene {
+    async fn new(cluster: &TestCluster, tenant: &'static str, currency: &'static str, orders: &Path) -> Self {
+        let city = cluster.city(tenant);
+        Self {
+            region: city.home.clone(),
+            rider: city.rider().await,
+            driver: city.driver().await,
+            office: cluster.office(tenant, &city.home).await,
+            cluster: cluster.clone(),
+            tenant,
+            currency,
+            orders: orders.to_owned(),
+        }
+    }
+
+    async fn run(&self, plan: Plan, kill: Kill, rng: &mut StdRng, told: &mut Told) {
+        let node = rng.random_range(1..=2);
+        let trips = self.driven_trips(rng).await;
+        told.trips.extend(&trips);
+        let tokens: Vec<&str> = (0..TRIPS_PER_RUN)
+            .map(|n| if n == 0 { plan.fault } else { CHARGE_FAULTS[rng.random_range(0..CHARGE_FAULTS.len())] })
+            .collect();
+        let (subject, calls): (Uuid, Vec<Attempt>) = if plan.what == "payment" {
+            let calls = trips.iter().zip(tokens).map(|(trip, token)| Attempt::pay(*trip, token, rng));
+            (trips[0], calls.collect())
+        } else {
+            let paid = trips.iter().map(|trip| self.paid(3 - node, Attempt::pay(*trip, plan.fault, rng)));
+            let paid = join_all(paid).await;
+            paid.iter().for_each(|payment| told.hear(payment));
+            let calls = paid.iter().map(|payment| Attempt::refund(payment, plan.fault, rng)).collect();
+            (paid[0]["id"].as_str().unwrap().parse().unwrap(), calls)
+        };
+        let deed = if kill == Kill::Node { "abort" } else { "hold" };
+        let order = self.orders.join(subject.to_string());
+        // Renamed into place, so that no node reads half of it.
+        let draft = order.with_extension("draft");
+        std::fs::write(&draft, format!("{}.{} {deed}", plan.what, plan.phase)).unwrap();
+        std::fs::rename(&draft, &order).unwrap();
+        let answers = join_all(calls.into_iter().map(|call| self.attempt(node, call)));
+        let ((), answers) = tokio::join!(self.strike(&order, plan, kill), answers);
+        if plan.what == "payment" {
+            answers.iter().flatten().for_each(|payment| told.hear(payment));
+        }
+        self.webhooks("evt", &trips).await;
+    }
+
+    /// A trip that is paid, whatever the run before left broken.
+    async fn paid(&self, node: u16, attempt: Attempt) -> Value {
+        let begun = self.attempt(node, attempt.to_the_end()).await.expect("a trip can be paid");
+        let path = format!("/v1/payments/{}", begun["id"].as_str().unwrap());
+        eventually_within(RECOVERY, "a payment is settled", async || {
+            let payment: Value = self.rider.client.get(&path).await.map_err(|error| error.to_string())?;
+            if payment["status"] == "settled" { Ok(payment) } else { Err(payment.to_string()) }
+        })
+        .await
+    }
+
+    /// Waits until a node says that it is at the phase, and kills there.
+    async fn strike(&self, order: &Path, plan: Plan, kill: Kill) {
+        let what = format!("{}: a node comes to {plan:?}", self.region);
+        let (node, taken) = eventually_within(PHASE_COMES_WITHIN, &what, async || {
+            let taken = [1, 2].map(|node| (node, order.with_extension(self.port(node))));
+            taken.into_iter().find(|(_, taken)| taken.exists()).ok_or("no node has taken the order")
+        })
+        .await;
+        match kill {
+            Kill::Node => {
+                let service = Service::RegionNode(node);
+                let running = self.cluster.processes();
+                let is_it = |(region, of, _): &&_| *region == self.region && *of == service;
+                let process = &running.iter().find(is_it).unwrap().2;
+                process.ended().await;
+                assert_eq!(process.exited().unwrap().signal(), Some(SIGABRT), "{} {plan:?}", self.region);
+                self.cluster.restart(&self.region, service).await.unwrap();
+            }
+            Kill::Postgres => {
+                self.cluster.kill(&self.region, Service::Postgres).await.unwrap();
+                self.cluster.restart(&self.region, Service::Postgres).await.unwrap();
+            }
+            Kill::Nobody => tokio::time::sleep(HOLD_IS_OVER).await,
+        }
+        std::fs::remove_file(&taken).unwrap();
+    }
+
+    /// Makes a call at a node; what follows when that goes wrong is the client's manner.
+    async fn attempt(&self, node: u16, attempt: Attempt) -> Option<Value> {
+        let client = if attempt.by_office { &self.office } else { &self.rider.client };
+        let at = |node: u16| client.through(&self.cluster.node_url(&self.region, node));
+        let (here, there) = (at(node), at(3 - node));
+        // Who is refused for a while is no victim of a crash and asks again; who is not answered follows his manner.
+        let call = async |client: &Client| {
+            eventually_within(PHASE_COMES_WITHIN, "a call is taken", async || {
+                let call = client.call(Method::POST, &attempt.path).key(&attempt.key).body(&attempt.body);
+                match call.answer().await {
+                    Ok(answer) if matches!(answer.status, 429 | 503) => Err(answer.text()),
+                    Ok(answer) if answer.status == 401 => {
+                        let _ = client.renew(client.token().await.as_deref()).await;
+                        Err("the token was old".to_owned())
+                    }
+                    answer => Ok(answer.ok()),
+                }
+            })
+            .await
+        };
+        let first = match attempt.manner {
+            Manner::AsksBothAtOnce => {
+                let (first, second) = tokio::join!(call(&here), call(&there));
+                first.filter(|answer| answer.status == 201).or(second)
+            }
+            Manner::TriesAgain | Manner::NeverComesBack => call(&here).await,
+        };
+        match first.filter(|answer| answer.status == 201) {
+            Some(answer) => answer.json().ok(),
+            None if attempt.manner == Manner::NeverComesBack => None,
+            None => {
+                let patient = there.with_patience(Patience::PATIENT);
+                let answer = patient.call(Method::POST, &attempt.path).key(&attempt.key).body(&attempt.body).send();
+                // A refund may be refused since its payment is not settled; that is an answer too.
+                answer.await.ok()?.json().ok()
+            }
+        }
+    }
+
+    /// The PSP tells of what it did for these trips, each twice at once, and until it is heard.
+    async fn webhooks(&self, prefix: &str, trips: &[Uuid]) {
+        let sql = sqlx::query_scalar(OPERATIONS_OF_TRIPS).bind(trips);
+        let keys: Vec<String> = sql.fetch_all(&mut self.database().await).await.unwrap();
+        for key in keys {
+            let event = json!({"id": format!("{prefix}_{key}"), "type": "updated", "data": {"idempotency_key": key}});
+            tokio::join!(self.deliver(1, &event), self.deliver(2, &event));
+        }
+    }
+
+    async fn deliver(&self, node: u16, event: &Value) {
+        let client = self.rider.client.through(&self.cluster.node_url(&self.region, node));
+        let body = event.to_string();
+        let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
+        eventually("a webhook is taken", async || {
+            let at = shared::clock::Clock::system().now().unix_timestamp();
+            let tag = hmac::sign(&key, format!("{at}.{body}").as_bytes());
+            let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            let call = client.call(Method::POST, "/v1/psp/webhooks/sandbox").unsigned().raw_body(body.clone());
+            let call = call.header("sandbox-signature", format!("t={at},v1={hex}"));
+            let answer = call.answer().await.map_err(|error| error.to_string())?;
+            if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+        })
+        .await;
+    }
+
+    /// Trips of the scene's rider that were driven and not paid, written as the end of a drive leaves them.
+    async fn driven_trips(&self, rng: &mut StdRng) -> Vec<Uuid> {
+        let mut trips = Vec::new();
+        let mut conn = self.database().await;
+        for _ in 0..TRIPS_PER_RUN {
+            let (ride, trip) = (Uuid::now_v7(), Uuid::now_v7());
+            let (total, tax) = (rng.random_range(500..50_000_i64), rng.random_range(0..400_i64));
+            let money = |amount: i64| json!({"amount": amount, "currency": self.currency});
+            let line = |code: &str, amount: i64| json!({"code": code, "description": code, "amount": money(amount)});
+            let fare = json!({"total": money(total), "lines": [line("base", total - tax), line("tax", tax)],
+                "tariff_version": 1, "surge_multiplier": 1.0, "quoted": true});
+            let place = json!({"lat": 40.7, "lng": -74.0});
+            let quote = json!({"rider_id": self.rider.id, "pickup": place, "dropoff": place, "vehicle_class": "standard",
+                "tariff_version": 1, "tariff": {}, "surge": 1.0, "currency": self.currency, "distance_m": 1000,
+                "duration_s": 100, "expires_at": 0});
+            let rides = sqlx::query(
+                "INSERT INTO rides (id, tenant_id, rider_id, driver_id, trip_id, status, pickup_lat, pickup_lng, dropoff_lat,
+                     dropoff_lng, vehicle_class, payment_method, quote, pin, requested_at, expires_at, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, 'completed', 40.7, -74, 40.7, -74, 'standard', '{\"type\": \"card\"}', $6, '0000',
+                     now(), now(), now())",
+            );
+            let rides = rides.bind(ride).bind(self.tenant).bind(self.rider.id.0).bind(self.driver.id.0).bind(trip);
+            rides.bind(quote).execute(&mut conn).await.unwrap();
+            let driven = sqlx::query(
+                "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, fare_amount,
+                     fare_currency, fare, updated_at)
+                 VALUES ($1, $2, $3, $4, $5, 'completed', now(), $6, $7, $8, now())",
+            );
+            let driven = driven.bind(trip).bind(self.tenant).bind(ride).bind(self.rider.id.0).bind(self.driver.id.0);
+            driven.bind(total).bind(self.currency).bind(fare).execute(&mut conn).await.unwrap();
+            trips.push(trip);
+        }
+        trips
+    }
+
+    /// After recovery: nothing is left half done, and three books agree, payment by payment.
+    async fn audit(&self, told: &Told) {
+        eventually_within(RECOVERY, "every payment and refund has come to its end", async || {
+            let mut conn = self.database().await;
+            let open: i64 = sqlx::query_scalar(
+                "SELECT (SELECT count(*) FROM payments WHERE status IN ('pending', 'unknown', 'authorized'))
+                      + (SELECT count(*) FROM refunds WHERE status IN ('pending', 'unknown', 'authorized'))",
+            )
+            .fetch_one(&mut conn)
+            .await
+            .map_err(|error| error.to_string())?;
+            if open == 0 { Ok(()) } else { Err(format!("{open} are open")) }
+        })
+        .await;
+        let mut conn = self.database().await;
+        for (what, sql) in [
+            ("a payment and the PSP's charge differ", DIFFERENT_CHARGES),
+            ("a payment and its ledger entry differ", DIFFERENT_SETTLEMENTS),
+            ("a refund, the PSP's and its ledger entry differ", DIFFERENT_REFUNDS),
+            ("refunds do not add up to what a payment says", DIFFERENT_SUMS),
+            ("the PSP has what nobody here knows", UNKNOWN_OPERATIONS),
+            ("a trip is charged twice", CHARGED_TWICE),
+            ("an entry does not sum to zero", OFF_BALANCE),
+        ] {
+            let found: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut conn).await.unwrap();
+            assert!(found.is_empty(), "{}: {what}: {found:?}", self.region);
+        }
+        let ended: BTreeMap<Uuid, String> =
+            sqlx::query_as("SELECT id, status FROM payments").fetch_all(&mut conn).await.unwrap().into_iter().collect();
+        for (id, said) in &told.payments {
+            let is = ended.get(id).unwrap_or_else(|| panic!("{id} was acknowledged and is gone"));
+            let holds = match said.as_str() {
+                "settled" => matches!(is.as_str(), "settled" | "refunded" | "partially_refunded"),
+                "failed" => is == "failed",
+                _ => true,
+            };
+            assert!(holds, "{id} was told to be {said} and is {is}");
+        }
+        let known: i64 = sqlx::query_scalar("SELECT count(*) FROM trips WHERE id = ANY($1)")
+            .bind(&told.trips)
+            .fetch_one(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(known, i64::try_from(told.trips.len()).unwrap(), "every trip is audited");
+    }
+
+    /// The settlements and refunds of the tenant as each region's ledger has them are those of its home.
+    async fn audit_everywhere(&self, cluster: &TestCluster) {
+        let mut conn = self.database().await;
+        let own: Vec<(Uuid, String, i64)> = sqlx::query_as(
+            "SELECT id, CASE WHEN refund_id IS NULL THEN 'settlement' ELSE 'refund' END,
+                 (SELECT sum(abs(amount))::bigint FROM ledger_postings p WHERE p.entry_id = e.id AND p.account LIKE 'psp:%')
+             FROM ledger_entries e WHERE tenant_id = $1 ORDER BY id",
+        )
+        .bind(self.tenant)
+        .fetch_all(&mut conn)
+        .await
+        .unwrap();
+        assert!(!own.is_empty(), "{} moved no money", self.tenant);
+        for region in cluster.regions() {
+            let mut conn = PgConnection::connect(&cluster.postgres_url(&region)).await.unwrap();
+            let facts: Vec<(Uuid, String, i64)> =
+                sqlx::query_as("SELECT fact_id, kind, amount FROM ledger_facts WHERE tenant_id = $1 ORDER BY fact_id")
+                    .bind(self.tenant)
+                    .fetch_all(&mut conn)
+                    .await
+                    .unwrap();
+            assert_eq!(facts, own, "{region} has another ledger of {}", self.tenant);
+        }
+    }
+
+    async fn database(&self) -> PgConnection {
+        let url = self.cluster.postgres_url(&self.region);
+        eventually("the database answers", async || PgConnection::connect(&url).await).await
+    }
+
+    fn port(&self, node: u16) -> String {
+        self.cluster.node_url(&self.region, node).rsplit(':').next().unwrap().to_owned()
+    }
+}
+
+impl Told {
+    fn hear(&mut self, payment: &Value) {
+        let (id, status) = (payment["id"].as_str().unwrap(), payment["status"].as_str().unwrap());
+        self.payments.insert(id.parse().unwrap(), status.to_owned());
+    }
+}
+
+/// What a client does when it is not answered, or refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    TriesAgain,
+    AsksBothAtOnce,
+    NeverComesBack,
+}
+
+struct Attempt {
+    path: String,
+    body: Value,
+    key: String,
+    by_office: bool,
+    manner: Manner,
+}
+
+impl Attempt {
+    fn pay(trip: Uuid, token: &str, rng: &mut StdRng) -> Self {
+        let body = json!({"trip_id": trip, "method": {"type": "card", "token": token}});
+        Self { path: "/v1/payments".to_owned(), body, ..Self::of(rng, false) }
+    }
+
+    fn refund(payment: &Value, reason: &str, rng: &mut StdRng) -> Self {
+        let amount = rng.random_range(1..=payment["amount"]["amount"].as_i64().unwrap());
+        let path = format!("/v1/payments/{}/refunds", payment["id"].as_str().unwrap());
+        Self { path, body: json!({"amount": amount, "reason": reason}), ..Self::of(rng, true) }
+    }
+
+    fn of(rng: &mut StdRng, by_office: bool) -> Self {
+        let manners = [Manner::TriesAgain, Manner::AsksBothAtOnce, Manner::NeverComesBack];
+        let manner = manners[rng.random_range(0..manners.len())];
+        Self { path: String::new(), body: Value::Null, key: Uuid::new_v4().to_string(), by_office, manner }
+    }
+
+    fn to_the_end(self) -> Self {
+        Self { manner: Manner::TriesAgain, ..self }
+    }
+}
+
+const OPERATIONS_OF_TRIPS: &str = "SELECT o.idempotency_key FROM payments p
+    JOIN sandbox_psp_operations o ON o.idempotency_key = 'payment-' || p.id WHERE p.trip_id = ANY($1)
+    UNION ALL SELECT o.idempotency_key FROM payments p JOIN refunds r ON r.payment_id = p.id
+    JOIN sandbox_psp_operations o ON o.idempotency_key = 'refund-' || r.id WHERE p.trip_id = ANY($1)";
+
+const DIFFERENT_CHARGES: &str = "SELECT p.id || ' ' || p.status FROM payments p
+    LEFT JOIN sandbox_psp_operations o ON o.idempotency_key = 'payment-' || p.id AND o.outcome = 'succeeded'
+    WHERE o.amount IS DISTINCT FROM CASE WHEN p.status <> 'failed' THEN p.amount END
+       OR o.currency <> p.currency";
+
+const DIFFERENT_SETTLEMENTS: &str = "SELECT p.id || ' ' || p.status FROM payments p
+    WHERE (SELECT array_agg(-l.amount) FROM ledger_entries e JOIN ledger_postings l ON l.entry_id = e.id
+           WHERE e.payment_id = p.id AND e.kind = 'settlement' AND l.account LIKE 'psp:%')
+          IS DISTINCT FROM CASE WHEN p.status <> 'failed' THEN ARRAY[p.amount] END";
+
+const DIFFERENT_REFUNDS: &str = "SELECT r.id || ' ' || r.status FROM refunds r
+    LEFT JOIN sandbox_psp_operations o ON o.idempotency_key = 'refund-' || r.id AND o.outcome = 'succeeded'
+    WHERE o.amount IS DISTINCT FROM CASE WHEN r.status = 'settled' THEN r.amount END
+       OR (SELECT array_agg(l.amount) FROM ledger_entries e JOIN ledger_postings l ON l.entry_id = e.id
+           WHERE e.refund_id = r.id AND l.account LIKE 'psp:%')
+          IS DISTINCT FROM CASE WHEN r.status = 'settled' THEN ARRAY[r.amount] END";
+
+const DIFFERENT_SUMS: &str = "SELECT p.id || ' ' || p.refunded_amount FROM payments p
+    WHERE p.refunded_amount
+        <> (SELECT coalesce(sum(r.amount), 0) FROM refunds r WHERE r.payment_id = p.id AND r.status = 'settled')";
+
+const UNKNOWN_OPERATIONS: &str = "SELECT o.idempotency_key FROM sandbox_psp_operations o
+    WHERE NOT EXISTS (SELECT FROM payments p WHERE o.idempotency_key = 'payment-' || p.id)
+      AND NOT EXISTS (SELECT FROM refunds r WHERE o.idempotency_key = 'refund-' || r.id)";
+
+const CHARGED_TWICE: &str = "SELECT p.trip_id::text FROM payments p
+    JOIN sandbox_psp_operations o ON o.idempotency_key = 'payment-' || p.id AND o.outcome = 'succeeded'
+    GROUP BY p.trip_id HAVING count(*) > 1";
+
+const OFF_BALANCE: &str = "SELECT entry_id::text FROM ledger_postings GROUP BY entry_id HAVING sum(amount) <> 0";
