@@ -123,10 +123,12 @@ fn derived(kind: &str, id: Uuid) -> FactId {
 }
 
 impl Split {
-    /// Divides a fare: its tax first, then the tenant's `commission_percent` of the rest, rounded half up.
-    pub(super) fn of_fare(total: i64, tax: i64, commission_percent: u8) -> Self {
+    /// Divides a fare: its tax first, then the tenant's `commission_percent` of the rest, rounded half up. Tolls are what
+    /// the driver laid out: he has them back whole.
+    pub(super) fn of_fare(total: i64, tax: i64, tolls: i64, commission_percent: u8) -> Self {
         let tax = tax.clamp(0, total);
-        let net = i128::from(total) - i128::from(tax);
+        let tolls = tolls.clamp(0, total - tax);
+        let net = i128::from(total - tax - tolls);
         let commission = (net * i128::from(commission_percent.min(100)) + 50) / 100;
         let commission = i64::try_from(commission).expect("a share of an i64 is an i64");
         Self { tax, commission, driver: total - tax - commission }
@@ -250,8 +252,10 @@ mod tests {
     use super::*;
 
     fn any_split() -> impl Strategy<Value = Split> {
-        (0..10_000_000_000_i64, 0..=100_u8, 0..=100_i64).prop_map(|(total, commission_percent, tax_percent)| {
-            Split::of_fare(total, total / 100 * tax_percent, commission_percent)
+        let parts = (0..10_000_000_000_i64, 0..=100_u8, 0..=100_i64, 0..=100_i64);
+        parts.prop_map(|(total, commission_percent, tax_percent, tolls_percent)| {
+            let part = |percent| total / 100 * percent;
+            Split::of_fare(total, part(tax_percent), part(tolls_percent), commission_percent)
         })
     }
 
@@ -274,7 +278,7 @@ mod tests {
     fn a_card_trip_pays_driver_tenant_and_tax_out_of_what_the_psp_took() {
         let driver = DriverId::new();
         let parties = Parties { psp: Some("sandbox".into()), driver: Some(driver) };
-        let postings = settlement(Split::of_fare(1_100, 100, 20), &parties);
+        let postings = settlement(Split::of_fare(1_100, 100, 0, 20), &parties);
         assert_eq!(on(&postings, &Account::Psp("sandbox".into())), -1_100);
         assert_eq!(on(&postings, &Account::Driver(driver)), 800);
         assert_eq!(on(&postings, &Account::Revenue), 200);
@@ -285,7 +289,7 @@ mod tests {
     fn a_cash_trip_leaves_the_driver_owing_commission_and_tax() {
         let driver = DriverId::new();
         let parties = Parties { psp: None, driver: Some(driver) };
-        let postings = settlement(Split::of_fare(1_100, 100, 20), &parties);
+        let postings = settlement(Split::of_fare(1_100, 100, 0, 20), &parties);
         assert_eq!(on(&postings, &Account::Driver(driver)), -300);
         assert_eq!(on(&postings, &Account::Revenue) + on(&postings, &Account::Tax), 300);
     }
@@ -316,8 +320,14 @@ mod tests {
 
     #[test]
     fn commission_rounds_half_up() {
-        assert_eq!(Split::of_fare(5, 0, 10), Split { tax: 0, commission: 1, driver: 4 });
-        assert_eq!(Split::of_fare(4, 0, 10), Split { tax: 0, commission: 0, driver: 4 });
+        assert_eq!(Split::of_fare(5, 0, 0, 10), Split { tax: 0, commission: 1, driver: 4 });
+        assert_eq!(Split::of_fare(4, 0, 0, 10), Split { tax: 0, commission: 0, driver: 4 });
+    }
+
+    #[test]
+    fn tolls_are_the_driver_s_without_commission() {
+        assert_eq!(Split::of_fare(1_800, 100, 700, 20), Split { tax: 100, commission: 200, driver: 1_500 });
+        assert_eq!(Split::of_fare(700, 0, 700, 100), Split { tax: 0, commission: 0, driver: 700 });
     }
 
     proptest! {

@@ -22,7 +22,6 @@ use crate::{
     db::{TenantTx, constraint},
     http::{Command, CommandTx, KEPT_FOR, ProblemBody, Stop},
     identity::{Caller, Subject},
-    pricing::LineCode,
     rides::{MethodType, PaymentMethod},
     trips::TripStatus,
 };
@@ -136,7 +135,7 @@ async fn intend(
         return Err(PaymentError::PaymentsOff.into());
     }
     let owed = owed(tx, caller, command.body.trip_id).await?;
-    let due = Due::of(&owed, config.commission_percent)?;
+    let due = Due::of(&owed, owed.commission_percent.unwrap_or(config.commission_percent))?;
     let mut method = command.body.method.clone();
     due.check_method(&method, &owed, caller)?;
     if owed.is_settled {
@@ -197,8 +196,7 @@ impl Due {
     fn of(owed: &Owed, commission_percent: u8) -> Result<Self, PaymentError> {
         match (owed.status, &owed.fare, owed.cancellation_fee) {
             (TripStatus::Completed, Some(fare), _) => {
-                let tax = fare.lines.iter().filter(|line| line.code == LineCode::Tax).map(|line| line.amount.amount);
-                let split = Split::of_fare(fare.total.amount, tax.sum(), commission_percent);
+                let split = Split::of_fare(fare.total.amount, fare.tax(), fare.tolls(), commission_percent);
                 Ok(Self { kind: PaymentKind::Fare, amount: fare.total, split })
             }
             (TripStatus::Cancelled, _, Some(fee)) => Ok(Self {

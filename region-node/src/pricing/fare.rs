@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 use shared::money::Money;
 
-use super::{Measured, Quote, Surge, tariff};
+use super::{
+    Measured, Quote, Surge,
+    tariff::{self, Basis, Price},
+};
 
 /// What a trip costs and why; the lines sum to the total.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -16,6 +19,9 @@ pub struct Fare {
     /// Whether the quoted distance and time were charged; false if the trip became so much longer that it was priced from
     /// its trace.
     pub quoted: bool,
+    /// The tax within the lines, where prices contain it; otherwise it has a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub included_tax: Option<Money>,
 }
 
 /// One part of a fare.
@@ -33,13 +39,21 @@ pub struct FareLine {
 #[serde(rename_all = "snake_case")]
 pub enum LineCode {
     Base,
+    /// In the place of base, distance and time.
+    Flat,
     Distance,
     Time,
     Waiting,
     Surge,
     Minimum,
+    Night,
+    /// Of a zone.
+    Extra,
     BookingFee,
     Tax,
+    Toll,
+    /// Tolls the driver declared at the end.
+    DeclaredTolls,
     /// A ride given up too late; alone on its receipt.
     CancellationFee,
 }
@@ -51,36 +65,64 @@ pub struct Travelled {
     pub distance_m: Option<i64>,
     /// From start to end, pauses not counted.
     pub driving_s: i64,
-    /// Paused.
+    /// At the pick-up and paused.
     pub waiting_s: i64,
+    /// Tolls the driver declares, minor units.
+    pub declared_tolls: i64,
 }
 
 impl Fare {
-    /// The fare of a trip: the quoted distance and time, and its pauses as waiting. Only a trip longer than
-    /// `reprice_percent` of the quoted distance is another trip than the one quoted; it is priced as driven, and never
-    /// below the quote.
+    /// The fare of a trip: the quoted distance and time, with its waiting and the tolls declared. Only a trip longer than
+    /// `reprice_percent` of the quoted distance is another trip than the one quoted; it is priced as driven, a flat fare
+    /// or not, and never below the quote.
     pub fn of(quote: &Quote, travelled: Travelled, reprice_percent: u32) -> Self {
-        let waiting_s = travelled.waiting_s;
-        let promised = Measured { distance_m: quote.distance_m, driving_s: quote.duration_s, waiting_s };
+        let Travelled { waiting_s, declared_tolls, .. } = travelled;
+        let (distance_m, driving_s) = (quote.distance_m, quote.duration_s);
+        let promised = Self::price(quote, Measured { distance_m, driving_s, waiting_s, declared_tolls }, Basis::Quote);
         let limit = i128::from(quote.distance_m) * i128::from(reprice_percent);
         match travelled.distance_m {
             Some(distance_m) if i128::from(distance_m) * 100 > limit => {
                 let driving_s = travelled.driving_s.max(quote.duration_s);
-                Self::price(quote, Measured { distance_m, driving_s, waiting_s }, false)
+                let measured = Measured { distance_m, driving_s, waiting_s, declared_tolls };
+                let driven = Self::price(quote, measured, Basis::Way);
+                if driven.total.amount > promised.total.amount { driven } else { promised }
             }
-            _ => Self::price(quote, promised, true),
+            _ => promised,
         }
     }
 
     /// The price of a quote.
     pub(super) fn quoted(quote: &Quote) -> Self {
-        let measured = Measured { distance_m: quote.distance_m, driving_s: quote.duration_s, waiting_s: 0 };
-        Self::price(quote, measured, true)
+        let measured =
+            Measured { distance_m: quote.distance_m, driving_s: quote.duration_s, waiting_s: 0, declared_tolls: 0 };
+        Self::price(quote, measured, Basis::Quote)
     }
 
-    fn price(quote: &Quote, measured: Measured, quoted: bool) -> Self {
-        let (total, lines) = tariff::price(&quote.tariff, quote.surge, quote.currency, measured);
-        Self { total, lines, tariff_version: quote.tariff_version, surge_multiplier: quote.surge, quoted }
+    /// The tax in the total.
+    pub fn tax(&self) -> i64 {
+        self.sum_of(&[LineCode::Tax]) + self.included_tax.map_or(0, |tax| tax.amount)
+    }
+
+    /// The tolls in the total: laid out by the driver, they are his without commission.
+    pub fn tolls(&self) -> i64 {
+        self.sum_of(&[LineCode::Toll, LineCode::DeclaredTolls])
+    }
+
+    fn sum_of(&self, codes: &[LineCode]) -> i64 {
+        self.lines.iter().filter(|line| codes.contains(&line.code)).map(|line| line.amount.amount).sum()
+    }
+
+    fn price(quote: &Quote, measured: Measured, basis: Basis) -> Self {
+        let Price { total, lines, included_tax } =
+            tariff::price(&quote.tariff, quote.surge, quote.currency, measured, basis);
+        Self {
+            total,
+            lines,
+            tariff_version: quote.tariff_version,
+            surge_multiplier: quote.surge,
+            quoted: basis == Basis::Quote,
+            included_tax,
+        }
     }
 }
 
@@ -94,7 +136,7 @@ mod tests {
     const REPRICE_PERCENT: u32 = 150;
 
     fn fare(quote: &Quote, distance_m: impl Into<Option<i64>>, driving_s: i64, waiting_s: i64) -> Fare {
-        let travelled = Travelled { distance_m: distance_m.into(), driving_s, waiting_s };
+        let travelled = Travelled { distance_m: distance_m.into(), driving_s, waiting_s, declared_tolls: 0 };
         Fare::of(quote, travelled, REPRICE_PERCENT)
     }
 
@@ -111,7 +153,9 @@ mod tests {
     #[test]
     fn pauses_are_charged_on_top_of_the_quote() {
         let quote = quote();
-        let fare = fare(&quote, quote.distance_m, quote.duration_s, 120);
+        let free_s = i64::from(quote.tariff.free_waiting_minutes) * 60;
+        assert_eq!(fare(&quote, quote.distance_m, quote.duration_s, free_s), quote.fare());
+        let fare = fare(&quote, quote.distance_m, quote.duration_s, free_s + 120);
         let waiting = fare.lines.iter().find(|line| line.code == LineCode::Waiting).unwrap();
         assert_eq!(waiting.amount.amount, 2 * quote.tariff.waiting_per_minute);
         assert!(fare.quoted);
@@ -124,6 +168,32 @@ mod tests {
         let long = fare(&quote, quote.distance_m * 2, quote.duration_s * 2, 0);
         assert!(!long.quoted);
         assert!(long.total.amount > quote.fare().total.amount);
+    }
+
+    #[test]
+    fn a_flat_fare_holds_until_the_rider_changes_the_trip_and_then_costs_no_less() {
+        let flat = |amount| {
+            let rule = serde_json::json!({"zone": "jfk", "at": "either", "kind": "flat", "amount": amount});
+            let mut quote = quote();
+            quote.tariff.zones = vec![serde_json::from_value(rule).unwrap()];
+            quote
+        };
+        for (quote, changes) in [(flat(1_000), true), (flat(100_000), false)] {
+            assert_eq!(fare(&quote, quote.distance_m * 3 / 2, quote.duration_s * 9, 0), quote.fare());
+            let long = fare(&quote, quote.distance_m * 2, quote.duration_s, 0);
+            assert_eq!((long.quoted, long != quote.fare()), (!changes, changes));
+            assert!(long.total.amount >= quote.fare().total.amount);
+        }
+    }
+
+    #[test]
+    fn a_fare_is_recomputed_from_what_is_stored_of_it() {
+        let quote = quote();
+        let travelled = Travelled { distance_m: Some(9_100), driving_s: 1_300, waiting_s: 400, declared_tolls: 250 };
+        let fare = Fare::of(&quote, travelled, REPRICE_PERCENT);
+        assert_eq!(fare.tolls(), 250);
+        let stored: Quote = serde_json::from_value(serde_json::to_value(&quote).unwrap()).unwrap();
+        assert_eq!(Fare::of(&stored, travelled, REPRICE_PERCENT), fare);
     }
 
     proptest! {

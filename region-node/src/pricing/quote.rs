@@ -9,7 +9,7 @@ use shared::{
     geo::Point,
     ids::{RiderId, TenantId},
     money::Currency,
-    tenant_config::Tariff,
+    tariff::Tariff,
 };
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
@@ -28,8 +28,12 @@ pub struct Quote {
     pub pickup: Point,
     pub dropoff: Point,
     pub vehicle_class: String,
+    /// When to be picked up, where the price was asked for with a time.
+    #[serde(default, with = "time::serde::timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub scheduled_at: Option<OffsetDateTime>,
     /// The version of the tenant's config that `tariff` is of.
     pub tariff_version: i64,
+    /// As it holds for this ride: the rules that apply to it, and the commission.
     pub tariff: Tariff,
     pub surge: Surge,
     /// The cell of the map whose scarcity that was; none while nothing was scarce.
@@ -51,6 +55,8 @@ pub enum QuoteError {
     Foreign,
     #[error("is for another pickup, dropoff or vehicle_class")]
     OtherRide,
+    #[error("is for another hour, which has another price; ask for an estimate with scheduled_at")]
+    OtherTime,
     #[error("the quote has expired; ask for a new estimate")]
     Expired,
 }
@@ -127,8 +133,9 @@ pub(super) mod tests {
             pickup: Point::new(40.758, -73.9855),
             dropoff: Point::new(40.7061, -74.0087),
             vehicle_class: "standard".into(),
+            scheduled_at: None,
             tariff_version: 3,
-            tariff: Tariff { tax_percent: 8, ..Tariff::default() },
+            tariff: Tariff { tax_percent: 8.into(), ..Tariff::default() },
             surge: Surge::from_hundredths(120),
             surge_cell: Some("872a100d2ffffff".into()),
             currency: Currency::USD,
@@ -163,7 +170,7 @@ pub(super) mod tests {
         let quote = quote();
         let token = quote.token(&tenant("cabs"), sign);
         let redeem = |token: &str, at| Quote::redeem(token, &tenant(at), wanted(&quote), NOW, sign);
-        let cheap = Quote { tariff: Tariff { base: 0, ..quote.tariff }, ..quote.clone() };
+        let cheap = Quote { tariff: Tariff { base: 0, ..quote.tariff.clone() }, ..quote.clone() };
         let cheap_body = cheap.token(&tenant("cabs"), sign).split_once('.').unwrap().0.to_owned();
         let (_, signature) = token.split_once('.').unwrap();
         for bad in ["", ".", "x.y", "8f4e", &format!("{cheap_body}.{signature}"), &format!("{token}A")] {

@@ -5,7 +5,7 @@
 
 use shared::{
     money::{Currency, Money},
-    tenant_config::Tariff,
+    tariff::{Percent, Tariff, ZonePrice},
 };
 
 use super::{FareLine, LineCode, Surge};
@@ -16,39 +16,95 @@ pub struct Measured {
     pub distance_m: i64,
     /// On the way, pauses not counted.
     pub driving_s: i64,
-    /// Paused.
+    /// At the pick-up and paused.
     pub waiting_s: i64,
+    /// Tolls the driver declared, minor units.
+    pub declared_tolls: i64,
 }
 
-/// The lines of a price and their sum; lines of nothing are left out, but the first always stands.
-pub(super) fn price(tariff: &Tariff, surge: Surge, currency: Currency, measured: Measured) -> (Money, Vec<FareLine>) {
-    let Measured { distance_m, driving_s, waiting_s } = measured;
+/// What a way is priced by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// What was promised: a flat fare, where there is one.
+    Quote,
+    /// Its length and time.
+    Way,
+}
+
+/// A price.
+pub(super) struct Price {
+    pub(super) total: Money,
+    /// They sum to the total; lines of nothing are left out, but the first always stands.
+    pub(super) lines: Vec<FareLine>,
+    /// The tax within the lines, where prices contain it.
+    pub(super) included_tax: Option<Money>,
+}
+
+/// Prices a ride by a tariff of which all rules apply to it.
+pub(super) fn price(tariff: &Tariff, surge: Surge, currency: Currency, measured: Measured, basis: Basis) -> Price {
+    let Measured { distance_m, driving_s, waiting_s, declared_tolls } = measured;
     let money = |amount| Money::new(amount, currency);
-    let (per_km, per_minute) = (money(tariff.per_km), money(tariff.per_minute));
-
-    let distance = share(tariff.per_km, distance_m, 1000);
-    let time = share(tariff.per_minute, driving_s, 60);
-    let waiting = share(tariff.waiting_per_minute, waiting_s, 60);
-    let driven = tariff.base.saturating_add(distance).saturating_add(time);
-    let raised = share(driven, i64::from(surge.hundredths()) - 100, 100);
-    let ridden = driven.saturating_add(waiting).saturating_add(raised);
-    let top_up = tariff.minimum.saturating_sub(ridden).max(0);
-    let before_tax = ridden.saturating_add(top_up).saturating_add(tariff.booking_fee);
-    let tax = share(before_tax, tariff.tax_percent.into(), 100);
-
     let line = |code, description: String, amount| FareLine { code, description, amount: money(amount) };
-    let lines = vec![
-        line(LineCode::Base, "Base fare".into(), tariff.base),
-        line(LineCode::Distance, format!("{} at {per_km} per km", kilometres(distance_m)), distance),
-        line(LineCode::Time, format!("{} at {per_minute} per minute", minutes(driving_s)), time),
-        line(LineCode::Waiting, format!("{} of waiting", minutes(waiting_s)), waiting),
-        line(LineCode::Surge, format!("High demand, x{:.2}", f64::from(surge)), raised),
-        line(LineCode::Minimum, format!("Up to the minimum fare of {}", money(tariff.minimum)), top_up),
-        line(LineCode::BookingFee, "Booking fee".into(), tariff.booking_fee),
-        line(LineCode::Tax, format!("Tax, {} %", tariff.tax_percent), tax),
-    ];
-    let shown = lines.into_iter().filter(|line| line.code == LineCode::Base || line.amount.amount != 0).collect();
-    (money(before_tax.saturating_add(tax)), shown)
+    let (per_km, per_minute) = (money(tariff.per_km), money(tariff.per_minute));
+    let rules = |kind| tariff.zones.iter().filter(move |rule| rule.kind == kind);
+    let named = |name: &str, zone: &str| if name.is_empty() { zone.to_owned() } else { name.to_owned() };
+
+    let flat = rules(ZonePrice::Flat).next().filter(|_| basis == Basis::Quote);
+    let mut lines = match flat {
+        Some(rule) => vec![line(LineCode::Flat, format!("Flat fare: {}", named(&rule.name, &rule.zone)), rule.amount)],
+        None => vec![
+            line(LineCode::Base, "Base fare".into(), tariff.base),
+            line(
+                LineCode::Distance,
+                format!("{} at {per_km} per km", kilometres(distance_m)),
+                share(tariff.per_km, distance_m, 1000),
+            ),
+            line(
+                LineCode::Time,
+                format!("{} at {per_minute} per minute", minutes(driving_s)),
+                share(tariff.per_minute, driving_s, 60),
+            ),
+        ],
+    };
+    let driven = sum(&lines);
+    let waiting_s = waiting_s.saturating_sub(i64::from(tariff.free_waiting_minutes) * 60).max(0);
+    let waiting = share(tariff.waiting_per_minute, waiting_s, 60);
+    lines.push(line(LineCode::Waiting, format!("{} of waiting", minutes(waiting_s)), waiting));
+    if flat.is_none() {
+        let raised = share(driven, i64::from(surge.hundredths()) - 100, 100);
+        lines.push(line(LineCode::Surge, format!("High demand, x{:.2}", f64::from(surge)), raised));
+        let top_up = tariff.minimum.saturating_sub(sum(&lines)).max(0);
+        let minimum = format!("Up to the minimum fare of {}", money(tariff.minimum));
+        lines.push(line(LineCode::Minimum, minimum, top_up));
+    }
+    for rule in &tariff.night {
+        let night = share(driven, rule.raise_percent.into(), 100).saturating_add(rule.extra);
+        lines.push(line(LineCode::Night, format!("From {} to {}", rule.from, rule.to), night));
+    }
+    for rule in rules(ZonePrice::Extra) {
+        lines.push(line(LineCode::Extra, named(&rule.name, &rule.zone), rule.amount));
+    }
+    lines.push(line(LineCode::BookingFee, "Booking fee".into(), tariff.booking_fee));
+    let rate = tariff.tax_percent.thousandths();
+    let included_tax = match tariff.tax_included {
+        true => Some(money(share(sum(&lines), rate, Percent::WHOLE + rate))).filter(|tax| tax.amount > 0),
+        false => {
+            let tax = share(sum(&lines), rate, Percent::WHOLE);
+            lines.push(line(LineCode::Tax, format!("Tax, {}", tariff.tax_percent), tax));
+            None
+        }
+    };
+    for rule in rules(ZonePrice::Toll) {
+        lines.push(line(LineCode::Toll, format!("Toll: {}", named(&rule.name, &rule.zone)), rule.amount));
+    }
+    lines.push(line(LineCode::DeclaredTolls, "Tolls on the way".into(), declared_tolls.max(0)));
+    let first = lines[0].code;
+    lines.retain(|line| line.code == first || line.amount.amount != 0);
+    Price { total: money(sum(&lines)), lines, included_tax }
+}
+
+fn sum(lines: &[FareLine]) -> i64 {
+    lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount.amount))
 }
 
 /// `amount` × `part` / `whole`, rounded half up; negative parts count as none.
@@ -72,23 +128,57 @@ pub(crate) fn minutes(duration_s: i64) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shared::tariff::{NightRule, ZoneEnd, ZoneRule};
 
     use super::*;
 
-    const CITY: Tariff = Tariff {
-        base: 250,
-        per_km: 123,
-        per_minute: 37,
-        waiting_per_minute: 40,
-        minimum: 700,
-        booking_fee: 100,
-        tax_percent: 9,
-    };
+    fn city() -> Tariff {
+        Tariff {
+            base: 250,
+            per_km: 123,
+            per_minute: 37,
+            waiting_per_minute: 40,
+            free_waiting_minutes: 0,
+            minimum: 700,
+            booking_fee: 100,
+            tax_percent: Percent::from(9),
+            ..Tariff::default()
+        }
+    }
 
     fn priced(tariff: &Tariff, surge: u32, distance_m: i64, driving_s: i64, waiting_s: i64) -> (i64, Vec<FareLine>) {
-        let measured = Measured { distance_m, driving_s, waiting_s };
-        let (total, lines) = price(tariff, Surge::from_hundredths(surge), Currency::USD, measured);
+        let measured = Measured { distance_m, driving_s, waiting_s, declared_tolls: 0 };
+        let Price { total, lines, .. } =
+            price(tariff, Surge::from_hundredths(surge), Currency::USD, measured, Basis::Quote);
         (total.amount, lines)
+    }
+
+    #[test]
+    fn nights_zones_and_tolls_have_lines_of_their_own_and_tolls_no_tax() {
+        let rules = serde_json::json!({
+            "base": 1000, "per_km": 0, "per_minute": 0, "minimum": 0, "booking_fee": 0, "tax_percent": 10,
+            "night": [{"from": "22:00", "to": "06:00", "raise_percent": 25, "extra": 50}],
+            "zones": [
+                {"zone": "jfk", "at": "either", "kind": "extra", "amount": 300, "name": "Airport fee"},
+                {"zone": "tunnel", "at": "either", "kind": "toll", "amount": 700},
+            ],
+        });
+        let mut tariff: Tariff = serde_json::from_value(rules).unwrap();
+        let measured = Measured { distance_m: 1, driving_s: 1, waiting_s: 180, declared_tolls: 40 };
+        let of = |tariff: &Tariff| price(tariff, Surge::NONE, Currency::USD, measured, Basis::Quote);
+        let expected = [
+            (LineCode::Base, 1_000),
+            (LineCode::Night, 300),
+            (LineCode::Extra, 300),
+            (LineCode::Tax, 160),
+            (LineCode::Toll, 700),
+            (LineCode::DeclaredTolls, 40),
+        ];
+        assert_eq!(amounts(&of(&tariff).lines), expected);
+        tariff.tax_included = true;
+        let included = of(&tariff);
+        // A tenth on top of 1454.5 is 1600.
+        assert_eq!((included.total.amount, included.included_tax.unwrap().amount), (2_340, 145));
     }
 
     fn amounts(lines: &[FareLine]) -> Vec<(LineCode, i64)> {
@@ -97,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_ride_is_priced_line_by_line() {
-        let (total, lines) = priced(&CITY, 150, 8_400, 1_230, 90);
+        let (total, lines) = priced(&city(), 150, 8_400, 1_230, 90);
         let expected = [
             (LineCode::Base, 250),
             (LineCode::Distance, 1_033), // 8.4 × 123 = 1033.2
@@ -116,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_short_ride_costs_the_minimum_plus_fee_and_tax() {
-        let (total, lines) = priced(&CITY, 100, 0, 0, 0);
+        let (total, lines) = priced(&city(), 100, 0, 0, 0);
         let expected =
             [(LineCode::Base, 250), (LineCode::Minimum, 450), (LineCode::BookingFee, 100), (LineCode::Tax, 72)];
         assert_eq!(amounts(&lines), expected);
@@ -132,7 +222,7 @@ mod tests {
             waiting_per_minute: 0,
             minimum: 0,
             booking_fee: 0,
-            tax_percent: 0,
+            ..Tariff::default()
         };
         let (total, lines) = priced(&free, 300, 5_000, 900, 10);
         assert_eq!((total, amounts(&lines)), (0, vec![(LineCode::Base, 0)]));
@@ -142,9 +232,21 @@ mod tests {
         fn any_tariff()(
             base in 0..=100_000_000_i64, per_km in 0..=100_000_000_i64, per_minute in 0..=100_000_000_i64,
             waiting_per_minute in 0..=100_000_000_i64, minimum in 0..=100_000_000_i64,
-            booking_fee in 0..=100_000_000_i64, tax_percent in 0..=100_u8,
+            booking_fee in 0..=100_000_000_i64, tax in 0..=100_000_u32, tax_included: bool, free_waiting_minutes in 0..=60_u32,
+            rules in prop::collection::vec((0..3_usize, 0..=100_000_000_i64), 0..4), raise_percent in 0..=300_u32,
         ) -> Tariff {
-            Tariff { base, per_km, per_minute, waiting_per_minute, minimum, booking_fee, tax_percent }
+            let kinds = [ZonePrice::Extra, ZonePrice::Flat, ZonePrice::Toll];
+            let (at, from, to) = (ZoneEnd::Either, "22:00".parse().unwrap(), "06:00".parse().unwrap());
+            let rule = |(kind, amount): (usize, i64)| ZoneRule {
+                zone: "jfk".into(), at, kind: kinds[kind], amount, name: String::new(),
+            };
+            Tariff {
+                base, per_km, per_minute, waiting_per_minute, free_waiting_minutes, minimum, booking_fee, tax_included,
+                tax_percent: Percent::from_thousandths(tax),
+                night: vec![NightRule { from, to, days: Default::default(), raise_percent, extra: 0 }],
+                zones: rules.into_iter().map(rule).collect(),
+                ..Tariff::default()
+            }
         }
     }
 
@@ -156,7 +258,8 @@ mod tests {
         ) {
             let (total, lines) = priced(&tariff, surge, distance_m, driving_s, waiting_s);
             prop_assert_eq!(total, lines.iter().map(|line| line.amount.amount).sum::<i64>());
-            prop_assert!(total >= tariff.minimum + tariff.booking_fee);
+            let is_flat = lines[0].code == LineCode::Flat;
+            prop_assert!(is_flat || total >= tariff.minimum + tariff.booking_fee);
         }
 
         #[test]

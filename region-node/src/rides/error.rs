@@ -59,7 +59,9 @@ impl From<RideError> for Problem {
             RideError::BadSchedule { .. } => field("scheduled_at"),
             RideError::TooFar { .. } => field("dropoff"),
             RideError::Quote(QuoteError::Expired) => Problem::new(Code::QuoteExpired, detail),
-            RideError::Quote(QuoteError::Forged | QuoteError::Foreign | QuoteError::OtherRide) => field("quote_id"),
+            RideError::Quote(
+                QuoteError::Forged | QuoteError::Foreign | QuoteError::OtherRide | QuoteError::OtherTime,
+            ) => field("quote_id"),
             RideError::Database(error) => error.into(),
         }
     }

@@ -7,6 +7,7 @@ use shared::{
     geo::Point,
     ids::{RiderId, TenantId},
     money::Money,
+    tariff::Tariff,
 };
 use time::OffsetDateTime;
 
@@ -33,6 +34,10 @@ pub(super) struct EstimateRequest {
     /// One of the tenant's vehicle classes.
     #[garde(length(min = 1, max = 30))]
     vehicle_class: String,
+    /// When to be picked up, if not now: nights may cost more.
+    #[garde(skip)]
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    scheduled_at: Option<OffsetDateTime>,
 }
 
 /// A price, held for the rider until it expires.
@@ -62,9 +67,10 @@ pub(super) async fn estimate_ride(
     Question(asked): Question<EstimateRequest>,
 ) -> Result<Json<Estimate>, Problem> {
     let rider = caller.rider()?;
-    let EstimateRequest { pickup, dropoff, vehicle_class } = &asked;
+    let EstimateRequest { pickup, dropoff, vehicle_class, scheduled_at } = &asked;
     let published = app.tenants.config(caller.tenant()).await?;
-    let wish = Wish { rider, pickup: pickup.point(), dropoff: dropoff.point(), vehicle_class };
+    let (pickup, dropoff) = (pickup.point(), dropoff.point());
+    let wish = Wish { rider, pickup, dropoff, vehicle_class, scheduled_at: *scheduled_at };
     let scarcity = match surge::is_on(&published.config) {
         true => surge::at(&app, &mut app.db.read(caller.tenant()).await?, wish.pickup, vehicle_class).await?,
         false => Scarcity::NONE,
@@ -96,6 +102,8 @@ pub(super) struct Wish<'a> {
     pub(super) pickup: Point,
     pub(super) dropoff: Point,
     pub(super) vehicle_class: &'a str,
+    /// When to be picked up; none: now.
+    pub(super) scheduled_at: Option<OffsetDateTime>,
 }
 
 /// Today's price of a ride.
@@ -115,22 +123,31 @@ pub(super) fn quote(
     if way.distance_m > limits.max_distance_km * 1000 {
         return Err(RideError::TooFar { km: limits.max_distance_km });
     }
-    // Whole seconds: what the token can hold.
-    let expires_at = (app.clock.now() + limits.quote_ttl).replace_nanosecond(0).expect("0 is a valid nanosecond");
+    let now = app.clock.now();
+    let tariff = config.tariff(wish.vehicle_class);
+    let pickup_at = wish.scheduled_at.unwrap_or(now);
+    let of_ride = tariff.of_ride(&config.zones, wish.pickup, wish.dropoff, pickup_at, &config.timezone);
+    let commission_percent = Some(tariff.commission_percent.unwrap_or(config.commission_percent));
     Ok(Quote {
         rider_id: wish.rider,
         pickup: wish.pickup,
         dropoff: wish.dropoff,
         vehicle_class: wish.vehicle_class.to_owned(),
+        scheduled_at: wish.scheduled_at.map(whole_seconds),
         tariff_version: published.version,
-        tariff: config.tariff(wish.vehicle_class),
+        tariff: Tariff { commission_percent, ..of_ride },
         surge: scarcity.surge,
         surge_cell: scarcity.cell,
         currency: config.currency,
         distance_m: way.distance_m,
         duration_s: way.duration_s,
-        expires_at,
+        expires_at: whole_seconds(now + limits.quote_ttl),
     })
+}
+
+/// What a quote's token can hold of a time.
+pub(super) fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
+    at.replace_nanosecond(0).expect("0 is a valid nanosecond")
 }
 
 /// The nearest drivers who could be asked, at most `limit`.

@@ -140,8 +140,8 @@ impl Ride {
     /// What follows if `by` cancels at `now`. `arrived_at` is when the driver reached the pick-up.
     ///
     /// A rider cancels freely until a driver has been on his way for the policy's grace time. A driver's cancellation
-    /// sends the ride back to the dispatcher, unless he has waited long enough at the pick-up: then the rider, who did not
-    /// come, pays. The tenant cancels freely.
+    /// sends the ride back to the dispatcher, unless he has waited long enough at the pick-up, and not before the time it was
+    /// booked for: then the rider, who did not come, pays. The tenant cancels freely.
     pub fn cancellation(
         &self,
         by: CancelledBy,
@@ -155,6 +155,7 @@ impl Ride {
         let passed = |since: Option<OffsetDateTime>, seconds: u32| {
             since.is_some_and(|since| now - since >= Duration::seconds(seconds.into()))
         };
+        let waits_since = arrived_at.map(|arrived_at| self.scheduled_at.map_or(arrived_at, |at| at.max(arrived_at)));
         let free = Cancellation::Ends { fee: 0 };
         let costs = Cancellation::Ends { fee: policy.fee };
         Ok(match by {
@@ -163,7 +164,7 @@ impl Ride {
                 costs
             }
             CancelledBy::Rider | CancelledBy::Tenant | CancelledBy::System => free,
-            CancelledBy::Driver if passed(arrived_at, policy.no_show_wait_seconds) => costs,
+            CancelledBy::Driver if passed(waits_since, policy.no_show_wait_seconds) => costs,
             CancelledBy::Driver => Cancellation::Redispatches,
         })
     }
@@ -207,6 +208,16 @@ mod tests {
         assert_eq!(cancel(RideStatus::Accepted, CancelledBy::Driver, 10_000).unwrap(), Cancellation::Redispatches);
         assert_eq!(cancel(RideStatus::Arrived, CancelledBy::Driver, 60 + 299).unwrap(), Cancellation::Redispatches);
         assert_eq!(cancel(RideStatus::Arrived, CancelledBy::Driver, 60 + 300).unwrap(), FEE);
+    }
+
+    #[test]
+    fn who_comes_early_to_a_ride_booked_ahead_waits_for_its_time_before_the_rider_is_late() {
+        let (accepted_at, arrived_at) = (Some(ACCEPTED_AT), Some(ACCEPTED_AT + Duration::MINUTE));
+        let scheduled_at = ACCEPTED_AT + Duration::minutes(20);
+        let ride = Ride { status: RideStatus::Arrived, accepted_at, scheduled_at: Some(scheduled_at), ..ride() };
+        let give_up = |at| ride.cancellation(CancelledBy::Driver, arrived_at, &POLICY, at).unwrap();
+        assert_eq!(give_up(scheduled_at + Duration::seconds(299)), Cancellation::Redispatches);
+        assert_eq!(give_up(scheduled_at + Duration::seconds(300)), FEE);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     http::{Command, ProblemBody, Stop},
     identity::Caller,
     pricing::{
-        Quote,
+        Quote, QuoteError,
         quote::{SIGNING_PURPOSE, Wanted},
     },
     realtime::Event,
@@ -37,7 +37,7 @@ pub(super) struct RideRequest {
     #[garde(skip)]
     payment_method: PaymentMethod,
     /// Of an estimate of this ride, whose price then holds; without one the ride is priced now.
-    #[garde(length(max = 2000))]
+    #[garde(length(max = 8000))]
     #[serde(default)]
     quote_id: Option<String>,
     /// When to be picked up, some minutes ahead at least; missing: now.
@@ -86,10 +86,19 @@ pub(super) async fn request_ride(
         Some(token) => {
             let wanted = Wanted { rider_id: rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
             let sign = |bytes: &[u8]| app.sealer.sign(SIGNING_PURPOSE, bytes);
-            Quote::redeem(token, caller.tenant(), wanted, now, sign).map_err(RideError::from)?
+            let quote = Quote::redeem(token, caller.tenant(), wanted, now, sign).map_err(RideError::from)?;
+            // It is good for another time than it was asked for, unless that hour has a price of its own.
+            if quote.scheduled_at != scheduled_at.map(estimate::whole_seconds) {
+                let (config, pickup_at) = (&published.config, scheduled_at.unwrap_or(now));
+                let tariff = config.tariff(&vehicle_class);
+                if tariff.night_rule(pickup_at, &config.timezone) != quote.tariff.night.first() {
+                    return Err(RideError::from(QuoteError::OtherTime).into());
+                }
+            }
+            quote
         }
         None => {
-            let wish = Wish { rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
+            let wish = Wish { rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class, scheduled_at };
             let scarcity = match surge::is_on(&published.config) {
                 true => surge::at(&app, &mut tx, from, &vehicle_class).await?,
                 false => Scarcity::NONE,

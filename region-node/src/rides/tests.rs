@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use shared::{geo::Point, money::Currency, tenant_config::Tariff};
+use shared::{geo::Point, money::Currency, tariff::Tariff};
 use sqlx::PgPool;
 use time::macros::datetime;
 use uuid::Uuid;
@@ -36,8 +36,9 @@ pub(crate) fn ride() -> Ride {
             pickup,
             dropoff,
             vehicle_class: "standard".into(),
+            scheduled_at: None,
             tariff_version: 3,
-            tariff: Tariff { tax_percent: 8, ..Tariff::default() },
+            tariff: Tariff { tax_percent: 8.into(), ..Tariff::default() },
             surge: Surge::from_hundredths(120),
             surge_cell: None,
             currency: Currency::USD,
@@ -468,6 +469,52 @@ async fn book(region: &TestRegion, rider: &TestUser, minutes: i64) -> Value {
 
 async fn status(rider: &TestUser, ride: &Value) -> String {
     rider.get(&path(ride)).await.ok(200)["status"].as_str().unwrap().to_owned()
+}
+
+/// A region where a ride costs 400 more from so long after now on, for some hours; and a rider.
+async fn region_with_night(pool: PgPool, after: time::Duration) -> (TestRegion, TestUser) {
+    let region = TestRegion::new(pool).await;
+    let clock = |by: time::Duration| {
+        let at = (region.clock.now() + by).time();
+        format!("{:02}:{:02}", at.hour(), at.minute())
+    };
+    let night = json!({"from": clock(after), "to": clock(after + time::Duration::hours(5)), "extra": 400});
+    let config = json!({"tariffs": {"standard": {"night": [night]}}});
+    let tenant = format!("/v1/tenants/{}/config", region.tenant);
+    let patch = region.admin().await.call(axum::http::Method::PATCH, &tenant, Some(config), &[]).await.ok(200);
+    assert_eq!(patch["rejected"], json!([]));
+    let rider = region.rider().await;
+    (region, rider)
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_quote_for_the_day_is_none_for_the_night_nor_the_other_way_round(pool: PgPool) {
+    let (region, rider) = region_with_night(pool, time::Duration::hours(1)).await;
+    let (now, tonight) = (json!({}), ahead(&region, time::Duration::hours(2)));
+    let estimate = async |when: &Value| rider.post("/v1/rides/estimate", wish_with(when.clone())).await.ok(200);
+    let (by_day, by_night) = (estimate(&now).await, estimate(&tonight).await);
+    let amount = |estimate: &Value| estimate["fare"]["amount"].as_i64().unwrap();
+    assert_eq!(amount(&by_night), amount(&by_day) + 400);
+    let ask = |quote: &Value, when: &Value| {
+        let mut body = wish_with(when.clone());
+        body["quote_id"] = quote["quote_id"].clone();
+        rider.post("/v1/rides", body)
+    };
+    assert_eq!(ask(&by_day, &tonight).await.problem(422).fields, ["quote_id"]);
+    assert_eq!(ask(&by_night, &now).await.problem(422).fields, ["quote_id"]);
+    assert_eq!(ask(&by_night, &tonight).await.ok(201)["fare"], by_night["fare"]);
+    assert_eq!(ask(&by_day, &now).await.ok(201)["fare"], by_day["fare"]);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_quote_holds_although_the_night_begins_before_it_is_taken(pool: PgPool) {
+    let (region, rider) = region_with_night(pool, time::Duration::minutes(2)).await;
+    let estimate = rider.post("/v1/rides/estimate", wish()).await.ok(200);
+    region.clock.advance(time::Duration::minutes(3));
+    let dearer = rider.post("/v1/rides/estimate", wish()).await.ok(200);
+    assert!(dearer["fare"]["amount"].as_i64() > estimate["fare"]["amount"].as_i64());
+    let ride = rider.post("/v1/rides", wish_with(json!({"quote_id": estimate["quote_id"]}))).await.ok(201);
+    assert_eq!(ride["fare"], estimate["fare"]);
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

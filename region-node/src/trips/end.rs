@@ -1,28 +1,41 @@
 //! The end of a trip: what was travelled becomes a fare.
 
 use axum::{extract::State, http::StatusCode, response::Response};
+use garde::Validate;
+use serde::Deserialize;
 use shared::ids::TripId;
 
 use super::{Trip, drive, store, trace};
 use crate::{
     app::App,
     drivers::{self, Addition},
-    http::{Command, Empty, Path, ProblemBody, Stop},
+    http::{Command, Path, ProblemBody, Stop},
     identity::Caller,
     rides,
 };
 
+/// What the driver has to say at the end.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct EndRequest {
+    /// What he paid for tolls on the way, minor units of the fare's currency: it is added to the fare and his without
+    /// commission. At most what the tariff allows.
+    #[garde(skip)]
+    #[serde(default)]
+    #[schema(minimum = 0)]
+    declared_tolls: i64,
+}
+
 /// Ends a trip; the answer carries the fare and what it is made of. A ride accepted to follow it begins with the same commit.
-#[utoipa::path(post, path = "/v1/trips/{id}/end", tag = "trips", security(("bearer" = [])), request_body = Empty,
+#[utoipa::path(post, path = "/v1/trips/{id}/end", tag = "trips", security(("bearer" = [])), request_body = EndRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = TripId, Path)),
     responses((status = 200, body = Trip), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
 #[tracing::instrument(name = "trips.end", skip_all, fields(trip.id = %id))]
 pub(super) async fn end_trip(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<TripId>,
-    command: Command<Empty>,
+    command: Command<EndRequest>,
 ) -> Result<Response, Stop> {
     drivers::flush_breadcrumbs(&app).await?;
     let (mut tx, ride, trip) = drive::own_trip(&app, &caller, id, &command).await?;
@@ -33,13 +46,13 @@ pub(super) async fn end_trip(
         None => None,
     };
     let (was, now) = (trip.status, app.clock.now());
-    let trip = trip.end(measured_m, &ride.quote, app.config.rides.reprice_percent, now)?;
+    let trip = trip.end(&ride, measured_m, command.body.declared_tolls, app.config.rides.reprice_percent, now)?;
     let is_followed = drive::save(&app, &mut tx, ride, was, &trip).await?;
     if !is_followed || rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_none() {
         rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
     }
     if let Some(fare) = &trip.fare {
-        drivers::note(&mut tx, &[trip.driver_id], Addition::earned(fare.total.amount), now).await?;
+        drivers::note(&mut tx, &[trip.driver_id], Addition::earned(fare.total.amount - fare.tolls()), now).await?;
     }
     tracing::info!(trip.id = %id, "trip {id} is completed");
     tx.finish(StatusCode::OK, &trip).await

@@ -1,6 +1,9 @@
 //! Why a step of a trip is refused, and what the caller is told.
 
-use shared::{ids::TripId, problem::Code};
+use shared::{
+    ids::TripId,
+    problem::{Code, FieldError},
+};
 
 use super::TripStatus;
 use crate::{http::Problem, rides::RideError};
@@ -14,6 +17,8 @@ pub enum TripError {
     InvalidTransition { from: TripStatus, to: TripStatus },
     #[error("the PIN is not the rider's")]
     WrongPin,
+    #[error("must be 0 to {most} minor units, as the tariff of the trip allows")]
+    TooManyTolls { most: i64 },
     #[error("a trip can be rated once it is completed; this one is {0}")]
     NotCompleted(TripStatus),
     #[error("you have rated this trip already")]
@@ -37,6 +42,7 @@ impl From<TripError> for Problem {
                 Problem::new(Code::InvalidTransition, detail)
             }
             TripError::WrongPin => Problem::new(Code::WrongPin, detail),
+            TripError::TooManyTolls { .. } => Problem::validation(vec![FieldError::new("declared_tolls", detail)]),
             TripError::AlreadyRated => Problem::new(Code::AlreadyRated, detail),
             TripError::NotAcceptable => Problem::new(Code::NotAcceptable, detail),
             TripError::Ride(error) => error.into(),

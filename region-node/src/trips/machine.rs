@@ -12,8 +12,8 @@ use time::OffsetDateTime;
 
 use super::{Trip, TripError};
 use crate::{
-    pricing::{Fare, Quote, Travelled},
-    rides::RideStatus,
+    pricing::{Fare, Travelled},
+    rides::{Ride, RideStatus},
 };
 
 /// Where a trip stands.
@@ -130,18 +130,30 @@ impl Trip {
         Ok(Self { paused_s: trip.paused_until(now), paused_at: None, ..trip })
     }
 
-    /// It is over: what was travelled and what it costs. `measured_m` is the trace's length, if there is a trace.
+    /// It is over: what was travelled and what it costs. `measured_m` is the trace's length, if there is a trace;
+    /// `declared_tolls` what the driver says he paid on the way.
     pub fn end(
         self,
+        ride: &Ride,
         measured_m: Option<i64>,
-        quote: &Quote,
+        declared_tolls: i64,
         reprice_percent: u32,
         now: OffsetDateTime,
     ) -> Result<Self, TripError> {
         let trip = self.become_status(TripStatus::Completed, now)?;
+        let quote = &ride.quote;
+        let most = quote.tariff.max_declared_tolls;
+        if !(0..=most).contains(&declared_tolls) {
+            return Err(TripError::TooManyTolls { most });
+        }
         let duration_s = trip.started_at.map_or(0, |started_at| (now - started_at).whole_seconds().max(0));
         let paused_s = trip.paused_until(now).min(duration_s);
-        let travelled = Travelled { distance_m: measured_m, driving_s: duration_s - paused_s, waiting_s: paused_s };
+        let travelled = Travelled {
+            distance_m: measured_m,
+            driving_s: duration_s - paused_s,
+            waiting_s: trip.waited_at_pickup_s(ride.scheduled_at) + paused_s,
+            declared_tolls,
+        };
         Ok(Self {
             ended_at: Some(now),
             paused_at: None,
@@ -163,6 +175,14 @@ impl Trip {
         self.paused_s + self.paused_at.map_or(0, |since| (now - since).whole_seconds().max(0))
     }
 
+    /// Whole seconds the driver stood at the pick-up until the rider was on board. Who comes early to a ride that was
+    /// booked ahead waits at his own cost.
+    fn waited_at_pickup_s(&self, scheduled_at: Option<OffsetDateTime>) -> i64 {
+        let Some((arrived_at, started_at)) = self.arrived_at.zip(self.started_at) else { return 0 };
+        let since = scheduled_at.map_or(arrived_at, |at| at.max(arrived_at));
+        (started_at - since).whole_seconds().max(0)
+    }
+
     fn become_status(self, next: TripStatus, now: OffsetDateTime) -> Result<Self, TripError> {
         match self.status.may_become(next) {
             true => Ok(Self { status: next, updated_at: now, ..self }),
@@ -176,7 +196,10 @@ mod tests {
     use time::{Duration, macros::datetime};
 
     use super::*;
-    use crate::{pricing::LineCode, rides::tests::ride};
+    use crate::{
+        pricing::{FareLine, LineCode},
+        rides::tests::ride,
+    };
 
     const T0: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
 
@@ -189,7 +212,11 @@ mod tests {
     }
 
     fn end(trip: Trip, distance_m: impl Into<Option<i64>>, now: OffsetDateTime) -> Result<Trip, TripError> {
-        trip.end(distance_m.into(), &ride().quote, 150, now)
+        trip.end(&ride(), distance_m.into(), 0, 150, now)
+    }
+
+    fn line(trip: &Trip, code: LineCode) -> Option<&FareLine> {
+        trip.fare.as_ref().unwrap().lines.iter().find(|line| line.code == code)
     }
 
     #[test]
@@ -208,14 +235,45 @@ mod tests {
     }
 
     #[test]
-    fn pauses_add_up_and_are_charged_as_waiting() {
+    fn pauses_add_up_and_are_charged_as_waiting_beyond_the_free_minutes() {
         let trip = trip().arrive(minute(1)).unwrap().start(None, "0427", minute(2)).unwrap();
         let trip = trip.pause(minute(5)).unwrap().resume(minute(7)).unwrap().pause(minute(10)).unwrap();
         let trip = end(trip, 3_000, minute(13)).unwrap();
         assert_eq!((trip.duration_s, trip.paused_s, trip.paused_at), (Some(660), 300, None));
-        let fare = trip.fare.unwrap();
-        let waiting = fare.lines.iter().find(|line| line.code == LineCode::Waiting).unwrap();
-        assert_eq!(waiting.amount.amount, 5 * ride().quote.tariff.waiting_per_minute);
+        // A minute at the pick-up and five on the way, of which three are free.
+        assert_eq!(ride().quote.tariff.free_waiting_minutes, 3);
+        let waiting = line(&trip, LineCode::Waiting).unwrap();
+        assert_eq!(waiting.amount.amount, 3 * ride().quote.tariff.waiting_per_minute);
+    }
+
+    #[test]
+    fn waiting_at_the_pick_up_costs_from_arrival_on_but_not_before_the_time_that_was_booked() {
+        let waited = |scheduled_at: Option<OffsetDateTime>| {
+            let ride = Ride { scheduled_at, ..ride() };
+            let trip = trip().arrive(minute(0)).unwrap().start(None, "0427", minute(10)).unwrap();
+            let trip = trip.end(&ride, None, 0, 150, minute(20)).unwrap();
+            line(&trip, LineCode::Waiting).map_or(0, |line| line.amount.amount)
+        };
+        let per_minute = ride().quote.tariff.waiting_per_minute;
+        assert_eq!(waited(None), 7 * per_minute);
+        assert_eq!(waited(Some(minute(-5))), 7 * per_minute);
+        assert_eq!(waited(Some(minute(4))), 3 * per_minute);
+        assert_eq!(waited(Some(minute(15))), 0);
+    }
+
+    #[test]
+    fn a_driver_declares_tolls_up_to_what_the_tariff_allows() {
+        let mut ride = ride();
+        ride.quote.tariff.max_declared_tolls = 900;
+        let under_way = trip().arrive(minute(1)).unwrap().start(None, "0427", minute(2)).unwrap();
+        let declare = |tolls| under_way.clone().end(&ride, None, tolls, 150, minute(9));
+        for bad in [-1, 901, i64::MAX] {
+            assert!(matches!(declare(bad), Err(TripError::TooManyTolls { most: 900 })), "{bad}");
+        }
+        let (without, with) = (declare(0).unwrap(), declare(900).unwrap());
+        assert_eq!(line(&without, LineCode::DeclaredTolls), None);
+        assert_eq!(line(&with, LineCode::DeclaredTolls).unwrap().amount.amount, 900);
+        assert_eq!(with.fare.unwrap().total.amount, without.fare.unwrap().total.amount + 900);
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub(super) struct Receipt {
     pub lines: Vec<FareLine>,
     /// The sum of the lines.
     pub total: Money,
+    /// The tax the lines contain, where prices are with tax; otherwise it has a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub included_tax: Option<Money>,
     /// Missing from a cancellation's: no tariff makes its fee.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tariff_version: Option<i64>,
@@ -157,6 +160,7 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
         paused_s: trip.paused_s,
         lines,
         total,
+        included_tax: fare.as_ref().and_then(|fare| fare.included_tax),
         tariff_version: fare.as_ref().map(|fare| fare.tariff_version),
         surge_multiplier: fare.map(|fare| fare.surge_multiplier),
         rounding: ROUNDING,
@@ -270,6 +274,7 @@ pub(super) mod tests {
             paused_s: 0,
             lines: vec![FareLine { code: LineCode::CancellationFee, description, amount: fee }],
             total: fee,
+            included_tax: None,
             tariff_version: None,
             surge_multiplier: None,
             payment: None,
@@ -304,6 +309,7 @@ pub(super) mod tests {
             paused_s: 65,
             lines: fare.lines,
             total: fare.total,
+            included_tax: fare.included_tax,
             tariff_version: Some(fare.tariff_version),
             surge_multiplier: Some(fare.surge_multiplier),
             rounding: ROUNDING,

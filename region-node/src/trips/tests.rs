@@ -21,7 +21,11 @@ struct Driven {
 
 impl Driven {
     async fn accepted(pool: PgPool) -> Self {
-        let region = TestRegion::new(pool).await;
+        Self::accepted_with(pool, json!({})).await
+    }
+
+    async fn accepted_with(pool: PgPool, config: Value) -> Self {
+        let region = TestRegion::with_config(pool, config).await;
         let (rider, driver) = (region.rider().await, region.driver().await);
         let (ride, trip) = accepted(&region, &rider, &driver).await;
         Self { region, rider, driver, ride, trip }
@@ -190,7 +194,7 @@ async fn who_hangs_up_while_ending_a_trip_loses_nobody_s_trace(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
-async fn pauses_are_charged_as_waiting(pool: PgPool) {
+async fn pauses_are_charged_as_waiting_beyond_the_free_minutes(pool: PgPool) {
     let driven = Driven::started(pool).await;
     driven.region.clock.advance(time::Duration::minutes(2));
     assert_eq!(driven.step("pause").await["status"], "paused");
@@ -201,7 +205,28 @@ async fn pauses_are_charged_as_waiting(pool: PgPool) {
     let ended = driven.step("end").await;
     assert_eq!((&ended["duration_s"], &ended["paused_s"]), (&json!(480), &json!(240)));
     let waiting = ended["fare"]["lines"].as_array().unwrap().iter().find(|line| line["code"] == "waiting").unwrap();
-    assert_eq!(waiting["amount"]["amount"], 4 * 35);
+    // Three minutes of four are free.
+    assert_eq!(waiting["amount"]["amount"], 35);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_driver_declares_tolls_when_he_ends_a_trip_as_far_as_the_tariff_allows(pool: PgPool) {
+    let config = json!({"tariffs": {"standard": {"max_declared_tolls": 900}}});
+    let driven = Driven::accepted_with(pool, config).await;
+    driven.step("arrive").await;
+    driven.step("start").await;
+    driven.region.clock.advance(time::Duration::minutes(10));
+    let end = format!("{}/end", driven.trip);
+    for bad in [-1, 901] {
+        let refused = driven.driver.post(&end, json!({"declared_tolls": bad})).await.problem(422);
+        assert_eq!((refused.code.as_str(), refused.fields), ("validation_failed", vec!["declared_tolls".to_owned()]));
+    }
+    assert_eq!(driven.ride_status().await, "in_progress");
+    let ended = driven.driver.post(&end, json!({"declared_tolls": 900})).await.ok(200);
+    let tolls = ended["fare"]["lines"].as_array().unwrap().iter().find(|line| line["code"] == "declared_tolls");
+    assert_eq!(tolls.unwrap()["amount"]["amount"], 900);
+    let total = ended["fare"]["total"]["amount"].as_i64().unwrap();
+    assert_eq!((total, sum(&ended["fare"])), (driven.ride["fare"]["amount"].as_i64().unwrap() + 900, total));
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

@@ -179,6 +179,8 @@ pub(in crate::payments) struct Owed {
     pub(in crate::payments) fare: Option<Fare>,
     /// Of a ride that was given up on this trip.
     pub(in crate::payments) cancellation_fee: Option<Money>,
+    /// Of the tariff the ride was quoted by.
+    pub(in crate::payments) commission_percent: Option<u8>,
     /// As the ride was asked for.
     pub(in crate::payments) method: PaymentMethod,
     /// In the ledger. The payment itself may be gone, if an old backup was restored.
@@ -190,7 +192,9 @@ pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::
     let row = sqlx::query!(
         r#"SELECT t.ride_id, t.rider_id, t.driver_id, t.status, t.fare AS "fare: Json<Fare>",
                   CASE WHEN r.trip_id = t.id THEN r.cancellation_fee END AS cancellation_fee,
-                  r.quote ->> 'currency' AS "currency!", r.payment_method AS "method: Json<PaymentMethod>",
+                  r.quote ->> 'currency' AS "currency!",
+                  (r.quote #>> '{tariff,commission_percent}')::smallint AS commission_percent,
+                  r.payment_method AS "method: Json<PaymentMethod>",
                   EXISTS (SELECT FROM ledger_facts f
                           WHERE f.tenant_id = t.tenant_id AND f.trip_id = t.id AND f.kind = 'settlement') AS "is_settled!"
            FROM trips t JOIN rides r ON r.id = t.ride_id WHERE t.id = $1"#,
@@ -206,6 +210,7 @@ pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::
         status: row.status.parse().map_err(|error: String| sqlx::Error::Decode(error.into()))?,
         fare: row.fare.map(|fare| fare.0),
         cancellation_fee,
+        commission_percent: row.commission_percent.and_then(|percent| percent.try_into().ok()),
         method: row.method.0,
         is_settled: row.is_settled,
     }))

@@ -198,6 +198,34 @@ async fn cash_needs_no_psp_and_leaves_the_driver_owing_commission_and_tax(pool: 
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn the_commission_is_the_quoted_tariff_s_and_takes_nothing_of_tax_or_tolls(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let trip = scene.trip().await;
+    let usd = |amount: i64| json!({"amount": amount, "currency": "USD"});
+    let line = |code: &str, amount: i64| json!({"code": code, "description": code, "amount": usd(amount)});
+    let fare = json!({"total": usd(FARE), "lines": [line("flat", 600), line("toll", 300), line("declared_tolls", 200)],
+        "tariff_version": 1, "surge_multiplier": 1.0, "quoted": true, "included_tax": usd(TAX)});
+    let mut tx = scene.tx().await;
+    let update = sqlx::query("UPDATE trips SET fare = $2 WHERE id = $1").bind(trip.0).bind(fare);
+    update.execute(tx.conn()).await.unwrap();
+    sqlx::query("UPDATE rides SET quote = jsonb_set(quote, '{tariff,commission_percent}', '10') WHERE trip_id = $1")
+        .bind(trip.0)
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    scene.pay(trip, "tok_visa").await.ok(201);
+    let on = async |account| {
+        let sum = "SELECT coalesce(sum(amount), 0)::bigint FROM ledger_postings WHERE account LIKE $1";
+        sqlx::query_scalar::<_, i64>(sum).bind(account).fetch_one(&mut *scene.conn().await).await.unwrap()
+    };
+    // 600 with a tax of 100: a tenth of 500.
+    let shares = (on("tenant:tax").await, on("tenant:revenue").await, on("driver:%").await);
+    assert_eq!(shares, (100, 50, 450 + 500));
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_rider_s_word_makes_no_card_ride_a_cash_ride_but_the_back_office_s_does(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let body = json!({"trip_id": scene.trip().await, "method": {"type": "cash"}});

@@ -1005,6 +1005,15 @@ export interface components {
         DriverStatus: "online" | "offline";
         /** @description The body of a command that needs none. */
         Empty: Record<string, never>;
+        /** @description What the driver has to say at the end. */
+        EndRequest: {
+            /**
+             * Format: int64
+             * @description What he paid for tolls on the way, minor units of the fare's currency: it is added to the fare and his without
+             *     commission. At most what the tariff allows.
+             */
+            declared_tolls?: number;
+        };
         /** @description A tenant's home epoch: a later one beats every earlier one, term first. */
         Epoch: {
             /**
@@ -1048,6 +1057,11 @@ export interface components {
         EstimateRequest: {
             dropoff: components["schemas"]["Place"];
             pickup: components["schemas"]["Place"];
+            /**
+             * Format: date-time
+             * @description When to be picked up, if not now: nights may cost more.
+             */
+            scheduled_at?: string | null;
             /** @description One of the tenant's vehicle classes. */
             vehicle_class: string;
         };
@@ -1058,6 +1072,7 @@ export interface components {
         FactId: string;
         /** @description What a trip costs and why; the lines sum to the total. */
         Fare: {
+            included_tax?: components["schemas"]["Money"] | null;
             lines: components["schemas"]["FareLine"][];
             /**
              * @description Whether the quoted distance and time were charged; false if the trip became so much longer that it was priced from
@@ -1117,7 +1132,7 @@ export interface components {
          * @description What a line is for.
          * @enum {string}
          */
-        LineCode: "base" | "distance" | "time" | "waiting" | "surge" | "minimum" | "booking_fee" | "tax" | "cancellation_fee";
+        LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "cancellation_fee";
         /** @description Where a map opens. */
         MapView: {
             /**
@@ -1740,6 +1755,7 @@ export interface components {
             duration_s?: number | null;
             /** Format: date-time */
             ended_at: string;
+            included_tax?: components["schemas"]["Money"] | null;
             /** @description What the receipt is for. */
             kind: components["schemas"]["PaymentKind"];
             lines: components["schemas"]["FareLine"][];
@@ -4219,7 +4235,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["Empty"];
+                "application/json": components["schemas"]["EndRequest"];
             };
         };
         responses: {
@@ -4256,6 +4272,14 @@ export interface operations {
                 };
             };
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
