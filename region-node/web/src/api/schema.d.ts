@@ -325,7 +325,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * Payments that were given up, newest first, for the back office: the PSP never said what became of them, or each attempt to
+         *     go on with them failed. Nothing is charged or settled until somebody has them tried again.
+         */
+        get: operations["list_given_up_payments"];
         put?: never;
         /**
          * Pays for a completed trip, or the fee of a cancellation that cost, once. A rider may name cash only where the ride was to
@@ -375,6 +379,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/payments/{id}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Goes on with a payment that was given up: asks the PSP what became of it and, only if it never saw it, for the money. The
+         *     answer says how far that came; where the PSP stays silent the payment is tried again by itself, as often as a new one is.
+         */
+        post: operations["retry_payment"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/psp/webhooks/{provider}": {
         parameters: {
             query?: never;
@@ -386,12 +410,85 @@ export interface paths {
         put?: never;
         /**
          * Takes a PSP's webhook. The sandbox signs with `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over
-         *     `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`. Signatures
+         *     `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`, or of a
+         *     dispute `{"id","type","data":{"dispute":{"id","charge","amount":{"amount","currency"},"status":"open|won|lost","opened_at"}}}`. Signatures
          *     older than five minutes are refused; a replay does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot
          *     send a header of ours, so its endpoint is `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account
          *     the tenant has left.
          */
         post: operations["receive_webhook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/reconciliations": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The tenant's reconciliations, the newest first: those of each day, and those asked for. */
+        get: operations["list_reconciliations"];
+        put?: never;
+        /**
+         * Has what a payment service did compared with the books here. Each account's days are compared by themselves; this is for
+         *     other spans, or to look again.
+         */
+        post: operations["reconcile"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/reconciliations/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** How far a reconciliation is, and its differences by pages. */
+        get: operations["get_reconciliation"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/refunds": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Refunds that were given up, newest first, for the back office; see the payments' list. */
+        get: operations["list_given_up_refunds"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/refunds/{id}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Goes on with a refund that was given up; see the payments' retry. */
+        post: operations["retry_refund"];
         delete?: never;
         options?: never;
         head?: never;
@@ -847,6 +944,29 @@ export interface components {
             /** @description Everything between these corners, in the order in which one walks around; the last is joined to the first. */
             polygon: components["schemas"]["Point"][];
         };
+        /** @description A payment, and what somebody who has to look at it needs to know. */
+        AttendedPayment: components["schemas"]["Payment"] & components["schemas"]["Attention"];
+        /** @description A refund, and what somebody who has to look at it needs to know. */
+        AttendedRefund: components["schemas"]["Refund"] & components["schemas"]["Attention"];
+        /** @description How attempts went. */
+        Attention: {
+            /**
+             * Format: int32
+             * @description Begun so many times, since somebody had it tried again last.
+             */
+            attempts: number;
+            /** @description Why the last attempt came to nothing. */
+            last_error?: string | null;
+            /**
+             * Format: date-time
+             * @description When it is tried again by itself; missing while it waits for somebody, and once it has ended.
+             */
+            next_attempt_at?: string | null;
+            /** Format: date-time */
+            retried_at?: string | null;
+            /** @description Who had it tried again last: a role and a client. */
+            retried_by?: string | null;
+        };
         /** @description Why. */
         CancelRequest: {
             /** @description For the other party and the back office. */
@@ -909,6 +1029,22 @@ export interface components {
         };
         /** @example USD */
         Currency: string;
+        /** @description What the payment service and the books here do not agree on. */
+        Difference: {
+            /**
+             * @description `missing_here`, `missing_at_psp`, `amount_differs`, `status_differs`, each of them with `refund_` before it for a
+             *     refund, and `ledger_differs` where a payment or refund and its entry in the ledger do.
+             */
+            class: string;
+            here?: components["schemas"]["Seen"] | null;
+            /** Format: uuid */
+            id: string;
+            payment_id?: components["schemas"]["PaymentId"] | null;
+            /** @description The payment service's name for it. */
+            provider_ref?: string | null;
+            refund_id?: components["schemas"]["RefundId"] | null;
+            there?: components["schemas"]["Seen"] | null;
+        };
         /** @description All regions and homes. */
         Directory: {
             /** @description By tenant. */
@@ -927,6 +1063,16 @@ export interface components {
             /** @description Where it stands. */
             status: components["schemas"]["RideStatus"];
         };
+        /** @description A rider's bank takes money back. */
+        Dispute: {
+            amount: components["schemas"]["Money"];
+            status: components["schemas"]["DisputeStatus"];
+        };
+        /**
+         * @description How far a dispute is.
+         * @enum {string}
+         */
+        DisputeStatus: "Open" | "Won" | "Lost";
         /** @description One document. */
         Document: {
             /**
@@ -1292,6 +1438,20 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description One page of a list. */
+        Page_AttendedPayment: {
+            /** @description At most `limit` of them. */
+            items: (components["schemas"]["Payment"] & components["schemas"]["Attention"])[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
+        Page_AttendedRefund: {
+            /** @description At most `limit` of them. */
+            items: (components["schemas"]["Refund"] & components["schemas"]["Attention"])[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
         Page_NearbyDriver: {
             /** @description At most `limit` of them. */
             items: {
@@ -1323,6 +1483,43 @@ export interface components {
                 recorded_at: string;
                 /** @description The vehicle's class. */
                 vehicle_class: string;
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
+        Page_Reconciliation: {
+            /** @description At most `limit` of them. */
+            items: {
+                /** Format: date-time */
+                created_at: string;
+                /** @description The day (UTC) a daily one is of. */
+                day?: string | null;
+                /**
+                 * Format: int64
+                 * @description How many differences there are.
+                 */
+                differences: number;
+                failure?: string | null;
+                /** Format: date-time */
+                finished_at?: string | null;
+                /** Format: date-time */
+                from: string;
+                id: components["schemas"]["ReconciliationId"];
+                /**
+                 * Format: int64
+                 * @description Operations the payment service has listed.
+                 */
+                listed: number;
+                /** @description The account: `sandbox`, `stripe:acme`. */
+                provider: string;
+                /** @description `running`, `completed`, or `failed` when the payment service does not show its list. */
+                status: string;
+                /**
+                 * Format: date-time
+                 * @description What was done before this; some hours ago at most.
+                 */
+                to: string;
             }[];
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
@@ -1412,7 +1609,7 @@ export interface components {
             items: {
                 /**
                  * Format: int64
-                 * @description Minor units; the kind says which way they went.
+                 * @description Minor units; the kind says which way they went, an adjustment its sign.
                  */
                 amount: number;
                 currency: components["schemas"]["Currency"];
@@ -1452,6 +1649,7 @@ export interface components {
             amount: components["schemas"]["Money"];
             /** Format: date-time */
             created_at: string;
+            dispute?: components["schemas"]["Dispute"] | null;
             /** @description The PSP's reason for refusing. */
             failure_code?: string | null;
             id: components["schemas"]["PaymentId"];
@@ -1788,6 +1986,7 @@ export interface components {
         /** @description How a trip was paid. */
         ReceiptPayment: {
             amount: components["schemas"]["Money"];
+            dispute?: components["schemas"]["Dispute"] | null;
             /** @description `card`, `cash` or `wallet`. */
             method: string;
             refunded: components["schemas"]["Money"];
@@ -1798,6 +1997,65 @@ export interface components {
         /** @description The webhook has been taken, now or before. */
         Received: {
             received: boolean;
+        };
+        /** @description What to compare. */
+        ReconcileRequest: {
+            /**
+             * Format: date-time
+             * @description A day before `to`, if not said; 31 days at most.
+             */
+            from?: string | null;
+            /** @description The account, such as `stripe:acme`; the one the tenant uses now, if not said. */
+            provider?: string | null;
+            /**
+             * Format: date-time
+             * @description As late as what is under way allows, if not said or later than that.
+             */
+            to?: string | null;
+        };
+        /** @description A comparison of an account's list with the books here. */
+        Reconciliation: {
+            /** Format: date-time */
+            created_at: string;
+            /** @description The day (UTC) a daily one is of. */
+            day?: string | null;
+            /**
+             * Format: int64
+             * @description How many differences there are.
+             */
+            differences: number;
+            failure?: string | null;
+            /** Format: date-time */
+            finished_at?: string | null;
+            /** Format: date-time */
+            from: string;
+            id: components["schemas"]["ReconciliationId"];
+            /**
+             * Format: int64
+             * @description Operations the payment service has listed.
+             */
+            listed: number;
+            /** @description The account: `sandbox`, `stripe:acme`. */
+            provider: string;
+            /** @description `running`, `completed`, or `failed` when the payment service does not show its list. */
+            status: string;
+            /**
+             * Format: date-time
+             * @description What was done before this; some hours ago at most.
+             */
+            to: string;
+        };
+        /**
+         * Format: uuid
+         * @description One comparison with a payment service's books.
+         */
+        ReconciliationId: string;
+        /** @description A reconciliation and a page of what it found. */
+        ReconciliationReport: components["schemas"]["Reconciliation"] & {
+            /** @description Differences, once it is completed. */
+            items: components["schemas"]["Difference"][];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
         };
         /** @description Money given back. */
         Refund: {
@@ -1968,11 +2226,21 @@ export interface components {
             /** @description Kinds of vehicle riders may ask for; missing where the config has not arrived yet. */
             vehicle_classes?: string[] | null;
         };
+        /** @description How one side sees it. */
+        Seen: {
+            /**
+             * Format: int64
+             * @description Minor units.
+             */
+            amount: number;
+            currency: string;
+            status: string;
+        };
         /** @description Money that moved, as every region knows it. */
         Settlement: {
             /**
              * Format: int64
-             * @description Minor units; the kind says which way they went.
+             * @description Minor units; the kind says which way they went, an adjustment its sign.
              */
             amount: number;
             currency: components["schemas"]["Currency"];
@@ -3114,6 +3382,58 @@ export interface operations {
             };
         };
     };
+    list_given_up_payments: {
+        parameters: {
+            query: {
+                /** @description `true`: those that wait for somebody to look at them. There is no other list. */
+                attention: boolean;
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AttendedPayment"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     pay: {
         parameters: {
             query?: never;
@@ -3342,6 +3662,66 @@ export interface operations {
             };
         };
     };
+    retry_payment: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["PaymentId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Empty"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AttendedPayment"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     receive_webhook: {
         parameters: {
             query?: {
@@ -3389,6 +3769,288 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_reconciliations: {
+        parameters: {
+            query?: {
+                /** @description Only those that failed or found differences. */
+                attention?: boolean;
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_Reconciliation"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    reconcile: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ReconcileRequest"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Reconciliation"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_reconciliation: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["ReconciliationId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ReconciliationReport"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_given_up_refunds: {
+        parameters: {
+            query: {
+                /** @description `true`: those that wait for somebody to look at them. There is no other list. */
+                attention: boolean;
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AttendedRefund"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    retry_refund: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["RefundId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Empty"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AttendedRefund"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

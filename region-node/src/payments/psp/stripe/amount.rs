@@ -1,4 +1,4 @@
-use shared::money::{Currency, Money};
+use shared::money::Money;
 
 /// Zero-decimal currencies that Stripe, for the sake of its older clients, takes with two digits that must be zero.
 const TWO_DIGITS_AT_STRIPE: [&str; 2] = ["ISK", "UGX"];
