@@ -9,7 +9,7 @@ CREATE TABLE payments (
     trip_id          uuid NOT NULL REFERENCES trips (id),
     rider_id         uuid NOT NULL REFERENCES riders (id),
     driver_id        uuid REFERENCES drivers (id),
-    kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN ('fare', 'cancellation_fee')),
+    kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN ('fare', 'cancellation_fee', 'tip')),
     status           text NOT NULL CHECK (status IN
         ('pending', 'authorized', 'settled', 'failed', 'unknown', 'refunded', 'partially_refunded')),
     method           jsonb NOT NULL,
@@ -40,7 +40,9 @@ CREATE TABLE payments (
     CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount)
 );
 -- A trip is charged and settled once: a second payment may not even be begun unless the first one failed for good.
-CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed';
+CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed' AND kind <> 'tip';
+-- And tipped once, which is a payment of its own.
+CREATE UNIQUE INDEX one_live_tip_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed' AND kind = 'tip';
 CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
 CREATE INDEX payments_given_up ON payments (tenant_id, id)
     WHERE status IN ('pending', 'authorized', 'unknown') AND next_attempt_at IS NULL;
@@ -88,7 +90,7 @@ CALL fence_by_tenant('refunds');
 CREATE TABLE ledger_entries (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
-    kind           text NOT NULL CHECK (kind IN ('settlement', 'refund', 'cancellation_fee', 'adjustment')),
+    kind           text NOT NULL CHECK (kind IN ('settlement', 'refund', 'cancellation_fee', 'tip', 'adjustment')),
     payment_id     uuid NOT NULL REFERENCES payments (id),
     refund_id      uuid REFERENCES refunds (id),
     currency       text NOT NULL,
@@ -97,7 +99,7 @@ CREATE TABLE ledger_entries (
     made_by        xid8 NOT NULL DEFAULT pg_current_xact_id()
 );
 CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id)
-    WHERE kind IN ('settlement', 'cancellation_fee');
+    WHERE kind IN ('settlement', 'cancellation_fee', 'tip');
 CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;
 CALL fence_by_tenant('ledger_entries');
 

@@ -89,6 +89,8 @@ codes! {
     AlreadyExists = 409 "already_exists",
     /// The trip is paid, or a payment of it is under way.
     AlreadyPaid = 409 "already_paid",
+    /// The trip has a tip, or one is under way.
+    AlreadyTipped = 409 "already_tipped",
     /// The trip was rated by this party already.
     AlreadyRated = 409 "already_rated",
     /// The quote has expired; ask for a new estimate.

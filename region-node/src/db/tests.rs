@@ -183,6 +183,11 @@ async fn the_schema_decides_every_race(pool: PgPool) {
              '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'pending', '{}', 100, 'USD', 0, 20, 'sandbox', 0, now(), now())"),
         ("one_live_payment_per_trip", "UPDATE payments SET status = 'settled'"),
         ("one_live_payment_per_trip", "UPDATE payments SET status = 'unknown' WHERE status = 'failed'"),
+        // A tip beside a live payment is none of them, a second tip is.
+        ("one_live_tip_per_trip", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at)
+            SELECT gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
+             '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'tip', 'pending', '{}', 100, 'USD', 0, 0, 'sandbox', 0, now(), now()
+            FROM generate_series(1, 2)"),
         ("payments_check", "UPDATE payments SET refunded_amount = 101"),
         ("payment_is_divided", "UPDATE payments SET tax_amount = 81"),
         ("refund_is_divided", "UPDATE refunds SET tax_amount = 33"),

@@ -289,7 +289,7 @@ async fn erase_means_of_payment(tx: &mut TenantTx, rider: Uuid) -> sqlx::Result<
         "UPDATE rides r SET payment_method = payment_method - 'token'
          WHERE rider_id = $1 AND payment_method ? 'token' AND (status IN ('cancelled', 'expired') OR EXISTS (
              SELECT FROM payments p WHERE p.tenant_id = r.tenant_id AND p.trip_id = r.trip_id
-             AND p.status IN ('settled', 'refunded', 'partially_refunded')))",
+             AND p.kind <> 'tip' AND p.status IN ('settled', 'refunded', 'partially_refunded')))",
         rider
     )
     .execute(tx.conn())

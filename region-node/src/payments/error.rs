@@ -24,6 +24,12 @@ pub enum PaymentError {
     NothingToPay { trip: TripId, status: String },
     #[error("trip {0} is paid, or a payment of it is under way")]
     AlreadyPaid(TripId),
+    #[error("trip {trip} is {status}; a tip is for a completed trip")]
+    NoTip { trip: TripId, status: String },
+    #[error("trip {0} has a tip, or one is under way")]
+    AlreadyTipped(TripId),
+    #[error("a tip is paid by card or wallet; in cash it is the driver's at once")]
+    TipInCash,
     #[error("this was not to be paid in cash; pay by card or wallet, or have the company record the cash")]
     CashNotAgreed,
     #[error("this tenant has switched payments off")]
@@ -36,7 +42,7 @@ pub enum PaymentError {
     NotRefundable(PaymentStatus),
     #[error("{asked} is more than the {left} left of the payment")]
     AmountExceedsPayment { asked: Money, left: Money },
-    #[error("the payment is in {0}")]
+    #[error("it is in {0}")]
     WrongCurrency(Currency),
     #[error("the first request with this Idempotency-Key has not finished")]
     InProgress,
@@ -58,12 +64,14 @@ impl From<PaymentError> for Problem {
             | PaymentError::NoSuchRefund(_)
             | PaymentError::NoSuchTrip(_)
             | PaymentError::NoSuchProvider(_) => Code::NotFound,
-            PaymentError::NothingToPay { .. } | PaymentError::NotRefundable(_) | PaymentError::NotGivenUp { .. } => {
-                Code::InvalidTransition
-            }
+            PaymentError::NothingToPay { .. }
+            | PaymentError::NoTip { .. }
+            | PaymentError::NotRefundable(_)
+            | PaymentError::NotGivenUp { .. } => Code::InvalidTransition,
             PaymentError::AlreadyPaid(_) => Code::AlreadyPaid,
+            PaymentError::AlreadyTipped(_) => Code::AlreadyTipped,
             PaymentError::PaymentsOff => Code::FeatureDisabled,
-            PaymentError::CashNotAgreed => return Self::field("method.type", detail),
+            PaymentError::CashNotAgreed | PaymentError::TipInCash => return Self::field("method.type", detail),
             PaymentError::UnusableToken(_) => return Self::field("method.token", detail),
             PaymentError::PspUnavailable { wait_s, .. } => {
                 return Self::new(Code::PspUnavailable, detail).retry_after(wait_s);

@@ -80,6 +80,7 @@ pub(super) enum EntryKind {
     Refund,
     CancellationFee,
     Adjustment,
+    Tip,
 }
 
 /// Who takes part in a payment besides the tenant.
@@ -132,6 +133,11 @@ impl Split {
         let commission = (net * i128::from(commission_percent.min(100)) + 50) / 100;
         let commission = i64::try_from(commission).expect("a share of an i64 is an i64");
         Self { tax, commission, driver: total - tax - commission }
+    }
+
+    /// A tip is the driver's.
+    pub(super) fn of_tip(tip: i64) -> Self {
+        Self { tax: 0, commission: 0, driver: tip }
     }
 
     /// A cancellation fee is for the driver's time; where there is no driver it is the tenant's.
@@ -228,6 +234,7 @@ impl EntryKind {
             Self::Refund => "refund",
             Self::CancellationFee => "cancellation_fee",
             Self::Adjustment => "adjustment",
+            Self::Tip => "tip",
         }
     }
 }

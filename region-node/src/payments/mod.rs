@@ -9,7 +9,7 @@
 //! day.
 //!
 //! [`ledger`] says who gets what; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index
-//! `one_live_payment_per_trip` decides who charges a trip when several try.
+//! `one_live_payment_per_trip` decides who charges a trip when several try, `one_live_tip_per_trip` who tips it.
 
 mod attention;
 mod crash;
@@ -29,6 +29,7 @@ mod resume;
 mod settlements;
 mod steps;
 mod store;
+mod tip;
 mod webhook;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -53,6 +54,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(attention::retry_payment))
         .routes(routes!(attention::list_given_up_refunds))
         .routes(routes!(attention::retry_refund))
+        .routes(routes!(tip::tip))
         .routes(routes!(get::get_payment))
         .routes(routes!(refund::refund_payment, get::list_refunds))
         .routes(routes!(webhook::receive_webhook))

@@ -7,7 +7,7 @@ use shared::{
     claims::Role,
     ids::{PaymentId, TripId},
     money::Money,
-    tenant_config::TenantConfig,
+    tenant_config::{PspAccount, TenantConfig},
 };
 use time::OffsetDateTime;
 
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     app::App,
     db::{TenantTx, constraint},
-    http::{Command, CommandTx, KEPT_FOR, ProblemBody, Stop},
+    http::{Command, CommandTx, KEPT_FOR, Problem, ProblemBody, Stop},
     identity::{Caller, Subject},
     rides::{MethodType, PaymentMethod},
     trips::TripStatus,
@@ -56,28 +56,41 @@ pub(super) async fn pay(
 ) -> Result<Response, Stop> {
     caller.must_be(&[Role::Rider, Role::TenantAdmin, Role::Operator])?;
     let published = app.tenants.config(caller.tenant()).await?;
-    let config = &published.config;
     let now = app.clock.now();
     let mut tx = command.begin(&app, &caller).await?;
     let (begun, is_new) = match begun_before(&mut tx, &command, &caller, now).await? {
         Some(payment) => (payment, false),
-        None => (intend(&app, &mut tx, config, &command, &caller, now).await?, true),
+        None => (intend(&app, &mut tx, &published.config, &command, &caller).await?, true),
     };
+    go_on(&app, &caller, &command, tx, begun, is_new).await
+}
+
+/// Goes on with a payment to the end of the command: asks the PSP where that has to be, and settles what it agrees to.
+pub(super) async fn go_on<T>(
+    app: &App,
+    caller: &Caller,
+    command: &Command<T>,
+    mut tx: CommandTx,
+    begun: PaymentRecord,
+    is_new: bool,
+) -> Result<Response, Stop> {
+    let now = app.clock.now();
     let payment = match begun.sequence.step {
         Step::Pending if is_new => {
-            begun.passing().at(&app, Phase::Intending).await;
+            begun.passing().at(app, Phase::Intending).await;
             tx.commit().await?;
-            let answer = steps::ask_for_charge(&app, caller.tenant(), &begun).await;
-            steps::record_charge(&app, caller.tenant(), begun.id, &answer).await?
+            let answer = steps::ask_for_charge(app, caller.tenant(), &begun).await;
+            steps::record_charge(app, caller.tenant(), begun.id, &answer).await?
         }
         Step::Pending => {
             let begun = PaymentRecord { sequence: begun.sequence.taken(now + app.psp.hold()), ..begun };
             store::save_payment(&mut tx, &begun, now).await?;
             tx.commit().await?;
-            match steps::find_or_charge(&app, caller.tenant(), &begun, config.flags.payments).await {
-                Some(answer) => steps::record_charge(&app, caller.tenant(), begun.id, &answer).await?,
+            let may_charge = app.tenants.config(caller.tenant()).await?.config.flags.payments;
+            match steps::find_or_charge(app, caller.tenant(), &begun, may_charge).await {
+                Some(answer) => steps::record_charge(app, caller.tenant(), begun.id, &answer).await?,
                 None => {
-                    resume::put_off(&app, caller.tenant(), begun.id).await?;
+                    resume::put_off(app, caller.tenant(), begun.id).await?;
                     return Err(PaymentError::PaymentsOff.into());
                 }
             }
@@ -87,11 +100,11 @@ pub(super) async fn pay(
             return tx.finish(StatusCode::CREATED, &payment.view()).await;
         }
     };
-    finish(&app, &caller, &command, payment.id).await
+    finish(app, caller, command, payment.id).await
 }
 
 /// The last transaction: settles what the PSP agreed to and stores the answer with it.
-async fn finish(app: &App, caller: &Caller, command: &Command<PayRequest>, id: PaymentId) -> Result<Response, Stop> {
+async fn finish<T>(app: &App, caller: &Caller, command: &Command<T>, id: PaymentId) -> Result<Response, Stop> {
     let mut tx = command.resume(app, caller).await?;
     let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     let payment = steps::settle_payment(&mut tx, payment, app.clock.now()).await?;
@@ -103,9 +116,9 @@ async fn finish(app: &App, caller: &Caller, command: &Command<PayRequest>, id: P
 }
 
 /// The payment this very request began before a crash, or begins right now on another connection.
-async fn begun_before(
+pub(super) async fn begun_before<T>(
     tx: &mut CommandTx,
-    command: &Command<PayRequest>,
+    command: &Command<T>,
     caller: &Caller,
     now: OffsetDateTime,
 ) -> Result<Option<PaymentRecord>, Stop> {
@@ -122,31 +135,58 @@ async fn begun_before(
     Ok(begun)
 }
 
-/// Records the intent; what needs no PSP is agreed to at once.
+/// Records the intent to pay for a trip.
 async fn intend(
     app: &App,
     tx: &mut TenantTx,
     config: &TenantConfig,
     command: &Command<PayRequest>,
     caller: &Caller,
-    now: OffsetDateTime,
 ) -> Result<PaymentRecord, Stop> {
     if !config.flags.payments {
         return Err(PaymentError::PaymentsOff.into());
     }
     let owed = owed(tx, caller, command.body.trip_id).await?;
     let due = Due::of(&owed, owed.commission_percent.unwrap_or(config.commission_percent))?;
-    let mut method = command.body.method.clone();
+    let method = command.body.method.clone();
     due.check_method(&method, &owed, caller)?;
     if owed.is_settled {
         return Err(PaymentError::AlreadyPaid(owed.trip_id).into());
     }
-    let needs_psp = is_chargeable(&method) && due.amount.amount > 0;
-    let provider = if needs_psp { config.psp.reference() } else { NO_PSP.to_owned() };
+    let provider = provider_of(app, &config.psp, &method, due.amount, caller)?;
+    Ok(record(app, tx, provider, owed, due, method, AskedBy::of(command, caller)).await?)
+}
+
+/// Who is to move the money: the tenant's account at a payment service where that is needed.
+pub(super) fn provider_of(
+    app: &App,
+    psp: &PspAccount,
+    method: &PaymentMethod,
+    amount: Money,
+    caller: &Caller,
+) -> Result<String, PaymentError> {
+    if !is_chargeable(method) || amount.amount == 0 {
+        return Ok(NO_PSP.to_owned());
+    }
+    match app.psp.why_unusable(psp) {
+        Some(why) => Err(unusable(why, caller, &psp.reference())),
+        None => Ok(psp.reference()),
+    }
+}
+
+/// Records the intent; what needs no PSP is agreed to at once.
+pub(super) async fn record(
+    app: &App,
+    tx: &mut TenantTx,
+    provider: String,
+    owed: Owed,
+    due: Due,
+    mut method: PaymentMethod,
+    asked_by: Option<AskedBy>,
+) -> Result<PaymentRecord, Problem> {
+    let now = app.clock.now();
+    let needs_psp = provider != NO_PSP;
     if needs_psp {
-        if let Some(why) = app.psp.why_unusable(&config.psp) {
-            return Err(unusable(why, caller, &provider).into());
-        }
         let given = method.token.or(owed.method.token);
         method.token = Some(app.psp.get(&provider)?.token(given.as_deref())?);
         app.psp.admit(&provider)?;
@@ -164,15 +204,16 @@ async fn intend(
         split: due.split,
         provider,
         sequence: if needs_psp { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
-        asked_by: AskedBy::of(command, caller),
+        asked_by,
         created_at: now,
         settled_at: None,
         remote_durable_at: None,
         dispute: None,
     };
     store::insert_payment(tx, &payment).await.map_err(|error| match constraint(&error) {
-        Some("one_live_payment_per_trip") => Stop::from(PaymentError::AlreadyPaid(owed.trip_id)),
-        _ => Stop::from(error),
+        Some("one_live_payment_per_trip") => PaymentError::AlreadyPaid(owed.trip_id).into(),
+        Some("one_live_tip_per_trip") => PaymentError::AlreadyTipped(owed.trip_id).into(),
+        _ => Problem::from(error),
     })?;
     Ok(payment)
 }
@@ -185,10 +226,10 @@ fn unusable(why: String, caller: &Caller, provider: &str) -> PaymentError {
 }
 
 /// What a trip costs its rider, and who shares it.
-struct Due {
-    kind: PaymentKind,
-    amount: Money,
-    split: Split,
+pub(super) struct Due {
+    pub(super) kind: PaymentKind,
+    pub(super) amount: Money,
+    pub(super) split: Split,
 }
 
 impl Due {
@@ -221,7 +262,7 @@ impl Due {
 }
 
 /// What is owed for a trip, if the caller may pay for it.
-async fn owed(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<Owed, Stop> {
+pub(super) async fn owed(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<Owed, Stop> {
     let owed = store::owed(tx, id).await?.ok_or(PaymentError::NoSuchTrip(id))?;
     match caller.subject {
         Subject::Rider(rider) if rider != owed.rider_id => Err(PaymentError::NoSuchTrip(id).into()),

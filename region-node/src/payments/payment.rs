@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 use shared::{
     ids::{PaymentId, RefundId, RideId, TripId},
-    money::Money,
+    money::{Currency, Money},
 };
 use time::OffsetDateTime;
 
+use super::PaymentError;
 use crate::rides::MethodType;
 
 /// An enum whose names in SQL, JSON and metrics are the same.
@@ -79,6 +80,32 @@ named! {
         Fare = "fare",
         /// A ride given up too late.
         CancellationFee = "cancellation_fee",
+        /// Something for the driver.
+        Tip = "tip",
+    }
+}
+
+/// An amount in the currency of what it is about, with or without saying so.
+#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(untagged)]
+pub(super) enum AskedAmount {
+    /// Minor units.
+    Minor(i64),
+    Money {
+        amount: i64,
+        #[schema(value_type = String)]
+        currency: Currency,
+    },
+}
+
+impl AskedAmount {
+    /// Minor units of `currency`, if it is of that one.
+    pub(super) fn minor_units(self, currency: Currency) -> Result<i64, PaymentError> {
+        match self {
+            Self::Minor(amount) => Ok(amount),
+            Self::Money { amount, currency: said } if said == currency => Ok(amount),
+            Self::Money { .. } => Err(PaymentError::WrongCurrency(currency)),
+        }
     }
 }
 

@@ -6,12 +6,13 @@ use serde::Deserialize;
 use shared::{
     claims::Role,
     ids::{PaymentId, RefundId},
-    money::{Currency, Money},
+    money::Money,
 };
 use time::OffsetDateTime;
 
 use super::{
     PaymentError, Phase, Refund, Sequence, Step,
+    payment::AskedAmount,
     record::{AskedBy, PaymentRecord, RefundRecord},
     steps, store,
 };
@@ -28,23 +29,10 @@ pub(super) struct RefundRequest {
     /// All that is left of the payment, if not said.
     #[garde(skip)]
     #[serde(default)]
-    amount: Option<RefundAmount>,
+    amount: Option<AskedAmount>,
     /// For the books and the rider.
     #[garde(length(chars, min = 1, max = 200))]
     reason: String,
-}
-
-/// An amount in the payment's currency, with or without saying so.
-#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
-#[serde(untagged)]
-enum RefundAmount {
-    /// Minor units of the payment's currency.
-    Minor(i64),
-    Money {
-        amount: i64,
-        #[schema(value_type = String)]
-        currency: Currency,
-    },
 }
 
 /// Gives a settled payment back, whole or a part of it; several parts up to its total.
@@ -131,9 +119,7 @@ async fn intend(
     let currency = payment.amount.currency;
     let amount = match command.body.amount {
         None => left.total(),
-        Some(RefundAmount::Minor(amount)) => amount,
-        Some(RefundAmount::Money { amount, currency: said }) if said == currency => amount,
-        Some(RefundAmount::Money { .. }) => return Err(PaymentError::WrongCurrency(currency).into()),
+        Some(asked) => asked.minor_units(currency)?,
     };
     if command.body.amount.is_some() && amount < 1 {
         return Err(Problem::field("amount", "must be at least 1 minor unit").into());

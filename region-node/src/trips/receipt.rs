@@ -61,6 +61,9 @@ pub(super) struct Receipt {
     /// The tax the lines contain, where prices are with tax; otherwise it has a line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub included_tax: Option<Money>,
+    /// Beside the total: what the rider gave the driver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tip: Option<Money>,
     /// Missing from a cancellation's: no tariff makes its fee.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tariff_version: Option<i64>,
@@ -137,6 +140,7 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
     else {
         return Err(TripError::NoReceipt(trip.id).into());
     };
+    let tip = store::tip(tx, trip.id).await?;
     let (driver, rider) = identity::parties(tx, &app.sealer, trip.driver_id, trip.rider_id).await?.unzip();
     let payment = match trip.payment_id {
         Some(id) => store::payment(tx, id).await?,
@@ -160,6 +164,7 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
         paused_s: trip.paused_s,
         lines,
         total,
+        tip: tip.map(|amount| Money::new(amount, total.currency)),
         included_tax: fare.as_ref().and_then(|fare| fare.included_tax),
         tariff_version: fare.as_ref().map(|fare| fare.tariff_version),
         surge_multiplier: fare.map(|fare| fare.surge_multiplier),
@@ -173,6 +178,14 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
             settled_at: payment.settled_at,
         }),
     })
+}
+
+impl Receipt {
+    /// What stands below the total.
+    pub(super) fn beside_total(&self) -> impl Iterator<Item = (&'static str, Money)> {
+        let notes = [("Tax included in the total", self.included_tax), ("Tip for the driver", self.tip)];
+        notes.into_iter().filter_map(|(name, amount)| Some((name, amount?)))
+    }
 }
 
 /// What there is a receipt of.
@@ -275,6 +288,7 @@ pub(super) mod tests {
             lines: vec![FareLine { code: LineCode::CancellationFee, description, amount: fee }],
             total: fee,
             included_tax: None,
+            tip: None,
             tariff_version: None,
             surge_multiplier: None,
             payment: None,
@@ -310,6 +324,7 @@ pub(super) mod tests {
             lines: fare.lines,
             total: fare.total,
             included_tax: fare.included_tax,
+            tip: None,
             tariff_version: Some(fare.tariff_version),
             surge_multiplier: Some(fare.surge_multiplier),
             rounding: ROUNDING,

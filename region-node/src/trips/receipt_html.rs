@@ -21,9 +21,6 @@ tr.sum td{border-bottom:0;border-top:2px solid #111827;font-weight:700}
 footer{margin-top:1.5rem;color:#6b7280;font-size:.8rem}
 @media print{body{background:#fff}main{box-shadow:none;margin:0;max-width:none}}";
 
-/// What a receipt calls the tax within its lines.
-pub(super) const TAX_INCLUDED: &str = "Tax included in the total";
-
 /// The page.
 pub(super) fn render(receipt: &Receipt) -> String {
     let mut details = String::new();
@@ -50,8 +47,10 @@ pub(super) fn render(receipt: &Receipt) -> String {
     for line in &receipt.lines {
         let _ = write!(lines, "<tr><td>{}</td><td>{}</td></tr>", escape(&line.description), line.amount);
     }
-    let included_tax = receipt.included_tax.map(|tax| format!("<tr><td>{TAX_INCLUDED}</td><td>{tax}</td></tr>"));
-    let included_tax = included_tax.unwrap_or_default();
+    let mut beside = String::new();
+    for (name, amount) in receipt.beside_total() {
+        let _ = write!(beside, "<tr><td>{name}</td><td>{amount}</td></tr>");
+    }
     let (company, total) = (escape(&receipt.company), receipt.total);
     format!(
         r#"<!DOCTYPE html>
@@ -60,7 +59,7 @@ pub(super) fn render(receipt: &Receipt) -> String {
 <body><main><header><h1>{company}</h1><span>Receipt</span></header>
 <p class="total">{total}</p><p class="when">{when}</p>
 <dl>{details}</dl>
-<table><tbody>{lines}<tr class="sum"><td>Total</td><td>{total}</td></tr>{included_tax}</tbody></table>
+<table><tbody>{lines}<tr class="sum"><td>Total</td><td>{total}</td></tr>{beside}</tbody></table>
 <footer>Trip {trip}<br>{footnote}</footer></main></body></html>
 "#,
         when = written(receipt.ended_at),
@@ -130,11 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn a_receipt_says_which_tax_its_lines_contain() {
+    fn a_receipt_says_which_tax_its_lines_contain_and_what_the_driver_was_tipped() {
         let mut receipt = example();
-        assert!(!render(&receipt).contains(TAX_INCLUDED));
-        receipt.included_tax = Some(shared::money::Money::new(145, receipt.total.currency));
-        assert!(render(&receipt).contains(&format!("<td>{TAX_INCLUDED}</td><td>1.45 USD</td>")));
+        let money = |amount| Some(shared::money::Money::new(amount, receipt.total.currency));
+        (receipt.included_tax, receipt.tip) = (money(145), money(300));
+        let page = render(&receipt);
+        assert!(page.contains("<td>Tax included in the total</td><td>1.45 USD</td>"), "{page}");
+        assert!(page.contains("<td>Tip for the driver</td><td>3.00 USD</td>"), "{page}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use pdf_writer::{Content, Finish, Name, Pdf, Rect, Ref, Str, TextStr};
 
 use super::{
     receipt::{Receipt, address, coordinates, written},
-    receipt_html::{TAX_INCLUDED, footnote, payment},
+    receipt_html::{footnote, payment},
 };
 use crate::{
     pricing::{kilometres, minutes},
@@ -71,10 +71,10 @@ fn draw(receipt: &Receipt) -> Vec<u8> {
     }
     sheet.text(LEFT, Font::Bold, 12.0, INK, "Total");
     sheet.text_to(RIGHT, Font::Bold, 12.0, INK, &receipt.total.to_string());
-    if let Some(tax) = receipt.included_tax {
+    for (name, amount) in receipt.beside_total() {
         sheet.down(20.0);
-        sheet.text(LEFT, Font::Regular, 10.5, GREY, TAX_INCLUDED);
-        sheet.text_to(RIGHT, Font::Regular, 10.5, GREY, &tax.to_string());
+        sheet.text(LEFT, Font::Regular, 10.5, GREY, name);
+        sheet.text_to(RIGHT, Font::Regular, 10.5, GREY, &amount.to_string());
     }
     sheet.down(44.0);
     sheet.text(LEFT, Font::Regular, 8.0, GREY, &format!("Trip {}", receipt.trip_id));

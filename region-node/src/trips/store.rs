@@ -53,7 +53,7 @@ macro_rules! select_trips {
             r#"SELECT t.id, t.ride_id, t.rider_id, t.driver_id, t.status, r.pickup_lat, r.pickup_lng, r.pickup_address,
                       r.dropoff_lat, r.dropoff_lng, r.dropoff_address, t.accepted_at, t.after_trip_id, t.starts_by,
                       t.arrived_at, t.started_at, t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>",
-                      (SELECT p.id FROM payments p WHERE p.trip_id = t.id
+                      (SELECT p.id FROM payments p WHERE p.trip_id = t.id AND p.kind <> 'tip'
                        ORDER BY p.status = 'failed', p.id DESC LIMIT 1) AS payment_id,
                       t.updated_at
                FROM trips t JOIN rides r ON r.id = t.ride_id "# + $tail
@@ -261,6 +261,16 @@ pub(super) async fn payment(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Op
     )
     .fetch_optional(tx.conn())
     .await
+}
+
+/// What the driver was tipped for a trip, less what of it went back.
+pub(super) async fn tip(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<i64>> {
+    let tip = sqlx::query_scalar!(
+        r#"SELECT amount - refunded_amount AS "tip!" FROM payments
+           WHERE trip_id = $1 AND kind = 'tip' AND status IN ('settled', 'partially_refunded')"#,
+        id.0
+    );
+    tip.fetch_optional(tx.conn()).await
 }
 
 impl TripRow {

@@ -117,6 +117,7 @@ pub(in crate::payments) async fn settle_payment(
         kind: match payment.kind {
             PaymentKind::Fare => EntryKind::Settlement,
             PaymentKind::CancellationFee => EntryKind::CancellationFee,
+            PaymentKind::Tip => EntryKind::Tip,
         },
         payment_id: payment.id,
         refund_id: None,

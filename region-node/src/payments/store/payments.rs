@@ -183,8 +183,10 @@ pub(in crate::payments) struct Owed {
     pub(in crate::payments) commission_percent: Option<u8>,
     /// As the ride was asked for.
     pub(in crate::payments) method: PaymentMethod,
-    /// In the ledger. The payment itself may be gone, if an old backup was restored.
+    /// In the ledger. The payment itself may be gone, if an old backup was restored; such a one counts as fare and as tip.
     pub(in crate::payments) is_settled: bool,
+    /// Likewise of a tip.
+    pub(in crate::payments) is_tipped: bool,
 }
 
 /// Reads what is owed for a trip.
@@ -196,7 +198,13 @@ pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::
                   (r.quote #>> '{tariff,commission_percent}')::smallint AS commission_percent,
                   r.payment_method AS "method: Json<PaymentMethod>",
                   EXISTS (SELECT FROM ledger_facts f
-                          WHERE f.tenant_id = t.tenant_id AND f.trip_id = t.id AND f.kind = 'settlement') AS "is_settled!"
+                          WHERE f.tenant_id = t.tenant_id AND f.trip_id = t.id AND f.kind = 'settlement'
+                            AND NOT EXISTS (SELECT FROM payments p WHERE p.id = f.payment_id AND p.kind = 'tip'))
+                  AS "is_settled!",
+                  EXISTS (SELECT FROM ledger_facts f
+                          WHERE f.tenant_id = t.tenant_id AND f.trip_id = t.id AND f.kind = 'settlement'
+                            AND NOT EXISTS (SELECT FROM payments p WHERE p.id = f.payment_id AND p.kind <> 'tip'))
+                  AS "is_tipped!"
            FROM trips t JOIN rides r ON r.id = t.ride_id WHERE t.id = $1"#,
         trip.0
     );
@@ -213,10 +221,11 @@ pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::
         commission_percent: row.commission_percent.and_then(|percent| percent.try_into().ok()),
         method: row.method.0,
         is_settled: row.is_settled,
+        is_tipped: row.is_tipped,
     }))
 }
 
-/// Records the intent to charge. `one_live_payment_per_trip` refuses a second one for a trip.
+/// Records the intent to charge. `one_live_payment_per_trip` and `one_live_tip_per_trip` refuse a second one for a trip.
 pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentRecord) -> sqlx::Result<()> {
     let tenant = tx.tenant().clone();
     let asked_by = payment.asked_by.as_ref();

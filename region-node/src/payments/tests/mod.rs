@@ -10,6 +10,7 @@ mod reconcile;
 mod recover;
 mod refund;
 mod settlements;
+mod tip;
 mod webhook;
 
 use serde_json::{Value, json};
@@ -252,9 +253,9 @@ impl Scene {
         assert_eq!(told, settled, "what other regions are told differs from the payments");
         let charged_twice = number(
             conn,
-            "SELECT count(*) FROM (SELECT trip_id FROM payments p JOIN sandbox_psp_operations o
+            "SELECT count(*) FROM (SELECT trip_id, p.kind = 'tip' FROM payments p JOIN sandbox_psp_operations o
                  ON o.idempotency_key = 'payment-' || p.id AND o.outcome = 'succeeded'
-             GROUP BY trip_id HAVING count(*) > 1) twice",
+             GROUP BY 1, 2 HAVING count(*) > 1) twice",
         )
         .await;
         assert_eq!(charged_twice, 0);
