@@ -1,4 +1,5 @@
 import type { Point } from '../lib/geo';
+import type { Money } from '../lib/money';
 import type { Client } from './client';
 import type {
   ConfigAnswer,
@@ -121,6 +122,14 @@ export const receiptFile = (client: Client, tripId: string, accept: 'application
 
 export const pay = (client: Client, tripId: string, method: PaymentMethod, idempotencyKey: string): Promise<Payment> =>
   client.json({ method: 'POST', path: '/v1/payments', body: { trip_id: tripId, method }, idempotencyKey });
+
+/** By what the ride was to be paid with, unless another method is said. */
+export const tip = (
+  client: Client,
+  tripId: string,
+  body: { amount: Money; method?: PaymentMethod },
+  idempotencyKey: string,
+): Promise<Payment> => client.json({ method: 'POST', path: `/v1/trips/${enc(tripId)}/tip`, body, idempotencyKey });
 
 export const payment = (client: Client, id: string, signal?: AbortSignal): Promise<Payment> =>
   client.json({ method: 'GET', path: `/v1/payments/${enc(id)}`, signal });

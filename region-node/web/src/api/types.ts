@@ -146,6 +146,7 @@ export type PaymentStatus =
 export interface Payment {
   id: string;
   trip_id?: string | null;
+  kind: 'fare' | 'cancellation_fee' | 'tip';
   status: PaymentStatus;
   amount: Money;
   refunded?: Money | null;

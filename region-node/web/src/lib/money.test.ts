@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { formatMoney, minorDigits } from './money';
+import { formatMoney, minorDigits, tipChoices } from './money';
 
 describe('formatMoney', () => {
   it.each([
@@ -16,5 +16,16 @@ describe('formatMoney', () => {
   it('shows a code no currency has with two decimals', () => {
     expect(minorDigits('nope')).toBe(2);
     expect(formatMoney({ amount: 5, currency: 'nope' })).toBe('0.05 nope');
+  });
+});
+
+describe('tipChoices', () => {
+  it.each([
+    [1250, [130, 190, 250]],
+    [98_765, [9900, 15_000, 20_000]],
+    [100, [10, 15, 20]],
+    [3, [1]],
+  ])('offers round parts of %i: %o', (fare, amounts) => {
+    expect(tipChoices({ amount: fare, currency: 'USD' }).map((tip) => tip.amount)).toEqual(amounts);
   });
 });

@@ -23,3 +23,13 @@ export function formatMoney(money: Money, locale?: string): string {
     return `${value.toFixed(digits)} ${money.currency}`;
   }
 }
+
+/** What a rider may give the driver of a trip that cost `fare`: 10, 15 and 20 %, to two digits. */
+export function tipChoices(fare: Money): Money[] {
+  const amounts = [0.1, 0.15, 0.2].map((share) => {
+    const exact = fare.amount * share;
+    const step = 10 ** Math.max(0, Math.floor(Math.log10(Math.max(exact, 1))) - 1);
+    return Math.max(1, Math.round(exact / step) * step);
+  });
+  return [...new Set(amounts)].map((amount) => ({ amount, currency: fare.currency }));
+}

@@ -12,7 +12,8 @@ import { ErrorNote } from '../ui/error-note';
 import { FareLines } from '../ui/fare-lines';
 import { Rating } from '../ui/rating';
 import { PaymentBadge } from '../ui/ride-badge';
-import type { FollowEvent } from './follow';
+import { isFinal, type FollowEvent } from './follow';
+import { Tip } from './tip';
 
 interface AfterRideProps {
   ride: Ride;
@@ -32,7 +33,7 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
   const trip = useLoad(tripId, (signal) => loadTrip(client, tripId, signal));
   // Begun elsewhere or before a reload: the trip knows its payment. Until it is decided, we keep asking.
   const paymentId = payment?.id ?? trip.data?.payment_id ?? null;
-  const open = payment === null || payment.status === 'pending' || payment.status === 'authorized' || payment.status === 'unknown';
+  const open = payment === null || !isFinal(payment);
   useLoad(
     open ? paymentId : null,
     (signal) => loadPayment(client, paymentId ?? '', signal),
@@ -100,6 +101,7 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
         </div>
         <ErrorNote error={download.error} />
       </section>
+      {payment?.status === 'settled' && fare != null && <Tip ride={ride} tripId={tripId} fare={fare.total} />}
       <Rating role="rider" tripId={tripId} question="How was your driver?" />
     </>
   );

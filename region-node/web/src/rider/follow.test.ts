@@ -19,7 +19,7 @@ function ride(status: RideStatus, more: Partial<Ride> = {}): Ride {
 }
 
 const payment = (status: Payment['status'], more: Partial<Payment> = {}): Payment =>
-  ({ id: 'p1', trip_id: 't1', status, amount: { amount: 900, currency: 'EUR' }, method: { type: 'card' }, ...more });
+  ({ id: 'p1', trip_id: 't1', kind: 'fare', status, amount: { amount: 900, currency: 'EUR' }, method: { type: 'card' }, ...more });
 const car = (recorded_at: string, lat = 41.1): DriverLocation => ({ ride_id: 'r1', lat, lng: -8.6, recorded_at });
 const following = (one: Ride): Followed => ({ ...NOT_FOLLOWING, ride: one });
 const hearingOf = (one: Ride): Followed => follow(NOT_FOLLOWING, { type: 'ride', ride: one });
@@ -71,11 +71,12 @@ describe('follow', () => {
     expect(state.payment?.status).toBe('settled');
   });
 
-  it('takes the new payment after a declined one, and none of other trips', () => {
+  it('takes the new payment after a declined one, and none of other trips or of a tip', () => {
     let state = following(ride('completed'));
     state = follow(state, { type: 'payment', payment: payment('failed') });
     state = follow(state, { type: 'payment', payment: payment('pending', { id: 'p2' }) });
     expect(state.payment?.id).toBe('p2');
     expect(follow(state, { type: 'payment', payment: payment('settled', { id: 'p3', trip_id: 't9' }) })).toBe(state);
+    expect(follow(state, { type: 'payment', payment: payment('settled', { id: 'p4', kind: 'tip' }) })).toBe(state);
   });
 });

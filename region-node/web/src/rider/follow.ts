@@ -56,6 +56,7 @@ export function follow(state: Followed, event: FollowEvent): Followed {
     case 'payment': {
       const { ride, payment } = state;
       if (ride === null || event.payment.trip_id == null || event.payment.trip_id !== ride.trip_id) return state;
+      if (event.payment.kind === 'tip') return state;
       const same = payment?.id === event.payment.id;
       if (same && isFinal(payment) && !isFinal(event.payment)) return state;
       return { ...state, payment: event.payment };
@@ -82,6 +83,6 @@ function isOlder(news: Ride, known: Ride): boolean {
   return ORDER[news.status] < ORDER[known.status];
 }
 
-function isFinal(payment: Payment): boolean {
+export function isFinal(payment: Payment): boolean {
   return payment.status !== 'pending' && payment.status !== 'authorized' && payment.status !== 'unknown';
 }
