@@ -197,7 +197,7 @@ impl Scene {
 
     /// A trip that is paid, whatever the run before left broken.
     async fn paid(&self, node: u16, attempt: Attempt) -> Value {
-        let begun = self.attempt(node, attempt.to_the_end()).await.expect("a trip can be paid");
+        let begun = self.attempt(node, attempt.until_answered()).await.expect("a trip can be paid");
         let path = format!("/v1/payments/{}", begun["id"].as_str().unwrap());
         eventually_within(RECOVERY, "a payment is settled", async || {
             let payment: Value = self.rider.client.get(&path).await.map_err(|error| error.to_string())?;
@@ -455,7 +455,7 @@ impl Attempt {
         Self { path: String::new(), body: Value::Null, key: Uuid::new_v4().to_string(), by_office, manner }
     }
 
-    fn to_the_end(self) -> Self {
+    fn until_answered(self) -> Self {
         Self { manner: Manner::TriesAgain, ..self }
     }
 }

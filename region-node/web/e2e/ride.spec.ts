@@ -150,6 +150,14 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     return fare;
   });
 
+  await test.step('the rider tips the driver', async () => {
+    const tip = rider.getByRole('region', { name: 'Tip your driver' });
+    await tip.getByRole('radio').first().check({ force: true });
+    await tip.getByRole('button', { name: /^Give the tip/ }).click();
+    await expect(tip.getByTestId('tip-status')).toHaveText(/^Thank you\. .* go to your driver\.$/);
+    await expect(rider.getByTestId('payment-status')).toHaveText('Paid');
+  });
+
   await test.step('both rate each other', async () => {
     for (const page of [rider, driver]) {
       await page.getByText('5 stars').click({ force: true });
