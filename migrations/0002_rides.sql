@@ -19,6 +19,7 @@ CREATE TABLE rides (
     payment_method    jsonb NOT NULL,
     -- The price the rider saw, with the config version and surge it came from (pricing/quote.rs).
     quote             jsonb NOT NULL,
+    promotion_code    text GENERATED ALWAYS AS (quote #>> '{promotion,code}') STORED,
     pin               text NOT NULL,
     scheduled_at      timestamptz,
     requested_at      timestamptz NOT NULL,
@@ -50,6 +51,9 @@ CREATE INDEX rides_by_status ON rides (tenant_id, status, id DESC);
 CREATE UNIQUE INDEX one_open_ride_per_rider ON rides (tenant_id, rider_id)
     WHERE status IN ('accepted', 'arrived', 'in_progress')
        OR (status IN ('requested', 'offered') AND scheduled_at IS NULL);
+-- Uses of a promotion (rides/promotion.rs).
+CREATE INDEX rides_of_promotion ON rides (tenant_id, promotion_code, rider_id)
+    WHERE promotion_code IS NOT NULL AND status NOT IN ('cancelled', 'expired');
 CREATE INDEX rides_booked ON rides (tenant_id, rider_id, scheduled_at)
     WHERE status IN ('requested', 'offered') AND scheduled_at IS NOT NULL;
 -- The ride that waits for its driver's present one to end; trips decide that it is one.

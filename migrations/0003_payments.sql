@@ -16,9 +16,11 @@ CREATE TABLE payments (
     amount           bigint NOT NULL CHECK (amount >= 0),
     refunded_amount  bigint NOT NULL DEFAULT 0 CHECK (refunded_amount BETWEEN 0 AND amount),
     currency         text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
-    -- How the amount is divided, fixed when the payment begins; the rest is the driver's.
+    -- How the amount, and what the tenant adds to it for a promotion, is divided, fixed when the payment begins; the rest is
+    -- the driver's.
     tax_amount       bigint NOT NULL CHECK (tax_amount >= 0),
     commission_amount bigint NOT NULL CHECK (commission_amount >= 0),
+    promotion_amount bigint NOT NULL DEFAULT 0 CHECK (promotion_amount >= 0),
     provider         text NOT NULL,
     provider_ref     text,
     failure_code     text,
@@ -37,7 +39,7 @@ CREATE TABLE payments (
     created_at       timestamptz NOT NULL,
     settled_at       timestamptz,
     updated_at       timestamptz NOT NULL,
-    CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount)
+    CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount + promotion_amount)
 );
 -- A trip is charged and settled once: a second payment may not even be begun unless the first one failed for good.
 CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed' AND kind <> 'tip';
@@ -59,9 +61,10 @@ CREATE TABLE refunds (
     status           text NOT NULL CHECK (status IN ('pending', 'authorized', 'settled', 'failed', 'unknown')),
     amount           bigint NOT NULL CHECK (amount > 0),
     currency         text NOT NULL,
-    -- What of it the tax office and the tenant give back; the rest the driver does.
+    -- What of it, and of what the tenant has back of a promotion, the tax office and the tenant give; the rest the driver does.
     tax_amount       bigint NOT NULL CHECK (tax_amount >= 0),
     commission_amount bigint NOT NULL CHECK (commission_amount >= 0),
+    promotion_amount bigint NOT NULL DEFAULT 0 CHECK (promotion_amount >= 0),
     reason           text NOT NULL,
     provider_ref     text,
     failure_code     text,
@@ -76,7 +79,7 @@ CREATE TABLE refunds (
     created_at       timestamptz NOT NULL,
     settled_at       timestamptz,
     updated_at       timestamptz NOT NULL,
-    CONSTRAINT refund_is_divided CHECK (tax_amount + commission_amount <= amount)
+    CONSTRAINT refund_is_divided CHECK (tax_amount + commission_amount <= amount + promotion_amount)
 );
 CREATE INDEX refunds_of_payment ON refunds (payment_id, id);
 CREATE INDEX refunds_to_resume ON refunds (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
@@ -108,7 +111,7 @@ CREATE TABLE ledger_postings (
     line           smallint NOT NULL,
     tenant_id      text NOT NULL,
     -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'tenant:revenue', 'tenant:tax', 'tenant:cash',
-    -- 'tenant:disputes'.
+    -- 'tenant:disputes', 'tenant:promotions'.
     -- A positive amount is owed to the account's holder, a negative one is held by it.
     account        text NOT NULL,
     amount         bigint NOT NULL,

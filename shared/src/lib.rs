@@ -13,6 +13,7 @@ pub mod ids;
 pub mod local_time;
 pub mod money;
 pub mod problem;
+pub mod promotion;
 pub mod tariff;
 pub mod telemetry;
 pub mod tenant_config;

@@ -114,6 +114,12 @@ impl fmt::Display for Money {
     }
 }
 
+/// `amount` × `part` / `whole`, rounded half up to the minor unit; negative parts count as none.
+pub fn share(amount: i64, part: i64, whole: i64) -> i64 {
+    let (amount, part, whole) = (i128::from(amount), i128::from(part.max(0)), i128::from(whole));
+    i64::try_from((amount * part * 2 + whole) / (whole * 2)).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,6 +10,7 @@ use crate::{
     local_time,
     money::Currency,
     problem::FieldError,
+    promotion::{self, MAX_PROMOTIONS, Promotion},
     tariff::{MAX_TARIFF_AMOUNT, Tariff},
     tenant_document::Conflict,
     zone::{MAX_ZONES, Zone},
@@ -40,6 +41,8 @@ pub struct TenantConfig {
     pub dispatch: DispatchPolicy,
     /// Areas with rules of their own; where two overlap, the first counts.
     pub zones: Vec<Zone>,
+    /// Codes that make rides cheaper, at the tenant's cost.
+    pub promotions: BTreeMap<String, Promotion>,
     /// How scarcity raises prices.
     pub surge: SurgePolicy,
     /// Kill switches.
@@ -218,6 +221,7 @@ impl Default for TenantConfig {
             cancellation: CancellationPolicy::default(),
             dispatch: DispatchPolicy::default(),
             zones: Vec::new(),
+            promotions: BTreeMap::new(),
             surge: SurgePolicy::default(),
             flags: Flags::default(),
             psp: PspAccount::default(),
@@ -376,6 +380,13 @@ impl TenantConfig {
             require(is_class_name(class), format!("tariffs.{class}"), "must match [a-z0-9_-]{1,30}");
             for (field, message) in tariff.faults(&self.zones) {
                 require(false, format!("tariffs.{class}.{field}"), message);
+            }
+        }
+        require(self.promotions.len() <= MAX_PROMOTIONS, "promotions".into(), "must be at most 100");
+        for (code, promotion) in &self.promotions {
+            require(promotion::is_code(code), format!("promotions.{code}"), "must match [A-Z0-9-]{3,20}");
+            for (field, message) in promotion.faults() {
+                require(false, format!("promotions.{code}.{field}"), message);
             }
         }
         require(self.commission_percent <= 100, "commission_percent".into(), "must be 0 to 100");

@@ -5,6 +5,7 @@
 //! | `driver:<id>`   | earned, to be paid out          | owed by the driver (cash trips)           |
 //! | `tenant:revenue`| the tenant's commission         |                                           |
 //! | `tenant:tax`    | to be passed on                 |                                           |
+//! | `tenant:promotions`|                              | paid for riders who had a code            |
 //! | `tenant:cash`   | paid back out of the till       | taken without a driver                    |
 //! | `tenant:disputes`|                                | taken back by a bank until it is decided  |
 //! | `psp:<name>`    |                                 | taken from riders, not yet paid out to us |
@@ -32,6 +33,8 @@ pub(super) struct Split {
     pub(super) commission: i64,
     /// The driver's.
     pub(super) driver: i64,
+    /// What the tenant pays of it, for a promotion; the amount is the others' less this.
+    pub(super) promotion: i64,
 }
 
 /// Where money is booked.
@@ -45,6 +48,8 @@ pub(super) enum Account {
     Revenue,
     /// The tax the tenant passes on.
     Tax,
+    /// What promotions have cost the tenant.
+    Promotions,
     /// The tenant's till.
     Cash,
     /// What banks have taken back and nobody has decided about.
@@ -124,33 +129,42 @@ fn derived(kind: &str, id: Uuid) -> FactId {
 }
 
 impl Split {
-    /// Divides a fare: its tax first, then the tenant's `commission_percent` of the rest, rounded half up. Tolls are what
-    /// the driver laid out: he has them back whole.
-    pub(super) fn of_fare(total: i64, tax: i64, tolls: i64, commission_percent: u8) -> Self {
+    /// Divides a fare of `total` before its promotion: its tax first, then the tenant's `commission_percent` of the rest, rounded
+    /// half up. Tolls are what the driver laid out: he has them back whole. A promotion is the tenant's cost, and nobody's loss.
+    pub(super) fn of_fare(total: i64, tax: i64, tolls: i64, promotion: i64, commission_percent: u8) -> Self {
         let tax = tax.clamp(0, total);
         let tolls = tolls.clamp(0, total - tax);
         let net = i128::from(total - tax - tolls);
         let commission = (net * i128::from(commission_percent.min(100)) + 50) / 100;
         let commission = i64::try_from(commission).expect("a share of an i64 is an i64");
-        Self { tax, commission, driver: total - tax - commission }
+        Self { tax, commission, driver: total - tax - commission, promotion: promotion.clamp(0, total) }
+    }
+
+    /// As it is stored: the driver's is what is left of `amount`, which the rider pays, and the promotion.
+    pub(super) fn of_amount(amount: i64, tax: i64, commission: i64, promotion: i64) -> Self {
+        Self { tax, commission, driver: amount + promotion - tax - commission, promotion }
     }
 
     /// A tip is the driver's.
     pub(super) fn of_tip(tip: i64) -> Self {
-        Self { tax: 0, commission: 0, driver: tip }
+        Self::of_amount(tip, 0, 0, 0)
     }
 
     /// A cancellation fee is for the driver's time; where there is no driver it is the tenant's.
     pub(super) fn of_cancellation_fee(fee: i64, driver: Option<DriverId>) -> Self {
         match driver {
-            Some(_) => Self { tax: 0, commission: 0, driver: fee },
-            None => Self { tax: 0, commission: fee, driver: 0 },
+            Some(_) => Self::of_amount(fee, 0, 0, 0),
+            None => Self::of_amount(fee, 0, fee, 0),
         }
     }
 
-    /// The whole.
+    /// What the rider pays.
     pub(super) fn total(self) -> i64 {
-        self.tax + self.commission + self.driver
+        self.shares().iter().sum::<i64>() - self.promotion
+    }
+
+    fn shares(self) -> [i64; 3] {
+        [self.tax, self.commission, self.driver]
     }
 
     /// What is left once `given` is gone.
@@ -159,11 +173,13 @@ impl Split {
             tax: self.tax - given.tax,
             commission: self.commission - given.commission,
             driver: self.driver - given.driver,
+            promotion: self.promotion - given.promotion,
         }
     }
 
     /// Takes `amount` out of what is left here, from each by its share of it, to the unit: nobody gives more than they have,
-    /// and who takes everything takes each share whole. None if `amount` is more than there is.
+    /// the tenant has its part of the promotion back, and who takes everything takes each share whole. None if `amount` is more
+    /// than there is.
     pub(super) fn part(self, amount: i64) -> Option<Self> {
         let total = self.total();
         if !(0..=total).contains(&amount) {
@@ -172,17 +188,20 @@ impl Split {
         if total == 0 {
             return Some(self);
         }
-        let shares = [self.tax, self.commission, self.driver];
-        let exact = shares.map(|share| i128::from(share) * i128::from(amount));
-        let mut parts = exact.map(|product| i64::try_from(product / i128::from(total)).expect("at most the share"));
+        let part_of =
+            |product: i128, whole: i64| i64::try_from(product / i128::from(whole)).expect("at most the share");
+        let promotion = part_of(i128::from(self.promotion) * i128::from(amount), total);
+        let (amount, whole) = (amount + promotion, total + self.promotion);
+        let exact = self.shares().map(|share| i128::from(share) * i128::from(amount));
+        let mut parts = exact.map(|product| part_of(product, whole));
         let mut by_remainder = [2, 1, 0];
-        by_remainder.sort_by_key(|&i| std::cmp::Reverse(exact[i] % i128::from(total)));
+        by_remainder.sort_by_key(|&i| std::cmp::Reverse(exact[i] % i128::from(whole)));
         let missing = usize::try_from(amount - parts.iter().sum::<i64>()).expect("rounding down misses 0 to 2 units");
         for &i in by_remainder.iter().take(missing) {
             parts[i] += 1;
         }
         let [tax, commission, driver] = parts;
-        Some(Self { tax, commission, driver })
+        Some(Self { tax, commission, driver, promotion })
     }
 }
 
@@ -221,6 +240,7 @@ fn postings(holder: Account, split: Split, parties: &Parties, sign: i64) -> Vec<
         (driver, split.driver),
         (Account::Revenue, split.commission),
         (Account::Tax, split.tax),
+        (Account::Promotions, -split.promotion),
     ];
     let lines = lines.into_iter().filter(|(_, amount)| *amount != 0);
     lines.map(|(account, amount)| Posting { account, amount: sign * amount }).collect()
@@ -246,6 +266,7 @@ impl fmt::Display for Account {
             Self::Driver(id) => write!(f, "driver:{id}"),
             Self::Revenue => f.write_str("tenant:revenue"),
             Self::Tax => f.write_str("tenant:tax"),
+            Self::Promotions => f.write_str("tenant:promotions"),
             Self::Cash => f.write_str("tenant:cash"),
             Self::Disputes => f.write_str("tenant:disputes"),
         }
@@ -259,10 +280,10 @@ mod tests {
     use super::*;
 
     fn any_split() -> impl Strategy<Value = Split> {
-        let parts = (0..10_000_000_000_i64, 0..=100_u8, 0..=100_i64, 0..=100_i64);
-        parts.prop_map(|(total, commission_percent, tax_percent, tolls_percent)| {
+        let parts = (0..10_000_000_000_i64, 0..=100_u8, 0..=100_i64, 0..=100_i64, 0..=100_i64);
+        parts.prop_map(|(total, commission_percent, tax_percent, tolls_percent, promotion_percent)| {
             let part = |percent| total / 100 * percent;
-            Split::of_fare(total, part(tax_percent), part(tolls_percent), commission_percent)
+            Split::of_fare(total, part(tax_percent), part(tolls_percent), part(promotion_percent), commission_percent)
         })
     }
 
@@ -285,7 +306,7 @@ mod tests {
     fn a_card_trip_pays_driver_tenant_and_tax_out_of_what_the_psp_took() {
         let driver = DriverId::new();
         let parties = Parties { psp: Some("sandbox".into()), driver: Some(driver) };
-        let postings = settlement(Split::of_fare(1_100, 100, 0, 20), &parties);
+        let postings = settlement(Split::of_fare(1_100, 100, 0, 0, 20), &parties);
         assert_eq!(on(&postings, &Account::Psp("sandbox".into())), -1_100);
         assert_eq!(on(&postings, &Account::Driver(driver)), 800);
         assert_eq!(on(&postings, &Account::Revenue), 200);
@@ -296,7 +317,7 @@ mod tests {
     fn a_cash_trip_leaves_the_driver_owing_commission_and_tax() {
         let driver = DriverId::new();
         let parties = Parties { psp: None, driver: Some(driver) };
-        let postings = settlement(Split::of_fare(1_100, 100, 0, 20), &parties);
+        let postings = settlement(Split::of_fare(1_100, 100, 0, 0, 20), &parties);
         assert_eq!(on(&postings, &Account::Driver(driver)), -300);
         assert_eq!(on(&postings, &Account::Revenue) + on(&postings, &Account::Tax), 300);
     }
@@ -327,20 +348,36 @@ mod tests {
 
     #[test]
     fn commission_rounds_half_up() {
-        assert_eq!(Split::of_fare(5, 0, 0, 10), Split { tax: 0, commission: 1, driver: 4 });
-        assert_eq!(Split::of_fare(4, 0, 0, 10), Split { tax: 0, commission: 0, driver: 4 });
+        assert_eq!(Split::of_fare(5, 0, 0, 0, 10), Split::of_amount(5, 0, 1, 0));
+        assert_eq!(Split::of_fare(4, 0, 0, 0, 10), Split::of_amount(4, 0, 0, 0));
     }
 
     #[test]
     fn tolls_are_the_driver_s_without_commission() {
-        assert_eq!(Split::of_fare(1_800, 100, 700, 20), Split { tax: 100, commission: 200, driver: 1_500 });
-        assert_eq!(Split::of_fare(700, 0, 700, 100), Split { tax: 0, commission: 0, driver: 700 });
+        assert_eq!(Split::of_fare(1_800, 100, 700, 0, 20), Split::of_amount(1_800, 100, 200, 0));
+        assert_eq!(Split::of_fare(700, 0, 700, 0, 100), Split::of_amount(700, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_promotion_is_the_tenant_s_cost_and_neither_the_driver_s_nor_the_tax_office_s() {
+        let driver = DriverId::new();
+        let (with, without) = (Split::of_fare(1_100, 100, 0, 300, 20), Split::of_fare(1_100, 100, 0, 0, 20));
+        assert_eq!(with, Split { promotion: 300, ..without });
+        let card = settlement(with, &Parties { psp: Some("sandbox".into()), driver: Some(driver) });
+        assert_eq!((on(&card, &Account::Psp("sandbox".into())), on(&card, &Account::Driver(driver))), (-800, 800));
+        assert_eq!((on(&card, &Account::Promotions), on(&card, &Account::Revenue)), (-300, 200));
+        // The driver has 800 in hand, of which all is his; the tenant owes nobody but the tax office.
+        let cash = settlement(with, &Parties { psp: None, driver: Some(driver) });
+        assert_eq!(on(&cash, &Account::Driver(driver)), 0);
+        // Half of it goes back: half of what the promotion cost, too.
+        assert_eq!(with.part(400), Some(Split::of_amount(400, 50, 100, 150)));
     }
 
     proptest! {
         #[test]
         fn every_entry_sums_to_zero_and_moves_its_amount(split in any_split(), parties in any_parties()) {
-            prop_assert!(split.tax >= 0 && split.commission >= 0 && split.driver >= 0);
+            prop_assert!(split.tax >= 0 && split.commission >= 0 && split.driver >= 0 && split.promotion >= 0);
+            prop_assert!(split.total() >= 0);
             let settled = settlement(split, &parties);
             prop_assert_eq!(sum(&settled), 0);
             let refunded = refund(split, &parties);
@@ -367,7 +404,8 @@ mod tests {
                 prop_assert_eq!(given.total(), amount);
                 prop_assert!(given.tax >= 0 && given.commission >= 0 && given.driver >= 0);
                 left = left.minus(given);
-                prop_assert!(left.tax >= 0 && left.commission >= 0 && left.driver >= 0);
+                prop_assert!(left.tax >= 0 && left.commission >= 0 && left.driver >= 0 && left.promotion >= 0);
+                prop_assert!(left.total() >= 0);
             }
             prop_assert_eq!(left.part(left.total() + 1), None);
             prop_assert_eq!(left.part(-1), None);

@@ -237,7 +237,8 @@ impl Due {
     fn of(owed: &Owed, commission_percent: u8) -> Result<Self, PaymentError> {
         match (owed.status, &owed.fare, owed.cancellation_fee) {
             (TripStatus::Completed, Some(fare), _) => {
-                let split = Split::of_fare(fare.total.amount, fare.tax(), fare.tolls(), commission_percent);
+                let (promotion, tax, tolls) = (fare.promotion(), fare.tax(), fare.tolls());
+                let split = Split::of_fare(fare.total.amount + promotion, tax, tolls, promotion, commission_percent);
                 Ok(Self { kind: PaymentKind::Fare, amount: fare.total, split })
             }
             (TripStatus::Cancelled, _, Some(fee)) => Ok(Self {

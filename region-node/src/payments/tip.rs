@@ -1,6 +1,6 @@
 //! Something for the driver, after the trip.
 
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 use garde::Validate;
 use serde::Deserialize;
 use shared::{ids::TripId, money::Money, tariff::MAX_TARIFF_AMOUNT};

@@ -54,6 +54,8 @@ pub enum LineCode {
     Toll,
     /// Tolls the driver declared at the end.
     DeclaredTolls,
+    /// What the tenant pays of it; less than nothing.
+    Promotion,
     /// A ride given up too late; alone on its receipt.
     CancellationFee,
 }
@@ -108,6 +110,11 @@ impl Fare {
         self.sum_of(&[LineCode::Toll, LineCode::DeclaredTolls])
     }
 
+    /// What the tenant pays for the rider, beside the total.
+    pub fn promotion(&self) -> i64 {
+        -self.sum_of(&[LineCode::Promotion])
+    }
+
     fn sum_of(&self, codes: &[LineCode]) -> i64 {
         self.lines.iter().filter(|line| codes.contains(&line.code)).map(|line| line.amount.amount).sum()
     }
@@ -115,14 +122,27 @@ impl Fare {
     fn price(quote: &Quote, measured: Measured, basis: Basis) -> Self {
         let Price { total, lines, included_tax } =
             tariff::price(&quote.tariff, quote.surge, quote.currency, measured, basis);
-        Self {
+        let mut fare = Self {
             total,
             lines,
             tariff_version: quote.tariff_version,
             surge_multiplier: quote.surge,
             quoted: basis == Basis::Quote,
             included_tax,
+        };
+        if let Some(promise) = &quote.promotion {
+            let amount = promise.worth.of(fare.total.amount - fare.tolls());
+            if amount > 0 {
+                let (description, currency) = (format!("Promotion {}", promise.code), quote.currency);
+                fare.lines.push(FareLine {
+                    code: LineCode::Promotion,
+                    description,
+                    amount: Money::new(-amount, currency),
+                });
+                fare.total.amount -= amount;
+            }
         }
+        fare
     }
 }
 
@@ -130,8 +150,10 @@ impl Fare {
 mod tests {
     use proptest::prelude::*;
 
+    use shared::promotion::Worth;
+
     use super::*;
-    use crate::pricing::quote::tests::quote;
+    use crate::pricing::quote::{Promise, tests::quote};
 
     const REPRICE_PERCENT: u32 = 150;
 
@@ -194,6 +216,21 @@ mod tests {
         assert_eq!(fare.tolls(), 250);
         let stored: Quote = serde_json::from_value(serde_json::to_value(&quote).unwrap()).unwrap();
         assert_eq!(Fare::of(&stored, travelled, REPRICE_PERCENT), fare);
+    }
+
+    #[test]
+    fn a_promotion_is_the_last_line_and_takes_nothing_off_tolls() {
+        let worth = Worth { percent: 100.into(), amount: 0, cap: None };
+        let free = Quote { promotion: Some(Promise { code: "FREE".into(), worth }), ..quote() };
+        let travelled = Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 700 };
+        let fare = Fare::of(&free, travelled, REPRICE_PERCENT);
+        let full = Fare::of(&quote(), travelled, REPRICE_PERCENT);
+        assert_eq!((fare.total.amount, fare.promotion()), (700, full.total.amount - 700));
+        assert_eq!(fare.total.amount, fare.lines.iter().map(|line| line.amount.amount).sum::<i64>());
+        assert_eq!((fare.tax(), fare.tolls()), (full.tax(), full.tolls()));
+        let last = fare.lines.last().unwrap();
+        assert_eq!((last.code, last.description.as_str()), (LineCode::Promotion, "Promotion FREE"));
+        assert_eq!(full.promotion(), 0);
     }
 
     proptest! {

@@ -9,7 +9,7 @@ mod tariff;
 pub mod travel;
 
 pub use fare::{Fare, FareLine, LineCode, Travelled};
-pub use quote::{Quote, QuoteError};
+pub use quote::{Promise, Quote, QuoteError};
 pub use surge::{Surge, SurgeCell, SurgeCount, SurgeKey, surge_cell, surge_map};
 pub use tariff::Measured;
 pub(crate) use tariff::{kilometres, minutes};

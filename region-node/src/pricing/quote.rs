@@ -9,6 +9,7 @@ use shared::{
     geo::Point,
     ids::{RiderId, TenantId},
     money::Currency,
+    promotion::Worth,
     tariff::Tariff,
 };
 use subtle::ConstantTimeEq;
@@ -40,10 +41,20 @@ pub struct Quote {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surge_cell: Option<String>,
     pub currency: Currency,
+    /// What the tenant pays of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promotion: Option<Promise>,
     pub distance_m: i64,
     pub duration_s: i64,
     #[serde(with = "time::serde::timestamp")]
     pub expires_at: OffsetDateTime,
+}
+
+/// A promotion as it was when its code was said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promise {
+    pub code: String,
+    pub worth: Worth,
 }
 
 /// Why a quote cannot be taken.
@@ -139,6 +150,7 @@ pub(super) mod tests {
             surge: Surge::from_hundredths(120),
             surge_cell: Some("872a100d2ffffff".into()),
             currency: Currency::USD,
+            promotion: None,
             distance_m: 7_900,
             duration_s: 1_140,
             expires_at: NOW + Duration::minutes(5),

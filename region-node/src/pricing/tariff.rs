@@ -4,7 +4,7 @@
 //! lines as shown, never rounded again. Each line grows with distance and time, so the total does too.
 
 use shared::{
-    money::{Currency, Money},
+    money::{Currency, Money, share},
     tariff::{Percent, Tariff, ZonePrice},
 };
 
@@ -105,12 +105,6 @@ pub(super) fn price(tariff: &Tariff, surge: Surge, currency: Currency, measured:
 
 fn sum(lines: &[FareLine]) -> i64 {
     lines.iter().fold(0, |sum, line| sum.saturating_add(line.amount.amount))
-}
-
-/// `amount` × `part` / `whole`, rounded half up; negative parts count as none.
-fn share(amount: i64, part: i64, whole: i64) -> i64 {
-    let (amount, part, whole) = (i128::from(amount), i128::from(part.max(0)), i128::from(whole));
-    i64::try_from((amount * part * 2 + whole) / (whole * 2)).unwrap_or(i64::MAX)
 }
 
 /// `12.4 km`.

@@ -35,6 +35,12 @@ pub enum RideError {
     BadSchedule { minutes: u64, days: i64 },
     #[error("must be within {km} km of the pickup")]
     TooFar { km: i64 },
+    #[error("is no promotion that can be used now")]
+    NoPromotion,
+    #[error("has been used as often as it may be")]
+    PromotionUsedUp,
+    #[error("is for another promotion_code, or none; leave promotion_code out or ask for a new estimate")]
+    OtherPromotion,
     #[error(transparent)]
     Quote(#[from] QuoteError),
     #[error(transparent)]
@@ -58,6 +64,8 @@ impl From<RideError> for Problem {
             RideError::UnknownVehicleClass { .. } => field("vehicle_class"),
             RideError::BadSchedule { .. } => field("scheduled_at"),
             RideError::TooFar { .. } => field("dropoff"),
+            RideError::NoPromotion | RideError::PromotionUsedUp => field("promotion_code"),
+            RideError::OtherPromotion => field("quote_id"),
             RideError::Quote(QuoteError::Expired) => Problem::new(Code::QuoteExpired, detail),
             RideError::Quote(
                 QuoteError::Forged | QuoteError::Foreign | QuoteError::OtherRide | QuoteError::OtherTime,

@@ -11,14 +11,14 @@ use shared::{
 };
 use time::OffsetDateTime;
 
-use super::{Place, RideError};
+use super::{Place, RideError, promotion};
 use crate::{
     app::App,
     dispatch,
     drivers::{Found, Standing},
     http::{Problem, ProblemBody, Question},
     identity::Caller,
-    pricing::{self, Quote, Surge, quote::SIGNING_PURPOSE},
+    pricing::{self, Promise, Quote, Surge, quote::SIGNING_PURPOSE},
     surge::{self, Scarcity},
     tenants::PublishedConfig,
     travel::TravelTimes,
@@ -38,6 +38,10 @@ pub(super) struct EstimateRequest {
     #[garde(skip)]
     #[serde(default, with = "time::serde::rfc3339::option")]
     scheduled_at: Option<OffsetDateTime>,
+    /// Of a promotion of the tenant, in capitals or not.
+    #[garde(length(max = 20))]
+    #[serde(default)]
+    promotion_code: Option<String>,
 }
 
 /// A price, held for the rider until it expires.
@@ -45,7 +49,11 @@ pub(super) struct EstimateRequest {
 pub(super) struct Estimate {
     /// Opaque; a ride requested with it costs this price.
     quote_id: String,
+    /// What the rider pays.
     fare: Money,
+    /// What the promotion takes off; missing without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discount: Option<Money>,
     surge_multiplier: Surge,
     distance_m: i64,
     duration_s: i64,
@@ -67,15 +75,20 @@ pub(super) async fn estimate_ride(
     Question(asked): Question<EstimateRequest>,
 ) -> Result<Json<Estimate>, Problem> {
     let rider = caller.rider()?;
-    let EstimateRequest { pickup, dropoff, vehicle_class, scheduled_at } = &asked;
+    let EstimateRequest { pickup, dropoff, vehicle_class, scheduled_at, promotion_code } = &asked;
     let published = app.tenants.config(caller.tenant()).await?;
     let (pickup, dropoff) = (pickup.point(), dropoff.point());
-    let wish = Wish { rider, pickup, dropoff, vehicle_class, scheduled_at: *scheduled_at };
+    let promotion_code = promotion_code.as_deref();
+    let wish = Wish { rider, pickup, dropoff, vehicle_class, scheduled_at: *scheduled_at, promotion_code };
     let scarcity = match surge::is_on(&published.config) {
         true => surge::at(&app, &mut app.db.read(caller.tenant()).await?, wish.pickup, vehicle_class).await?,
         false => Scarcity::NONE,
     };
     let quote = quote(&app, &published, wish, scarcity)?;
+    if let Some(Promise { code, .. }) = &quote.promotion {
+        promotion::check_uses(&mut app.db.read(caller.tenant()).await?, &published.config, code, rider).await?;
+    }
+    let fare = quote.fare();
     let pickup_eta_s = match free_drivers(&app, caller.tenant(), &published, wish, 1).first() {
         Some(nearest) => {
             let (from, now) = ([nearest.position.point], app.clock.now());
@@ -86,7 +99,8 @@ pub(super) async fn estimate_ride(
     };
     Ok(Json(Estimate {
         quote_id: quote.token(caller.tenant(), |bytes| app.sealer.sign(SIGNING_PURPOSE, bytes)),
-        fare: quote.fare().total,
+        fare: fare.total,
+        discount: quote.promotion.as_ref().map(|_| Money::new(fare.promotion(), quote.currency)),
         surge_multiplier: quote.surge,
         distance_m: quote.distance_m,
         duration_s: quote.duration_s,
@@ -104,6 +118,7 @@ pub(super) struct Wish<'a> {
     pub(super) vehicle_class: &'a str,
     /// When to be picked up; none: now.
     pub(super) scheduled_at: Option<OffsetDateTime>,
+    pub(super) promotion_code: Option<&'a str>,
 }
 
 /// Today's price of a ride.
@@ -127,6 +142,7 @@ pub(super) fn quote(
     let tariff = config.tariff(wish.vehicle_class);
     let pickup_at = wish.scheduled_at.unwrap_or(now);
     let of_ride = tariff.of_ride(&config.zones, wish.pickup, wish.dropoff, pickup_at, &config.timezone);
+    let promotion = wish.promotion_code.map(|code| promotion::promise(config, code, now)).transpose()?;
     let commission_percent = Some(tariff.commission_percent.unwrap_or(config.commission_percent));
     Ok(Quote {
         rider_id: wish.rider,
@@ -139,6 +155,7 @@ pub(super) fn quote(
         surge: scarcity.surge,
         surge_cell: scarcity.cell,
         currency: config.currency,
+        promotion,
         distance_m: way.distance_m,
         duration_s: way.duration_s,
         expires_at: whole_seconds(now + limits.quote_ttl),

@@ -11,6 +11,7 @@ mod estimate;
 mod list;
 mod machine;
 mod payment_method;
+mod promotion;
 mod request;
 mod store;
 mod view;

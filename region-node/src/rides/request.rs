@@ -10,14 +10,14 @@ use time::{Duration, OffsetDateTime, UtcOffset};
 use super::{
     PaymentMethod, Place, Ride, RideConfig, RideError, RideStatus, RideView, Viewer, announce,
     estimate::{self, Wish},
-    store,
+    promotion, store,
 };
 use crate::{
     app::App,
     http::{Command, ProblemBody, Stop},
     identity::Caller,
     pricing::{
-        Quote, QuoteError,
+        Promise, Quote, QuoteError,
         quote::{SIGNING_PURPOSE, Wanted},
     },
     realtime::Event,
@@ -44,6 +44,10 @@ pub(super) struct RideRequest {
     #[garde(skip)]
     #[serde(default, with = "time::serde::rfc3339::option")]
     scheduled_at: Option<OffsetDateTime>,
+    /// Of a promotion of the tenant; with a `quote_id` the quote's holds.
+    #[garde(length(max = 20))]
+    #[serde(default)]
+    promotion_code: Option<String>,
 }
 
 /// When a ride is dispatched and when given up.
@@ -68,7 +72,9 @@ pub(super) async fn request_ride(
     let rider = caller.rider()?;
     let published = app.tenants.config(caller.tenant()).await?;
     let mut tx = command.begin(&app, &caller).await?;
-    let RideRequest { pickup, dropoff, vehicle_class, payment_method, quote_id, scheduled_at } = command.body;
+    let RideRequest { pickup, dropoff, vehicle_class, payment_method, quote_id, scheduled_at, promotion_code } =
+        command.body;
+    let promotion_code = promotion_code.as_deref();
 
     if !published.config.flags.dispatch {
         return Err(RideError::DispatchOff.into());
@@ -87,6 +93,10 @@ pub(super) async fn request_ride(
             let wanted = Wanted { rider_id: rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
             let sign = |bytes: &[u8]| app.sealer.sign(SIGNING_PURPOSE, bytes);
             let quote = Quote::redeem(token, caller.tenant(), wanted, now, sign).map_err(RideError::from)?;
+            let said = promotion_code.map(|code| promotion::promise(&published.config, code, now)).transpose()?;
+            if said.is_some() && said != quote.promotion {
+                return Err(RideError::OtherPromotion.into());
+            }
             // It is good for another time than it was asked for, unless that hour has a price of its own.
             if quote.scheduled_at != scheduled_at.map(estimate::whole_seconds) {
                 let (config, pickup_at) = (&published.config, scheduled_at.unwrap_or(now));
@@ -98,7 +108,8 @@ pub(super) async fn request_ride(
             quote
         }
         None => {
-            let wish = Wish { rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class, scheduled_at };
+            let wish =
+                Wish { rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class, scheduled_at, promotion_code };
             let scarcity = match surge::is_on(&published.config) {
                 true => surge::at(&app, &mut tx, from, &vehicle_class).await?,
                 false => Scarcity::NONE,
@@ -106,6 +117,10 @@ pub(super) async fn request_ride(
             estimate::quote(&app, &published, wish, scarcity)?
         }
     };
+
+    if let Some(Promise { code, .. }) = &quote.promotion {
+        promotion::take_use(&mut tx, &published.config, code, rider).await?;
+    }
 
     let is_for_now = schedule.dispatch_at <= now;
     let dispatch_at = match is_for_now {

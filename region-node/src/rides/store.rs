@@ -159,6 +159,49 @@ pub(super) async fn count_bookings(tx: &mut TenantTx, rider: RiderId) -> sqlx::R
     booked.fetch_one(tx.conn()).await
 }
 
+/// How often a promotion was used.
+pub(super) struct PromotionUses {
+    pub(super) by_rider: i64,
+    /// By all riders, where that was asked for.
+    pub(super) by_all: i64,
+}
+
+/// Counts the rides with a promotion's code that were not given up.
+pub(super) async fn promotion_uses(
+    tx: &mut TenantTx,
+    code: &str,
+    rider: RiderId,
+    count_all: bool,
+) -> sqlx::Result<PromotionUses> {
+    let tenant = tx.tenant().clone();
+    sqlx::query_as!(
+        PromotionUses,
+        r#"SELECT (SELECT count(*) FROM rides
+                   WHERE tenant_id = $1 AND promotion_code = $2 AND rider_id = $3
+                     AND status NOT IN ('cancelled', 'expired')) AS "by_rider!",
+                  CASE WHEN $4 THEN (SELECT count(*) FROM rides
+                                     WHERE tenant_id = $1 AND promotion_code = $2
+                                       AND status NOT IN ('cancelled', 'expired')) ELSE 0 END AS "by_all!""#,
+        tenant.as_str(),
+        code,
+        rider.0,
+        count_all
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
+/// Has everybody else who wants to use a promotion wait until this transaction ends; without a limit for all, only the
+/// rider's other requests.
+pub(super) async fn lock_promotion(tx: &mut TenantTx, code: &str, rider: RiderId, for_all: bool) -> sqlx::Result<()> {
+    let holder = if for_all { String::new() } else { rider.to_string() };
+    let name = format!("promotion {} {code} {holder}", tx.tenant());
+    sqlx::query!(r#"SELECT pg_advisory_xact_lock(hashtextextended($1, 0)) AS "locked!: ()""#, name)
+        .fetch_one(tx.conn())
+        .await
+        .map(|_| ())
+}
+
 /// Inserts a new ride; a rider waits for one ride at a time, and one who was erased for none.
 pub(super) async fn insert(tx: &mut TenantTx, ride: &Ride) -> Result<(), RideError> {
     let inserted = sqlx::query!(

@@ -42,6 +42,7 @@ pub(crate) fn ride() -> Ride {
             surge: Surge::from_hundredths(120),
             surge_cell: None,
             currency: Currency::USD,
+            promotion: None,
             distance_m: 7_900,
             duration_s: 1_140,
             expires_at: datetime!(2026-03-01 12:04 UTC),

@@ -52,7 +52,13 @@ pub(super) async fn end_trip(
         rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
     }
     if let Some(fare) = &trip.fare {
-        drivers::note(&mut tx, &[trip.driver_id], Addition::earned(fare.total.amount - fare.tolls()), now).await?;
+        drivers::note(
+            &mut tx,
+            &[trip.driver_id],
+            Addition::earned(fare.total.amount + fare.promotion() - fare.tolls()),
+            now,
+        )
+        .await?;
     }
     tracing::info!(trip.id = %id, "trip {id} is completed");
     tx.finish(StatusCode::OK, &trip).await

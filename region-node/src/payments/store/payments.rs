@@ -31,6 +31,7 @@ struct Row {
     currency: String,
     tax_amount: i64,
     commission_amount: i64,
+    promotion_amount: i64,
     provider: String,
     provider_ref: Option<String>,
     failure_code: Option<String>,
@@ -53,7 +54,6 @@ impl TryFrom<Row> for PaymentRecord {
 
     fn try_from(row: Row) -> sqlx::Result<Self> {
         let status = PaymentStatus::from_name(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
-        let (tax, commission) = (row.tax_amount, row.commission_amount);
         Ok(Self {
             id: row.id.into(),
             ride_id: row.ride_id.into(),
@@ -64,7 +64,7 @@ impl TryFrom<Row> for PaymentRecord {
             method: row.method.0,
             amount: money(row.amount, &row.currency)?,
             refunded_amount: row.refunded_amount,
-            split: Split { tax, commission, driver: row.amount - tax - commission },
+            split: Split::of_amount(row.amount, row.tax_amount, row.commission_amount, row.promotion_amount),
             provider: row.provider,
             sequence: Sequence {
                 step: match status {
@@ -99,7 +99,7 @@ macro_rules! select {
             Row,
             r#"SELECT p.id, p.ride_id, p.trip_id, p.rider_id, p.driver_id, p.kind, p.status,
                    p.method AS "method: Json<PaymentMethod>", p.amount, p.refunded_amount, p.currency, p.tax_amount,
-                   p.commission_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at, p.last_error,
+                   p.commission_amount, p.promotion_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at, p.last_error,
                    p.retried_by, p.retried_at,
                    p.requested_by, p.idempotency_key, p.request_hash, p.created_at, p.settled_at,
                    (SELECT min(f.remote_durable_at) FROM ledger_facts f
@@ -231,9 +231,9 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentReco
     let asked_by = payment.asked_by.as_ref();
     let sql = sqlx::query!(
         "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency,
-             tax_amount, commission_amount, provider, provider_ref, failure_code, attempts, next_attempt_at, requested_by,
-             idempotency_key, request_hash, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $22)",
+             tax_amount, commission_amount, promotion_amount, provider, provider_ref, failure_code, attempts, next_attempt_at,
+             requested_by, idempotency_key, request_hash, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $23)",
         payment.id.0,
         tenant.as_str(),
         payment.ride_id.0,
@@ -247,6 +247,7 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentReco
         payment.amount.currency.code(),
         payment.split.tax,
         payment.split.commission,
+        payment.split.promotion,
         payment.provider,
         payment.sequence.provider_ref,
         payment.sequence.failure_code,

@@ -16,6 +16,7 @@ struct Row {
     currency: String,
     tax_amount: i64,
     commission_amount: i64,
+    promotion_amount: i64,
     reason: String,
     provider_ref: Option<String>,
     failure_code: Option<String>,
@@ -36,12 +37,11 @@ impl TryFrom<Row> for RefundRecord {
 
     fn try_from(row: Row) -> sqlx::Result<Self> {
         let status = RefundStatus::from_name(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
-        let (tax, commission) = (row.tax_amount, row.commission_amount);
         Ok(Self {
             id: row.id.into(),
             payment_id: row.payment_id.into(),
             amount: money(row.amount, &row.currency)?,
-            split: Split { tax, commission, driver: row.amount - tax - commission },
+            split: Split::of_amount(row.amount, row.tax_amount, row.commission_amount, row.promotion_amount),
             reason: row.reason,
             sequence: Sequence {
                 step: match status {
@@ -70,7 +70,7 @@ macro_rules! select {
     ($tx:expr, $tail:tt $(, $argument:expr)*) => {{
         let sql = sqlx::query_as!(
             Row,
-            "SELECT id, payment_id, status, amount, currency, tax_amount, commission_amount, reason, provider_ref,
+            "SELECT id, payment_id, status, amount, currency, tax_amount, commission_amount, promotion_amount, reason, provider_ref,
                  failure_code, attempts, next_attempt_at, last_error, retried_by, retried_at, requested_by, idempotency_key, request_hash, created_at, settled_at
              FROM refunds " + $tail
             $(, $argument)*
@@ -130,12 +130,13 @@ pub(in crate::payments) async fn asked_under_key(
 pub(in crate::payments) async fn begun_split(tx: &mut TenantTx, payment: PaymentId) -> sqlx::Result<Split> {
     let sql = sqlx::query!(
         r#"SELECT coalesce(sum(amount), 0)::bigint AS "amount!", coalesce(sum(tax_amount), 0)::bigint AS "tax!",
-                  coalesce(sum(commission_amount), 0)::bigint AS "commission!"
+                  coalesce(sum(commission_amount), 0)::bigint AS "commission!",
+                  coalesce(sum(promotion_amount), 0)::bigint AS "promotion!"
            FROM refunds WHERE payment_id = $1 AND status <> 'failed'"#,
         payment.0
     );
     let sums = sql.fetch_one(tx.conn()).await?;
-    Ok(Split { tax: sums.tax, commission: sums.commission, driver: sums.amount - sums.tax - sums.commission })
+    Ok(Split::of_amount(sums.amount, sums.tax, sums.commission, sums.promotion))
 }
 
 /// Records the intent to give money back.
@@ -143,9 +144,10 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, refund: &RefundRecord
     let tenant = tx.tenant().clone();
     let asked_by = refund.asked_by.as_ref();
     let sql = sqlx::query!(
-        "INSERT INTO refunds (id, tenant_id, payment_id, status, amount, currency, tax_amount, commission_amount, reason,
-             attempts, next_attempt_at, requested_by, idempotency_key, request_hash, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $15)",
+        "INSERT INTO refunds (id, tenant_id, payment_id, status, amount, currency, tax_amount, commission_amount,
+             promotion_amount, reason, attempts, next_attempt_at, requested_by, idempotency_key, request_hash, created_at,
+             updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)",
         refund.id.0,
         tenant.as_str(),
         refund.payment_id.0,
@@ -154,6 +156,7 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, refund: &RefundRecord
         refund.amount.currency.code(),
         refund.split.tax,
         refund.split.commission,
+        refund.split.promotion,
         refund.reason,
         refund.sequence.attempts,
         refund.sequence.next_attempt_at,

@@ -209,7 +209,7 @@ impl Scene {
             method: PaymentMethod { kind: MethodType::Card, token: Some(token.to_owned()) },
             amount: fare.total,
             refunded_amount: 0,
-            split: Split::of_fare(fare.total.amount, TAX, 0, 20),
+            split: Split::of_fare(fare.total.amount, TAX, 0, 0, 20),
             provider: "sandbox".to_owned(),
             sequence: Sequence::begun(now + self.region.app.psp.hold()),
             asked_by,
