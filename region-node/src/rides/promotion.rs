@@ -43,3 +43,6 @@ pub(super) async fn take_use(
     store::lock_promotion(tx, code, rider, is_limited).await?;
     check_uses(tx, config, code, rider).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,7 +78,7 @@ pub(crate) fn wish() -> Value {
 }
 
 /// `wish` with other fields.
-fn wish_with(fields: Value) -> Value {
+pub(crate) fn wish_with(fields: Value) -> Value {
     let mut wish = wish();
     wish.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     wish

@@ -6,6 +6,7 @@ mod books;
 mod dispute;
 mod fee;
 mod pay;
+mod promotion;
 mod reconcile;
 mod recover;
 mod refund;

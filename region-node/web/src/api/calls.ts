@@ -48,8 +48,13 @@ export interface Journey {
   vehicle_class: string;
 }
 
-export const estimate = (client: Client, journey: Journey, signal?: AbortSignal): Promise<Estimate> =>
-  client.json({ method: 'POST', path: '/v1/rides/estimate', body: journey, signal });
+export interface Wish extends Journey {
+  scheduled_at?: string;
+  promotion_code?: string;
+}
+
+export const estimate = (client: Client, wish: Wish, signal?: AbortSignal): Promise<Estimate> =>
+  client.json({ method: 'POST', path: '/v1/rides/estimate', body: wish, signal });
 
 export const requestRide = (
   client: Client,

@@ -42,6 +42,8 @@ export interface Vehicle {
 export interface Estimate {
   quote_id: string;
   fare: Money;
+  /** What the promotion took off; missing without one. */
+  discount?: Money;
   surge_multiplier: number;
   distance_m: number;
   duration_s: number;

@@ -1,5 +1,5 @@
 import { useEffect, useState, type ReactNode } from 'react';
-import { estimate as loadEstimate, requestRide, type Journey } from '../api/calls';
+import { estimate as loadEstimate, requestRide, type Journey, type Wish } from '../api/calls';
 import { ApiError } from '../api/problem';
 import { clientOf, type Session } from '../api/session';
 import type { Place, Ride } from '../api/types';
@@ -19,6 +19,7 @@ import { Badge, Button, Field, Segments, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { Icon } from '../ui/icon';
 import { PlaceField } from '../ui/place-field';
+import { PromotionField } from './promotion-field';
 import { RideHistory } from './ride-history';
 
 type End = 'pickup' | 'dropoff';
@@ -63,9 +64,12 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
 
   const { pickup, dropoff } = ends;
   const journey: Journey | null = pickup && dropoff && vehicleClass !== null ? { pickup, dropoff, vehicle_class: vehicleClass } : null;
-  const quote = useLoad(journey === null ? null : JSON.stringify(journey), (signal) => {
-    if (journey === null) throw new Error('nothing to estimate');
-    return loadEstimate(client, journey, signal);
+  const [code, setCode] = useState('');
+  const scheduled = when === 'later' && later !== '' ? { scheduled_at: new Date(later).toISOString() } : {};
+  const wish: Wish | null = journey && { ...journey, ...scheduled, ...(code === '' ? {} : { promotion_code: code }) };
+  const quote = useLoad(wish === null ? null : JSON.stringify(wish), (signal) => {
+    if (wish === null) throw new Error('nothing to estimate');
+    return loadEstimate(client, wish, signal);
   });
   const now = useNow(1000, quote.data !== null);
   const left = quote.data === null ? 0 : secondsUntil(quote.data.expires_at, now);
@@ -78,7 +82,6 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
   const attempt = useAttemptKey();
   const request = useAction(async () => {
     if (journey === null || quote.data === null) return;
-    const scheduled = when === 'later' && later !== '' ? { scheduled_at: new Date(later).toISOString() } : {};
     const body = { ...journey, payment_method: { type: method }, quote_id: quote.data.quote_id, ...scheduled };
     try {
       const made = await requestRide(client, body, attempt.keyFor(body));
@@ -162,6 +165,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
         {when === 'later' && (
           <Field label="Pick-up time" type="datetime-local" value={later} required onChange={(event) => setLater(event.target.value)} />
         )}
+        <PromotionField key={code} code={code} onCode={setCode} />
         <div aria-live="polite">
           {journey !== null && quote.data === null && quote.error == null && (
             <div className="card">
@@ -174,6 +178,11 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
                 <p className="price number" data-testid="fare">
                   {formatMoney(quote.data.fare)}
                 </p>
+                {quote.data.discount !== undefined && (
+                  <p className="small" data-testid="discount">
+                    {formatMoney(quote.data.discount)} off with {code}
+                  </p>
+                )}
                 <p className="small muted">
                   {formatDistance(quote.data.distance_m)} · about {formatDuration(quote.data.duration_s)}
                 </p>
