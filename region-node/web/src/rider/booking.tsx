@@ -165,7 +165,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
         {when === 'later' && (
           <Field label="Pick-up time" type="datetime-local" value={later} required onChange={(event) => setLater(event.target.value)} />
         )}
-        <PromotionField key={code} code={code} onCode={setCode} />
+        <PromotionField code={code} onCode={setCode} />
         <div aria-live="polite">
           {journey !== null && quote.data === null && quote.error == null && (
             <div className="card">

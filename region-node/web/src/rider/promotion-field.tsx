@@ -10,12 +10,16 @@ interface PromotionFieldProps {
 /** A code that makes the ride cheaper. */
 export function PromotionField({ code, onCode }: PromotionFieldProps) {
   const [typed, setTyped] = useState(code);
+  const apply = (next: string): void => {
+    setTyped(next);
+    onCode(next);
+  };
   return (
     <form
       className="row ends-row"
       onSubmit={(event) => {
         event.preventDefault();
-        onCode(typed.trim().toUpperCase());
+        apply(typed.trim().toUpperCase());
       }}
     >
       <div className="grow">
@@ -30,7 +34,7 @@ export function PromotionField({ code, onCode }: PromotionFieldProps) {
         />
       </div>
       {code !== '' && typed === code ? (
-        <Button onClick={() => onCode('')}>Remove</Button>
+        <Button onClick={() => apply('')}>Remove</Button>
       ) : (
         <Button type="submit" disabled={typed.trim() === ''}>
           Apply
