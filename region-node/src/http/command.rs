@@ -189,10 +189,7 @@ impl<T> Command<T> {
         let answered = match held {
             Held::New => None,
             Held::Answered(answered) => Some(answered),
-            Held::BySomebody => {
-                claim.wait(&mut tx, patience).await?;
-                claim.answered(&mut tx, now).await?
-            }
+            Held::BySomebody => claim.wait(&mut tx, patience, now).await?,
         };
         CommandTx::begun(tx, claim, answered, now).await
     }
@@ -231,22 +228,24 @@ impl Claim {
         i64::from_be_bytes(*digest.first_chunk().expect("a digest has 32 bytes"))
     }
 
-    /// Waits for the key to be this transaction's.
-    async fn wait(&self, tx: &mut TenantTx, patience: Patience) -> Result<(), Stop> {
+    /// Waits for the key to be this transaction's, or for its answer: once there is one it stays, whoever holds the key, so
+    /// repetitions do not wait for each other.
+    async fn wait(&self, tx: &mut TenantTx, patience: Patience, now: OffsetDateTime) -> Result<Option<Answered>, Stop> {
         if patience == Patience::Waits {
             let wait = sqlx::query!(r#"SELECT pg_advisory_xact_lock($1) AS "locked!: ()""#, self.lock());
             wait.fetch_one(tx.conn()).await?;
-            return Ok(());
+            return Ok(self.answered(tx, now).await?);
         }
         // A refused command gives its key back a moment after its answer, when its connection is rolled back.
-        for _ in 0..GIVEN_BACK_WITHIN {
-            if self.try_lock(tx).await? {
-                return Ok(());
+        for attempt in 0..=GIVEN_BACK_WITHIN {
+            let is_ours = self.try_lock(tx).await?;
+            let answered = self.answered(tx, now).await?;
+            if is_ours || answered.is_some() {
+                return Ok(answered);
             }
-            tokio::time::sleep(GIVEN_BACK_STEP).await;
-        }
-        if self.try_lock(tx).await? {
-            return Ok(());
+            if attempt < GIVEN_BACK_WITHIN {
+                tokio::time::sleep(GIVEN_BACK_STEP).await;
+            }
         }
         let detail = "the first request with this Idempotency-Key has not finished";
         Err(Problem::new(Code::IdempotencyInProgress, detail).retry_after(1).into())
@@ -258,7 +257,7 @@ impl Claim {
         lock.fetch_one(tx.conn()).await
     }
 
-    /// What was answered under this key, which is held.
+    /// What was answered under this key.
     async fn answered(&self, tx: &mut TenantTx, now: OffsetDateTime) -> sqlx::Result<Option<Answered>> {
         let answered = sqlx::query_as!(
             Answered,
@@ -286,12 +285,11 @@ impl CommandTx {
     /// Goes on in a transaction that has not asked for its key yet, which may be in another scope than the tenant's.
     async fn unclaimed(mut tx: TenantTx, claim: Option<Claim>, now: OffsetDateTime) -> Result<Self, Stop> {
         let Some(claim) = claim else { return Ok(Self { tx, claim: None, now }) };
-        claim.wait(&mut tx, Patience::GivesUp).await?;
         let own = tx.tenant().to_string();
         if claim.scope != own {
             see_rows_of(&mut tx, &claim.scope).await?;
         }
-        let answered = claim.answered(&mut tx, now).await?;
+        let answered = claim.wait(&mut tx, Patience::GivesUp, now).await?;
         if claim.scope != own {
             see_rows_of(&mut tx, &own).await?;
         }
