@@ -76,12 +76,18 @@ impl Reporter {
             if let Some(taken) = self.take_known(app, positions, now) {
                 return Ok(taken);
             }
-            let mut tx = app.db.begin(&self.tenant).await?;
-            let standing = store::standing(&mut tx, self.driver_id, now).await?;
-            tx.commit().await?;
-            let nobody = || Problem::not_found(format!("no driver {}", self.driver_id));
-            self.fleet.learn(self.driver_id, standing.ok_or_else(nobody)?);
+            // On the heap: it happens once, and would make the future of every other report several times as large.
+            Box::pin(self.look_up(app, now)).await?;
         }
+    }
+
+    async fn look_up(&self, app: &App, now: OffsetDateTime) -> Result<(), Problem> {
+        let mut tx = app.db.begin(&self.tenant).await?;
+        let standing = store::standing(&mut tx, self.driver_id, now).await?;
+        tx.commit().await?;
+        let nobody = || Problem::not_found(format!("no driver {}", self.driver_id));
+        self.fleet.learn(self.driver_id, standing.ok_or_else(nobody)?);
+        Ok(())
     }
 
     /// What a running trip needs of the positions: its trace whole, its rider shown the newest.

@@ -29,7 +29,7 @@ pub(super) enum Decision {
 pub(super) async fn decide(edge: &Edge, request: Request) -> Result<(Decision, Request), Problem> {
     let path = request.uri().path();
     if path == "/v1/auth/token" && request.method() == Method::POST {
-        return decide_sign_in(edge, request).await;
+        return Box::pin(decide_sign_in(edge, request)).await;
     }
     let is_remembered = edge.0.alone.is_some() && is_remembered(edge, &request);
     if path.starts_with("/health") || path == "/metrics" || is_remembered {

@@ -125,7 +125,8 @@ pub async fn route(edge: &Edge, request: Request, next: Next) -> Response {
     };
     // Looked at before the call is gone: only what is remembered here can stand in for an answer.
     let remembered = edge.0.alone.as_ref().and_then(|alone| alone.remembered(&request));
-    match go_on(edge, target, request).await {
+    // On the heap: what most calls never do must not make the future of each of them larger, which is moved several times.
+    match Box::pin(go_on(edge, target, request)).await {
         Ok(response) => response,
         Err(problem) => remembered.unwrap_or_else(|| problem.into_response()),
     }

@@ -86,7 +86,7 @@ impl Limits {
         }))
     }
 
-    fn check(&self, request: &Request, address: IpAddr) -> Result<(), Refused> {
+    fn check(&self, request: &mut Request, address: IpAddr) -> Result<(), Refused> {
         let path = request.uri().path();
         let Inner { new_sockets: _, coming_back: _, connections, sign_ins, calls, tokens } = &*self.0;
         if path.starts_with("/socket.io") {
@@ -103,7 +103,11 @@ impl Limits {
             return sign_ins.check("sign_ins", &address);
         }
         let key = match bearer(request.headers()).map(|token| tokens.verify(token)) {
-            Some(Ok(claims)) => CallerKey::Subject(claims.tenant.clone(), claims.sub.clone()),
+            Some(Ok(claims)) => {
+                let key = CallerKey::Subject(claims.tenant.clone(), claims.sub.clone());
+                request.extensions_mut().insert(claims);
+                key
+            }
             Some(Err(_)) | None => CallerKey::Address(address),
         };
         calls.check("requests", &key)
@@ -142,8 +146,9 @@ struct Refused {
     window: Duration,
 }
 
-/// The refusal of a call over a limit: 429 and the RateLimit-* headers.
-pub(super) fn limit(limits: &Limits, proxies: &Proxies, request: &Request) -> Option<Response> {
+/// The refusal of a call over a limit: 429 and the RateLimit-* headers. What a good token claims is kept with the call, so that
+/// nobody looks it up again.
+pub(super) fn limit(limits: &Limits, proxies: &Proxies, request: &mut Request) -> Option<Response> {
     // Calls inside the process (tests) have no address and no limit.
     let address = request.extensions().get::<ConnectInfo<std::net::SocketAddr>>().map(|info| info.0.ip())?;
     let address = proxies.client(address, request.headers());

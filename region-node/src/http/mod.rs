@@ -1,5 +1,6 @@
 //! What every feature's endpoints stand on: problems, extractors, commands with idempotency keys, pages, limits.
 
+mod answers;
 mod client_address;
 mod command;
 mod cors;

@@ -15,6 +15,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use rand::RngExt;
 use shared::problem::Code;
 use tower::ServiceBuilder;
 use tower_http::{
@@ -30,9 +31,8 @@ use utoipa::{
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
 };
 use utoipa_axum::router::OpenApiRouter;
-use uuid::Uuid;
 
-use super::{Limits, Problem, client_address::Proxies, cors, limits};
+use super::{Limits, Problem, answers::Answers, client_address::Proxies, cors, limits};
 use crate::{
     app::App,
     config::HttpConfig,
@@ -92,7 +92,7 @@ pub async fn router(app: &App, events: EventReceiver) -> anyhow::Result<Router> 
     let layers = ServiceBuilder::new()
         // Outside of compression and time-out: a poll waits for as long as there is nothing to say.
         .layer(realtime::start(app, events).await?)
-        .layer(middleware::from_fn_with_state(app.config.http.request_timeout, time))
+        .layer(middleware::from_fn_with_state((app.config.http.request_timeout, Answers::default()), time))
         .layer(CompressionLayer::new().gzip(true).compress_when(compress));
     let api = api.layer(layers);
     Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits, app.tokens.clone())))
@@ -134,7 +134,7 @@ pub fn named(inner: Router, edge: &edge::Edge) -> Router {
 /// Names and traces a call, and completes its answer: every problem gets the request id.
 async fn finish(State(edge): State<edge::Edge>, mut request: Request, next: Next) -> Response {
     let given = request.headers().get(&REQUEST_ID).filter(|id| is_request_id(id)).cloned();
-    let id = given.unwrap_or_else(|| HeaderValue::from_str(&Uuid::now_v7().to_string()).expect("a UUID is ASCII"));
+    let id = given.unwrap_or_else(|| HeaderValue::from_str(&new_request_id()).expect("a UUID is ASCII"));
     request.headers_mut().insert(&REQUEST_ID, id.clone());
     let id_text = id.to_str().unwrap_or_default();
     let span = tracing::info_span!("http", method = %request.method(), path = request.uri().path(), request_id = id_text, region = %edge.region());
@@ -156,6 +156,11 @@ async fn finish(State(edge): State<edge::Edge>, mut request: Request, next: Next
     response
 }
 
+/// A UUID, made without asking the system for its random bytes, as the library does each time.
+fn new_request_id() -> String {
+    uuid::Builder::from_random_bytes(rand::rng().random()).into_uuid().to_string()
+}
+
 fn is_request_id(value: &HeaderValue) -> bool {
     let bytes = value.as_bytes();
     (1..=128).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:/+=".contains(b))
@@ -164,10 +169,10 @@ fn is_request_id(value: &HeaderValue) -> bool {
 /// Refuses what is over a limit, and routes the rest.
 async fn admit(
     State((limits, proxies, edge)): State<(Limits, Arc<Proxies>, edge::Edge)>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
-    if let Some(refusal) = limits::limit(&limits, &proxies, &request) {
+    if let Some(refusal) = limits::limit(&limits, &proxies, &mut request) {
         return refusal;
     }
     if limits::is_new_socket(&request)
@@ -179,20 +184,16 @@ async fn admit(
 }
 
 /// Ends what takes too long, and counts answers and their time per endpoint.
-async fn time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+async fn time(State((limit, answers)): State<(Duration, Answers)>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
-    let route =
-        request.extensions().get::<MatchedPath>().map_or("unmatched".to_owned(), |path| path.as_str().to_owned());
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = Instant::now();
     let response = match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response(),
     };
-    let labels = [("method", method.to_string()), ("route", route)];
-    metrics::histogram!("region_node_http_request_duration_seconds", &labels).record(begun.elapsed());
-    let [method, route] = labels;
-    let status = ("status", response.status().as_u16().to_string());
-    metrics::counter!("region_node_http_requests_total", &[method, route, status]).increment(1);
+    let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
+    answers.count(&method, route, response.status(), begun.elapsed());
     response
 }
 

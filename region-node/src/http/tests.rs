@@ -86,7 +86,7 @@ async fn a_made_up_token_is_no_caller_of_its_own(pool: PgPool) {
         *request.uri_mut() = "/v1/rides".parse().unwrap();
         request.headers_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 1))));
-        let refusal = super::limits::limit(&limits, &Default::default(), &request);
+        let refusal = super::limits::limit(&limits, &Default::default(), &mut request);
         refusal.map_or(200, |refusal| refusal.status().as_u16())
     };
     let forged = [call("a"), call("b"), call("c"), call("d")];

@@ -215,7 +215,11 @@ async fn over_http(
     duration: Duration,
 ) -> anyhow::Result<Vec<Option<f64>>> {
     let every = Duration::from_secs_f64(drivers.len() as f64 / per_second);
-    let callers = Caller::several(stand, HTTP_LINES, drivers, |_, count| Cars::new(count, every));
+    let mut callers = Caller::several(stand, HTTP_LINES, drivers, |_, count| Cars::new(count, every));
+    // Once round, so that the node knows everybody's token before it is measured.
+    for caller in &mut callers {
+        caller.once_round().await?;
+    }
     let meter = stand.meter()?;
     let each = per_second / HTTP_LINES as f64;
     let calls = callers.into_iter().map(|caller| stand.tasks.spawn(caller.call(each, duration)));
