@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use garde::Validate;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use shared::{ids::DriverId, problem::Code};
 use socketioxide::{
-    SocketIo,
+    ParserError, SocketIo,
     extract::{AckSender, SocketRef, State, TryData},
     handler::{FromMessageParts, MessageHandler, Value as RawValue},
     socket::Socket,
@@ -43,8 +44,7 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
         if let Err(problem) = admit(&socket, self.flood.positions(1)) {
             return send_taken(ack, ack_id, Err(problem));
         }
-        let Ok(TryData(input)) = TryData::<PositionsInput>::from_message_parts(&socket, &mut value, &ack_id);
-        let input = input.map_err(|error| Problem::field("", error.to_string()));
+        let input = read_positions(&socket, &mut value, ack_id);
         let input = input.and_then(|input| check(&input).map(|()| input));
         let (positions, now) = match input {
             Ok(input) => {
@@ -68,6 +68,22 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
             send_taken(ack, ack_id, taken.map(drop));
         });
     }
+}
+
+/// Positions have no attachments, for which the library looks into every value it reads; it says what is wrong where they
+/// cannot be read without.
+fn read_positions(
+    socket: &Arc<Socket<Adapter>>,
+    value: &mut RawValue,
+    ack_id: Option<i64>,
+) -> Result<PositionsInput, Problem> {
+    if let RawValue::Str(text, _) = &*value
+        && let Ok((IgnoredAny, input)) = serde_json::from_str(text.as_str())
+    {
+        return Ok(input);
+    }
+    let Ok(TryData(input)) = TryData::from_message_parts(socket, value, &ack_id);
+    input.map_err(|error: ParserError| Problem::field("", error.to_string()))
 }
 
 /// Refuses a message that is too many; `disconnect_unfit` cuts off who goes on sending them.
