@@ -6,18 +6,25 @@ use std::time::Duration;
 use deploy_local::{Cluster, Service};
 use reqwest::Method;
 use system_tests::{
-    api::ride_request,
+    api::{Client, ride_request},
+    backoff::Backoff,
     harness::{Spot, TestCluster, Traffic, eventually, eventually_within, tell},
+    socket::Socket,
     stories,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 use uuid::Uuid;
 
 /// Back to full speed means an offer within this.
 const FULL_SPEED: Duration = Duration::from_secs(8);
+/// Slow enough to be told from a crowd that comes back at once.
+const NEW_SOCKETS_PER_SECOND: u32 = 10;
+const SOCKETS: usize = 60;
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_crash() {
@@ -36,8 +43,14 @@ async fn chaos_crash() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_crash_of_what_two_nodes_share() {
-    let cluster = TestCluster::start_as(Cluster::builder().regions(["us-east"]).region_nodes(2)).await;
-    let stories = stories!(cluster; an_emptied_redis_hides_no_driver_from_the_other_node);
+    let builder = Cluster::builder().regions(["us-east"]).region_nodes(2);
+    let pace = NEW_SOCKETS_PER_SECOND.to_string();
+    let builder = builder.node_env("REGION_NODE_LIMITS__NEW_SOCKETS_PER_SECOND", &pace);
+    let cluster = TestCluster::start_as(builder).await;
+    let stories = stories!(cluster;
+        an_emptied_redis_hides_no_driver_from_the_other_node,
+        the_sockets_of_a_killed_node_come_back_to_the_other_one_at_its_pace,
+    );
     tell(&cluster, 1, stories).await;
 }
 
@@ -147,6 +160,58 @@ async fn an_emptied_redis_hides_no_driver_from_the_other_node(cluster: TestClust
     traffic.rides_go_on(4).await;
     traffic.stop().await.must_hold(&cluster).await;
     no_double_assignment(&cluster).await;
+}
+
+/// Sixty that come back at once would be let in within a fraction of a second.
+async fn the_sockets_of_a_killed_node_come_back_to_the_other_one_at_its_pace(cluster: TestCluster) {
+    let here = cluster.city("manhattan-cabs");
+    let driver = here.driver().await;
+    let client_of = |node| driver.client.through(&cluster.node_url("us-east", node));
+    let (dying, living) = (client_of(2), client_of(1));
+    let mut sockets = Vec::new();
+    while sockets.len() < SOCKETS {
+        sockets.push(come_in(&dying, &cluster).await.socket);
+    }
+    cluster.kill("us-east", Service::RegionNode(2)).await.unwrap();
+    let come_back = sockets.into_iter().map(async |mut socket| {
+        while socket.next().await.is_some() {}
+        come_in(&living, &cluster).await
+    });
+    let back = tokio::time::timeout(BACK_WITHIN, futures::future::join_all(come_back)).await;
+    let mut back = back.expect("all sockets come back");
+    back.sort_by_key(|back| back.at);
+    let within = |count: usize| back[count - 1].at - back[0].at;
+    let at_its_pace = Duration::from_secs_f64((SOCKETS - 1) as f64 / f64::from(NEW_SOCKETS_PER_SECOND));
+    assert!(within(SOCKETS) >= at_its_pace.mul_f64(0.7), "all came back within {:?}", within(SOCKETS));
+    assert!(within(SOCKETS / 2) >= at_its_pace.mul_f64(0.2), "half of them came back within {:?}", within(SOCKETS / 2));
+    assert!(back.iter().any(|back| back.times_sent_away > 0), "nobody was told to come back later");
+    for Back { socket, .. } in &back {
+        let taken = socket.ask("location:update", serde_json::json!({"lat": 40.73, "lng": -73.99})).await;
+        assert_eq!(taken.unwrap()["ok"], true);
+    }
+    drop(back);
+    cluster.restart("us-east", Service::RegionNode(2)).await.unwrap();
+}
+
+/// A socket that was let in.
+struct Back {
+    socket: Socket,
+    at: Instant,
+    times_sent_away: u32,
+}
+
+/// Connects as clients do: whoever is told to come back later does, and no sooner.
+async fn come_in(client: &Client, cluster: &TestCluster) -> Back {
+    let (mut backoff, mut times_sent_away) = (Backoff::default(), 0);
+    loop {
+        match Socket::connect(client, &cluster.tasks).await {
+            Ok(socket) => return Back { socket, at: Instant::now(), times_sent_away },
+            Err(error) => {
+                times_sent_away += u32::from(error.retry_after().is_some());
+                tokio::time::sleep(backoff.next(error.retry_after())).await;
+            }
+        }
+    }
 }
 
 async fn with_one_region_gone_the_others_go_on(cluster: TestCluster) {
