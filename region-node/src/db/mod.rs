@@ -107,6 +107,12 @@ impl Db {
         Ok(SystemTx { tx: self.system.begin().await? })
     }
 
+    /// Where background work runs a statement that stands alone: it sees every tenant and is a transaction by itself, without
+    /// the two round trips more.
+    pub fn system_alone(&self) -> &PgPool {
+        &self.system
+    }
+
     /// The pool that sees one tenant at a time, for health checks and listeners.
     pub fn app_pool(&self) -> &PgPool {
         &self.app

@@ -133,12 +133,12 @@ pub(super) async fn accept(
     driver_id: DriverId,
 ) -> Result<Trip, OfferError> {
     let ride = rides::lock(tx, ride_id).await?.ok_or(OfferError::NoRide(ride_id))?;
-    let offer = store::last_offer(tx, ride_id, driver_id).await?.ok_or(OfferError::OfferExpired)?;
     let now = app.clock.now();
     match ride.status {
-        RideStatus::Requested | RideStatus::Offered => {}
-        RideStatus::Cancelled | RideStatus::Expired => return Err(OfferError::OfferExpired),
+        RideStatus::Offered => {}
+        RideStatus::Requested | RideStatus::Cancelled | RideStatus::Expired => return Err(OfferError::OfferExpired),
         RideStatus::Accepted | RideStatus::Arrived | RideStatus::InProgress | RideStatus::Completed => {
+            store::last_offer(tx, ride_id, driver_id).await?.ok_or(OfferError::OfferExpired)?;
             // The answer to a first acceptance may have been lost on its way; asking again is not a race.
             let own_trip = ride.trip_id.filter(|_| ride.driver_id == Some(driver_id));
             let trip = match own_trip {
@@ -148,14 +148,14 @@ pub(super) async fn accept(
             return trip.ok_or(OfferError::RideAlreadyTaken);
         }
     }
-    if offer.status != OfferStatus::Live.as_str() || offer.expires_at <= now {
+    let (offer, others) = store::accept(tx, ride_id, driver_id, now).await?.ok_or(OfferError::OfferExpired)?;
+    if offer.expires_at <= now {
         return Err(OfferError::OfferExpired);
     }
-    let others = store::accept(tx, ride_id, driver_id, now).await?.ok_or(OfferError::OfferExpired)?;
     let follows = chain::follows(app, tx, &offer).await?;
     // It may have waited for the trip before to end, which was earlier then.
     let now = app.clock.now();
-    let (ride, trip) = rides::accept(tx, &app.sealer, &ride, driver_id, follows, now).await?;
+    let (ride, trip) = rides::accept(tx, &app.sealer, &ride, driver_id, offer.pickup_eta_s, follows, now).await?;
     for other in others {
         tell_withdrawn(tx, other, "ride_taken", now);
     }

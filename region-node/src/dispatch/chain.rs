@@ -11,7 +11,7 @@
 use futures::future::join_all;
 use shared::{
     geo::Point,
-    ids::{DriverId, TripId},
+    ids::{DriverId, TenantId, TripId},
     tenant_config::DispatchPolicy,
 };
 use time::{Duration, OffsetDateTime};
@@ -38,14 +38,16 @@ const FASTEST_MPS: f64 = 35.0;
 
 /// Trips that end near where rides begin, if the tenant lets rides follow each other.
 pub(super) async fn ending_near(
-    tx: &mut TenantTx,
+    app: &App,
+    tenant: &TenantId,
     rules: &DispatchPolicy,
     pickups: &[Point],
-) -> sqlx::Result<Vec<Ending>> {
+) -> Result<Vec<Ending>, Problem> {
     if rules.chain_within_s == 0 || pickups.is_empty() {
         return Ok(Vec::new());
     }
-    store::trips_ending_near(tx, pickups, rules.radius_m.into(), LOOKED_AT).await
+    let mut tx = app.db.read(tenant).await?;
+    Ok(store::trips_ending_near(&mut tx, pickups, rules.radius_m.into(), LOOKED_AT).await?)
 }
 
 /// A driver who is about to end a trip, and may be asked as if he were free at its end, so much later.

@@ -1,9 +1,9 @@
 //! One look at what is due of a tenant: end the offers nobody answered, claim the rides that wait, plan for them together,
 //! make the offers.
 //!
-//! Claiming and offering are two short transactions with the planning between them, outside of any, since travel times may
-//! come from elsewhere. A claim is a lease: should this node die in between, the rides are due again when it ends, and
-//! should it merely be slow, the second transaction finds the lease gone and leaves the ride alone.
+//! Claiming is one statement and offering a short transaction, with the planning between them, outside of any, since travel
+//! times may come from elsewhere. A claim is a lease: should this node die in between, the rides are due again when it ends, and
+//! should it merely be slow, the transaction finds the lease gone and leaves the ride alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,7 +21,7 @@ use super::{
     offer::OfferView,
     plan::{self, Ask, Plan, Verdict},
     reason::Reason,
-    store::{self, Claimed, Ending, NewOffer},
+    store::{self, Claimed, Claiming, Ending, NewOffer},
     window::step_after,
 };
 use crate::{
@@ -81,7 +81,7 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     Ok(is_full || is_due_at_once)
 }
 
-/// What the second transaction knows.
+/// What the transaction that makes the offers knows.
 struct Round<'a> {
     /// The rides still leased by this node, locked.
     held: &'a HashMap<RideId, Ride>,
@@ -94,7 +94,7 @@ struct Round<'a> {
     now: OffsetDateTime,
 }
 
-/// What the first transaction found.
+/// What was found before anything is planned.
 struct Claim {
     claimed: Vec<Claimed>,
     /// Trips that end near where the claimed rides begin.
@@ -105,33 +105,41 @@ struct Claim {
 }
 
 async fn claim(app: &App, tenant: &TenantId, policy: &DispatchPolicy, map: &ZoneMap) -> Result<Claim, Problem> {
-    let config = &app.config.dispatch;
     let now = app.clock.now();
-    let lease = now + config.lease;
-    let mut tx = app.db.begin(tenant).await?;
-    let ended = store::expire_offers(&mut tx, now).await?;
+    let lease = now + app.config.dispatch.lease;
+    let due = |claiming| store::claim(app, tenant, now, lease, policy.max_offers, claiming);
+    let mut claimed = due(Claiming::UnlessSomethingRanOut).await?;
+    if claimed.is_empty() {
+        let mut tx = app.db.begin(tenant).await?;
+        end_what_ran_out(app, &mut tx, now).await?;
+        tx.commit().await?;
+        claimed = due(Claiming::WhateverRanOut).await?;
+    }
+    let pickups = claimed.iter().filter(|ride| !ride.status_is_offered).map(|ride| ride.wanted.pickup);
+    let pickups: Vec<Point> = pickups.collect();
+    let queue = match pickups.iter().any(|pickup| map.queue_at(*pickup).is_some()) {
+        true => zones::queue(&mut app.db.read(tenant).await?).await?,
+        false => Vec::new(),
+    };
+    let ending = chain::ending_near(app, tenant, policy, &pickups).await?;
+    Ok(Claim { claimed, ending, queue, lease })
+}
+
+/// Ends the offers nobody answered in time, and gives back the rides whose drivers' trips run over: those rides are due then.
+async fn end_what_ran_out(app: &App, tx: &mut TenantTx, now: OffsetDateTime) -> Result<(), Problem> {
+    let ended = store::expire_offers(tx, now).await?;
     for offer in &ended {
-        tell_withdrawn(&mut tx, *offer, "expired", now);
+        tell_withdrawn(tx, *offer, "expired", now);
     }
     let rides: Vec<_> = ended.iter().map(|offer| offer.ride_id).collect();
     if !rides.is_empty() {
         let drivers: Vec<_> = ended.iter().map(|offer| offer.driver_id).collect();
-        drivers::note(&mut tx, &drivers, Addition::REFUSED, now).await?;
+        drivers::note(tx, &drivers, Addition::REFUSED, now).await?;
         let offers: Vec<_> = ended.iter().map(|offer| offer.offer_id).collect();
-        zones::note_refused(app, &mut tx, &offers, now).await?;
-        release(app, &mut tx, &rides, now).await?;
+        zones::note_refused(app, tx, &offers, now).await?;
+        release(app, tx, &rides, now).await?;
     }
-    chain::give_back_overdue(app, &mut tx, now).await?;
-    let claimed = store::claim(&mut tx, now, lease, config.batch.into(), policy.max_offers).await?;
-    let pickups = claimed.iter().filter(|ride| !ride.status_is_offered).map(|ride| ride.wanted.pickup);
-    let pickups: Vec<Point> = pickups.collect();
-    let queue = match pickups.iter().any(|pickup| map.queue_at(*pickup).is_some()) {
-        true => zones::queue(&mut tx).await?,
-        false => Vec::new(),
-    };
-    let ending = chain::ending_near(&mut tx, policy, &pickups).await?;
-    tx.commit().await?;
-    Ok(Claim { claimed, ending, queue, lease })
+    chain::give_back_overdue(app, tx, now).await
 }
 
 /// Locks the claimed rides and leaves out those that are not this node's any more.

@@ -18,7 +18,6 @@ use crate::{app::App, db::TenantTx, http::Problem};
 
 /// The tenants for which something is due: a ride to dispatch, or an offer nobody answered.
 pub(super) async fn due_tenants(app: &App, now: OffsetDateTime) -> Result<Vec<TenantId>, Problem> {
-    let mut tx = app.db.system().await?;
     let tenants = sqlx::query_scalar!(
         r#"SELECT tenant_id AS "tenant_id!" FROM rides WHERE status IN ('requested', 'offered') AND dispatch_at <= $1
            UNION SELECT tenant_id FROM offers WHERE status = 'live' AND expires_at <= $1
@@ -26,9 +25,8 @@ pub(super) async fn due_tenants(app: &App, now: OffsetDateTime) -> Result<Vec<Te
                  WHERE status = 'accepted' AND after_trip_id IS NOT NULL AND starts_by <= $1"#,
         now
     )
-    .fetch_all(tx.conn())
+    .fetch_all(app.db.system_alone())
     .await?;
-    tx.commit().await?;
     Ok(tenants.into_iter().filter_map(|tenant| tenant.parse().ok()).collect())
 }
 
@@ -105,19 +103,36 @@ pub(super) struct Claimed {
     pub(super) expires_at: OffsetDateTime,
 }
 
-/// Claims rides that are due until `lease`: nobody else looks at them before, and should this node die, somebody will then.
+/// Whether rides are claimed while offers that nobody answered in time, or trips that run over, have yet to be dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claiming {
+    /// None is. Mostly there is nothing to be dealt with, and then the claim alone is enough.
+    UnlessSomethingRanOut,
+    /// They are: somebody else may be dealing with those.
+    WhateverRanOut,
+}
+
+/// Claims rides that are due, until `lease`: nobody else looks at them before, and should this node die, somebody will then.
 /// A ride booked ahead waits its turn: while its rider is on another ride, looks for one, or has booked an earlier one.
+///
+/// It says nothing but who looks at a ride next, so it is a statement of its own; whether the tenant is still at home here is
+/// made sure of by the command that makes the offers.
 pub(super) async fn claim(
-    tx: &mut TenantTx,
+    app: &App,
+    tenant: &TenantId,
     now: OffsetDateTime,
     lease: OffsetDateTime,
-    most: i64,
     max_offers: u32,
+    claiming: Claiming,
 ) -> sqlx::Result<Vec<Claimed>> {
     let rows = sqlx::query!(
         "UPDATE rides SET dispatch_at = $2
          WHERE id IN (
-             SELECT id FROM rides r WHERE status IN ('requested', 'offered') AND dispatch_at <= $1
+             SELECT id FROM rides r WHERE tenant_id = $5 AND status IN ('requested', 'offered') AND dispatch_at <= $1
+               AND EXISTS (SELECT FROM tenant_homes WHERE tenant_id = $5 AND region = $6 AND state = 'active')
+               AND ($4 OR NOT (EXISTS (SELECT FROM offers WHERE tenant_id = $5 AND status = 'live' AND expires_at <= $1)
+                               OR EXISTS (SELECT FROM trips WHERE tenant_id = $5 AND status = 'accepted'
+                                                              AND after_trip_id IS NOT NULL AND starts_by <= $1)))
                AND (scheduled_at IS NULL OR status = 'offered' OR expires_at <= $1 OR NOT EXISTS (
                    SELECT FROM rides o WHERE o.tenant_id = r.tenant_id AND o.rider_id = r.rider_id AND o.id <> r.id
                      AND (o.status IN ('offered', 'accepted', 'arrived', 'in_progress')
@@ -129,9 +144,12 @@ pub(super) async fn claim(
                    offers_made, rounds",
         now,
         lease,
-        most
+        i64::from(app.config.dispatch.batch),
+        claiming == Claiming::WhateverRanOut,
+        tenant.as_str(),
+        app.region.as_str()
     )
-    .fetch_all(tx.conn())
+    .fetch_all(app.db.system_alone())
     .await?;
     // Whom an earlier search asked counts as well.
     let ids: Vec<_> = rows.iter().filter(|row| row.rounds > 0).map(|row| row.id).collect();
@@ -139,7 +157,7 @@ pub(super) async fn claim(
     if !ids.is_empty() {
         let offers =
             sqlx::query!("SELECT ride_id, driver_id, status FROM offers WHERE ride_id = ANY($1) ORDER BY id", &ids)
-                .fetch_all(tx.conn())
+                .fetch_all(app.db.system_alone())
                 .await?;
         for offer in offers {
             let reason = match offer.status.parse() {
@@ -522,26 +540,28 @@ pub(super) async fn hold_live_offer(tx: &mut TenantTx, driver_id: DriverId) -> s
     Ok(ride.fetch_optional(tx.conn()).await?.map(RideId))
 }
 
-/// Ends all live offers of a ride, one of them accepted by `driver`; those the others had. `None` if his had ended already,
-/// and then nothing of this must be kept. The ride is held.
+/// Ends all live offers of a ride, one of them accepted by `driver`; his, and those the others had. `None` if his had ended
+/// already, and then nothing of this must be kept. The ride is held.
 pub(super) async fn accept(
     tx: &mut TenantTx,
     ride_id: RideId,
     driver: DriverId,
     now: OffsetDateTime,
-) -> sqlx::Result<Option<Vec<Ended>>> {
-    let rows = sqlx::query!(
+) -> sqlx::Result<Option<(OfferRow, Vec<Ended>)>> {
+    let rows = sqlx::query_as!(
+        OfferRow,
         "UPDATE offers SET status = CASE WHEN driver_id = $2 THEN 'accepted' ELSE 'taken' END, answered_at = $3
-         WHERE ride_id = $1 AND status = 'live' RETURNING id, driver_id",
+         WHERE ride_id = $1 AND status = 'live'
+         RETURNING id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at",
         ride_id.0,
         driver.0,
         now
     )
     .fetch_all(tx.conn())
     .await?;
-    let ended = rows.iter().map(|row| Ended { offer_id: row.id.into(), ride_id, driver_id: DriverId(row.driver_id) });
-    let (own, others): (Vec<_>, Vec<_>) = ended.partition(|offer| offer.driver_id == driver);
-    Ok((!own.is_empty()).then_some(others))
+    let (own, others): (Vec<_>, Vec<_>) = rows.into_iter().partition(|offer| offer.driver_id == driver.0);
+    let ended = |offer: OfferRow| Ended { offer_id: offer.id.into(), ride_id, driver_id: DriverId(offer.driver_id) };
+    Ok(own.into_iter().next().map(|own| (own, others.into_iter().map(ended).collect())))
 }
 
 /// Ends a driver's live offer; false if it had ended already. The ride is held.

@@ -312,9 +312,8 @@ async fn a_dead_node_s_rides_are_taken_over_when_its_lease_ends(pool: PgPool) {
     let driver = driver_at(&region, 300.0).await;
     let ride = request(&region.rider().await).await;
     let now = region.clock.now();
-    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
-    let claimed = store::claim(&mut tx, now, now + Duration::seconds(5), 10, 8).await.unwrap();
-    tx.commit().await.unwrap();
+    let (lease, always) = (now + Duration::seconds(5), store::Claiming::WhateverRanOut);
+    let claimed = store::claim(&region.app, &region.tenant, now, lease, 8, always).await.unwrap();
     assert_eq!(claimed[0].wanted.ride_id, id_of::<RideId>(&ride));
     run_due(&region.app).await;
     assert!(offers(&driver).await.is_empty());

@@ -135,11 +135,29 @@ pub async fn correct(app: &App, tx: &mut TenantTx, drivers: &[DriverId], now: Of
 /// Keeps in mind, as part of a transaction, what drivers did. It takes no lock of a driver's own row, and is called with the
 /// rides in question held.
 pub async fn note(tx: &mut TenantTx, drivers: &[DriverId], what: Addition, now: OffsetDateTime) -> sqlx::Result<()> {
+    let records = store::add_to_records(tx, drivers, what, false, now).await?;
+    tell_records(tx, records);
+    Ok(())
+}
+
+/// Keeps in mind what a driver earned with a trip that ends, and that he is idle from now on if he goes on with no other.
+pub async fn note_trip_ended(
+    tx: &mut TenantTx,
+    driver_id: DriverId,
+    earned: Addition,
+    is_idle: bool,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let records = store::add_to_records(tx, &[driver_id], earned, is_idle, now).await?;
+    tell_records(tx, records);
+    Ok(())
+}
+
+fn tell_records(tx: &mut TenantTx, records: Vec<(DriverId, Record)>) {
     let tenant = tx.tenant().clone();
-    for (driver_id, record) in store::add_to_records(tx, drivers, what, now).await? {
+    for (driver_id, record) in records {
         tx.tell(Event::RecordChanged { tenant: tenant.clone(), driver_id, record });
     }
-    Ok(())
 }
 
 /// Takes over what a transaction left behind that changed a driver's terms.

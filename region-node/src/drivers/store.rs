@@ -143,23 +143,20 @@ pub(super) async fn standing(
 pub(super) async fn standings(app: &App, drivers: &[DriverId]) -> Result<Vec<(TenantId, DriverId, Standing)>, Problem> {
     let now = app.clock.now();
     let ids: Vec<_> = drivers.iter().map(|id| id.0).collect();
-    let mut tx = app.db.system().await?;
-    let rows = select_standings!("WHERE d.id = ANY($1) AND d.erased_at IS NULL", &ids).fetch_all(tx.conn()).await?;
-    tx.commit().await?;
+    let rows = select_standings!("WHERE d.id = ANY($1) AND d.erased_at IS NULL", &ids);
+    let rows = rows.fetch_all(app.db.system_alone()).await?;
     let read = |row: StandingRow| Some((row.tenant_id.parse().ok()?, DriverId(row.id), row.standing(now)));
     Ok(rows.into_iter().filter_map(read).collect())
 }
 
 /// The drivers with an offer to answer or a trip to drive.
 pub(super) async fn busy(app: &App) -> Result<Vec<(TenantId, DriverId)>, Problem> {
-    let mut tx = app.db.system().await?;
     let rows = sqlx::query!(
         r#"SELECT tenant_id AS "tenant_id!", driver_id AS "driver_id!" FROM offers WHERE status = 'live'
            UNION SELECT tenant_id, driver_id FROM trips WHERE status IN ('accepted', 'arrived', 'in_progress', 'paused')"#
     )
-    .fetch_all(tx.conn())
+    .fetch_all(app.db.system_alone())
     .await?;
-    tx.commit().await?;
     Ok(rows.into_iter().filter_map(|row| Some((row.tenant_id.parse().ok()?, DriverId(row.driver_id)))).collect())
 }
 
@@ -261,11 +258,13 @@ pub(super) async fn set_max_pickup(
 }
 
 /// Adds the same to the records of these drivers, in the order of their ids so that nobody waits in a circle; the records
-/// as they are then. What was known has faded meanwhile, by the same sums as [`Record::plus`].
+/// as they are then. What was known has faded meanwhile, by the same sums as [`Record::plus`]. If `are_idle`, they have nothing
+/// to drive from now on.
 pub(super) async fn add_to_records(
     tx: &mut TenantTx,
     drivers: &[DriverId],
     more: Addition,
+    are_idle: bool,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<(DriverId, Record)>> {
     let tenant = tx.tenant().clone();
@@ -273,7 +272,10 @@ pub(super) async fn add_to_records(
     ids.sort_unstable();
     let [answers_halve_s, earnings_halve_s] = Record::HALVE_IN.map(|after| after.as_seconds_f64());
     let rows = sqlx::query!(
-        "INSERT INTO driver_records AS r (driver_id, tenant_id, accepted, refused, earned, as_of)
+        "WITH idle AS (
+             UPDATE drivers SET idle_since = $6 WHERE $9 AND id = ANY($1)
+         )
+         INSERT INTO driver_records AS r (driver_id, tenant_id, accepted, refused, earned, as_of)
          SELECT id, $2, $3, $4, $5, $6 FROM unnest($1::uuid[]) AS n (id)
          ON CONFLICT (driver_id) DO UPDATE SET
              accepted = excluded.accepted + r.accepted
@@ -291,7 +293,8 @@ pub(super) async fn add_to_records(
         more.earned,
         now,
         answers_halve_s,
-        earnings_halve_s
+        earnings_halve_s,
+        are_idle
     )
     .fetch_all(tx.conn())
     .await?;
@@ -344,7 +347,6 @@ pub(super) async fn insert_breadcrumbs(app: &App, crumbs: &[Breadcrumb]) -> Resu
     let times: Vec<_> = crumbs.iter().map(|crumb| crumb.position.recorded_at).collect();
     let lats: Vec<_> = crumbs.iter().map(|crumb| crumb.position.point.lat).collect();
     let lngs: Vec<_> = crumbs.iter().map(|crumb| crumb.position.point.lng).collect();
-    let mut tx = app.db.system().await?;
     sqlx::query!(
         "INSERT INTO breadcrumbs (tenant_id, trip_id, recorded_at, lat, lng)
          SELECT c.tenant_id, t.id, c.recorded_at, c.lat, c.lng
@@ -362,7 +364,7 @@ pub(super) async fn insert_breadcrumbs(app: &App, crumbs: &[Breadcrumb]) -> Resu
         &lats,
         &lngs
     )
-    .execute(tx.conn())
+    .execute(app.db.system_alone())
     .await?;
-    Ok(tx.commit().await?)
+    Ok(())
 }

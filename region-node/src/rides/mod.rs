@@ -31,7 +31,7 @@ pub use error::RideError;
 pub use machine::{Cancellation, CancelledBy, RideStatus};
 pub use payment_method::{MethodType, PaymentMethod};
 pub use store::{Follows, accept, load, lock, lock_all, save};
-pub(crate) use store::{begin_next, driver_is_idle, hold_next_of, hold_overdue, lock_by_trip};
+pub(crate) use store::{RideRow, begin_next, hold_next_of, hold_overdue};
 pub use view::{RideView, RiderProfile, Viewer, announce, describe};
 
 use crate::{app::App, identity::DriverProfile, pricing::Quote};

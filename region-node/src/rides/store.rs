@@ -15,36 +15,36 @@ use crate::{
 };
 
 /// The columns of a ride, as they are.
-struct RideRow {
-    id: Uuid,
-    rider_id: Uuid,
-    driver_id: Option<Uuid>,
-    trip_id: Option<Uuid>,
-    status: String,
-    pickup_lat: f64,
-    pickup_lng: f64,
-    pickup_address: Option<String>,
-    dropoff_lat: f64,
-    dropoff_lng: f64,
-    dropoff_address: Option<String>,
-    vehicle_class: String,
-    payment_method: Json<PaymentMethod>,
-    quote: Json<Quote>,
-    pin: String,
-    scheduled_at: Option<OffsetDateTime>,
-    requested_at: OffsetDateTime,
-    dispatch_at: Option<OffsetDateTime>,
-    expires_at: OffsetDateTime,
-    offers_made: i32,
-    rounds: i32,
-    pickup_eta_s: Option<i32>,
-    accepted_at: Option<OffsetDateTime>,
-    after_trip_id: Option<Uuid>,
-    ended_at: Option<OffsetDateTime>,
-    cancelled_by: Option<String>,
-    cancel_reason: Option<String>,
-    cancellation_fee: Option<i64>,
-    updated_at: OffsetDateTime,
+pub(crate) struct RideRow {
+    pub(crate) id: Uuid,
+    pub(crate) rider_id: Uuid,
+    pub(crate) driver_id: Option<Uuid>,
+    pub(crate) trip_id: Option<Uuid>,
+    pub(crate) status: String,
+    pub(crate) pickup_lat: f64,
+    pub(crate) pickup_lng: f64,
+    pub(crate) pickup_address: Option<String>,
+    pub(crate) dropoff_lat: f64,
+    pub(crate) dropoff_lng: f64,
+    pub(crate) dropoff_address: Option<String>,
+    pub(crate) vehicle_class: String,
+    pub(crate) payment_method: Json<PaymentMethod>,
+    pub(crate) quote: Json<Quote>,
+    pub(crate) pin: String,
+    pub(crate) scheduled_at: Option<OffsetDateTime>,
+    pub(crate) requested_at: OffsetDateTime,
+    pub(crate) dispatch_at: Option<OffsetDateTime>,
+    pub(crate) expires_at: OffsetDateTime,
+    pub(crate) offers_made: i32,
+    pub(crate) rounds: i32,
+    pub(crate) pickup_eta_s: Option<i32>,
+    pub(crate) accepted_at: Option<OffsetDateTime>,
+    pub(crate) after_trip_id: Option<Uuid>,
+    pub(crate) ended_at: Option<OffsetDateTime>,
+    pub(crate) cancelled_by: Option<String>,
+    pub(crate) cancel_reason: Option<String>,
+    pub(crate) cancellation_fee: Option<i64>,
+    pub(crate) updated_at: OffsetDateTime,
 }
 
 /// Selects rides; the first argument ends the statement.
@@ -80,14 +80,6 @@ pub async fn lock_all(tx: &mut TenantTx, ids: &[RideId]) -> sqlx::Result<Vec<Rid
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     let rows = select_rides!("WHERE id = ANY($1) ORDER BY id FOR UPDATE", &ids).fetch_all(tx.conn()).await?;
     rows.into_iter().map(|row| row.into_ride(tx)).collect()
-}
-
-/// The ride of a trip, held as by [`lock`].
-pub(crate) async fn lock_by_trip(tx: &mut TenantTx, trip: TripId) -> sqlx::Result<Option<Ride>> {
-    let row = select_rides!("WHERE id = (SELECT ride_id FROM trips WHERE id = $1) FOR UPDATE", trip.0)
-        .fetch_optional(tx.conn())
-        .await?;
-    row.map(|row| row.into_ride(tx)).transpose()
 }
 
 /// Whose rides a list holds.
@@ -282,6 +274,7 @@ pub async fn accept(
     sealer: &Sealer,
     ride: &Ride,
     driver: DriverId,
+    pickup_eta_s: i32,
     follows: Option<Follows>,
     now: OffsetDateTime,
 ) -> Result<(Ride, Trip), RideError> {
@@ -292,18 +285,16 @@ pub async fn accept(
     let taken = sqlx::query!(
         r#"WITH ride AS (
                UPDATE rides SET status = 'accepted', driver_id = $2, trip_id = $3, accepted_at = $4, updated_at = $4,
-                   dispatch_at = NULL, after_trip_id = $5,
-                   pickup_eta_s = (SELECT pickup_eta_s FROM offers WHERE ride_id = $1 AND driver_id = $2
-                                   ORDER BY id DESC LIMIT 1)
+                   dispatch_at = NULL, after_trip_id = $5, pickup_eta_s = $8
                WHERE id = $1 AND status = 'offered'
                    AND EXISTS (SELECT FROM drivers WHERE id = $2 AND erased_at IS NULL FOR KEY SHARE)
-               RETURNING id, rider_id, pickup_eta_s
+               RETURNING id, rider_id
            ), trip AS (
                INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at, after_trip_id,
                    starts_by)
                SELECT $3, $6, id, rider_id, $2, 'accepted', $4, $4, $5, $7 FROM ride
            )
-           SELECT ride.pickup_eta_s, d.sealed_name AS driver_name, d.vehicle_class, d.vehicle_plate, d.vehicle_model,
+           SELECT d.sealed_name AS driver_name, d.vehicle_class, d.vehicle_plate, d.vehicle_model,
                   d.vehicle_seats, d.rating_sum, d.rating_count, r.sealed_name AS rider_name
            FROM ride JOIN drivers d ON d.id = $2 JOIN riders r ON r.id = ride.rider_id"#,
         ride.id.0,
@@ -312,7 +303,8 @@ pub async fn accept(
         now,
         after_trip_id.map(|id| id.0),
         tenant.as_str(),
-        starts_by
+        starts_by,
+        pickup_eta_s
     )
     .fetch_optional(tx.conn())
     .await
@@ -341,7 +333,7 @@ pub async fn accept(
         accepted_at: Some(now),
         after_trip_id,
         dispatch_at: None,
-        pickup_eta_s: taken.pickup_eta_s,
+        pickup_eta_s: Some(pickup_eta_s),
         updated_at: now,
         driver: Some(profile),
         rider: Some(RiderProfile { name: rider_name }),
@@ -443,13 +435,14 @@ pub(super) async fn decline_accepted_offer(
 }
 
 /// A driver has nothing to drive from now on.
-pub(crate) async fn driver_is_idle(tx: &mut TenantTx, driver: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
+pub(super) async fn driver_is_idle(tx: &mut TenantTx, driver: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
     sqlx::query!("UPDATE drivers SET idle_since = $2 WHERE id = $1", driver.0, now).execute(tx.conn()).await?;
     Ok(())
 }
 
 impl RideRow {
-    fn into_ride(self, tx: &TenantTx) -> sqlx::Result<Ride> {
+    /// The ride, without what its parties may know of each other.
+    pub(crate) fn into_ride(self, tx: &TenantTx) -> sqlx::Result<Ride> {
         let unreadable = |error: String| sqlx::Error::Decode(error.into());
         Ok(Ride {
             id: RideId(self.id),

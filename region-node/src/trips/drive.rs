@@ -12,7 +12,7 @@ use crate::{
     http::{Command, CommandTx, Empty, Path, ProblemBody, Stop},
     identity::Caller,
     realtime::Event,
-    rides::{self, Ride, RiderProfile},
+    rides::{Ride, RiderProfile},
 };
 
 /// What the rider told the driver.
@@ -94,8 +94,7 @@ pub(super) async fn own_trip<T>(
 ) -> Result<(CommandTx, Ride, Trip), Stop> {
     let driver = caller.driver()?;
     let mut tx = command.begin(app, caller).await?;
-    let ride = rides::lock_by_trip(&mut tx, id).await?.ok_or(TripError::NotFound(id))?;
-    let trip = store::hold(&mut tx, id).await?.ok_or(TripError::NotFound(id))?;
+    let (ride, trip) = store::hold(&mut tx, id).await?.ok_or(TripError::NotFound(id))?;
     if trip.driver_id != driver {
         return Err(TripError::NotFound(id).into());
     }

@@ -11,6 +11,7 @@ use crate::{
     drivers::{self, Addition},
     http::{Command, Path, ProblemBody, Stop},
     identity::Caller,
+    pricing::Fare,
     rides,
 };
 
@@ -48,18 +49,10 @@ pub(super) async fn end_trip(
     let (was, now) = (trip.status, app.clock.now());
     let trip = trip.end(&ride, measured_m, command.body.declared_tolls, app.config.rides.reprice_percent, now)?;
     let is_followed = drive::save(&app, &mut tx, ride, was, &trip).await?;
-    if !is_followed || rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_none() {
-        rides::driver_is_idle(&mut tx, trip.driver_id, now).await?;
-    }
-    if let Some(fare) = &trip.fare {
-        drivers::note(
-            &mut tx,
-            &[trip.driver_id],
-            Addition::earned(fare.total.amount + fare.promotion() - fare.tolls()),
-            now,
-        )
-        .await?;
-    }
+    let goes_on = is_followed && rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_some();
+    let driven_for = |fare: &Fare| fare.total.amount + fare.promotion() - fare.tolls();
+    let earned = Addition::earned(trip.fare.as_ref().map_or(0, driven_for));
+    drivers::note_trip_ended(&mut tx, trip.driver_id, earned, !goes_on, now).await?;
     tracing::info!(trip.id = %id, "trip {id} is completed");
     tx.finish(StatusCode::OK, &trip).await
 }

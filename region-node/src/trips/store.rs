@@ -13,8 +13,8 @@ use crate::{
     db::{TenantTx, constraint},
     identity::SealedParties,
     payments::Dispute,
-    pricing::Fare,
-    rides::{Place, RideStatus},
+    pricing::{Fare, Quote},
+    rides::{PaymentMethod, Place, Ride, RideRow, RideStatus},
 };
 
 /// The columns of a trip, the places of its ride and the payment that stands for it.
@@ -68,11 +68,77 @@ pub async fn load(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<Trip>> {
     row.map(TripRow::into_trip).transpose()
 }
 
-/// Loads a trip whose ride is held, and holds it too, until the transaction ends: whoever accepts a ride to follow it waits
-/// for that.
-pub(super) async fn hold(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<Trip>> {
-    let row = select_trips!("WHERE t.id = $1 FOR UPDATE OF t", id.0).fetch_optional(tx.conn()).await?;
-    row.map(TripRow::into_trip).transpose()
+/// Loads a trip and its ride and holds both until the transaction ends, the ride first as everybody does: whoever accepts a
+/// ride to follow this trip waits for that. A trip that may still take a step has no payment.
+pub(super) async fn hold(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<(Ride, Trip)>> {
+    let row = sqlx::query!(
+        r#"SELECT r.id AS ride_id, r.status AS ride_status, r.rider_id, r.driver_id AS ride_driver_id, r.trip_id AS ride_trip_id,
+                  r.pickup_lat, r.pickup_lng, r.pickup_address, r.dropoff_lat, r.dropoff_lng, r.dropoff_address,
+                  r.vehicle_class, r.payment_method AS "payment_method: Json<PaymentMethod>", r.quote AS "quote: Json<Quote>",
+                  r.pin, r.scheduled_at, r.requested_at, r.dispatch_at, r.expires_at, r.offers_made, r.rounds, r.pickup_eta_s,
+                  r.accepted_at AS ride_accepted_at, r.after_trip_id AS ride_after_trip_id, r.ended_at AS ride_ended_at,
+                  r.cancelled_by, r.cancel_reason, r.cancellation_fee, r.updated_at AS ride_updated_at,
+                  t.driver_id, t.status, t.accepted_at, t.after_trip_id, t.starts_by, t.arrived_at, t.started_at, t.paused_at,
+                  t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>", t.updated_at
+           FROM rides r JOIN trips t ON t.ride_id = r.id WHERE t.id = $1 FOR UPDATE OF r, t"#,
+        id.0
+    );
+    let Some(row) = row.fetch_optional(tx.conn()).await? else { return Ok(None) };
+    let ride = RideRow {
+        id: row.ride_id,
+        rider_id: row.rider_id,
+        driver_id: row.ride_driver_id,
+        trip_id: row.ride_trip_id,
+        status: row.ride_status,
+        pickup_lat: row.pickup_lat,
+        pickup_lng: row.pickup_lng,
+        pickup_address: row.pickup_address,
+        dropoff_lat: row.dropoff_lat,
+        dropoff_lng: row.dropoff_lng,
+        dropoff_address: row.dropoff_address,
+        vehicle_class: row.vehicle_class,
+        payment_method: row.payment_method,
+        quote: row.quote,
+        pin: row.pin,
+        scheduled_at: row.scheduled_at,
+        requested_at: row.requested_at,
+        dispatch_at: row.dispatch_at,
+        expires_at: row.expires_at,
+        offers_made: row.offers_made,
+        rounds: row.rounds,
+        pickup_eta_s: row.pickup_eta_s,
+        accepted_at: row.ride_accepted_at,
+        after_trip_id: row.ride_after_trip_id,
+        ended_at: row.ride_ended_at,
+        cancelled_by: row.cancelled_by,
+        cancel_reason: row.cancel_reason,
+        cancellation_fee: row.cancellation_fee,
+        updated_at: row.ride_updated_at,
+    }
+    .into_ride(tx)?;
+    let trip = Trip {
+        id,
+        ride_id: ride.id,
+        rider_id: ride.rider_id,
+        driver_id: DriverId(row.driver_id),
+        status: row.status.parse().map_err(|error: String| sqlx::Error::Decode(error.into()))?,
+        pickup: ride.pickup.clone(),
+        dropoff: ride.dropoff.clone(),
+        accepted_at: row.accepted_at,
+        after_trip_id: row.after_trip_id.map(TripId),
+        starts_by: row.starts_by,
+        arrived_at: row.arrived_at,
+        started_at: row.started_at,
+        paused_at: row.paused_at,
+        paused_s: row.paused_s,
+        ended_at: row.ended_at,
+        distance_m: row.distance_m,
+        duration_s: row.duration_s,
+        fare: row.fare.map(|fare| fare.0),
+        payment_id: None,
+        updated_at: row.updated_at,
+    };
+    Ok(Some((ride, trip)))
 }
 
 /// The trip a driver is busy with.
