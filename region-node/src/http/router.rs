@@ -175,12 +175,26 @@ async fn admit(
     if let Some(refusal) = limits::limit(&limits, &proxies, &mut request) {
         return refusal;
     }
-    if limits::is_new_socket(&request)
-        && let Err(problem) = limits.wait_for_turn().await
-    {
-        return problem.into_response();
+    if limits::is_new_socket(&request) {
+        if let Err(problem) = limits.wait_for_turn().await {
+            return problem.into_response();
+        }
+        let_go_of_the_buffer(&mut request);
     }
     edge::route(&edge, request, next).await
+}
+
+/// Copies a call's address and headers out of the buffer it was read into. A socket keeps them for as long as it lives, and with
+/// them those 8 KiB.
+fn let_go_of_the_buffer(request: &mut Request) {
+    for value in request.headers_mut().values_mut() {
+        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = copy;
+        }
+    }
+    if let Ok(copy) = request.uri().to_string().parse() {
+        *request.uri_mut() = copy;
+    }
 }
 
 /// Ends what takes too long, and counts answers and their time per endpoint.

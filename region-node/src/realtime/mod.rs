@@ -45,6 +45,8 @@ const EXPIRY: Duration = Duration::from_secs(5);
 /// session, and who takes nothing the connection (`http.write_timeout`): so many messages to one person take longer to come,
 /// and positions, which may come faster, don't wait here.
 const MOST_WAITING: usize = 256;
+/// Each socket has one. A few positions fit into it; what is longer is read in several goes.
+const READ_BUFFER: usize = 2_048;
 
 /// A socket's user.
 #[derive(Clone, Debug)]
@@ -70,6 +72,7 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
         .max_payload(app.config.http.body_limit_bytes as u64)
         .ws_max_message_size(app.config.http.body_limit_bytes)
         .ws_max_frame_size(app.config.http.body_limit_bytes)
+        .ws_read_buffer_size(READ_BUFFER)
         .with_state(app.clone())
         .with_adapter::<Adapter>(adapter)
         .build_layer();
