@@ -880,6 +880,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/trips/{id}/tip": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Tips the driver of a completed trip, once: a payment of its own, of kind `tip`, all of it the driver's. One that is
+         *     declined may be tried anew.
+         */
+        post: operations["tip"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/zones": {
         parameters: {
             query?: never;
@@ -943,6 +963,12 @@ export interface components {
         } | {
             /** @description Everything between these corners, in the order in which one walks around; the last is joined to the first. */
             polygon: components["schemas"]["Point"][];
+        };
+        /** @description An amount in the currency of what it is about, with or without saying so. */
+        AskedAmount: number | {
+            /** Format: int64 */
+            amount: number;
+            currency: string;
         };
         /** @description A payment, and what somebody who has to look at it needs to know. */
         AttendedPayment: components["schemas"]["Payment"] & components["schemas"]["Attention"];
@@ -1183,12 +1209,14 @@ export interface components {
         };
         /** @description A price, held for the rider until it expires. */
         Estimate: {
+            discount?: components["schemas"]["Money"] | null;
             /** Format: int64 */
             distance_m: number;
             /** Format: int64 */
             duration_s: number;
             /** Format: date-time */
             expires_at: string;
+            /** @description What the rider pays. */
             fare: components["schemas"]["Money"];
             /**
              * Format: int64
@@ -1203,6 +1231,8 @@ export interface components {
         EstimateRequest: {
             dropoff: components["schemas"]["Place"];
             pickup: components["schemas"]["Place"];
+            /** @description Of a promotion of the tenant, in capitals or not. */
+            promotion_code?: string | null;
             /**
              * Format: date-time
              * @description When to be picked up, if not now: nights may cost more.
@@ -1278,7 +1308,7 @@ export interface components {
          * @description What a line is for.
          * @enum {string}
          */
-        LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "cancellation_fee";
+        LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "promotion" | "cancellation_fee";
         /** @description Where a map opens. */
         MapView: {
             /**
@@ -1679,7 +1709,7 @@ export interface components {
          * @description What is paid for.
          * @enum {string}
          */
-        PaymentKind: "Fare" | "CancellationFee";
+        PaymentKind: "Fare" | "CancellationFee" | "Tip";
         /** @description How a rider pays. A bare name is read as well: `"cash"` is `{"type": "cash"}`. */
         PaymentMethod: {
             /** @description The payment service's name for the card; never a card number. */
@@ -1978,6 +2008,7 @@ export interface components {
              */
             tariff_version?: number | null;
             tenant: components["schemas"]["TenantId"];
+            tip?: components["schemas"]["Money"] | null;
             /** @description The sum of the lines. */
             total: components["schemas"]["Money"];
             trip_id: components["schemas"]["TripId"];
@@ -2071,12 +2102,6 @@ export interface components {
             settled_at?: string | null;
             status: components["schemas"]["RefundStatus"];
         };
-        /** @description An amount in the payment's currency, with or without saying so. */
-        RefundAmount: number | {
-            /** Format: int64 */
-            amount: number;
-            currency: string;
-        };
         /**
          * Format: uuid
          * @description Money given back.
@@ -2084,7 +2109,7 @@ export interface components {
         RefundId: string;
         /** @description How much to give back, and why. */
         RefundRequest: {
-            amount?: components["schemas"]["RefundAmount"] | null;
+            amount?: components["schemas"]["AskedAmount"] | null;
             /** @description For the books and the rider. */
             reason: string;
         };
@@ -2175,6 +2200,8 @@ export interface components {
             dropoff: components["schemas"]["Place"];
             payment_method: components["schemas"]["PaymentMethod"];
             pickup: components["schemas"]["Place"];
+            /** @description Of a promotion of the tenant; with a `quote_id` the quote's holds. */
+            promotion_code?: string | null;
             /** @description Of an estimate of this ride, whose price then holds; without one the ride is priced now. */
             quote_id?: string | null;
             /**
@@ -2328,6 +2355,12 @@ export interface components {
         };
         /** @description A ride company. */
         TenantId: string;
+        /** @description How much for the driver. */
+        TipRequest: {
+            /** @description In the currency of the fare. */
+            amount: components["schemas"]["AskedAmount"];
+            method?: components["schemas"]["PaymentMethod"] | null;
+        };
         /** @description A signed-in session. */
         TokenAnswer: {
             access_token: string;
@@ -5249,6 +5282,82 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    tip: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["TripId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TipRequest"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Payment"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };
