@@ -136,6 +136,7 @@ fn body_for(path: &str, ride: &Uuid) -> Value {
         "rating" => json!({"stars": 5}),
         "documents" => json!({"documents": []}),
         "refunds" => json!({"reason": "none of theirs"}),
+        "tip" => json!({"amount": 100}),
         _ => json!({}),
     }
 }

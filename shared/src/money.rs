@@ -117,7 +117,9 @@ impl fmt::Display for Money {
 /// `amount` × `part` / `whole`, rounded half up to the minor unit; negative parts count as none.
 pub fn share(amount: i64, part: i64, whole: i64) -> i64 {
     let (amount, part, whole) = (i128::from(amount), i128::from(part.max(0)), i128::from(whole));
-    i64::try_from((amount * part * 2 + whole) / (whole * 2)).unwrap_or(i64::MAX)
+    let doubled = amount.saturating_mul(part).saturating_mul(2).saturating_add(whole);
+    let rounded = doubled.checked_div(whole.saturating_mul(2)).unwrap_or(0);
+    i64::try_from(rounded).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
