@@ -93,18 +93,13 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
     Ok(layer)
 }
 
+/// Lets a socket in, and listens to it before it is told so: what it says at once must not find nobody there.
 async fn authenticate(
     socket: SocketRef<Adapter>,
     TryData(auth): TryData<Auth>,
     State(app): State<App>,
 ) -> Result<(), Refusal> {
     let caller = handshake::authenticate(&app, auth.unwrap_or_default(), socket.req_parts())?;
-    socket.extensions.insert(Session { caller });
-    Ok(())
-}
-
-async fn connected(socket: SocketRef<Adapter>, State(app): State<App>) {
-    let Some(Session { caller }) = socket.extensions.get() else { return };
     if let Some(room) = Room::of(&caller) {
         socket.join(room.to_string());
     }
@@ -116,7 +111,11 @@ async fn connected(socket: SocketRef<Adapter>, State(app): State<App>) {
         socket.on("ride:accept", incoming::ride_accept);
         socket.on("ride:decline", incoming::ride_decline);
     }
+    socket.extensions.insert(Session { caller });
+    Ok(())
 }
+
+async fn connected() {}
 
 #[cfg(test)]
 mod tests;
