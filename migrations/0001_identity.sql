@@ -61,7 +61,6 @@ CREATE TABLE drivers (
     vehicle_model  text NOT NULL,
     vehicle_seats  smallint NOT NULL CHECK (vehicle_seats BETWEEN 1 AND 60),
     status         text NOT NULL DEFAULT 'offline' CHECK (status IN ('online', 'offline')),
-    idle_since     timestamptz,
     -- Until when each kind of document is good: {"licence": "2027-03-01T00:00:00Z"}; set by the tenant.
     documents      jsonb NOT NULL DEFAULT '{}',
     -- The driver's own limit to how far off a pick-up may be, as the crow flies.
@@ -76,15 +75,16 @@ CREATE INDEX drivers_online ON drivers (tenant_id) WHERE status = 'online';
 CALL fence_by_tenant('drivers');
 
 -- How a driver answers offers and what he earned, as it counted at as_of: what is long ago fades (region-node's
--- drivers/record.rs). Not in the driver's row: who answers holds a ride, and a driver who goes offline holds that row and
--- then the ride.
+-- drivers/record.rs). And since when an online one is without work. Not in the driver's row: who answers or ends a trip holds
+-- a ride, and a driver who goes offline holds that row and then the ride.
 CREATE TABLE driver_records (
     driver_id      uuid PRIMARY KEY REFERENCES drivers (id),
     tenant_id      text NOT NULL,
     accepted       double precision NOT NULL,
     refused        double precision NOT NULL,
     earned         double precision NOT NULL,
-    as_of          timestamptz NOT NULL
+    as_of          timestamptz NOT NULL,
+    idle_since     timestamptz
 );
 CALL fence_by_tenant('driver_records');
 

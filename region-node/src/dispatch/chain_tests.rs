@@ -6,17 +6,23 @@ use sqlx::PgPool;
 use time::Duration;
 
 use super::{
-    tests::{answer, driver_at, offers, reasons, status},
+    tests::{answer, driver_at, offers, reasons, somebody_waits, status},
     worker::run_due,
 };
 use crate::{
     drivers::{Duty, Standing},
-    rides::tests::{id_of, request, wish},
+    rides::{
+        self,
+        tests::{id_of, request, wish},
+    },
     testing::{TestRegion, TestUser},
 };
 
 /// Near Wall Street, where the first ride ends.
 const NEAR_THE_END: (f64, f64) = (40.7068, -74.0082);
+
+/// Far longer than a call takes that waits for nobody.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A driver shortly before the end of a trip, and another rider who waits there.
 struct Chained {
@@ -340,4 +346,20 @@ async fn going_offline_while_accepting_or_ending_never_leaves_a_ride_waiting_for
         false => assert_eq!(status, "accepted"),
     }
     assert!([200, 409].contains(&accepted.status), "{accepted:?}");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_trip_ends_while_its_driver_who_goes_offline_waits_for_the_ride_he_is_offered(pool: PgPool) {
+    let chained = Chained::offered(pool.clone()).await;
+    let mut accepting = chained.region.app.db.begin(&chained.region.tenant).await.unwrap();
+    rides::lock(&mut accepting, id_of(&chained.ride)).await.unwrap().unwrap();
+    let status = format!("/v1/drivers/{}/status", chained.driver.id);
+    let other_side = async {
+        somebody_waits(&pool).await;
+        let ended = tokio::time::timeout(PATIENCE, chained.step(&chained.first, "end")).await;
+        accepting.rollback().await.unwrap();
+        ended.expect("whoever accepts waits for the end: if that waited for the driver, it were a circle").ok(200);
+    };
+    let (gone, ()) = tokio::join!(chained.driver.post(&status, json!({"status": "offline"})), other_side);
+    gone.ok(200);
 }

@@ -614,12 +614,15 @@ async fn rides_of_one_area_that_come_together_wait_for_the_end_of_their_window(p
 }
 
 /// Waits until some transaction of this database waits for a lock.
-async fn somebody_waits(pool: &PgPool) {
+pub(super) async fn somebody_waits(pool: &PgPool) {
     let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
                  WHERE NOT granted AND datname = current_database()";
-    while sqlx::query_scalar::<_, i64>(waits).fetch_one(pool).await.unwrap() == 0 {
-        tokio::task::yield_now().await;
-    }
+    let waiting = async {
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(pool).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), waiting).await.expect("nobody waits for a lock");
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -83,7 +83,8 @@ macro_rules! select_standings {
     ($tail:tt $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
             StandingRow,
-            r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class, d.idle_since,
+            r#"SELECT d.tenant_id, d.id, d.status, d.vehicle_class,
+                      CASE WHEN d.status = 'online' THEN r.idle_since END AS idle_since,
                       d.documents AS "documents: Json<Documents>", d.max_pickup_m,
                       o.expires_at AS "offered_until?", t.ride_id AS "ride_id?", t.rider_id AS "rider_id?",
                       r.accepted AS "accepted?", r.refused AS "refused?", r.earned AS "earned?",
@@ -190,14 +191,20 @@ pub(super) async fn set_status(
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<StatusChanged>> {
     let row = sqlx::query!(
-        r#"WITH changed AS (
-               UPDATE drivers SET status = $2,
-                   idle_since = CASE WHEN $2 = 'offline' THEN NULL WHEN status = 'online' THEN idle_since ELSE $3 END
-               WHERE id = $1 AND erased_at IS NULL RETURNING id, vehicle_class, idle_since, documents, max_pickup_m
+        r#"WITH was AS (
+               SELECT id, status FROM drivers WHERE id = $1 AND erased_at IS NULL FOR NO KEY UPDATE
+           ), changed AS (
+               UPDATE drivers d SET status = $2 FROM was WHERE d.id = was.id
+               RETURNING d.id, d.tenant_id, d.vehicle_class, d.documents, d.max_pickup_m,
+                         $2 = 'online' AND was.status = 'offline' AS comes_online
+           ), idle AS (
+               INSERT INTO driver_records (driver_id, tenant_id, accepted, refused, earned, as_of, idle_since)
+               SELECT id, tenant_id, 0, 0, 0, $3, $3 FROM changed WHERE comes_online
+               ON CONFLICT (driver_id) DO UPDATE SET idle_since = $3
            )
-           SELECT c.vehicle_class AS "vehicle_class!", c.idle_since, c.documents AS "documents!: Json<Documents>",
-                  c.max_pickup_m, r.accepted AS "accepted?", r.refused AS "refused?", r.earned AS "earned?",
-                  r.as_of AS "as_of?"
+           SELECT c.vehicle_class AS "vehicle_class!", c.documents AS "documents!: Json<Documents>", c.max_pickup_m,
+                  CASE WHEN c.comes_online THEN $3 WHEN $2 = 'online' THEN r.idle_since END AS idle_since,
+                  r.accepted AS "accepted?", r.refused AS "refused?", r.earned AS "earned?", r.as_of AS "as_of?"
            FROM changed c LEFT JOIN driver_records r ON r.driver_id = c.id"#,
         driver_id.0,
         status.as_str(),
@@ -272,11 +279,8 @@ pub(super) async fn add_to_records(
     ids.sort_unstable();
     let [answers_halve_s, earnings_halve_s] = Record::HALVE_IN.map(|after| after.as_seconds_f64());
     let rows = sqlx::query!(
-        "WITH idle AS (
-             UPDATE drivers SET idle_since = $6 WHERE $9 AND id = ANY($1)
-         )
-         INSERT INTO driver_records AS r (driver_id, tenant_id, accepted, refused, earned, as_of)
-         SELECT id, $2, $3, $4, $5, $6 FROM unnest($1::uuid[]) AS n (id)
+        "INSERT INTO driver_records AS r (driver_id, tenant_id, accepted, refused, earned, as_of, idle_since)
+         SELECT id, $2, $3, $4, $5, $6::timestamptz, CASE WHEN $9 THEN $6::timestamptz END FROM unnest($1::uuid[]) AS n (id)
          ON CONFLICT (driver_id) DO UPDATE SET
              accepted = excluded.accepted + r.accepted
                  * 0.5::float8 ^ least(100, greatest(0, extract(epoch FROM $6 - r.as_of))::float8 / $7),
@@ -284,7 +288,8 @@ pub(super) async fn add_to_records(
                  * 0.5::float8 ^ least(100, greatest(0, extract(epoch FROM $6 - r.as_of))::float8 / $7),
              earned = excluded.earned + r.earned
                  * 0.5::float8 ^ least(100, greatest(0, extract(epoch FROM $6 - r.as_of))::float8 / $8),
-             as_of = greatest(r.as_of, $6)
+             as_of = greatest(r.as_of, $6),
+             idle_since = coalesce(excluded.idle_since, r.idle_since)
          RETURNING driver_id, accepted, refused, earned, as_of",
         &ids,
         tenant.as_str(),

@@ -259,7 +259,7 @@ pub(super) async fn erase(tx: &mut TenantTx, kind: Kind, id: Uuid, now: OffsetDa
         Kind::Driver => {
             sqlx::query!(
                 "UPDATE drivers SET sealed_name = NULL, sealed_phone = NULL, phone_hash = NULL, password_hash = NULL,
-                 status = 'offline', idle_since = NULL, vehicle_plate = '', vehicle_model = '', documents = '{}',
+                 status = 'offline', vehicle_plate = '', vehicle_model = '', documents = '{}',
                  max_pickup_m = NULL, erased_at = $2 WHERE id = $1",
                 id,
                 now

@@ -434,9 +434,11 @@ pub(super) async fn decline_accepted_offer(
     Ok(offer.fetch_optional(tx.conn()).await?.map(OfferId))
 }
 
-/// A driver has nothing to drive from now on.
+/// A driver, who has answered an offer once, has nothing to drive from now on.
 pub(super) async fn driver_is_idle(tx: &mut TenantTx, driver: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
-    sqlx::query!("UPDATE drivers SET idle_since = $2 WHERE id = $1", driver.0, now).execute(tx.conn()).await?;
+    sqlx::query!("UPDATE driver_records SET idle_since = $2 WHERE driver_id = $1", driver.0, now)
+        .execute(tx.conn())
+        .await?;
     Ok(())
 }
 

@@ -16,8 +16,13 @@ pub struct Person {
 pub async fn make_drivers(stand: &Stand, count: usize) -> anyhow::Result<Vec<Person>> {
     let ids: Vec<Uuid> = (0..count).map(|_| Uuid::now_v7()).collect();
     sqlx::query(
-        "INSERT INTO drivers (id, tenant_id, vehicle_class, vehicle_plate, vehicle_model, vehicle_seats, status, idle_since, created_at)
-         SELECT id, $2, 'standard', 'BENCH', 'Crown Victoria', 4, 'online', now(), now() FROM unnest($1::uuid[]) AS id",
+        "WITH made AS (
+             INSERT INTO drivers (id, tenant_id, vehicle_class, vehicle_plate, vehicle_model, vehicle_seats, status, created_at)
+             SELECT id, $2, 'standard', 'BENCH', 'Crown Victoria', 4, 'online', now() FROM unnest($1::uuid[]) AS id
+             RETURNING id
+         )
+         INSERT INTO driver_records (driver_id, tenant_id, accepted, refused, earned, as_of, idle_since)
+         SELECT id, $2, 0, 0, 0, now(), now() FROM made",
     )
     .bind(&ids)
     .bind(&stand.tenant)

@@ -121,7 +121,7 @@ const fn kind(name: &'static str, marks: &'static [&'static str], why: &'static 
 }
 
 /// The last is whatever is none of the others.
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 15] = [
     kind(
         "begin",
         &["BEGIN"],
@@ -170,9 +170,8 @@ const KINDS: [Kind; 16] = [
     kind(
         "records",
         &["INTO driver_records"],
-        "how a driver answers and what he earns, kept with the answer and the fare, since dispatch goes by it.",
+        "how a driver answers, what he earns and since when he is idle, kept with the answer and the fare, since dispatch goes by it.",
     ),
-    kind("drivers", &["UPDATE drivers"], "a driver set free is idle from then on."),
     kind(
         "offers and candidates",
         &["offers", "dispatch_candidates"],
