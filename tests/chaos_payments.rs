@@ -4,9 +4,11 @@
 //! A run is drawn from its seed: a phase of a payment or refund, a fault of the PSP, and who dies there. A node that is to die
 //! aborts at that very instruction; else it stands still there while Postgres is killed beneath it, or while its hold runs out
 //! and another node goes on with its work. Each run must meet its phase, and it is the node that says it did. Several trips are
-//! paid at once in each run, by clients that try again, that ask both nodes at once, or that never come back, and webhooks come
-//! doubled and late. Nobody waits for the recovery from one run before the next begins. `PAYMENT_RUNS` says how many runs (each
-//! phase of a payment and of a refund once, if not said), `PAYMENT_SEED` from which seed.
+//! paid at once in each run, by clients that try again, that ask both nodes at once, or that never come back. Beside the fault a
+//! run is about, the PSP has its bad days by a script of the same seed: it dawdles, declines, fails before and after the deed,
+//! falls silent, and its webhooks get lost, doubled and late; some more of them come from here. Nobody waits for the recovery
+//! from one run before the next begins. `PAYMENT_RUNS` says how many runs (each phase of a payment and of a refund once, if not
+//! said), `PAYMENT_SEED` from which seed.
 #![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
 
 use std::{
@@ -27,6 +29,7 @@ use system_tests::{
     api::{Client, Patience},
     harness::{Driver, Rider, TestCluster, eventually, eventually_within},
 };
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 const PHASES: [&str; 7] = ["intending", "intended", "asked", "recording", "answered", "settling", "settled"];
@@ -37,11 +40,22 @@ const KILLS: [Kill; 3] = [Kill::Node, Kill::Postgres, Kill::Nobody];
 const TRIPS_PER_RUN: usize = 4;
 
 const PSP_TIMEOUT: Duration = Duration::from_millis(400);
-/// A node holds a payment for twice the time-out; later another may have gone on with it.
-const HOLD_IS_OVER: Duration = Duration::from_millis(1_200);
+/// How often the script has something go wrong.
+const BAD_DAYS: [(&str, &str); 8] = [
+    ("LATENCY", "50ms"),
+    ("DECLINES", "0.05"),
+    ("ERRORS_BEFORE", "0.05"),
+    ("ERRORS_AFTER", "0.03"),
+    ("SILENCES", "0.05"),
+    ("WEBHOOKS_LOST", "0.2"),
+    ("WEBHOOKS_DOUBLED", "0.2"),
+    ("WEBHOOKS_LATE", "0.2"),
+];
 /// An account that fell silent is left alone for a minute at the longest, and refuses meanwhile.
 const PHASE_COMES_WITHIN: Duration = Duration::from_secs(90);
 const RECOVERY: Duration = Duration::from_secs(120);
+/// A node that is told to stand still does so no longer.
+const LONGEST_HOLD: Duration = Duration::from_secs(20);
 const SIGABRT: i32 = 6;
 const WEBHOOK_SECRET: &str = "a secret of tests";
 const TENANTS: [(&str, &str); 3] = [("manhattan-cabs", "USD"), ("porto-taxis", "EUR"), ("bengaluru-rides", "INR")];
@@ -74,7 +88,13 @@ async fn whatever_dies_in_a_payment_the_psp_the_settlements_and_the_ledger_agree
         .node_env("REGION_NODE_PSP__CRASH_DIR", &folder.to_string_lossy())
         .node_env("REGION_NODE_PSP__TIMEOUT", &format!("{}ms", PSP_TIMEOUT.as_millis()))
         .node_env("REGION_NODE_PSP__RESUME_EVERY", "200ms")
-        .node_env("REGION_NODE_PSP__SANDBOX__WEBHOOK_SECRET", WEBHOOK_SECRET);
+        .node_env("REGION_NODE_PSP__SANDBOX__WEBHOOK_SECRET", WEBHOOK_SECRET)
+        // Settings are signed.
+        .node_env("REGION_NODE_PSP__SANDBOX__SCRIPT__SEED", &(seed >> 1).to_string())
+        .node_env("REGION_NODE_PSP__SANDBOX__SCRIPT__LATE_BY", "2s");
+    let builder = BAD_DAYS.iter().fold(builder, |builder, (what, how)| {
+        builder.node_env(&format!("REGION_NODE_PSP__SANDBOX__SCRIPT__{what}"), how)
+    });
     let cluster = TestCluster::start_as(builder).await;
     let scenes = join_all(TENANTS.map(|(tenant, currency)| Scene::new(&cluster, tenant, currency, &folder))).await;
 
@@ -172,11 +192,10 @@ impl Scene {
             .map(|n| if n == 0 { plan.fault } else { CHARGE_FAULTS[rng.random_range(0..CHARGE_FAULTS.len())] })
             .collect();
         let (subject, calls): (Uuid, Vec<Attempt>) = if plan.what == "payment" {
-            let calls = trips.iter().zip(tokens).map(|(trip, token)| Attempt::pay(*trip, token, rng));
+            let calls = trips.iter().zip(tokens).map(|(trip, token)| Attempt::pay(*trip, token, Manner::drawn(rng)));
             (trips[0], calls.collect())
         } else {
-            let paid = trips.iter().map(|trip| self.paid(3 - node, Attempt::pay(*trip, plan.fault, rng)));
-            let paid = join_all(paid).await;
+            let paid = join_all(trips.iter().map(|trip| self.paid(3 - node, *trip, plan.fault))).await;
             paid.iter().for_each(|payment| told.hear(payment));
             let calls = paid.iter().map(|payment| Attempt::refund(payment, plan.fault, rng)).collect();
             (paid[0]["id"].as_str().unwrap().parse().unwrap(), calls)
@@ -188,26 +207,32 @@ impl Scene {
         std::fs::write(&draft, format!("{}.{} {deed}", plan.what, plan.phase)).unwrap();
         std::fs::rename(&draft, &order).unwrap();
         let answers = join_all(calls.into_iter().map(|call| self.attempt(node, call)));
-        let ((), answers) = tokio::join!(self.strike(&order, plan, kill), answers);
+        let ((), answers) = tokio::join!(self.strike(&order, subject, plan, kill), answers);
         if plan.what == "payment" {
             answers.iter().flatten().for_each(|payment| told.hear(payment));
         }
         self.webhooks("evt", &trips).await;
     }
 
-    /// A trip that is paid, whatever the run before left broken.
-    async fn paid(&self, node: u16, attempt: Attempt) -> Value {
-        let begun = self.attempt(node, attempt.until_answered()).await.expect("a trip can be paid");
-        let path = format!("/v1/payments/{}", begun["id"].as_str().unwrap());
-        eventually_within(RECOVERY, "a payment is settled", async || {
-            let payment: Value = self.rider.client.get(&path).await.map_err(|error| error.to_string())?;
-            if payment["status"] == "settled" { Ok(payment) } else { Err(payment.to_string()) }
-        })
-        .await
+    /// A trip that is paid, whatever the run before left broken, and however often the PSP declines.
+    async fn paid(&self, node: u16, trip: Uuid, token: &str) -> Value {
+        loop {
+            let begun = self.attempt(node, Attempt::pay(trip, token, Manner::TriesAgain)).await;
+            let path = format!("/v1/payments/{}", begun.expect("a trip can be paid")["id"].as_str().unwrap());
+            let payment = eventually_within(RECOVERY, "a payment comes to its end", async || {
+                let payment: Value = self.rider.client.get(&path).await.map_err(|error| error.to_string())?;
+                let has_ended = ["settled", "failed"].contains(&payment["status"].as_str().unwrap());
+                if has_ended { Ok(payment) } else { Err(payment.to_string()) }
+            })
+            .await;
+            if payment["status"] == "settled" {
+                return payment;
+            }
+        }
     }
 
     /// Waits until a node says that it is at the phase, and kills there.
-    async fn strike(&self, order: &Path, plan: Plan, kill: Kill) {
+    async fn strike(&self, order: &Path, subject: Uuid, plan: Plan, kill: Kill) {
         let what = format!("{}: a node comes to {plan:?}", self.region);
         let (node, taken) = eventually_within(PHASE_COMES_WITHIN, &what, async || {
             let taken = [1, 2].map(|node| (node, order.with_extension(self.port(node))));
@@ -228,9 +253,29 @@ impl Scene {
                 self.cluster.kill(&self.region, Service::Postgres).await.unwrap();
                 self.cluster.restart(&self.region, Service::Postgres).await.unwrap();
             }
-            Kill::Nobody => tokio::time::sleep(HOLD_IS_OVER).await,
+            Kill::Nobody => self.another_may_go_on(subject, plan).await,
         }
         std::fs::remove_file(&taken).unwrap();
+    }
+
+    /// Waits until the hold of the node that stands still is over, and, where it does not stand in the midst of a transaction,
+    /// until another node has gone on in its place.
+    async fn another_may_go_on(&self, subject: Uuid, plan: Plan) {
+        let sql = match plan.what {
+            "payment" => "SELECT next_attempt_at, now() FROM payments WHERE trip_id = $1 ORDER BY id DESC LIMIT 1",
+            _ => "SELECT next_attempt_at, now() FROM refunds WHERE payment_id = $1 ORDER BY id DESC LIMIT 1",
+        };
+        type Held = Option<(Option<OffsetDateTime>, OffsetDateTime)>;
+        let look = async || -> Held {
+            sqlx::query_as(sql).bind(subject).fetch_optional(&mut self.database().await).await.unwrap()
+        };
+        let Some((first @ Some(_), _)) = look().await else { return };
+        let is_in_transaction = matches!(plan.phase, "recording" | "settling");
+        eventually_within(LONGEST_HOLD, "another node may go on", async || match look().await {
+            Some((until, now)) if until == first && (!is_in_transaction || until > Some(now)) => Err("it is held"),
+            _ => Ok(()),
+        })
+        .await;
     }
 
     /// Makes a call at a node; what follows when that goes wrong is the client's manner.
@@ -429,6 +474,12 @@ enum Manner {
     NeverComesBack,
 }
 
+impl Manner {
+    fn drawn(rng: &mut StdRng) -> Self {
+        [Self::TriesAgain, Self::AsksBothAtOnce, Self::NeverComesBack][rng.random_range(0..3)]
+    }
+}
+
 struct Attempt {
     path: String,
     body: Value,
@@ -438,25 +489,18 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn pay(trip: Uuid, token: &str, rng: &mut StdRng) -> Self {
+    fn pay(trip: Uuid, token: &str, manner: Manner) -> Self {
         let body = json!({"trip_id": trip, "method": {"type": "card", "token": token}});
-        Self { path: "/v1/payments".to_owned(), body, ..Self::of(rng, false) }
+        let key = Uuid::new_v4().to_string();
+        Self { path: "/v1/payments".to_owned(), body, key, by_office: false, manner }
     }
 
     fn refund(payment: &Value, reason: &str, rng: &mut StdRng) -> Self {
         let amount = rng.random_range(1..=payment["amount"]["amount"].as_i64().unwrap());
         let path = format!("/v1/payments/{}/refunds", payment["id"].as_str().unwrap());
-        Self { path, body: json!({"amount": amount, "reason": reason}), ..Self::of(rng, true) }
-    }
-
-    fn of(rng: &mut StdRng, by_office: bool) -> Self {
-        let manners = [Manner::TriesAgain, Manner::AsksBothAtOnce, Manner::NeverComesBack];
-        let manner = manners[rng.random_range(0..manners.len())];
-        Self { path: String::new(), body: Value::Null, key: Uuid::new_v4().to_string(), by_office, manner }
-    }
-
-    fn until_answered(self) -> Self {
-        Self { manner: Manner::TriesAgain, ..self }
+        let body = json!({"amount": amount, "reason": reason});
+        let (key, manner) = (Uuid::new_v4().to_string(), Manner::drawn(rng));
+        Self { path, body, key, by_office: true, manner }
     }
 }
 

@@ -95,20 +95,17 @@ pub(super) async fn go_on<T>(
                 }
             }
         }
-        Step::Unknown | Step::Authorized | Step::Settled | Step::Failed => {
-            let payment = steps::settle_payment(&mut tx, begun, now).await?;
-            return tx.finish(StatusCode::CREATED, &payment.view()).await;
-        }
+        Step::Unknown | Step::Authorized | Step::Settled | Step::Failed => return finish(app, tx, begun).await,
     };
-    finish(app, caller, command, payment.id).await
+    let mut tx = command.resume(app, caller).await?;
+    let payment = store::lock_payment(&mut tx, payment.id).await?.ok_or(PaymentError::NotFound(payment.id))?;
+    finish(app, tx, payment).await
 }
 
-/// The last transaction: settles what the PSP agreed to and stores the answer with it.
-async fn finish<T>(app: &App, caller: &Caller, command: &Command<T>, id: PaymentId) -> Result<Response, Stop> {
-    let mut tx = command.resume(app, caller).await?;
-    let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
+/// The last transaction: settles what the PSP agreed to and stores the answer with it. The payment is locked.
+async fn finish(app: &App, mut tx: CommandTx, payment: PaymentRecord) -> Result<Response, Stop> {
     let payment = steps::settle_payment(&mut tx, payment, app.clock.now()).await?;
-    tracing::info!(payment.id = %id, "payment {id} is {}", payment.status());
+    tracing::info!(payment.id = %payment.id, "payment {} is {}", payment.id, payment.status());
     payment.passing().at(app, Phase::Settling).await;
     let answer = tx.finish(StatusCode::CREATED, &payment.view()).await;
     payment.passing().at(app, Phase::Settled).await;

@@ -71,17 +71,18 @@ pub(super) async fn refund_payment(
             let answer = steps::find_or_refund(&app, tenant, &payment, &begun).await;
             steps::record_refund(&app, tenant, begun.id, &answer).await?
         }
-        Step::Unknown | Step::Authorized | Step::Settled | Step::Failed => {
-            let refund = steps::settle_refund(&mut tx, &begun, now).await?;
-            return tx.finish(StatusCode::CREATED, &refund.view()).await;
-        }
+        Step::Unknown | Step::Authorized | Step::Settled | Step::Failed => return finish(&app, tx, &begun).await,
     };
-    let mut tx = command.resume(&app, &caller).await?;
-    let refund = steps::settle_refund(&mut tx, &refund, app.clock.now()).await?;
+    finish(&app, command.resume(&app, &caller).await?, &refund).await
+}
+
+/// The last transaction: settles what the PSP agreed to and stores the answer with it.
+async fn finish(app: &App, mut tx: CommandTx, refund: &RefundRecord) -> Result<Response, Stop> {
+    let refund = steps::settle_refund(&mut tx, refund, app.clock.now()).await?;
     tracing::info!(refund.id = %refund.id, "refund {} is {}", refund.id, refund.status());
-    refund.passing().at(&app, Phase::Settling).await;
+    refund.passing().at(app, Phase::Settling).await;
     let answer = tx.finish(StatusCode::CREATED, &refund.view()).await;
-    refund.passing().at(&app, Phase::Settled).await;
+    refund.passing().at(app, Phase::Settled).await;
     answer
 }
 
