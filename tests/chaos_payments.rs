@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use system_tests::{
     api::{Client, Patience},
-    harness::{Driver, Rider, TestCluster, eventually, eventually_within},
+    harness::{Driver, Drives, Rider, TestCluster, eventually, eventually_within},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -343,39 +343,12 @@ impl Scene {
         .await;
     }
 
-    /// Trips of the scene's rider that were driven and not paid, written as the end of a drive leaves them.
+    /// Trips of the scene's rider that were driven and not paid.
     async fn driven_trips(&self, rng: &mut StdRng) -> Vec<Uuid> {
-        let mut trips = Vec::new();
-        let mut conn = self.database().await;
-        for _ in 0..TRIPS_PER_RUN {
-            let (ride, trip) = (Uuid::now_v7(), Uuid::now_v7());
-            let (total, tax) = (rng.random_range(500..50_000_i64), rng.random_range(0..400_i64));
-            let money = |amount: i64| json!({"amount": amount, "currency": self.currency});
-            let line = |code: &str, amount: i64| json!({"code": code, "description": code, "amount": money(amount)});
-            let fare = json!({"total": money(total), "lines": [line("base", total - tax), line("tax", tax)],
-                "tariff_version": 1, "surge_multiplier": 1.0, "quoted": true});
-            let place = json!({"lat": 40.7, "lng": -74.0});
-            let quote = json!({"rider_id": self.rider.id, "pickup": place, "dropoff": place, "vehicle_class": "standard",
-                "tariff_version": 1, "tariff": {}, "surge": 1.0, "currency": self.currency, "distance_m": 1000,
-                "duration_s": 100, "expires_at": 0});
-            let rides = sqlx::query(
-                "INSERT INTO rides (id, tenant_id, rider_id, driver_id, trip_id, status, pickup_lat, pickup_lng, dropoff_lat,
-                     dropoff_lng, vehicle_class, payment_method, quote, pin, requested_at, expires_at, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, 'completed', 40.7, -74, 40.7, -74, 'standard', '{\"type\": \"card\"}', $6, '0000',
-                     now(), now(), now())",
-            );
-            let rides = rides.bind(ride).bind(self.tenant).bind(self.rider.id.0).bind(self.driver.id.0).bind(trip);
-            rides.bind(quote).execute(&mut conn).await.unwrap();
-            let driven = sqlx::query(
-                "INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, fare_amount,
-                     fare_currency, fare, updated_at)
-                 VALUES ($1, $2, $3, $4, $5, 'completed', now(), $6, $7, $8, now())",
-            );
-            let driven = driven.bind(trip).bind(self.tenant).bind(ride).bind(self.rider.id.0).bind(self.driver.id.0);
-            driven.bind(total).bind(self.currency).bind(fare).execute(&mut conn).await.unwrap();
-            trips.push(trip);
-        }
-        trips
+        let fares = [(); TRIPS_PER_RUN].map(|()| (rng.random_range(500..50_000_i64), rng.random_range(0..400_i64)));
+        let (rider, driver) = (self.rider.id.0, self.driver.id.0);
+        let drives = Drives { tenant: self.tenant, currency: self.currency, rider, driver };
+        drives.driven(&mut self.database().await, &fares).await.unwrap()
     }
 
     /// After recovery: nothing is left half done, and three books agree, payment by payment.

@@ -69,5 +69,6 @@ pub const ALL: &[Section] = &[
     Section { name: "rebuild", run: |options| Box::pin(sections::rebuild::run(options)) },
     Section { name: "eta", run: |options| Box::pin(sections::eta::run(options)) },
     Section { name: "rides", run: |options| Box::pin(sections::rides::run(options)) },
+    Section { name: "payments", run: |options| Box::pin(sections::payments::run(options)) },
     Section { name: "replication", run: |options| Box::pin(sections::replication::run(options)) },
 ];

@@ -6,6 +6,7 @@
 mod city;
 mod cluster;
 mod command;
+mod driven;
 mod driver;
 mod hear;
 mod rider;
@@ -17,6 +18,7 @@ mod wait;
 pub use city::{Served, Spot, TestCity};
 pub use cluster::TestCluster;
 pub use command::{run, run_for_output};
+pub use driven::Drives;
 pub use driver::Driver;
 pub use hear::{hear, hear_status};
 pub use rider::Rider;
