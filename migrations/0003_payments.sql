@@ -88,18 +88,54 @@ CREATE INDEX refunds_given_up ON refunds (tenant_id, id)
 CREATE INDEX refunds_by_key ON refunds (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('refunds');
 
+-- What drivers were paid of their balances. Whoever makes one holds the driver's row, so that they are made one at a time and
+-- each knows what the one before left.
+CREATE TABLE payouts (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    driver_id      uuid NOT NULL REFERENCES drivers (id),
+    amount         bigint NOT NULL CHECK (amount > 0),
+    currency       text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    -- The day a daily one is of, in the tenant's city; none if somebody asked for it.
+    day            date,
+    -- Who asked for it: a role and a client, or 'schedule'.
+    made_by        text NOT NULL,
+    created_at     timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX one_daily_payout_per_driver ON payouts (driver_id, currency, day) WHERE day IS NOT NULL;
+CREATE INDEX payouts_in_order ON payouts (tenant_id, id DESC);
+CREATE INDEX payouts_of_driver ON payouts (tenant_id, driver_id, id DESC);
+CALL fence_by_tenant('payouts');
+REVOKE UPDATE, DELETE ON payouts FROM gocomet_app, gocomet_system;
+
+-- A tenant's daily payouts: whichever node is first begins the day's, and any goes on with what another left.
+CREATE TABLE payout_runs (
+    tenant_id      text NOT NULL,
+    day            date NOT NULL,
+    -- Drivers are taken in the order of their ids; up to this one they are done.
+    after_driver   uuid,
+    held_until     timestamptz NOT NULL,
+    finished_at    timestamptz,
+    CONSTRAINT one_payout_run_per_day PRIMARY KEY (tenant_id, day)
+);
+CALL fence_by_tenant('payout_runs');
+
 -- The zero-sum ledger: an entry is a balanced set of postings in one currency, never changed, never deleted, never added
--- to. Its id is the id of the fact other regions learn.
+-- to. Its id is the id of the fact other regions learn; of a payout they learn nothing.
 CREATE TABLE ledger_entries (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
-    kind           text NOT NULL CHECK (kind IN ('settlement', 'refund', 'cancellation_fee', 'tip', 'adjustment')),
-    payment_id     uuid NOT NULL REFERENCES payments (id),
+    kind           text NOT NULL CHECK (kind IN
+        ('settlement', 'refund', 'cancellation_fee', 'tip', 'adjustment', 'payout')),
+    payment_id     uuid REFERENCES payments (id),
     refund_id      uuid REFERENCES refunds (id),
+    payout_id      uuid REFERENCES payouts (id),
     currency       text NOT NULL,
     posted_at      timestamptz NOT NULL,
     -- Its postings are made by the transaction that made it.
-    made_by        xid8 NOT NULL DEFAULT pg_current_xact_id()
+    made_by        xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    CONSTRAINT entry_is_of_a_payment_or_a_payout CHECK
+        ((kind = 'payout') = (payout_id IS NOT NULL) AND (kind = 'payout') = (payment_id IS NULL))
 );
 CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id)
     WHERE kind IN ('settlement', 'cancellation_fee', 'tip');
@@ -111,7 +147,7 @@ CREATE TABLE ledger_postings (
     line           smallint NOT NULL,
     tenant_id      text NOT NULL,
     -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'tenant:revenue', 'tenant:tax', 'tenant:cash',
-    -- 'tenant:disputes', 'tenant:promotions'.
+    -- 'tenant:disputes', 'tenant:promotions', 'tenant:payouts'.
     -- A positive amount is owed to the account's holder, a negative one is held by it.
     account        text NOT NULL,
     amount         bigint NOT NULL,

@@ -68,6 +68,8 @@ uuid_ids! {
     PaymentId,
     /// Money given back.
     RefundId,
+    /// Money paid to a driver.
+    PayoutId,
     /// One comparison with a payment service's books.
     ReconciliationId,
     /// One entry of the replicated ledger.

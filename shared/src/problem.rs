@@ -91,6 +91,8 @@ codes! {
     AlreadyPaid = 409 "already_paid",
     /// The trip has a tip, or one is under way.
     AlreadyTipped = 409 "already_tipped",
+    /// The driver has no balance that can be paid out now.
+    NothingToPayOut = 409 "nothing_to_pay_out",
     /// The trip was rated by this party already.
     AlreadyRated = 409 "already_rated",
     /// The quote has expired; ask for a new estimate.
@@ -109,6 +111,8 @@ codes! {
     IdempotencyKeyReused = 422 "idempotency_key_reused",
     /// The refund is larger than what is left of the payment.
     AmountExceedsPayment = 422 "amount_exceeds_payment",
+    /// The payout is larger than what the driver can be paid now.
+    AmountExceedsBalance = 422 "amount_exceeds_balance",
     /// The trip's PIN is wrong.
     WrongPin = 422 "wrong_pin",
     /// Too many requests; come back after Retry-After seconds.

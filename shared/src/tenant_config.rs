@@ -49,6 +49,8 @@ pub struct TenantConfig {
     pub flags: Flags,
     /// Who moves the money.
     pub psp: PspAccount,
+    /// When drivers get theirs.
+    pub payouts: PayoutPolicy,
     /// Publish a valid draft at once; otherwise wait for `POST …/config/publish`.
     pub auto_publish: bool,
     /// Free for the tenant's own use.
@@ -175,6 +177,19 @@ pub struct PspAccount {
     pub capture: Capture,
 }
 
+/// When drivers are paid what their balances hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct PayoutPolicy {
+    /// Every day, soon after midnight in the tenant's time zone, in the tenant's currency; otherwise when the back office says so.
+    pub daily: bool,
+    /// The least a daily payout is worth, minor units; what is less waits for another day.
+    pub minimum: i64,
+    /// Earnings are paid out only once another region has stored the settlements behind them. Without effect in a region that
+    /// is alone.
+    pub hold_until_durable: bool,
+}
+
 /// How a payment service takes money.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -225,6 +240,7 @@ impl Default for TenantConfig {
             surge: SurgePolicy::default(),
             flags: Flags::default(),
             psp: PspAccount::default(),
+            payouts: PayoutPolicy::default(),
             auto_publish: true,
             labels: BTreeMap::new(),
             auth: Credentials::default(),
@@ -280,6 +296,12 @@ impl Default for Flags {
 impl Default for PspAccount {
     fn default() -> Self {
         Self { provider: "sandbox".into(), account: None, capture: Capture::default() }
+    }
+}
+
+impl Default for PayoutPolicy {
+    fn default() -> Self {
+        Self { daily: false, minimum: 1, hold_until_durable: false }
     }
 }
 
@@ -440,6 +462,12 @@ impl TenantConfig {
         require((1..=3_600).contains(&surge.half_life_s), "surge.half_life_s".into(), "must be 1 to 3600");
         require(surge.unserved_for_s <= 3_600, "surge.unserved_for_s".into(), "must be at most 3600");
         require(surge.neighbour_percent <= 100, "surge.neighbour_percent".into(), "must be at most 100");
+        let minimum = self.payouts.minimum;
+        require(
+            (1..=MAX_TARIFF_AMOUNT).contains(&minimum),
+            "payouts.minimum".into(),
+            "must be 1 to 100000000 minor units",
+        );
         errors.extend(self.psp.errors());
         errors
     }
@@ -552,6 +580,17 @@ mod tests {
         let draft = json!({"psp": {"provider": "stripe", "account": "acme", "capture": "manual"}});
         let psp = TenantConfig::from_draft(&draft).unwrap().psp;
         assert_eq!((psp.reference().as_str(), psp.capture), ("stripe:acme", Capture::Manual));
+    }
+
+    #[test]
+    fn a_payout_is_worth_something() {
+        for minimum in [0, -1, MAX_TARIFF_AMOUNT + 1] {
+            let errors = TenantConfig::from_draft(&json!({"payouts": {"minimum": minimum}})).unwrap_err();
+            assert_eq!(errors[0].field, "payouts.minimum");
+        }
+        let draft = json!({"payouts": {"daily": true, "minimum": 500, "hold_until_durable": true}});
+        let policy = PayoutPolicy { daily: true, minimum: 500, hold_until_durable: true };
+        assert_eq!(TenantConfig::from_draft(&draft).unwrap().payouts, policy);
     }
 
     #[test]

@@ -88,8 +88,9 @@ async fn book(
     let entry = Entry {
         id: Entry::id_of_dispute(dispute.id, status),
         kind: EntryKind::Adjustment,
-        payment_id: payment.id,
+        payment_id: Some(payment.id),
         refund_id: None,
+        payout_id: None,
         currency: dispute.amount.currency,
         postings: ledger::dispute(status, amount, &payment.provider),
         posted_at: now,

@@ -1,7 +1,7 @@
 //! Why money is not moved.
 
 use shared::{
-    ids::{PaymentId, RefundId, TripId},
+    ids::{DriverId, PaymentId, PayoutId, RefundId, TripId},
     money::{Currency, Money},
     problem::Code,
 };
@@ -16,6 +16,14 @@ pub enum PaymentError {
     NotFound(PaymentId),
     #[error("no refund {0}")]
     NoSuchRefund(RefundId),
+    #[error("no payout {0}")]
+    NoSuchPayout(PayoutId),
+    #[error("no driver {0}")]
+    NoSuchDriver(DriverId),
+    #[error("driver {0} can be paid nothing now")]
+    NothingToPayOut(DriverId),
+    #[error("{asked} is more than the {payable} the driver can be paid now")]
+    AmountExceedsBalance { asked: Money, payable: Money },
     #[error("a {what} that is {status} and not given up goes on by itself; there is nothing to retry")]
     NotGivenUp { what: &'static str, status: &'static str },
     #[error("no trip {0}")]
@@ -63,11 +71,15 @@ impl From<PaymentError> for Problem {
             PaymentError::NotFound(_)
             | PaymentError::NoSuchRefund(_)
             | PaymentError::NoSuchTrip(_)
+            | PaymentError::NoSuchPayout(_)
+            | PaymentError::NoSuchDriver(_)
             | PaymentError::NoSuchProvider(_) => Code::NotFound,
             PaymentError::NothingToPay { .. }
             | PaymentError::NoTip { .. }
             | PaymentError::NotRefundable(_)
             | PaymentError::NotGivenUp { .. } => Code::InvalidTransition,
+            PaymentError::NothingToPayOut(_) => Code::NothingToPayOut,
+            PaymentError::AmountExceedsBalance { .. } => Code::AmountExceedsBalance,
             PaymentError::AlreadyPaid(_) => Code::AlreadyPaid,
             PaymentError::AlreadyTipped(_) => Code::AlreadyTipped,
             PaymentError::PaymentsOff => Code::FeatureDisabled,

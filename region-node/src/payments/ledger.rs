@@ -8,15 +8,18 @@
 //! | `tenant:promotions`|                              | paid for riders who had a code            |
 //! | `tenant:cash`   | paid back out of the till       | taken without a driver                    |
 //! | `tenant:disputes`|                                | taken back by a bank until it is decided  |
+//! | `tenant:payouts`| paid to drivers                 |                                           |
 //! | `psp:<name>`    |                                 | taken from riders, not yet paid out to us |
 //!
 //! A positive amount is owed to the account's holder, a negative one is held by it, so an entry sums to zero. With cash the
-//! driver holds the whole fare: it stands against his share on his own account, which leaves him owing commission and tax.
+//! driver holds the whole fare: it stands against his share on his own account, which leaves him owing commission and tax; what
+//! he earns by cards makes up for it before anything is paid out to him. Riders have no account: each trip is paid by itself, and
+//! nobody keeps money of theirs.
 
 use std::fmt;
 
 use shared::{
-    ids::{DriverId, FactId, PaymentId, RefundId},
+    ids::{DriverId, FactId, PaymentId, PayoutId, RefundId},
     money::Currency,
 };
 use time::OffsetDateTime;
@@ -54,6 +57,8 @@ pub(super) enum Account {
     Cash,
     /// What banks have taken back and nobody has decided about.
     Disputes,
+    /// What drivers were paid.
+    Payouts,
 }
 
 /// One line of an entry.
@@ -66,13 +71,15 @@ pub(super) struct Posting {
 }
 
 /// A balanced set of postings; its id is the id of the fact other regions learn, made of what it is about: booked again
-/// after an old backup was restored, it is the same fact and counts once.
+/// after an old backup was restored, it is the same fact and counts once. It is of a payment, and perhaps of its refund, or of a
+/// payout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: FactId,
     pub(super) kind: EntryKind,
-    pub(super) payment_id: PaymentId,
+    pub(super) payment_id: Option<PaymentId>,
     pub(super) refund_id: Option<RefundId>,
+    pub(super) payout_id: Option<PayoutId>,
     pub(super) currency: Currency,
     pub(super) postings: Vec<Posting>,
     pub(super) posted_at: OffsetDateTime,
@@ -86,6 +93,7 @@ pub(super) enum EntryKind {
     CancellationFee,
     Adjustment,
     Tip,
+    Payout,
 }
 
 /// Who takes part in a payment besides the tenant.
@@ -111,6 +119,11 @@ impl Entry {
     /// The only id a refund's entry can have.
     pub(super) fn id_of_refund(refund: RefundId) -> FactId {
         derived("refund", refund.0)
+    }
+
+    /// The only id a payout's entry can have.
+    pub(super) fn id_of_payout(payout: PayoutId) -> FactId {
+        derived("payout", payout.0)
     }
 }
 
@@ -233,6 +246,11 @@ pub(super) fn dispute(status: DisputeStatus, amount: i64, psp: &str) -> Vec<Post
     vec![Posting { account: to, amount }, Posting { account: from, amount: -amount }]
 }
 
+/// What a payout posts.
+pub(super) fn payout(amount: i64, driver: DriverId) -> Vec<Posting> {
+    vec![Posting { account: Account::Driver(driver), amount: -amount }, Posting { account: Account::Payouts, amount }]
+}
+
 fn postings(holder: Account, split: Split, parties: &Parties, sign: i64) -> Vec<Posting> {
     let driver = parties.driver.map_or(Account::Revenue, Account::Driver);
     let lines = [
@@ -255,6 +273,7 @@ impl EntryKind {
             Self::CancellationFee => "cancellation_fee",
             Self::Adjustment => "adjustment",
             Self::Tip => "tip",
+            Self::Payout => "payout",
         }
     }
 }
@@ -269,6 +288,7 @@ impl fmt::Display for Account {
             Self::Promotions => f.write_str("tenant:promotions"),
             Self::Cash => f.write_str("tenant:cash"),
             Self::Disputes => f.write_str("tenant:disputes"),
+            Self::Payouts => f.write_str("tenant:payouts"),
         }
     }
 }
@@ -344,6 +364,16 @@ mod tests {
         let lost = [open, dispute(DisputeStatus::Lost, 500, "sandbox")].concat();
         let ends = [&psp, &Account::Disputes, &Account::Revenue].map(|account| on(&lost, account));
         assert_eq!(ends, [500, 0, -500]);
+    }
+
+    #[test]
+    fn a_payout_takes_what_the_driver_earned_after_what_he_owes_of_cash() {
+        let driver = DriverId::new();
+        let split = Split::of_fare(1_100, 100, 0, 0, 20);
+        let card = settlement(split, &Parties { psp: Some("sandbox".into()), driver: Some(driver) });
+        let cash = settlement(split, &Parties { psp: None, driver: Some(driver) });
+        let paid = [card, cash, payout(500, driver)].concat();
+        assert_eq!((sum(&paid), on(&paid, &Account::Driver(driver)), on(&paid, &Account::Payouts)), (0, 0, 500));
     }
 
     #[test]

@@ -8,10 +8,11 @@
 //! somebody of the back office in [`attention`]. [`reconcile`] compares what PSPs have done with all that stands here, day by
 //! day.
 //!
-//! [`ledger`] says who gets what; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index
+//! [`ledger`] says who gets what, [`balance`] what that comes to, and [`payout`] pays it to drivers; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index
 //! `one_live_payment_per_trip` decides who charges a trip when several try, `one_live_tip_per_trip` who tips it.
 
 mod attention;
+mod balance;
 mod crash;
 mod dispute;
 mod error;
@@ -21,6 +22,7 @@ mod ledger;
 mod machine;
 mod pay;
 mod payment;
+mod payout;
 mod psp;
 mod reconcile;
 mod record;
@@ -37,6 +39,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use error::PaymentError;
 pub use fee::charge_cancellation_fee;
 pub use payment::{Dispute, DisputeStatus, PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus};
+pub use payout::pay_out_daily;
 pub use psp::{PspConfig, PspRegistry};
 pub use reconcile::reconcile_due;
 pub use resume::{resume_payments, run_due};
@@ -61,6 +64,12 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(reconcile::api::reconcile, reconcile::api::list_reconciliations))
         .routes(routes!(reconcile::api::get_reconciliation))
         .routes(routes!(settlements::list_settlements))
+        .routes(routes!(balance::get_driver_balance))
+        .routes(routes!(balance::get_balances))
+        .routes(routes!(balance::list_driver_balances))
+        .routes(routes!(payout::api::make_payout))
+        .routes(routes!(payout::api::list_payouts))
+        .routes(routes!(payout::api::get_payout))
 }
 
 #[cfg(test)]

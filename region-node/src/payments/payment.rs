@@ -99,6 +99,14 @@ pub(super) enum AskedAmount {
 }
 
 impl AskedAmount {
+    /// The currency it is in, if it says so.
+    pub(super) fn currency(self) -> Option<Currency> {
+        match self {
+            Self::Minor(_) => None,
+            Self::Money { currency, .. } => Some(currency),
+        }
+    }
+
     /// Minor units of `currency`, if it is of that one.
     pub(super) fn minor_units(self, currency: Currency) -> Result<i64, PaymentError> {
         match self {

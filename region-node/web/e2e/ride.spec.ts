@@ -158,6 +158,10 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     await expect(rider.getByTestId('payment-status')).toHaveText('Paid');
   });
 
+  await test.step('the driver sees what he has earned', async () => {
+    await expect(driver.getByTestId('balance')).toHaveText(/[1-9]/, { timeout: 30_000 });
+  });
+
   await test.step('both rate each other', async () => {
     for (const page of [rider, driver]) {
       await page.getByText('5 stars').click({ force: true });
@@ -190,6 +194,15 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await story.getByRole('button', { name: 'Close' }).click();
       await office.getByRole('button', { name: 'Settlements' }).click();
       await expect(office.getByRole('row').nth(1)).toContainText('settlement');
+    });
+
+    await test.step('the back office pays a driver out', async () => {
+      await office.getByRole('button', { name: 'Money', exact: true }).click();
+      await expect(office.getByRole('row').filter({ hasText: 'tenant:revenue' })).toContainText(/[1-9]/);
+      await office.getByRole('button', { name: 'Pay out', exact: true }).first().click();
+      await office.getByRole('button', { name: /^Pay out .*[1-9]/ }).click();
+      await expect(office.getByRole('row').filter({ hasText: 'tenant:payouts' })).toContainText(/[1-9]/);
+      await expect(office.getByRole('table', { name: 'Payouts, newest first' }).getByRole('row').nth(1)).toContainText('tenant_admin');
     });
 
     await test.step('the back office adds a label to the config, edits it, and sees it published', async () => {

@@ -112,8 +112,9 @@ pub(in crate::payments) async fn settle_refund(
     let entry = Entry {
         id: Entry::id_of_refund(refund_id),
         kind: EntryKind::Refund,
-        payment_id,
+        payment_id: Some(payment_id),
         refund_id: Some(refund_id),
+        payout_id: None,
         currency: refund.amount.currency,
         postings: ledger::refund(refund.split, &payment.parties()),
         posted_at: now,

@@ -1,16 +1,17 @@
 use crate::{db::TenantTx, payments::Entry};
 
-/// Books an entry. The database refuses one that does not sum to zero, and a second one for the same payment or refund.
+/// Books an entry. The database refuses one that does not sum to zero, and a second one for the same payment, refund or payout.
 pub(in crate::payments) async fn post(tx: &mut TenantTx, entry: &Entry) -> sqlx::Result<()> {
     let tenant = tx.tenant().clone();
     let sql = sqlx::query!(
-        "INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, refund_id, currency, posted_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, refund_id, payout_id, currency, posted_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         entry.id.0,
         tenant.as_str(),
         entry.kind.as_str(),
-        entry.payment_id.0,
+        entry.payment_id.map(|id| id.0),
         entry.refund_id.map(|id| id.0),
+        entry.payout_id.map(|id| id.0),
         entry.currency.code(),
         entry.posted_at,
     );

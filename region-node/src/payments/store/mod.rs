@@ -1,16 +1,22 @@
 //! All SQL of payments.
 
+mod balances;
 mod compare;
 mod counts;
 mod disputes;
 mod ledger;
 mod payments;
+mod payouts;
 mod reconciliations;
 mod refunds;
 mod settlements;
 mod webhooks;
 
 pub(super) use self::{
+    balances::{
+        Reading, drivers_with_balances, of_all_drivers as balances_of_drivers, of_driver as balances_of_driver,
+        of_tenant as balances_of_tenant,
+    },
     compare::compare,
     counts::count_waiting,
     disputes::{load as load_dispute, save as save_dispute},
@@ -19,6 +25,10 @@ pub(super) use self::{
         Owed, asked_under_key, claim_due as claim_due_payments, given_up as given_up_payments,
         insert as insert_payment, load as load_payment, lock as lock_payment, lock_charged_as, owed,
         save as save_payment,
+    },
+    payouts::{
+        advance_run, claim_run, finish_run, insert as insert_payout, is_driver, list as list_payouts,
+        load as load_payout, lock_driver, without_run,
     },
     reconciliations::{
         accounts_used, advance, claim_due as claim_due_reconciliations, complete, count_failed_since,

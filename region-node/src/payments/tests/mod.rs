@@ -6,6 +6,7 @@ mod books;
 mod dispute;
 mod fee;
 mod pay;
+mod payout;
 mod promotion;
 mod reconcile;
 mod recover;
@@ -261,7 +262,7 @@ impl Scene {
         .await;
         assert_eq!(charged_twice, 0);
         assert_eq!(number(conn, "SELECT coalesce(sum(amount), 0)::bigint FROM ledger_postings").await, 0);
-        let entries = number(conn, "SELECT count(*) FROM ledger_entries").await;
+        let entries = number(conn, "SELECT count(*) FROM ledger_entries WHERE kind <> 'payout'").await;
         let facts = number(conn, "SELECT count(*) FROM repl_outbox WHERE stream = 'ledger'").await;
         assert_eq!(entries, facts);
     }

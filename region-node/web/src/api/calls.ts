@@ -4,18 +4,21 @@ import type { Client } from './client';
 import type {
   ConfigAnswer,
   DispatchStory,
+  DriverBalance,
   Estimate,
   NearbyDriver,
   Offer,
   Page,
   Payment,
   PaymentMethod,
+  Payout,
   Place,
   RegionsView,
   Ride,
   Route,
   Settlement,
   Surge,
+  TenantBalances,
   Trip,
   Vehicle,
   Zone,
@@ -141,6 +144,22 @@ export const payment = (client: Client, id: string, signal?: AbortSignal): Promi
 
 export const refund = (client: Client, id: string, body: { amount?: number; reason: string }, idempotencyKey: string): Promise<unknown> =>
   client.json({ method: 'POST', path: `/v1/payments/${enc(id)}/refunds`, body, idempotencyKey });
+
+export const driverBalance = (client: Client, driver: string, signal?: AbortSignal): Promise<DriverBalance> =>
+  client.json({ method: 'GET', path: `/v1/drivers/${enc(driver)}/balance`, signal });
+
+export const balances = (client: Client, signal?: AbortSignal): Promise<TenantBalances> =>
+  client.json({ method: 'GET', path: '/v1/balances', signal });
+
+export const driverBalances = (client: Client, query: { cursor?: string }, signal?: AbortSignal): Promise<Page<DriverBalance>> =>
+  client.json({ method: 'GET', path: '/v1/balances/drivers', query, signal });
+
+/** All the driver can be paid now, unless an amount is said. */
+export const payOut = (client: Client, driver: string, body: { amount?: Money }, idempotencyKey: string): Promise<Payout> =>
+  client.json({ method: 'POST', path: `/v1/drivers/${enc(driver)}/payouts`, body, idempotencyKey });
+
+export const payouts = (client: Client, query: { cursor?: string; limit?: number }, signal?: AbortSignal): Promise<Page<Payout>> =>
+  client.json({ method: 'GET', path: '/v1/payouts', query, signal });
 
 export const rateTrip = (client: Client, id: string, body: { stars: number; comment?: string }, idempotencyKey: string): Promise<unknown> =>
   client.json({ method: 'POST', path: `/v1/trips/${enc(id)}/rating`, body, idempotencyKey });

@@ -89,6 +89,43 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/balances": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What stands on the tenant's own accounts and those of its payment services, and what its drivers have coming, by currency;
+         *     for the back office. Together it is zero.
+         */
+        get: operations["get_balances"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/balances/drivers": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The balances of drivers who have, or had, any; for the back office. */
+        get: operations["list_driver_balances"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/directory": {
         parameters: {
             query?: never;
@@ -194,6 +231,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/drivers/{id}/balance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A driver's balance: what he earned and was not paid, less what he owes of trips paid in cash. For the driver and the back
+         *     office.
+         */
+        get: operations["get_driver_balance"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/drivers/{id}/decline": {
         parameters: {
             query?: never;
@@ -260,6 +317,26 @@ export interface paths {
         get: operations["get_offers"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/drivers/{id}/payouts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Pays a driver what his balance holds, or a part of it, never more: what he owes of trips paid in cash is settled first.
+         *     Payouts of one driver are made one at a time. The money itself is moved by the tenant's bank.
+         */
+        post: operations["make_payout"];
         delete?: never;
         options?: never;
         head?: never;
@@ -393,6 +470,40 @@ export interface paths {
          *     answer says how far that came; where the PSP stays silent the payment is tried again by itself, as often as a new one is.
          */
         post: operations["retry_payment"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/payouts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Payouts, the newest first: all of the tenant's for the back office, a driver's own for the driver. */
+        get: operations["list_payouts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/payouts/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A payout, for the back office and the driver it was paid to. */
+        get: operations["get_payout"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -938,6 +1049,15 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description An account's balance. Positive: owed to the account's holder; negative: held by it. */
+        AccountBalance: {
+            /**
+             * @description `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:payouts`, or a payment
+             *     service's: `psp:sandbox`, `psp:stripe:acme`.
+             */
+            account: string;
+            balance: components["schemas"]["Money"];
+        };
         /**
          * @description Whose account a phone means.
          * @enum {string}
@@ -992,6 +1112,15 @@ export interface components {
             retried_at?: string | null;
             /** @description Who had it tried again last: a role and a client. */
             retried_by?: string | null;
+        };
+        /** @description A driver's balance in one currency. */
+        Balance: {
+            /** @description What he earned and was not paid; negative: what he owes. */
+            balance: components["schemas"]["Money"];
+            /** @description What of it is not paid out before another region has stored the settlements behind it, if the tenant wants that. */
+            held: components["schemas"]["Money"];
+            /** @description What he can be paid now. */
+            payable: components["schemas"]["Money"];
         };
         /** @description Why. */
         CancelRequest: {
@@ -1130,6 +1259,11 @@ export interface components {
             tenant: components["schemas"]["TenantId"];
             vehicle: components["schemas"]["Vehicle"];
         };
+        /** @description A driver's balances, one by currency; none before the first trip was paid. */
+        DriverBalance: {
+            balances: components["schemas"]["Balance"][];
+            driver_id: components["schemas"]["DriverId"];
+        };
         /** @description A driver's documents. */
         DriverDocuments: {
             /** @description By kind. */
@@ -1175,6 +1309,13 @@ export interface components {
          * @enum {string}
          */
         DriverStatus: "online" | "offline";
+        /** @description All drivers' balances of a currency. */
+        DriversBalance: {
+            /** @description What drivers have coming, together. */
+            coming: components["schemas"]["Money"];
+            /** @description What other drivers owe, together: commission and tax of trips paid in cash. */
+            owed: components["schemas"]["Money"];
+        };
         /** @description The body of a command that needs none. */
         Empty: Record<string, never>;
         /** @description What the driver has to say at the end. */
@@ -1482,6 +1623,16 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description One page of a list. */
+        Page_DriverBalance: {
+            /** @description At most `limit` of them. */
+            items: {
+                balances: components["schemas"]["Balance"][];
+                driver_id: components["schemas"]["DriverId"];
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
         Page_NearbyDriver: {
             /** @description At most `limit` of them. */
             items: {
@@ -1513,6 +1664,26 @@ export interface components {
                 recorded_at: string;
                 /** @description The vehicle's class. */
                 vehicle_class: string;
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
+        Page_Payout: {
+            /** @description At most `limit` of them. */
+            items: {
+                amount: components["schemas"]["Money"];
+                /** Format: date-time */
+                created_at: string;
+                /**
+                 * Format: date
+                 * @description The day a daily one is of, in the tenant's city; missing if somebody asked for it.
+                 */
+                day?: string | null;
+                driver_id: components["schemas"]["DriverId"];
+                /** @description Who asked for it: a role and a client, or `schedule`. For the back office. */
+                made_by?: string | null;
+                payout_id: components["schemas"]["PayoutId"];
             }[];
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
@@ -1721,6 +1892,30 @@ export interface components {
          * @enum {string}
          */
         PaymentStatus: "Pending" | "Authorized" | "Settled" | "Failed" | "Unknown" | "Refunded" | "PartiallyRefunded";
+        /** @description Money paid to a driver. */
+        Payout: {
+            amount: components["schemas"]["Money"];
+            /** Format: date-time */
+            created_at: string;
+            /**
+             * Format: date
+             * @description The day a daily one is of, in the tenant's city; missing if somebody asked for it.
+             */
+            day?: string | null;
+            driver_id: components["schemas"]["DriverId"];
+            /** @description Who asked for it: a role and a client, or `schedule`. For the back office. */
+            made_by?: string | null;
+            payout_id: components["schemas"]["PayoutId"];
+        };
+        /**
+         * Format: uuid
+         * @description Money paid to a driver.
+         */
+        PayoutId: string;
+        /** @description How much to pay a driver. */
+        PayoutRequest: {
+            amount?: components["schemas"]["AskedAmount"] | null;
+        };
         /** @description Where a ride begins or ends. */
         Place: {
             /** @description For people. */
@@ -2353,6 +2548,11 @@ export interface components {
             /** @description Whether riders can find the driver there: offline drivers are found nowhere. */
             online: boolean;
         };
+        /** @description What the ledger comes to for a tenant. */
+        TenantBalances: {
+            accounts: components["schemas"]["AccountBalance"][];
+            drivers: components["schemas"]["DriversBalance"][];
+        };
         /** @description A ride company. */
         TenantId: string;
         /** @description How much for the driver. */
@@ -2608,6 +2808,93 @@ export interface operations {
                 };
             };
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_balances: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TenantBalances"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_driver_balances: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_DriverBalance"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2906,6 +3193,53 @@ export interface operations {
             };
         };
     };
+    get_driver_balance: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DriverBalance"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     decline_offer: {
         parameters: {
             query?: never;
@@ -3184,6 +3518,74 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    make_payout: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["PayoutRequest"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Payout"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -3746,6 +4148,113 @@ export interface operations {
                 };
             };
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_payouts: {
+        parameters: {
+            query?: {
+                /** @description Only this driver's; a driver sees his own alone. */
+                driver?: components["schemas"]["DriverId"];
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_Payout"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_payout: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["PayoutId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Payout"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

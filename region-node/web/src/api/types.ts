@@ -158,6 +158,37 @@ export interface Payment {
   remote_durable_at?: string | null;
 }
 
+/** A driver's balance in one currency. */
+export interface Balance {
+  /** Negative: the driver owes it. */
+  balance: Money;
+  /** Not paid out before another region has stored the settlements behind it. */
+  held: Money;
+  payable: Money;
+}
+
+export interface DriverBalance {
+  driver_id: string;
+  balances: Balance[];
+}
+
+export interface TenantBalances {
+  /** Positive: owed to the account's holder; negative: held by it. */
+  accounts: { account: string; balance: Money }[];
+  drivers: { coming: Money; owed: Money }[];
+}
+
+export interface Payout {
+  payout_id: string;
+  driver_id: string;
+  amount: Money;
+  /** The day a daily one is of. */
+  day?: string;
+  /** Shown to the back office alone. */
+  made_by?: string;
+  created_at: string;
+}
+
 export interface NearbyDriver extends Point {
   heading?: number | null;
   vehicle_class: string;

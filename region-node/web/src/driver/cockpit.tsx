@@ -14,6 +14,7 @@ import { Badge, Button, Empty, Notice, Segments } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { PlaceField } from '../ui/place-field';
 import { SPEEDS, type Speed } from './autopilot';
+import { EarningsCard } from './earnings-card';
 import { OfferCard } from './offer-card';
 import { useAutopilot, usePosition, useReporting } from './position';
 import { TripCard } from './trip-card';
@@ -174,6 +175,8 @@ export function Cockpit({ session }: { session: Session }) {
           <Empty title="Waiting for a ride">You will see an offer here as soon as somebody near you asks.</Empty>
         )}
         <ErrorNote error={open.error} onRetry={open.reload} />
+
+        <EarningsCard driver={session.subject} trip={job === null ? '' : `${job.id} ${job.status}`} />
 
         <section className="card stack" aria-labelledby="position">
           <div className="row-between">

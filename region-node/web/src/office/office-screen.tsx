@@ -3,6 +3,7 @@ import { replaceQuery, useQuery } from '../router';
 import { OfficePanel } from '../shell/client-panel';
 import { ConfigView } from './config-view';
 import { LiveView } from './live-view';
+import { MoneyView } from './money-view';
 import { RideStory } from './ride-story';
 import { RidesView } from './rides-view';
 import { SettlementsView } from './settlements-view';
@@ -12,6 +13,7 @@ const VIEWS = [
   { id: 'live', label: 'Live map' },
   { id: 'rides', label: 'Rides' },
   { id: 'settlements', label: 'Settlements' },
+  { id: 'money', label: 'Money' },
   { id: 'config', label: 'Config' },
 ] as const;
 
@@ -50,6 +52,7 @@ function Office({ session }: { session: Session }) {
         {view === 'live' && <LiveView tenant={tenant} client={client} onOpen={openStory} />}
         {view === 'rides' && <RidesView client={client} selected={story} onOpen={openStory} />}
         {view === 'settlements' && <SettlementsView client={client} tenant={tenant} />}
+        {view === 'money' && <MoneyView client={client} tenant={tenant} />}
         {view === 'config' && <ConfigView client={client} tenant={tenant} />}
       </div>
       {story !== null && <RideStory key={story} id={story} client={client} tenant={tenant} onClose={() => replaceQuery('ride', null)} />}
