@@ -153,7 +153,10 @@ mod tests {
     use shared::promotion::Worth;
 
     use super::*;
-    use crate::pricing::quote::{Promise, tests::quote};
+    use crate::pricing::{
+        quote::{Promise, tests::quote},
+        tariff::tests::any_tariff,
+    };
 
     const REPRICE_PERCENT: u32 = 150;
 
@@ -233,7 +236,45 @@ mod tests {
         assert_eq!(full.promotion(), 0);
     }
 
+    prop_compose! {
+        fn any_quote()(
+            tariff in any_tariff(), surge in 100..=1000_u32, code in prop::sample::select(vec!["USD", "INR", "JPY", "KWD"]),
+            distance_m in 0..=1_000_000_i64, duration_s in 0..=86_400_i64, percent in prop::option::of(1..=100_u8),
+            cap in prop::option::of(1..=1_000_000_i64),
+        ) -> Quote {
+            let worth = |percent: u8| Worth { percent: percent.into(), amount: 0, cap };
+            Quote {
+                tariff, distance_m, duration_s,
+                surge: Surge::from_hundredths(surge),
+                currency: code.parse().unwrap(),
+                promotion: percent.map(|percent| Promise { code: "SOME".into(), worth: worth(percent) }),
+                ..quote()
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_quoted_is_charged_unless_the_rider_changed_the_trip(
+            quote in any_quote(), longer_percent in 0..=200_u32, driving_s in 0..=172_800_i64, waited_s in 0..=7_200_i64,
+            declared_tolls in 0..=100_000_i64, is_traced: bool,
+        ) {
+            let quoted = quote.fare();
+            prop_assert_eq!(quoted.total.amount, quoted.lines.iter().map(|line| line.amount.amount).sum::<i64>());
+            let distance_m = is_traced.then(|| quote.distance_m * i64::from(longer_percent) / 100);
+            let travelled = |waiting_s, declared_tolls| Travelled { distance_m, driving_s, waiting_s, declared_tolls };
+            let free_s = i64::from(quote.tariff.free_waiting_minutes) * 60;
+            let charged = Fare::of(&quote, travelled(waited_s.min(free_s), 0), REPRICE_PERCENT);
+            let is_changed = distance_m.is_some_and(|driven| driven * 100 > quote.distance_m * i64::from(REPRICE_PERCENT));
+            match is_changed {
+                false => prop_assert_eq!(&charged, &quoted),
+                true => prop_assert!(charged.total.amount >= quoted.total.amount),
+            }
+            let more = Fare::of(&quote, travelled(waited_s, declared_tolls), REPRICE_PERCENT);
+            prop_assert_eq!(more.total.amount, more.lines.iter().map(|line| line.amount.amount).sum::<i64>());
+            prop_assert!(more.total.amount >= charged.total.amount, "waiting and tolls come on top");
+        }
+
         #[test]
         fn a_fare_never_falls_with_distance_time_or_waiting(
             distance_m in 0..60_000_i64, driving_s in 0..7_200_i64, waiting_s in 0..3_600_i64, more in 0..20_000_i64,

@@ -120,7 +120,7 @@ pub(crate) fn minutes(duration_s: i64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use shared::tariff::{NightRule, ZoneEnd, ZoneRule};
 
@@ -198,6 +198,64 @@ mod tests {
         assert_eq!(lines[4].description, "High demand, x1.50");
     }
 
+    fn in_currency(code: &str, tariff: &Tariff, surge: u32) -> (Money, Vec<(LineCode, i64)>) {
+        let measured = Measured { distance_m: 8_450, driving_s: 1_235, waiting_s: 95, declared_tolls: 0 };
+        let currency = code.parse().unwrap();
+        let Price { total, lines, .. } = price(tariff, Surge::from_hundredths(surge), currency, measured, Basis::Quote);
+        (total, amounts(&lines))
+    }
+
+    #[test]
+    fn a_ride_in_jpy_is_rounded_line_by_line_to_whole_yen() {
+        let tokyo = Tariff {
+            base: 500,
+            per_km: 235,
+            per_minute: 45,
+            waiting_per_minute: 45,
+            free_waiting_minutes: 0,
+            minimum: 700,
+            booking_fee: 120,
+            tax_percent: Percent::from(10),
+            ..Tariff::default()
+        };
+        let expected = [
+            (LineCode::Base, 500),
+            (LineCode::Distance, 1_986), // 8.45 × 235 = 1985.75
+            (LineCode::Time, 926),       // 20.58 × 45 = 926.25
+            (LineCode::Waiting, 71),     // 1.58 × 45 = 71.25
+            (LineCode::Surge, 853),      // a quarter of 3412
+            (LineCode::BookingFee, 120),
+            (LineCode::Tax, 446), // 10 % of 4456 = 445.6
+        ];
+        let (total, lines) = in_currency("JPY", &tokyo, 125);
+        assert_eq!((total.to_string(), lines.as_slice()), ("4902 JPY".into(), expected.as_slice()));
+    }
+
+    #[test]
+    fn a_ride_in_kwd_is_rounded_line_by_line_to_the_fils() {
+        let kuwait = Tariff {
+            base: 500,
+            per_km: 123,
+            per_minute: 37,
+            waiting_per_minute: 40,
+            free_waiting_minutes: 0,
+            minimum: 750,
+            booking_fee: 100,
+            tax_percent: Percent::from(5),
+            ..Tariff::default()
+        };
+        let expected = [
+            (LineCode::Base, 500),
+            (LineCode::Distance, 1_039), // 8.45 × 123 = 1039.35
+            (LineCode::Time, 762),       // 20.58 × 37 = 761.6
+            (LineCode::Waiting, 63),     // 1.58 × 40 = 63.3
+            (LineCode::BookingFee, 100),
+            (LineCode::Tax, 123), // 5 % of 2464 = 123.2
+        ];
+        let (total, lines) = in_currency("KWD", &kuwait, 100);
+        assert_eq!((total.to_string(), lines.as_slice()), ("2.587 KWD".into(), expected.as_slice()));
+    }
+
     #[test]
     fn a_short_ride_costs_the_minimum_plus_fee_and_tax() {
         let (total, lines) = priced(&city(), 100, 0, 0, 0);
@@ -223,7 +281,7 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_tariff()(
+        pub(in crate::pricing) fn any_tariff()(
             base in 0..=100_000_000_i64, per_km in 0..=100_000_000_i64, per_minute in 0..=100_000_000_i64,
             waiting_per_minute in 0..=100_000_000_i64, minimum in 0..=100_000_000_i64,
             booking_fee in 0..=100_000_000_i64, tax in 0..=100_000_u32, tax_included: bool, free_waiting_minutes in 0..=60_u32,

@@ -2,6 +2,7 @@
 
 mod account;
 mod attention;
+mod bad_input;
 mod books;
 mod dispute;
 mod fee;

@@ -5,16 +5,16 @@ use crate::{payments::psp::sign, testing::WEBHOOK_SECRET};
 
 const PATH: &str = "/v1/psp/webhooks/sandbox";
 
-async fn send(scene: &Scene, event: &Value, signature: &str) -> TestAnswer {
+pub(super) async fn send(scene: &Scene, event: &Value, signature: &str) -> TestAnswer {
     let headers = [("sandbox-signature", signature)];
     scene.region.nobody().call(Method::POST, PATH, Some(event.clone()), &headers).await
 }
 
-fn signature(scene: &Scene, event: &Value) -> String {
+pub(super) fn signature(scene: &Scene, event: &Value) -> String {
     sign(WEBHOOK_SECRET.as_bytes(), event.to_string().as_bytes(), scene.region.clock.now())
 }
 
-fn event(id: &str, about: &str) -> Value {
+pub(super) fn event(id: &str, about: &str) -> Value {
     json!({"id": id, "type": "charge.succeeded", "data": {"idempotency_key": about}})
 }
 
