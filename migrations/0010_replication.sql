@@ -302,6 +302,47 @@ CREATE POLICY tenant_config_versions_sync ON tenant_config_versions TO gocomet_s
 GRANT SELECT, INSERT ON tenant_config_versions TO gocomet_app, gocomet_system;
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_config_versions TO gocomet_sync;
 
+-- Which version runs where, as last decided: by the home region for all regions (`region` is empty), by a region for
+-- itself. Of two decisions the one of the later tenure stays, then the one of the greater number.
+CREATE TABLE tenant_config_rollouts (
+    tenant_id      text NOT NULL,
+    region         text NOT NULL,
+    number         bigint NOT NULL,
+    home_term      bigint NOT NULL,
+    home_n         bigint NOT NULL,
+    pinned         bigint,
+    stable         bigint,
+    canary_region  text,
+    canary_version bigint,
+    decided_at     timestamptz NOT NULL,
+    PRIMARY KEY (tenant_id, region),
+    CHECK ((canary_region IS NULL) = (canary_version IS NULL))
+);
+ALTER TABLE tenant_config_rollouts ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant_config_rollouts FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_config_rollouts_tenant ON tenant_config_rollouts
+    USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY tenant_config_rollouts_system ON tenant_config_rollouts TO gocomet_system USING (true);
+CREATE POLICY tenant_config_rollouts_sync ON tenant_config_rollouts TO gocomet_sync USING (true);
+GRANT SELECT, INSERT, UPDATE ON tenant_config_rollouts TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- What was decided, however it came here: the same in every region.
+CREATE FUNCTION config_rollout_hash(decided tenant_config_rollouts) RETURNS bytea LANGUAGE sql STABLE AS $$
+    SELECT sha256(convert_to(concat_ws(' ', decided.tenant_id, decided.region, decided.number, decided.home_term,
+                                       decided.home_n, COALESCE(decided.pinned, 0), COALESCE(decided.stable, 0),
+                                       COALESCE(decided.canary_region, '-'), COALESCE(decided.canary_version, 0),
+                                       extract(epoch FROM decided.decided_at)), 'UTF8'))
+$$;
+
+-- No version beyond this one runs in a region: the newest up to it does.
+CREATE FUNCTION config_limit(tenant text, in_region text) RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT COALESCE(
+        (SELECT r.pinned FROM tenant_config_rollouts r WHERE r.tenant_id = tenant AND r.region = in_region),
+        (SELECT COALESCE(r.pinned, CASE WHEN r.canary_region = in_region THEN r.canary_version ELSE r.stable END)
+         FROM tenant_config_rollouts r WHERE r.tenant_id = tenant AND r.region = ''),
+        9223372036854775807)
+$$;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Derived: the ledger, one set of immutable facts
 -- ---------------------------------------------------------------------------------------------------------------

@@ -93,7 +93,8 @@ impl App {
         let (drivers, dispatch_due) = (Drivers::new(&config.drivers, &cluster), Due::default());
         let (events, receiver) = realtime::channel(drivers.clone(), dispatch_due.clone());
         let db = Db::new(app_pool, system_pool, region.clone(), events.clone());
-        let tenants = Tenants::load(db.clone()).await.context("the directory could not be read")?;
+        let tenants =
+            Tenants::load(db.clone(), config.region.name.clone()).await.context("the directory could not be read")?;
         let http = http_client(config.edge.connect_timeout)?;
         let app = Self(Arc::new(AppInner {
             psp: PspRegistry::new(&config.psp, db.clone(), clock.clone(), &http, tenants.clone())?,

@@ -1,11 +1,11 @@
 //! Starting a node, its background work, and stopping it in order.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
-use shared::clock::Clock;
+use shared::{clock::Clock, ids::TenantId};
 use sqlx::postgres::PgListener;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,10 @@ use crate::{
 
 /// A missed notification is made up for this soon.
 const POLL_DIRECTORY: Duration = Duration::from_secs(5);
+const DIRECTORY_CHANGED: &str = "directory_changed";
+/// Notifications looked at together, and tenants of which each is read by itself; of more all are.
+const TOLD_TOGETHER: usize = 1000;
+const TAKEN_UP_SINGLY: usize = 32;
 const PUBLISH_DRAFTS: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(600);
 
@@ -153,12 +157,24 @@ async fn follow_directory(app: App) {
 
 async fn listen_for_changes(app: &App) -> Result<(), Problem> {
     let mut listener = PgListener::connect_with(app.db.app_pool()).await?;
-    listener.listen_all(["directory_changed", "config_changed"]).await?;
+    listener.listen_all([DIRECTORY_CHANGED, "config_changed"]).await?;
     loop {
         refresh(app).await?;
         // A quiet listener may have lost its connection without noticing: poll beside it.
-        if let Ok(received) = tokio::time::timeout(POLL_DIRECTORY, listener.recv()).await {
-            received?;
+        let polled = tokio::time::Instant::now() + POLL_DIRECTORY;
+        while let Ok(received) = tokio::time::timeout_at(polled, listener.recv()).await {
+            // What has come together is taken up together.
+            let mut told = vec![received?];
+            while told.len() < TOLD_TOGETHER
+                && let Some(more) = listener.next_buffered()
+            {
+                told.push(more);
+            }
+            let tenants: BTreeSet<TenantId> = told.iter().filter_map(|told| told.payload().parse().ok()).collect();
+            if told.iter().any(|told| told.channel() == DIRECTORY_CHANGED) || tenants.len() > TAKEN_UP_SINGLY {
+                break;
+            }
+            app.tenants.take_up(&tenants).await?;
         }
     }
 }

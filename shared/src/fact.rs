@@ -109,6 +109,28 @@ pub struct ConfigPublished {
     pub published_at: OffsetDateTime,
 }
 
+/// It was decided which published version runs where. A decision replaces the one before it whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRollout {
+    /// The tenant.
+    pub tenant: String,
+    /// The one region it is about, which is then its origin; none is about all, decided by the home region.
+    pub region: Option<String>,
+    /// Counts the decisions about this tenant and region.
+    pub number: u64,
+    /// Runs until it is unpinned, whatever is published.
+    pub pinned: Option<u64>,
+    /// Runs where nothing is pinned and no canary is; the newest, if none.
+    pub stable: Option<u64>,
+    /// The region that runs `canary_version` before the others do.
+    pub canary_region: Option<String>,
+    /// Runs in the canary region.
+    pub canary_version: Option<u64>,
+    /// When, by the deciding region's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub decided_at: OffsetDateTime,
+}
+
 /// Money moved: the part of a payment other regions learn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerEntry {
@@ -141,6 +163,8 @@ pub enum Fact {
     ConfigChanged(ConfigChanged),
     /// `config.published`
     ConfigPublished(ConfigPublished),
+    /// `config.rollout`
+    ConfigRollout(ConfigRollout),
     /// `settlement`
     Settlement(LedgerEntry),
     /// `refund`
@@ -184,11 +208,12 @@ pub enum FactError {
 
 impl Fact {
     /// Every kind this version understands.
-    pub const KINDS: [&'static str; 7] = [
+    pub const KINDS: [&'static str; 8] = [
         "region.announced",
         "tenant.created",
         "config.changed",
         "config.published",
+        "config.rollout",
         "settlement",
         "refund",
         "adjustment",
@@ -201,6 +226,7 @@ impl Fact {
             Self::TenantCreated(_) => "tenant.created",
             Self::ConfigChanged(_) => "config.changed",
             Self::ConfigPublished(_) => "config.published",
+            Self::ConfigRollout(_) => "config.rollout",
             Self::Settlement(_) => "settlement",
             Self::Refund(_) => "refund",
             Self::Adjustment(_) => "adjustment",
@@ -211,7 +237,7 @@ impl Fact {
     pub fn stream(&self) -> FactStream {
         match self {
             Self::RegionAnnounced(_) | Self::TenantCreated(_) => FactStream::Control,
-            Self::ConfigChanged(_) | Self::ConfigPublished(_) => FactStream::Config,
+            Self::ConfigChanged(_) | Self::ConfigPublished(_) | Self::ConfigRollout(_) => FactStream::Config,
             Self::Settlement(_) | Self::Refund(_) | Self::Adjustment(_) => FactStream::Ledger,
         }
     }
@@ -223,6 +249,7 @@ impl Fact {
             Self::TenantCreated(fact) => Some(&fact.tenant),
             Self::ConfigChanged(fact) => Some(&fact.tenant),
             Self::ConfigPublished(fact) => Some(&fact.tenant),
+            Self::ConfigRollout(fact) => Some(&fact.tenant),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => Some(&fact.tenant),
         }
     }
@@ -246,6 +273,7 @@ impl Fact {
             "tenant.created" => Self::TenantCreated(read(kind, body)?),
             "config.changed" => Self::ConfigChanged(read(kind, body)?),
             "config.published" => Self::ConfigPublished(read(kind, body)?),
+            "config.rollout" => Self::ConfigRollout(read(kind, body)?),
             "settlement" => Self::Settlement(read(kind, body)?),
             "refund" => Self::Refund(read(kind, body)?),
             "adjustment" => Self::Adjustment(read(kind, body)?),
@@ -280,6 +308,14 @@ impl Fact {
             Self::ConfigChanged(_) => Ok(()),
             Self::ConfigPublished(fact) if fact.version == 0 => Err("versions count from 1".to_owned()),
             Self::ConfigPublished(fact) => stored(fact.version),
+            Self::ConfigRollout(fact) if fact.canary_region.is_some() != fact.canary_version.is_some() => {
+                Err("a canary is a region and a version".to_owned())
+            }
+            Self::ConfigRollout(fact) => [fact.pinned, fact.stable, fact.canary_version]
+                .into_iter()
+                .flatten()
+                .chain([fact.number])
+                .try_for_each(stored),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => {
                 let letters = fact.currency.len() == 3 && fact.currency.bytes().all(|byte| byte.is_ascii_uppercase());
                 if letters { Ok(()) } else { Err(format!("{:?} is no currency", fact.currency)) }
@@ -293,6 +329,7 @@ impl Fact {
             Self::TenantCreated(fact) => serde_json::to_value(fact),
             Self::ConfigChanged(fact) => serde_json::to_value(fact),
             Self::ConfigPublished(fact) => serde_json::to_value(fact),
+            Self::ConfigRollout(fact) => serde_json::to_value(fact),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => serde_json::to_value(fact),
         }
         .expect("facts are plain structs of strings, numbers and JSON")
@@ -356,6 +393,16 @@ mod tests {
                 config: serde_json::json!({"currency": "EUR"}),
                 published_at: settlement().settled_at,
             }),
+            Fact::ConfigRollout(ConfigRollout {
+                tenant: "porto-taxis".to_owned(),
+                region: None,
+                number: 4,
+                pinned: None,
+                stable: Some(2),
+                canary_region: Some("eu-west".to_owned()),
+                canary_version: Some(3),
+                decided_at: settlement().settled_at,
+            }),
             Fact::Settlement(settlement()),
             Fact::Refund(settlement()),
             Fact::Adjustment(settlement()),
@@ -388,6 +435,7 @@ mod tests {
         tenant.created: home_region n name tenant term
         config.changed: changes generation tenant
         config.published: config published_at tenant version
+        config.rollout: canary_region canary_version decided_at number pinned region stable tenant
         settlement: amount currency fact_id payment_id settled_at tenant trip_id
         refund: amount currency fact_id payment_id settled_at tenant trip_id
         adjustment: amount currency fact_id payment_id settled_at tenant trip_id
@@ -409,7 +457,10 @@ mod tests {
         let Fact::ConfigPublished(published) = one_of_each().swap_remove(3) else { panic!("the fourth kind") };
         let unnumbered = Fact::ConfigPublished(ConfigPublished { version: 0, ..published.clone() });
         let beyond = Fact::ConfigPublished(ConfigPublished { version: u64::MAX, ..published });
-        for fact in [euro, unnumbered, beyond] {
+        let Fact::ConfigRollout(rollout) = one_of_each().swap_remove(4) else { panic!("the fifth kind") };
+        let nowhere = Fact::ConfigRollout(ConfigRollout { canary_region: None, ..rollout.clone() });
+        let beyond_all = Fact::ConfigRollout(ConfigRollout { pinned: Some(u64::MAX), ..rollout });
+        for fact in [euro, unnumbered, beyond, nowhere, beyond_all] {
             let refused = Fact::check(fact.stream(), fact.kind(), &fact.to_body());
             assert!(matches!(refused, Err(FactError::Malformed { .. })), "{fact:?}");
         }

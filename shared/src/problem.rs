@@ -85,6 +85,8 @@ codes! {
     RideInProgress = 409 "ride_in_progress",
     /// The rider has as many rides booked ahead as allowed.
     TooManyBookings = 409 "too_many_bookings",
+    /// A version of the config is tried in a canary region: promote it or roll it back first.
+    RolloutInProgress = 409 "rollout_in_progress",
     /// The account exists already.
     AlreadyExists = 409 "already_exists",
     /// The trip is paid, or a payment of it is under way.

@@ -11,6 +11,7 @@ use shared::{
 };
 use sqlx::PgConnection;
 
+use super::rollout::keep_rollout;
 use crate::{
     protocol::{HomeEpoch, LogId, Origin},
     store::{SetAside, StoreError, Stored, held_edits, quarantine, release, to_sql},
@@ -33,6 +34,12 @@ pub(crate) async fn apply_config(
             Fact::ConfigPublished(fact) => {
                 let epoch = envelope.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
                 let refused = keep_version(connection, &origin, epoch, &fact).await?;
+                set_aside.extend(refused.map(|(state, reason)| SetAside::new(seq, state, reason)));
+                changed.insert(fact.tenant);
+            }
+            Fact::ConfigRollout(fact) => {
+                let epoch = envelope.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
+                let refused = keep_rollout(connection, &origin, epoch, &fact).await?;
                 set_aside.extend(refused.map(|(state, reason)| SetAside::new(seq, state, reason)));
                 changed.insert(fact.tenant);
             }

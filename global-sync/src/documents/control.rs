@@ -20,6 +20,7 @@ pub(crate) async fn apply_control(
             Fact::TenantCreated(fact) => settle_tenant(connection, fact).await?,
             Fact::ConfigChanged(_)
             | Fact::ConfigPublished(_)
+            | Fact::ConfigRollout(_)
             | Fact::Settlement(_)
             | Fact::Refund(_)
             | Fact::Adjustment(_) => Some(("failed", "not a control fact".to_owned())),

@@ -4,8 +4,10 @@
 
 mod config;
 mod control;
+mod rollout;
 mod snapshot;
 
 pub(crate) use config::{apply_config, keep_version};
 pub(crate) use control::apply_control;
+pub(crate) use rollout::{keep_rollout, take_rollouts};
 pub(crate) use snapshot::{take_documents, take_versions};

@@ -6,8 +6,8 @@ use super::{Store, StoreError};
 
 impl Store {
     /// Covers every log by its head, which vouches for all before it, and what was derived from them: the ledger by its
-    /// sums, drafts by their heads and content, published versions, homes and regions. Nothing in it depends on the order
-    /// of arrival. Of each table only a hash leaves the database.
+    /// sums, drafts by their heads and content, published versions, where they run, homes and regions. Nothing in it
+    /// depends on the order of arrival. Of each table only a hash leaves the database.
     pub async fn digest(&self) -> Result<String, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
@@ -28,6 +28,9 @@ impl Store {
                                                      E'\n'
                         ORDER BY tenant_id COLLATE "C", version), 'UTF8'))
                  FROM tenant_config_versions) AS versions,
+                (SELECT sha256(string_agg(config_rollout_hash(r), ''
+                        ORDER BY tenant_id COLLATE "C", region COLLATE "C"))
+                 FROM tenant_config_rollouts r) AS rollouts,
                 (SELECT sha256(convert_to(string_agg(concat_ws(' ', tenant_id, region, term, n, md5(name)), E'\n'
                         ORDER BY tenant_id COLLATE "C"), 'UTF8'))
                  FROM tenant_homes) AS homes,
@@ -40,7 +43,7 @@ impl Store {
         .await?;
         tx.rollback().await?;
         let mut digest = Sha256::new();
-        for part in [row.logs, row.ledger, row.documents, row.versions, row.homes, row.regions] {
+        for part in [row.logs, row.ledger, row.documents, row.versions, row.rollouts, row.homes, row.regions] {
             let part = part.unwrap_or_default();
             digest.update((part.len() as u64).to_be_bytes());
             digest.update(part);

@@ -15,7 +15,7 @@ use super::{
     to_sql,
 };
 use crate::{
-    documents::keep_version,
+    documents::{keep_rollout, keep_version},
     protocol::{
         Draft, Entry, Envelope, Head, HomeEpoch, KeyId, LogId, MAX_GROUP_BYTES, MAX_GROUP_ENTRIES, Origin, SALT_BYTES,
         checkpoint_message,
@@ -212,15 +212,15 @@ async fn append(
     let mut entries: Vec<(Entry, Head)> = Vec::with_capacity(drafts.len());
     let mut checkpoints: Vec<Head> = Vec::new();
     let mut facts: Vec<NewFact> = Vec::new();
-    let mut versions = Vec::new();
+    let mut config = Vec::new();
     let (mut group_bytes, mut group_entries) = (0, 0);
     for (draft, fact) in drafts {
         let epoch = draft.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
         let hash = fact_hash(&draft.kind, draft.body.get(SALT_BYTES..).unwrap_or_default());
         let (entry, next) = Envelope::seal(cluster_id, log, &head, draft);
         let kind = fact.kind();
-        if let Fact::ConfigPublished(published) = &fact {
-            versions.push((next.seq, epoch, published.clone()));
+        if let Fact::ConfigPublished(_) | Fact::ConfigRollout(_) = &fact {
+            config.push((next.seq, epoch, fact.clone()));
         }
         if let Fact::Settlement(inner) | Fact::Refund(inner) | Fact::Adjustment(inner) = fact {
             facts.push(NewFact { seq: next.seq, kind, entry: inner, epoch, hash });
@@ -243,11 +243,15 @@ async fn append(
     }
     save_head(connection, log, &head).await?;
     save_applied(connection, log, head.seq).await?;
-    for (seq, epoch, published) in versions {
-        if let Some((state, reason)) = keep_version(connection, &log.origin, epoch, &published).await? {
-            tracing::error!(log = %log, seq, "a version of ours is not the one that applies: {reason}");
-            let tenant = Some(published.tenant.as_str());
-            super::apply::quarantine(connection, log, seq, tenant, "config.published", state, &reason).await?;
+    for (seq, epoch, fact) in config {
+        let refused = match &fact {
+            Fact::ConfigPublished(published) => keep_version(connection, &log.origin, epoch, published).await?,
+            Fact::ConfigRollout(decided) => keep_rollout(connection, &log.origin, epoch, decided).await?,
+            _ => None,
+        };
+        if let Some((state, reason)) = refused {
+            tracing::error!(log = %log, seq, "what we said of a tenant's config is not what applies: {reason}");
+            super::apply::quarantine(connection, log, seq, fact.tenant(), fact.kind(), state, &reason).await?;
         }
     }
     let conflicts = ledger::insert(connection, &log.origin, &facts).await?;

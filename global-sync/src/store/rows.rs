@@ -29,7 +29,10 @@ fn rows_of(stream: FactStream) -> &'static str {
              UNION ALL
              SELECT concat_ws(' ', 'version', tenant_id, version),
                     sha256(convert_to(concat_ws(' ', home_term, home_n, config_md5), 'UTF8'))
-             FROM tenant_config_versions"
+             FROM tenant_config_versions
+             UNION ALL
+             SELECT concat_ws(' ', 'rollout', tenant_id, NULLIF(region, '')), config_rollout_hash(r)
+             FROM tenant_config_rollouts r"
         }
         FactStream::Control => {
             "SELECT 'home ' || tenant_id AS key,

@@ -67,7 +67,7 @@ macro_rules! table {
 }
 
 /// In this order, which a snapshot of another version of the format would not keep to: it begins with the vector.
-const TABLES: [Table; 9] = [
+const TABLES: [Table; 10] = [
     table!(
         "vector",
         "c.origin_region, c.origin_incarnation, c.stream, a.applied,
@@ -85,6 +85,11 @@ const TABLES: [Table; 9] = [
         "version",
         "tenant_id, version, config, published_at, home_term, home_n, origin_region, origin_incarnation",
         "tenant_config_versions WHERE home_term >= 0"
+    ),
+    table!(
+        "rollout",
+        "tenant_id, region, number, home_term, home_n, pinned, stable, canary_region, canary_version, decided_at",
+        "tenant_config_rollouts"
     ),
     table!(
         "fact",
@@ -217,6 +222,7 @@ async fn take_in(connection: &mut PgConnection, own: &Origin) -> Result<Imported
     connection.execute(DIRECTORY).await?;
     documents::take_documents(connection).await?;
     documents::take_versions(connection).await?;
+    documents::take_rollouts(connection).await?;
     let facts = ledger::take_facts(connection, own).await?;
     connection.execute(LOGS).await?;
     let logs: i64 = sqlx::query_scalar("SELECT count(*) FROM advanced").fetch_one(&mut *connection).await?;

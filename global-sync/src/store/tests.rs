@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 
 use shared::{
-    fact::{ConfigChanged, ConfigPublished, Fact, FactStream, LedgerEntry, RegionAnnounced, TenantCreated},
+    fact::{
+        ConfigChanged, ConfigPublished, ConfigRollout, Fact, FactStream, LedgerEntry, RegionAnnounced, TenantCreated,
+    },
     tenant_document::{DocumentActor, TenantDocument},
 };
 use sqlx::PgPool;
@@ -568,6 +570,62 @@ async fn the_same_versions_stay_whatever_order_they_come_in(pool: PgPool) {
     .await
     .unwrap();
     assert_eq!(kept, ["1USD 2GBP 3INR"]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_decision_about_a_rollout_that_stays_does_not_depend_on_the_order_they_come_in(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let decided = |number, region: Option<&str>, pinned| ConfigRollout {
+        tenant: String::new(),
+        region: region.map(str::to_owned),
+        number,
+        pinned: Some(pinned),
+        stable: None,
+        canary_region: None,
+        canary_version: None,
+        decided_at: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
+    };
+    let facts = [
+        (1, "us-east", decided(7, None, 1)),
+        // A later home counts on from what it knew.
+        (2, "ap-south", decided(2, None, 2)),
+        (2, "ap-south", decided(3, None, 3)),
+        // Restored from a backup, it gives a number again, later.
+        (
+            2,
+            "ap-south",
+            ConfigRollout {
+                decided_at: OffsetDateTime::from_unix_timestamp(1_700_000_001).unwrap(),
+                ..decided(3, None, 4)
+            },
+        ),
+        (9, "eu-west", decided(1, Some("eu-west"), 5)),
+        (1, "eu-west", decided(2, Some("eu-west"), 6)),
+        // Nobody decides for another region.
+        (1, "us-east", decided(3, Some("eu-west"), 7)),
+    ];
+    let mut tx = us.store.pool.begin().await.unwrap();
+    let mut order: Vec<usize> = (0..facts.len()).collect();
+    for turn in 1..40_usize {
+        order.swap(turn % facts.len(), (turn * 3 + 1) % facts.len());
+        order.rotate_left(turn % 3);
+        for at in &order {
+            let (term, region, fact) = &facts[*at];
+            let origin = Origin { region: region.parse().unwrap(), incarnation: 1 };
+            let fact = ConfigRollout { tenant: format!("tenant-{turn}"), ..fact.clone() };
+            let epoch = HomeEpoch { term: *term, n: 0 };
+            let refused = crate::documents::keep_rollout(&mut tx, &origin, epoch, &fact).await.unwrap();
+            assert_eq!(refused.is_some(), fact.pinned == Some(7));
+        }
+    }
+    let kept: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT string_agg(concat_ws(' ', region, number, pinned), ',' ORDER BY region)
+         FROM tenant_config_rollouts GROUP BY tenant_id",
+    )
+    .fetch_all(&mut *tx)
+    .await
+    .unwrap();
+    assert_eq!(kept, [" 3 4,eu-west 2 6"]);
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -21,7 +21,7 @@ use axum::{
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use secrecy::ExposeSecret;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use shared::{
     clock::Clock,
@@ -151,8 +151,9 @@ pub(super) struct Alone {
     tokens: Tokens,
     /// The full node that answered last.
     followed: RwLock<Option<Followed>>,
-    /// The newest config each tenant published, without its credentials.
-    published: RwLock<HashMap<TenantId, Published>>,
+    /// The config of each tenant that runs, without its credentials, and the number of the version that was due when it was
+    /// read.
+    published: RwLock<HashMap<TenantId, (i64, Published)>>,
 }
 
 #[derive(Clone)]
@@ -162,7 +163,7 @@ struct Followed {
 }
 
 /// A published version as the API shows it.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, Serialize)]
 struct Published {
     version: i64,
     config: Value,
@@ -197,7 +198,7 @@ impl Alone {
     /// What is known of a tenant's config, as far as this version can read it.
     fn config_of(&self, tenant: &TenantId) -> Option<TenantConfig> {
         let published = self.published.read().expect("no holder of this lock panics");
-        TenantConfig::from_published(&published.get(tenant)?.config).ok()
+        TenantConfig::from_published(&published.get(tenant)?.1.config).ok()
     }
 
     /// What stands in for the answer to `request` if none comes: the published part of a tenant's config, for whom may see it.
@@ -209,14 +210,16 @@ impl Alone {
         let tenant: TenantId = request.headers().get("x-tenant-id")?.to_str().ok()?.parse().ok()?;
         let caller = verify(&self.tokens, bearer(request.headers())?, &tenant).ok()?;
         may_configure(&caller, id).ok()?;
-        let published = self.published.read().expect("no holder of this lock panics").get(&tenant).cloned()?;
-        let Published { version, config, published_at } = published;
+        let (_, running) = self.published.read().expect("no holder of this lock panics").get(&tenant).cloned()?;
+        let region = self.followed.read().expect("no holder of this lock panics").clone()?.region;
         Some(
             Json(json!({
-                "config": config,
+                "config": running.config,
                 "heads": [],
                 "conflicts": [],
-                "published": {"version": version, "config": config, "published_at": published_at},
+                "published": running,
+                "running": {"region": region, "version": running, "refused": []},
+                "rollout": {"pinned": null, "pinned_here": null, "stable": null, "canary": null, "regions": []},
                 "rejected": ["no region answers this edge: it shows the published version it knows, and no draft"],
             }))
             .into_response(),
@@ -247,7 +250,12 @@ struct SignedIn {
 
 #[derive(Deserialize)]
 struct ConfigAnswer {
-    published: Option<Published>,
+    running: Running,
+}
+
+#[derive(Deserialize)]
+struct Running {
+    version: Option<Published>,
 }
 
 impl Follower {
@@ -286,22 +294,22 @@ impl Follower {
         self.follow_configs(upstream, &token).await
     }
 
-    /// Reads anew what was published since; the directory has its numbers.
+    /// Reads anew where another version is due than before; the directory has its numbers.
     async fn follow_configs(&self, upstream: &Url, token: &str) -> anyhow::Result<()> {
         let alone = self.edge.0.alone.as_ref().context("an edge alone follows")?;
         let directory = self.directory.get();
         let changed: Vec<_> = {
             let mut published = alone.published.write().expect("no holder of this lock panics");
             published.retain(|tenant, _| directory.homes.contains_key(tenant));
-            let known = |tenant| published.get(tenant).map(|known: &Published| known.version);
-            let homes = directory.homes.iter();
-            homes.filter(|(id, home)| home.config_version > known(*id)).map(|(id, _)| id.clone()).collect()
+            let known = |tenant| published.get(tenant).map(|(due, _)| *due);
+            let due = directory.homes.iter().filter_map(|(id, home)| Some((id, home.config_version?)));
+            due.filter(|(id, due)| known(*id) != Some(*due)).map(|(id, due)| (id.clone(), due)).collect()
         };
-        for tenant in changed {
+        for (tenant, due) in changed {
             let path = format!("/v1/tenants/{tenant}/config");
             let (answer, _): (ConfigAnswer, _) = self.get(upstream, &path, token, Some(&tenant)).await?;
-            if let Some(published) = answer.published {
-                alone.published.write().expect("no holder of this lock panics").insert(tenant, published);
+            if let Some(running) = answer.running.version {
+                alone.published.write().expect("no holder of this lock panics").insert(tenant, (due, running));
             }
         }
         Ok(())

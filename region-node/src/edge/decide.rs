@@ -58,7 +58,9 @@ fn is_remembered(edge: &Edge, request: &Request) -> bool {
 fn is_answered_anywhere(path: &str, method: &Method) -> bool {
     matches!(path, "/v1/regions" | "/v1/route" | "/v1/settlements" | "/v1/directory")
         || (path == "/v1/tenants" && method == Method::POST)
-        || path.strip_prefix("/v1/tenants/").is_some_and(|rest| rest.ends_with("/config"))
+        || path.strip_prefix("/v1/tenants/").is_some_and(|rest| {
+            ["/config", "/config/versions", "/config/pin/here"].iter().any(|path| rest.ends_with(path))
+        })
 }
 
 /// The tenant a call names: in the header, or, for those who cannot set one, in the query.

@@ -165,7 +165,8 @@ async fn full_node(region: &'static str, seen: Arc<Mutex<Vec<String>>>) -> FullN
             "/v1/auth/token" => json!({"access_token": "a", "expires_in": 900}),
             "/v1/directory" => directory(),
             path if path.ends_with("/config") => {
-                json!({"published": {"version": 1, "config": {"name": path}, "published_at": "2026-01-01T00:00:00Z"}})
+                let version = json!({"version": 1, "config": {"name": path}, "published_at": "2026-01-01T00:00:00Z"});
+                json!({"published": version, "running": {"region": region, "version": version, "refused": []}})
             }
             _ => json!({"region": region}),
         };

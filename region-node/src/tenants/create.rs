@@ -116,7 +116,7 @@ pub(super) async fn create_tenant(
         outbox::append(&mut tx, &Fact::ConfigChanged(changed)).await?;
     }
     // The first version is published where the tenant is made, so that every region can serve its config at once.
-    publish::publish(&mut tx, document.to_json(), app.clock.now()).await?;
+    publish::publish(&mut tx, document.to_json(), app.clock.now(), None).await?;
     let created = CreatedTenant { id: tenant, name: name.clone(), home_region: home, epoch, client_id, client_secret };
     let answer = tx.finish(StatusCode::CREATED, &created).await?;
     // The tenant is made whatever happens now; the directory follows by notification too.

@@ -52,7 +52,7 @@ pub struct Home {
     pub epoch: Epoch,
     /// The company's name.
     pub name: String,
-    /// The number of its newest published config; null before the first has arrived.
+    /// The number of the published config that is due in the region asked; null before the first has arrived.
     #[serde(default)]
     pub config_version: Option<i64>,
 }
@@ -68,5 +68,9 @@ impl DirectoryCell {
 
     pub(crate) fn set(&self, directory: Directory) {
         *self.0.write().expect("no holder of this lock panics") = Arc::new(directory);
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Directory)) {
+        change(Arc::make_mut(&mut *self.0.write().expect("no holder of this lock panics")));
     }
 }

@@ -12,13 +12,18 @@ use serde_json::Value;
 use shared::{
     claims::Role,
     fact::{ConfigChanged, Fact},
+    ids::RegionName,
     problem::Code,
     tenant_config::TenantConfig,
     tenant_document::{Conflict, DocumentActor, DocumentError, TenantDocument},
 };
 use time::OffsetDateTime;
 
-use super::{publish, store};
+use super::{
+    RefusedVersion, publish,
+    rollout::{self, RolloutView},
+    store::{self, StoredVersion},
+};
 use crate::{
     app::App,
     db::TenantTx,
@@ -44,8 +49,12 @@ pub(super) struct ConfigView {
     /// Where concurrent edits disagreed.
     #[schema(value_type = Vec<Object>)]
     conflicts: Vec<Conflict>,
-    /// What runs.
+    /// The newest published version; it runs unless `rollout` says otherwise.
     published: Option<PublishedView>,
+    /// What runs in the region that answers, as far as the node that answers accepts it.
+    running: RunningView,
+    /// Which version is tried, held or pinned where.
+    rollout: RolloutView,
     /// Why the draft is not published, if it is not.
     rejected: Vec<String>,
 }
@@ -58,6 +67,25 @@ pub(super) struct PublishedView {
     config: Value,
     #[serde(with = "time::serde::rfc3339")]
     published_at: OffsetDateTime,
+}
+
+impl From<StoredVersion> for PublishedView {
+    fn from(stored: StoredVersion) -> Self {
+        let StoredVersion { version, config, published_at } = stored;
+        Self { version, config: TenantConfig::public_view(&config), published_at }
+    }
+}
+
+/// What runs in one region.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct RunningView {
+    /// The region.
+    #[schema(value_type = String)]
+    region: RegionName,
+    /// The version; null where none is accepted.
+    version: Option<PublishedView>,
+    /// Versions that should run and that this node refuses.
+    refused: Vec<RefusedVersion>,
 }
 
 /// Shows the draft and what runs.
@@ -98,9 +126,7 @@ pub(super) async fn patch_config(
     let tenant = caller.tenant().clone();
     let (mut tx, publishes) = begin(&app, &caller, &command).await?;
     let stored = store::lock_draft(&mut tx).await?;
-    let stored = stored.ok_or_else(|| {
-        Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1)
-    })?;
+    let stored = stored.ok_or_else(not_here_yet)?;
     let mut document = TenantDocument::load(&stored.document).map_err(refused)?;
     let actor = DocumentActor::of(app.region.as_str(), store::incarnation(&mut tx).await?);
     let patch = Value::Object(command.body.0.clone());
@@ -138,10 +164,13 @@ async fn begin(app: &App, caller: &Caller, command: &Command<ConfigPatch>) -> Re
     Ok((command.begin_anywhere(app, caller.tenant(), caller).await?, false))
 }
 
+/// The refusal of a call about a config of which nothing has arrived.
+pub(super) fn not_here_yet() -> Problem {
+    Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1)
+}
+
 pub(super) async fn view(app: &App, tx: &mut TenantTx) -> Result<ConfigView, Problem> {
-    let unknown =
-        || Problem::new(Code::Unavailable, "this region has not received the tenant's config yet").retry_after(1);
-    let stored = store::load_draft(tx).await?.ok_or_else(unknown)?;
+    let stored = store::load_draft(tx).await?.ok_or_else(not_here_yet)?;
     let version = store::latest_version(tx).await?;
     let is_published = version.as_ref().is_some_and(|version| version.config == stored.draft);
     let rejected = match TenantConfig::from_draft(&stored.draft) {
@@ -156,15 +185,22 @@ pub(super) async fn view(app: &App, tx: &mut TenantTx) -> Result<ConfigView, Pro
         },
         Ok(_) => Vec::new(),
     };
+    let (runs, refused) = store::config_in_force(tx, &app.region).await?.map(|now| (now.runs, now.refused)).unzip();
+    let running = match runs.flatten() {
+        Some(runs) => store::version_up_to(tx, runs.version).await?,
+        None => None,
+    };
     Ok(ConfigView {
         config: TenantConfig::public_view(&stored.draft),
         heads: stored.heads,
         conflicts: TenantConfig::public_conflicts(stored.conflicts.0),
-        published: version.map(|version| PublishedView {
-            version: version.version,
-            config: TenantConfig::public_view(&version.config),
-            published_at: version.published_at,
-        }),
+        published: version.map(PublishedView::from),
+        running: RunningView {
+            region: app.region.clone(),
+            version: running.map(PublishedView::from),
+            refused: refused.unwrap_or_default(),
+        },
+        rollout: rollout::view(app, tx).await?,
         rejected,
     })
 }

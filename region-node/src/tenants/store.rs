@@ -1,30 +1,37 @@
 //! All SQL of tenants, homes and config.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 use shared::{
-    fact::{Fact, RegionAnnounced},
+    fact::{ConfigRollout, Fact, RegionAnnounced},
     ids::{RegionName, TenantId},
-    problem::Code,
     tenant_config::TenantConfig,
     tenant_document::{Conflict, TenantDocument},
 };
 use sqlx::{PgConnection, PgPool, types::Json};
 use time::OffsetDateTime;
 
-use super::{Directory, Home, PublishedConfig, RegionEntry};
+use super::{
+    Directory, Home, PublishedConfig, RefusedVersion, RegionEntry,
+    published::InForce,
+    rollout::{Canary, Decision},
+};
 use crate::{
     db::{Epoch, SystemTx, TenantTx},
     http::Problem,
     outbox,
 };
 
-pub(super) async fn directory(tx: &mut SystemTx) -> sqlx::Result<Directory> {
+pub(super) async fn directory(tx: &mut SystemTx, here: &RegionName) -> sqlx::Result<Directory> {
     let regions =
         sqlx::query!("SELECT name, base_url, quic_addr, jwks, state FROM regions").fetch_all(tx.conn()).await?;
     let homes = sqlx::query!(
         r#"SELECT h.tenant_id, h.name, h.region, h.term, h.n,
-                  (SELECT max(v.version) FROM tenant_config_versions v WHERE v.tenant_id = h.tenant_id) AS config_version
-           FROM tenant_homes h"#
+                  (SELECT max(v.version) FROM tenant_config_versions v
+                   WHERE v.tenant_id = h.tenant_id AND v.version <= config_limit(h.tenant_id, $1)) AS config_version
+           FROM tenant_homes h"#,
+        here.as_str()
     )
     .fetch_all(tx.conn())
     .await?;
@@ -43,37 +50,46 @@ pub(super) async fn directory(tx: &mut SystemTx) -> sqlx::Result<Directory> {
 /// Published versions looked through for one this release can read.
 const VERSIONS_LOOKED_THROUGH: usize = 20;
 
-/// The newest published config that can be read here, and the number of the newest there is.
-pub(super) async fn newest_config(tx: &mut TenantTx) -> Result<Option<(i64, PublishedConfig)>, Problem> {
+/// The version that is due in a region.
+pub(super) async fn version_due(tx: &mut TenantTx, region: &RegionName) -> sqlx::Result<Option<i64>> {
     let tenant = tx.tenant().clone();
-    let (mut newest, mut before) = (None, i64::MAX);
+    sqlx::query_scalar!(
+        "SELECT max(version) FROM tenant_config_versions WHERE tenant_id = $1 AND version <= config_limit($1, $2)",
+        tenant.as_str(),
+        region.as_str()
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
+/// What runs in a region: the version that is due there, or the newest before it that can be read here. None before any
+/// version has arrived.
+pub(super) async fn config_in_force(tx: &mut TenantTx, region: &RegionName) -> sqlx::Result<Option<InForce>> {
+    let tenant = tx.tenant().clone();
+    let Some(due) = version_due(tx, region).await? else { return Ok(None) };
+    let mut in_force = InForce { due, runs: None, refused: Vec::new() };
+    let mut next = due;
     for _ in 0..VERSIONS_LOOKED_THROUGH {
         let row = sqlx::query!(
-            "SELECT version, config FROM tenant_config_versions WHERE tenant_id = $1 AND version < $2
+            "SELECT version, config FROM tenant_config_versions WHERE tenant_id = $1 AND version <= $2
              ORDER BY version DESC LIMIT 1",
             tenant.as_str(),
-            before
+            next
         )
         .fetch_optional(tx.conn())
         .await?;
         let Some(row) = row else { break };
-        let (version, newest) = (row.version, *newest.get_or_insert(row.version));
+        let version = row.version;
         match TenantConfig::from_published(&row.config) {
-            Ok(config) => return Ok(Some((newest, PublishedConfig { version, config }))),
-            Err(errors) => {
-                tracing::error!(%tenant, version, ?errors, "version {version} of {tenant}'s config cannot be read here; an older one stands");
+            Ok(config) => {
+                in_force.runs = Some(Arc::new(PublishedConfig { version, config }));
+                break;
             }
+            Err(errors) => in_force.refused.push(RefusedVersion::new(version, errors)),
         }
-        before = version;
+        next = version - 1;
     }
-    match newest {
-        None => Ok(None),
-        // Better no price than a made-up one.
-        Some(_) => {
-            let detail = format!("no published config of '{tenant}' can be read by this release");
-            Err(Problem::new(Code::Unavailable, detail).retry_after(30))
-        }
-    }
+    Ok(Some(in_force))
 }
 
 /// Writes this region's entry of the directory and tells the other regions, if it says anything new.
@@ -197,15 +213,54 @@ pub(super) struct StoredVersion {
 }
 
 pub(super) async fn latest_version(tx: &mut TenantTx) -> sqlx::Result<Option<StoredVersion>> {
+    version_up_to(tx, i64::MAX).await
+}
+
+/// The newest version up to a number.
+pub(super) async fn version_up_to(tx: &mut TenantTx, version: i64) -> sqlx::Result<Option<StoredVersion>> {
     let tenant = tx.tenant().clone();
     sqlx::query_as!(
         StoredVersion,
         "SELECT version, config, published_at FROM tenant_config_versions
-         WHERE tenant_id = $1 ORDER BY version DESC LIMIT 1",
-        tenant.as_str()
+         WHERE tenant_id = $1 AND version <= $2 ORDER BY version DESC LIMIT 1",
+        tenant.as_str(),
+        version
     )
     .fetch_optional(tx.conn())
     .await
+}
+
+/// The numbers of the newest versions before one, and when they were published.
+pub(super) async fn versions_before(
+    tx: &mut TenantTx,
+    before: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<(i64, OffsetDateTime)>> {
+    let tenant = tx.tenant().clone();
+    let rows = sqlx::query!(
+        "SELECT version, published_at FROM tenant_config_versions
+         WHERE tenant_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3",
+        tenant.as_str(),
+        before,
+        limit
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.version, row.published_at)).collect())
+}
+
+/// Whether the tenant's newest version is of an earlier home than that of `epoch`. The first version is of none: it is
+/// published where the tenant is made; one of this home has its tenure once it is numbered.
+pub(super) async fn is_published_by_earlier_home(tx: &mut TenantTx, epoch: (i64, i64)) -> sqlx::Result<bool> {
+    let tenant = tx.tenant().clone();
+    let newest = sqlx::query!(
+        "SELECT home_term, home_n FROM tenant_config_versions WHERE tenant_id = $1 AND home_term > 0
+         ORDER BY version DESC LIMIT 1",
+        tenant.as_str()
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(newest.is_some_and(|row| (row.home_term, row.home_n) < epoch))
 }
 
 pub(super) async fn insert_version(tx: &mut TenantTx, version: &StoredVersion) -> sqlx::Result<()> {
@@ -219,6 +274,75 @@ pub(super) async fn insert_version(tx: &mut TenantTx, version: &StoredVersion) -
     )
     .execute(tx.conn())
     .await?;
+    sqlx::query!("SELECT pg_notify('config_changed', $1)", tenant.as_str()).execute(tx.conn()).await?;
+    Ok(())
+}
+
+/// What is decided about all regions, or about one.
+pub(super) async fn decision(tx: &mut TenantTx, region: Option<&RegionName>) -> sqlx::Result<Decision> {
+    let tenant = tx.tenant().clone();
+    let row = sqlx::query!(
+        "SELECT number, home_term, home_n, pinned, stable, canary_region, canary_version FROM tenant_config_rollouts
+         WHERE tenant_id = $1 AND region = $2",
+        tenant.as_str(),
+        region.map_or("", RegionName::as_str)
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    let Some(row) = row else { return Ok(Decision::default()) };
+    let canary = row.canary_region.zip(row.canary_version);
+    Ok(Decision {
+        number: row.number,
+        epoch: (row.home_term, row.home_n),
+        pinned: row.pinned,
+        stable: row.stable,
+        canary: canary.map(|(region, version)| Canary { region, version }),
+    })
+}
+
+/// Saves a decision and tells the other regions and the nodes of this one.
+pub(super) async fn decide(
+    tx: &mut TenantTx,
+    region: Option<&RegionName>,
+    decided: &Decision,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let tenant = tx.tenant().clone();
+    let (canary_region, canary_version) =
+        decided.canary.as_ref().map(|canary| (canary.region.as_str(), canary.version)).unzip();
+    sqlx::query!(
+        "INSERT INTO tenant_config_rollouts
+             (tenant_id, region, number, home_term, home_n, pinned, stable, canary_region, canary_version, decided_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         ON CONFLICT (tenant_id, region) DO UPDATE
+         SET number = excluded.number, home_term = excluded.home_term, home_n = excluded.home_n,
+             pinned = excluded.pinned, stable = excluded.stable, canary_region = excluded.canary_region,
+             canary_version = excluded.canary_version, decided_at = excluded.decided_at",
+        tenant.as_str(),
+        region.map_or("", RegionName::as_str),
+        decided.number,
+        decided.epoch.0,
+        decided.epoch.1,
+        decided.pinned,
+        decided.stable,
+        canary_region,
+        canary_version,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    let version = |version: i64| u64::try_from(version).expect("versions count from one");
+    let fact = Fact::ConfigRollout(ConfigRollout {
+        tenant: tenant.to_string(),
+        region: region.map(ToString::to_string),
+        number: version(decided.number),
+        pinned: decided.pinned.map(version),
+        stable: decided.stable.map(version),
+        canary_region: canary_region.map(str::to_owned),
+        canary_version: canary_version.map(version),
+        decided_at: now,
+    });
+    outbox::append(tx, &fact).await?;
     sqlx::query!("SELECT pg_notify('config_changed', $1)", tenant.as_str()).execute(tx.conn()).await?;
     Ok(())
 }

@@ -6,6 +6,8 @@ use sqlx::PgPool;
 
 use crate::testing::{TestRegion, TestUser};
 
+mod rollout;
+
 const CONFIG: &str = "/v1/tenants/cabs/config";
 
 async fn patch(user: &TestUser, patch: Value, if_match: Option<&str>) -> crate::testing::TestAnswer {

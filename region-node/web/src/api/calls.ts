@@ -21,6 +21,7 @@ import type {
   TenantBalances,
   Trip,
   Vehicle,
+  VersionNumber,
   Zone,
   ZoneQueue,
 } from './types';
@@ -184,8 +185,35 @@ export const patchConfig = (
     idempotencyKey,
   });
 
-export const publishConfig = (client: Client, tenant: string, idempotencyKey: string): Promise<ConfigAnswer> =>
-  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/config/publish`, idempotencyKey });
+/** Publishes the draft everywhere, or in one region first. */
+export const publishConfig = (client: Client, tenant: string, canaryRegion: string | null, idempotencyKey: string): Promise<ConfigAnswer> =>
+  client.json({
+    method: 'POST',
+    path: `/v1/tenants/${enc(tenant)}/config/publish`,
+    body: canaryRegion === null ? {} : { canary_region: canaryRegion },
+    idempotencyKey,
+  });
+
+/** Ends a canary: the version runs everywhere, or nowhere. */
+export const endCanary = (client: Client, tenant: string, how: 'promote' | 'rollback', idempotencyKey: string): Promise<ConfigAnswer> =>
+  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/config/${how}`, idempotencyKey });
+
+const pinPath = (tenant: string, here: boolean): string => `/v1/tenants/${enc(tenant)}/config/pin${here ? '/here' : ''}`;
+
+/** Pins a version in every region, or in the region that takes the call. */
+export const pinConfig = (
+  client: Client,
+  tenant: string,
+  pin: { version: number; here: boolean },
+  idempotencyKey: string,
+): Promise<ConfigAnswer> =>
+  client.json({ method: 'PUT', path: pinPath(tenant, pin.here), body: { version: pin.version }, idempotencyKey });
+
+export const unpinConfig = (client: Client, tenant: string, here: boolean): Promise<ConfigAnswer> =>
+  client.json({ method: 'DELETE', path: pinPath(tenant, here) });
+
+export const configVersions = (client: Client, tenant: string, signal?: AbortSignal): Promise<Page<VersionNumber>> =>
+  client.json({ method: 'GET', path: `/v1/tenants/${enc(tenant)}/config/versions`, query: { limit: 50 }, signal });
 
 export const settlements = (
   client: Client,

@@ -838,6 +838,59 @@ export interface paths {
         patch: operations["patch_config"];
         trace?: never;
     };
+    "/v1/tenants/{id}/config/pin": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Pins a version: every region runs it until it is unpinned, whatever is published. */
+        put: operations["pin"];
+        post?: never;
+        /** Unpins: every region runs what is due without the pin. */
+        delete: operations["unpin"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{id}/config/pin/here": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /** Pins a version in the region that takes the call, home or not, also while it is cut off from all others. */
+        put: operations["pin_here"];
+        post?: never;
+        /** Unpins in the region that takes the call. */
+        delete: operations["unpin_here"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{id}/config/promote": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Lets the canary region's version run in every region. */
+        post: operations["promote"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants/{id}/config/publish": {
         parameters: {
             query?: never;
@@ -847,8 +900,42 @@ export interface paths {
         };
         get?: never;
         put?: never;
-        /** Publishes a draft whose tenant has `auto_publish` off. */
+        /** Publishes a draft whose tenant has `auto_publish` off, or again what was rolled back. */
         post: operations["publish_config"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{id}/config/rollback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Ends the canary: every region runs what the others ran. The draft stays a draft until somebody publishes it by hand. */
+        post: operations["roll_back"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{id}/config/versions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The published versions this region holds, the newest first. */
+        get: operations["list_versions"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1122,6 +1209,16 @@ export interface components {
             /** @description What he can be paid now. */
             payable: components["schemas"]["Money"];
         };
+        /** @description A version that runs in one region before the others. */
+        Canary: {
+            /** @description The region. */
+            region: string;
+            /**
+             * Format: int64
+             * @description The version.
+             */
+            version: number;
+        };
         /** @description Why. */
         CancelRequest: {
             /** @description For the other party and the back office. */
@@ -1172,6 +1269,10 @@ export interface components {
             published?: components["schemas"]["PublishedView"] | null;
             /** @description Why the draft is not published, if it is not. */
             rejected: string[];
+            /** @description Which version is tried, held or pinned where. */
+            rollout: components["schemas"]["RolloutView"];
+            /** @description What runs in the region that answers, as far as the node that answers accepts it. */
+            running: components["schemas"]["RunningView"];
         };
         /** @description The tenant made, and its back office's credentials: the secret is shown this once. */
         CreatedTenant: {
@@ -1830,6 +1931,18 @@ export interface components {
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
         };
+        /** @description One page of a list. */
+        Page_VersionView: {
+            /** @description At most `limit` of them. */
+            items: {
+                /** Format: date-time */
+                published_at: string;
+                /** Format: int64 */
+                version: number;
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
         /** @description How a payment was made; its token stays between us and the PSP. */
         PaidBy: {
             type: components["schemas"]["MethodType"];
@@ -1915,6 +2028,14 @@ export interface components {
         /** @description How much to pay a driver. */
         PayoutRequest: {
             amount?: components["schemas"]["AskedAmount"] | null;
+        };
+        /** @description A version to pin. */
+        Pin: {
+            /**
+             * Format: int64
+             * @description Its number; the one that runs here, if none is named.
+             */
+            version?: number | null;
         };
         /** @description Where a ride begins or ends. */
         Place: {
@@ -2107,6 +2228,11 @@ export interface components {
             title: string;
             /** @description `about:blank#<code>`. */
             type: string;
+        };
+        /** @description How a draft is published. */
+        Publish: {
+            /** @description The one region that runs the version until it is promoted or rolled back; every region, if none is named. */
+            canary_region?: string | null;
         };
         /** @description A published version. */
         PublishedView: {
@@ -2313,6 +2439,18 @@ export interface components {
          * @enum {string}
          */
         RefundStatus: "Pending" | "Authorized" | "Settled" | "Failed" | "Unknown";
+        /** @description A version that should run and does not, since this node cannot read it or finds it invalid. */
+        RefusedVersion: {
+            /** @description The setting. */
+            field: string;
+            /** @description What is wrong with it. */
+            reason: string;
+            /**
+             * Format: int64
+             * @description Its number.
+             */
+            version: number;
+        };
         /** @description One region. */
         RegionView: {
             base_url: string;
@@ -2436,6 +2574,27 @@ export interface components {
          * @enum {string}
          */
         Role: "rider" | "driver" | "tenant_admin" | "operator";
+        /** @description Where which version runs. */
+        RolloutView: {
+            canary?: components["schemas"]["Canary"] | null;
+            /**
+             * Format: int64
+             * @description Runs in every region whatever is published, until it is unpinned.
+             */
+            pinned?: number | null;
+            /**
+             * Format: int64
+             * @description Runs in this region whatever is decided for all.
+             */
+            pinned_here?: number | null;
+            /** @description Where a version can be tried. */
+            regions: string[];
+            /**
+             * Format: int64
+             * @description Runs outside the canary region, or everywhere after a version was rolled back; the newest, if null.
+             */
+            stable?: number | null;
+        };
         /** @description Where a tenant's clients connect directly, and what they show before anybody has signed in. */
         Route: {
             base_url: string;
@@ -2447,6 +2606,14 @@ export interface components {
             tenant: components["schemas"]["TenantId"];
             /** @description Kinds of vehicle riders may ask for; missing where the config has not arrived yet. */
             vehicle_classes?: string[] | null;
+        };
+        /** @description What runs in one region. */
+        RunningView: {
+            /** @description Versions that should run and that this node refuses. */
+            refused: components["schemas"]["RefusedVersion"][];
+            /** @description The region. */
+            region: string;
+            version?: components["schemas"]["PublishedView"] | null;
         };
         /** @description How one side sees it. */
         Seen: {
@@ -2650,6 +2817,13 @@ export interface components {
              * @description Passengers it takes.
              */
             seats: number;
+        };
+        /** @description A published version, without its content. */
+        VersionView: {
+            /** Format: date-time */
+            published_at: string;
+            /** Format: int64 */
+            version: number;
         };
         /** @description A zone and how many wait in it. */
         ZoneItem: {
@@ -5278,7 +5452,173 @@ export interface operations {
             };
         };
     };
-    publish_config: {
+    pin: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Pin"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConfigView"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    unpin: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConfigView"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    pin_here: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Pin"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConfigView"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    unpin_here: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConfigView"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    promote: {
         parameters: {
             query?: never;
             header: {
@@ -5308,7 +5648,159 @@ export interface operations {
                     "application/json": components["schemas"]["ProblemBody"];
                 };
             };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
             421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    publish_config: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Publish"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConfigView"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    roll_back: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConfigView"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            421: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_versions: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_VersionView"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -299,12 +299,40 @@ export interface ConfigConflict {
   winner: unknown;
 }
 
+export interface PublishedVersion {
+  version: number;
+  config: Record<string, unknown>;
+  published_at: string;
+}
+
+export interface RefusedVersion {
+  version: number;
+  field: string;
+  reason: string;
+}
+
+export interface Rollout {
+  pinned: number | null;
+  pinned_here: number | null;
+  stable: number | null;
+  canary: { region: string; version: number } | null;
+  /** Where a version can be tried. */
+  regions: string[];
+}
+
 export interface ConfigAnswer {
   config: Record<string, unknown>;
   heads: string[];
   conflicts: ConfigConflict[];
-  published: { version: number; config: Record<string, unknown>; published_at: string } | null;
+  published: PublishedVersion | null;
+  running: { region: string; version: PublishedVersion | null; refused: RefusedVersion[] };
+  rollout: Rollout;
   rejected: string[];
+}
+
+export interface VersionNumber {
+  version: number;
+  published_at: string;
 }
 
 export interface PeerStatus {

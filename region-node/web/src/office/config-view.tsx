@@ -1,12 +1,13 @@
 import { Fragment, useState } from 'react';
-import { config as loadConfig, patchConfig, publishConfig } from '../api/calls';
+import { config as loadConfig, patchConfig } from '../api/calls';
 import type { Client } from '../api/client';
 import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { formatTime } from '../lib/time';
-import { Badge, Button, Empty, Notice, Skeleton } from '../ui/controls';
+import { Badge, Empty, Notice, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { compare, pathOf } from './compare';
 import { patchOf } from './edit';
+import { RolloutPanel } from './rollout-panel';
 import { LabelForm, SettingEditor } from './setting-editor';
 
 function show(value: unknown): string {
@@ -34,11 +35,6 @@ function Path({ keys }: { keys: readonly string[] }) {
 export function ConfigView({ client, tenant }: { client: Client; tenant: string }) {
   const loaded = useLoad(tenant, (signal) => loadConfig(client, tenant, signal), 5000);
   const attempt = useAttemptKey();
-  const publish = useAction(async () => {
-    await publishConfig(client, tenant, attempt.keyFor(loaded.data?.heads));
-    attempt.done();
-    loaded.reload();
-  });
   const [editing, setEditing] = useState<string | null>(null);
   const write = useAction(async (keys: readonly string[], value: unknown) => {
     const heads = loaded.data?.heads ?? [];
@@ -110,17 +106,8 @@ export function ConfigView({ client, tenant }: { client: Client; tenant: string 
               </div>
             </div>
           )}
-          <ErrorNote error={publish.error ?? write.error} />
-          {changed.length > 0 && data.config['auto_publish'] === false && (
-            <div className="row">
-              <Button kind="primary" busy={publish.busy} onClick={() => void publish.run()}>
-                Publish the draft
-              </Button>
-              <span className="small muted">
-                {changed.length} {changed.length === 1 ? 'setting' : 'settings'} would change
-              </span>
-            </div>
-          )}
+          <ErrorNote error={write.error} />
+          <RolloutPanel client={client} tenant={tenant} config={data} changes={changed.length} onChange={loaded.reload} />
           {rows.length === 0 ? (
             <div className="card">
               <Empty title="Everything is at its default">Nothing was set for this company.</Empty>
