@@ -4,16 +4,12 @@
 //! come doubled, late and in any order, so each says how far the dispute is, and whatever lies between is booked with it; one
 //! that is decided changes no more.
 
-use shared::{
-    fact::{Fact, LedgerEntry},
-    ids::PaymentId,
-    money::Money,
-};
+use shared::{fact::Fact, ids::PaymentId, money::Money};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{DisputeStatus, Entry, EntryKind, PaymentError, ledger, psp::DisputeNews, record::PaymentRecord, store};
-use crate::{db::TenantTx, http::Problem, outbox, realtime::Event};
+use crate::{db::TenantTx, http::Problem, realtime::Event};
 
 /// A dispute's row.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,21 +91,13 @@ async fn book(
         postings: ledger::dispute(status, amount, &payment.provider),
         posted_at: now,
     };
-    store::post(tx, &entry).await?;
-    let fact = Fact::Adjustment(LedgerEntry {
-        fact_id: entry.id.0,
-        payment_id: payment.id.0,
-        trip_id: payment.trip_id.0,
-        tenant: tx.tenant().to_string(),
-        amount: match status {
-            DisputeStatus::Open => -amount,
-            DisputeStatus::Won => amount,
-            // It left when the dispute was opened.
-            DisputeStatus::Lost => 0,
-        },
-        currency: dispute.amount.currency.to_string(),
-        settled_at: dispute.opened_at,
-    });
-    outbox::append(tx, &fact).await?;
+    let moved = match status {
+        DisputeStatus::Open => -amount,
+        DisputeStatus::Won => amount,
+        // It left when the dispute was opened.
+        DisputeStatus::Lost => 0,
+    };
+    let told = entry.told(tx.tenant(), payment, moved, dispute.opened_at);
+    store::book(tx, &entry, Some(&Fact::Adjustment(told))).await?;
     Ok(())
 }

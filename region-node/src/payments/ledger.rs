@@ -19,13 +19,14 @@
 use std::fmt;
 
 use shared::{
-    ids::{DriverId, FactId, PaymentId, PayoutId, RefundId},
+    fact::LedgerEntry,
+    ids::{DriverId, FactId, PaymentId, PayoutId, RefundId, TenantId},
     money::Currency,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::DisputeStatus;
+use super::{DisputeStatus, record::PaymentRecord};
 
 /// Who shares an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +125,27 @@ impl Entry {
     /// The only id a payout's entry can have.
     pub(super) fn id_of_payout(payout: PayoutId) -> FactId {
         derived("payout", payout.0)
+    }
+
+    /// What other regions learn of it, as the body of a fact: that the payment it is about moved `amount`, asked for at
+    /// `asked_at`. All of that is of the intent, so whoever books the entry again, since an old backup was restored, tells the
+    /// very same fact, and every region's set of facts stays as it is.
+    pub(super) fn told(
+        &self,
+        tenant: &TenantId,
+        payment: &PaymentRecord,
+        amount: i64,
+        asked_at: OffsetDateTime,
+    ) -> LedgerEntry {
+        LedgerEntry {
+            fact_id: self.id.0,
+            payment_id: payment.id.0,
+            trip_id: payment.trip_id.0,
+            tenant: tenant.to_string(),
+            amount,
+            currency: self.currency.to_string(),
+            settled_at: asked_at,
+        }
     }
 }
 

@@ -114,7 +114,7 @@ async fn make(
         postings: ledger::payout(amount.amount, driver),
         posted_at: now,
     };
-    store::post(tx, &entry).await?;
+    store::book(tx, &entry, None).await?;
     Ok(Ok(payout))
 }
 

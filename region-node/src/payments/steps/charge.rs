@@ -1,5 +1,5 @@
 use shared::{
-    fact::{Fact, LedgerEntry},
+    fact::Fact,
     ids::{PaymentId, TenantId},
 };
 use time::OffsetDateTime;
@@ -9,7 +9,6 @@ use crate::{
     app::App,
     db::TenantTx,
     http::Problem,
-    outbox,
     payments::{
         Answer, Entry, EntryKind, NoAnswer, PaymentError, PaymentKind, Phase, ledger,
         psp::{ChargeOrder, OperationKey, Order},
@@ -126,17 +125,8 @@ pub(in crate::payments) async fn settle_payment(
         postings: ledger::settlement(payment.split, &payment.parties()),
         posted_at: now,
     };
-    store::post(tx, &entry).await?;
-    let fact = Fact::Settlement(LedgerEntry {
-        fact_id: entry.id.0,
-        payment_id: payment.id.0,
-        trip_id: payment.trip_id.0,
-        tenant: tx.tenant().to_string(),
-        amount: payment.amount.amount,
-        currency: payment.amount.currency.to_string(),
-        settled_at: payment.created_at,
-    });
-    outbox::append(tx, &fact).await?;
+    let told = entry.told(tx.tenant(), &payment, payment.amount.amount, payment.created_at);
+    store::book(tx, &entry, Some(&Fact::Settlement(told))).await?;
     tell(tx, &payment);
     Ok(payment)
 }

@@ -1,5 +1,5 @@
 use shared::{
-    fact::{Fact, LedgerEntry},
+    fact::Fact,
     ids::{RefundId, TenantId},
 };
 use time::OffsetDateTime;
@@ -9,7 +9,6 @@ use crate::{
     app::App,
     db::TenantTx,
     http::Problem,
-    outbox,
     payments::{
         Answer, Entry, EntryKind, NoAnswer, PaymentError, Phase, ledger,
         psp::{OperationKey, Order, RefundOrder},
@@ -119,17 +118,8 @@ pub(in crate::payments) async fn settle_refund(
         postings: ledger::refund(refund.split, &payment.parties()),
         posted_at: now,
     };
-    store::post(tx, &entry).await?;
-    let fact = Fact::Refund(LedgerEntry {
-        fact_id: entry.id.0,
-        payment_id: payment_id.0,
-        trip_id: payment.trip_id.0,
-        tenant: tx.tenant().to_string(),
-        amount: refund.amount.amount,
-        currency: refund.amount.currency.to_string(),
-        settled_at: refund.created_at,
-    });
-    outbox::append(tx, &fact).await?;
+    let told = entry.told(tx.tenant(), &payment, refund.amount.amount, refund.created_at);
+    store::book(tx, &entry, Some(&Fact::Refund(told))).await?;
     tell(tx, &payment);
     Ok(refund)
 }

@@ -20,7 +20,7 @@ pub(super) use self::{
     compare::compare,
     counts::count_waiting,
     disputes::{load as load_dispute, save as save_dispute},
-    ledger::post,
+    ledger::book,
     payments::{
         Owed, asked_under_key, claim_due as claim_due_payments, given_up as given_up_payments,
         insert as insert_payment, load as load_payment, lock as lock_payment, lock_charged_as, owed,

@@ -225,13 +225,13 @@ async fn book(conn: &mut PgConnection, stand: &Stand, payer: &Payer, payment: Uu
         currency: CURRENCY.to_owned(),
         settled_at: Clock::system().now(),
     });
-    sqlx::query(ENTRY).bind(entry).bind(&stand.tenant).bind(payment).bind(CURRENCY).execute(&mut *conn).await?;
     let driver = format!("driver:{}", payer.driver);
     let (accounts, commission) = (["psp:sandbox", &driver, "tenant:revenue", "tenant:tax"], 200);
     let amounts = [-total, total - tax - commission, commission, tax];
-    sqlx::query(POSTINGS).bind(entry).bind(&stand.tenant).bind(accounts).bind(amounts).execute(&mut *conn).await?;
-    let outbox = sqlx::query(OUTBOX).bind(Uuid::now_v7()).bind(fact.stream().as_str()).bind(fact.kind());
-    outbox.bind(&stand.tenant).bind(fact.to_body()).execute(&mut *conn).await?;
+    let booking = sqlx::query(BOOK).bind(entry).bind(&stand.tenant).bind(payment).bind(CURRENCY);
+    let booking = booking.bind(accounts).bind(amounts);
+    let booking = booking.bind(Uuid::now_v7()).bind(fact.stream().as_str()).bind(fact.kind()).bind(fact.to_body());
+    booking.execute(&mut *conn).await?;
     Ok(())
 }
 
@@ -246,10 +246,13 @@ const HOLD: &str = "SELECT * FROM payments WHERE id = $1 FOR UPDATE";
 const SETTLE: &str = "UPDATE payments SET status = 'settled', refunded_amount = 0, failure_code = NULL, attempts = 1,
     next_attempt_at = NULL, settled_at = now(), updated_at = now(), last_error = NULL, retried_by = NULL, retried_at = NULL
     WHERE id = $1";
-const ENTRY: &str = "INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at)
-    VALUES ($1, $2, 'settlement', $3, $4, now())";
-const POSTINGS: &str = "INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount)
+const BOOK: &str = "WITH entry AS (
+        INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at)
+        VALUES ($1, $2, 'settlement', $3, $4, now())
+    ), told AS (
+        INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
+        VALUES ($7, $8, $9, $2, 1, 1, $10)
+    )
+    INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount)
     SELECT $1, line, $2, account, amount
-    FROM unnest($3::text[], $4::bigint[]) WITH ORDINALITY AS posting (account, amount, line)";
-const OUTBOX: &str = "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
-    VALUES ($1, $2, $3, $4, 1, 1, $5)";
+    FROM unnest($5::text[], $6::bigint[]) WITH ORDINALITY AS posting (account, amount, line)";
