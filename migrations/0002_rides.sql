@@ -159,6 +159,34 @@ CREATE UNIQUE INDEX one_active_trip_per_ride ON trips (tenant_id, ride_id) WHERE
 CREATE INDEX trips_of_driver ON trips (tenant_id, driver_id, id DESC);
 CALL fence_by_tenant('trips');
 
+-- Parts of a ride's fare that other riders are asked to pay (region-node's fare_shares/). They change under their ride's lock;
+-- the transaction that ends the trip fixes what each comes to, and begins its payment.
+CREATE TABLE fare_shares (
+    id               uuid PRIMARY KEY,
+    tenant_id        text NOT NULL,
+    ride_id          uuid NOT NULL REFERENCES rides (id),
+    -- Who is asked to pay it.
+    rider_id         uuid NOT NULL REFERENCES riders (id),
+    status           text NOT NULL CHECK (status IN
+        ('invited', 'accepted', 'declined', 'withdrawn', 'lapsed', 'fixed', 'fallen_back')),
+    -- Minor units of the fare's currency; null: as much as everybody else of whom no amount was asked.
+    asked_amount     bigint CHECK (asked_amount > 0),
+    -- By what it will be paid; once it is fixed, its payment keeps that.
+    method           jsonb,
+    -- What it comes to, once the trip has ended.
+    amount           bigint CHECK (amount > 0),
+    invited_at       timestamptz NOT NULL,
+    answered_at      timestamptz,
+    updated_at       timestamptz NOT NULL,
+    CONSTRAINT accepted_share_has_method CHECK ((status = 'accepted') = (method IS NOT NULL)),
+    CONSTRAINT fixed_share_has_amount CHECK ((status IN ('fixed', 'fallen_back')) = (amount IS NOT NULL))
+);
+CREATE UNIQUE INDEX one_share_per_rider ON fare_shares (tenant_id, ride_id, rider_id)
+    WHERE status NOT IN ('declined', 'withdrawn');
+CREATE INDEX fare_shares_of_ride ON fare_shares (ride_id, id);
+CREATE INDEX fare_shares_of_rider ON fare_shares (tenant_id, rider_id, id DESC);
+CALL fence_by_tenant('fare_shares');
+
 -- The travelled trace of a running trip, kept whole because the fare needs it.
 CREATE TABLE breadcrumbs (
     tenant_id      text NOT NULL,

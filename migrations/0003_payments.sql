@@ -9,6 +9,8 @@ CREATE TABLE payments (
     trip_id          uuid NOT NULL REFERENCES trips (id),
     rider_id         uuid NOT NULL REFERENCES riders (id),
     driver_id        uuid REFERENCES drivers (id),
+    -- The share of the fare that is paid; null: what the ride's rider has not shared with others.
+    share_id         uuid REFERENCES fare_shares (id),
     kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN ('fare', 'cancellation_fee', 'tip')),
     status           text NOT NULL CHECK (status IN
         ('pending', 'authorized', 'settled', 'failed', 'unknown', 'refunded', 'partially_refunded')),
@@ -39,10 +41,13 @@ CREATE TABLE payments (
     created_at       timestamptz NOT NULL,
     settled_at       timestamptz,
     updated_at       timestamptz NOT NULL,
-    CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount + promotion_amount)
+    CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount + promotion_amount),
+    CONSTRAINT fares_are_shared CHECK (share_id IS NULL OR kind = 'fare')
 );
--- A trip is charged and settled once: a second payment may not even be begun unless the first one failed for good.
-CREATE UNIQUE INDEX one_live_payment_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed' AND kind <> 'tip';
+-- A trip, and each share of its fare, is charged and settled once: a second payment may not even be begun unless the first
+-- one failed for good.
+CREATE UNIQUE INDEX one_live_payment_per_share ON payments (tenant_id, trip_id, coalesce(share_id, trip_id))
+    WHERE status <> 'failed' AND kind <> 'tip';
 -- And tipped once, which is a payment of its own.
 CREATE UNIQUE INDEX one_live_tip_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed' AND kind = 'tip';
 CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');

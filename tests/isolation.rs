@@ -137,6 +137,7 @@ fn body_for(path: &str, ride: &Uuid) -> Value {
         "documents" => json!({"documents": []}),
         "refunds" => json!({"reason": "none of theirs"}),
         "tip" => json!({"amount": 100}),
+        "shares" => json!({"phone": "+99955555555555"}),
         _ => json!({}),
     }
 }

@@ -7,6 +7,7 @@ pub mod db;
 pub mod dispatch;
 pub mod drivers;
 pub mod edge;
+pub mod fare_shares;
 pub mod http;
 pub mod identity;
 pub mod outbox;

@@ -50,6 +50,8 @@ pub struct TestRegion {
 #[derive(Clone)]
 pub struct TestUser {
     pub id: Uuid,
+    /// Of a rider or driver.
+    pub phone: String,
     pub token: String,
     pub tenant: TenantId,
     router: Router,
@@ -194,7 +196,13 @@ impl TestRegion {
 
     /// A call by nobody, about the region's tenant.
     pub fn nobody(&self) -> TestUser {
-        TestUser { id: Uuid::nil(), token: String::new(), tenant: self.tenant.clone(), router: self.router.clone() }
+        TestUser {
+            id: Uuid::nil(),
+            phone: String::new(),
+            token: String::new(),
+            tenant: self.tenant.clone(),
+            router: self.router.clone(),
+        }
     }
 
     /// The operator, naming the region's tenant.
@@ -298,7 +306,8 @@ impl TestUser {
         let mut account = json!({"name": "Test Person", "phone": phone, "password": "correct horse"});
         account.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         self.post(path, account).await.ok(201);
-        self.sign_in(json!({"grant_type": "password", "phone": phone, "password": "correct horse"})).await
+        let user = Self { phone: phone.clone(), ..self };
+        user.sign_in(json!({"grant_type": "password", "phone": phone, "password": "correct horse"})).await
     }
 
     async fn sign_in(self, grant: Value) -> Self {

@@ -64,6 +64,8 @@ uuid_ids! {
     TripId,
     /// A price shown before a ride was asked for.
     QuoteId,
+    /// A part of a ride's fare that another rider is asked to pay.
+    ShareId,
     /// Money asked of a rider for one trip.
     PaymentId,
     /// Money given back.

@@ -97,6 +97,10 @@ codes! {
     NothingToPayOut = 409 "nothing_to_pay_out",
     /// The trip was rated by this party already.
     AlreadyRated = 409 "already_rated",
+    /// The fare of a ride that is to be paid in cash cannot be shared.
+    NotShareable = 409 "not_shareable",
+    /// The fare is shared with as many riders as allowed.
+    TooManyShares = 409 "too_many_shares",
     /// The quote has expired; ask for a new estimate.
     QuoteExpired = 409 "quote_expired",
     /// The document changed since the heads named in If-Match.

@@ -136,6 +136,9 @@ const FIXTURE: &str = "
         ('00000000-0000-0000-0000-0000000000b5', 'cabs', '00000000-0000-0000-0000-0000000000b1', 'settled', 40, 'USD', 0, 8, 'sorry', 1, now(), now());
     INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, refund_id, currency, posted_at) VALUES
         ('00000000-0000-0000-0000-0000000000c2', 'cabs', 'refund', '00000000-0000-0000-0000-0000000000b1', '00000000-0000-0000-0000-0000000000b5', 'USD', now());
+    INSERT INTO fare_shares (id, tenant_id, ride_id, rider_id, status, invited_at, updated_at) VALUES
+        ('00000000-0000-0000-0000-000000000051', 'cabs', '00000000-0000-0000-0000-0000000000e1',
+         '00000000-0000-0000-0000-0000000000a2', 'invited', now(), now());
     INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, created_at) VALUES
         ('cabs', '00000000-0000-0000-0000-0000000000f1', 'rider', 5, now());
     INSERT INTO psp_webhook_events (tenant_id, provider, event_id, received_at) VALUES ('cabs', 'sandbox', 'evt_1', now());
@@ -178,11 +181,21 @@ async fn the_schema_decides_every_race(pool: PgPool) {
             status = CASE id WHEN '00000000-0000-0000-0000-0000000000e2' THEN 'accepted' ELSE status END"),
         ("one_rider_per_phone", "UPDATE riders SET phone_hash = '\\x01'"),
         ("one_driver_per_phone", "UPDATE drivers SET phone_hash = '\\x01'"),
-        ("one_live_payment_per_trip", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at) VALUES
+        ("one_live_payment_per_share", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at) VALUES
             (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
              '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'pending', '{}', 100, 'USD', 0, 20, 'sandbox', 0, now(), now())"),
-        ("one_live_payment_per_trip", "UPDATE payments SET status = 'settled'"),
-        ("one_live_payment_per_trip", "UPDATE payments SET status = 'unknown' WHERE status = 'failed'"),
+        ("one_live_payment_per_share", "UPDATE payments SET status = 'settled'"),
+        ("one_live_payment_per_share", "UPDATE payments SET status = 'unknown' WHERE status = 'failed'"),
+        // A share beside the ride's rider's own part is none of them, a second payment of the share is.
+        ("one_live_payment_per_share", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, share_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at)
+            SELECT gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
+             '00000000-0000-0000-0000-0000000000a2', '00000000-0000-0000-0000-000000000051', 'pending', '{}', 100, 'USD', 0, 0, 'sandbox', 0, now(), now()
+            FROM generate_series(1, 2)"),
+        ("one_share_per_rider", "INSERT INTO fare_shares (id, tenant_id, ride_id, rider_id, status, invited_at, updated_at)
+            SELECT gen_random_uuid(), tenant_id, ride_id, rider_id, 'invited', now(), now() FROM fare_shares"),
+        ("accepted_share_has_method", "UPDATE fare_shares SET status = 'accepted'"),
+        ("fixed_share_has_amount", "UPDATE fare_shares SET status = 'fixed'"),
+        ("fares_are_shared", "UPDATE payments SET kind = 'tip', share_id = '00000000-0000-0000-0000-000000000051' WHERE status = 'failed'"),
         // A tip beside a live payment is none of them, a second tip is.
         ("one_live_tip_per_trip", "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at)
             SELECT gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
@@ -235,6 +248,14 @@ async fn what_no_rule_forbids_is_possible(pool: PgPool) {
             scheduled_at = CASE id WHEN '00000000-0000-0000-0000-0000000000e2' THEN now() END",
         "INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, created_at) VALUES
             ('cabs', '00000000-0000-0000-0000-0000000000f1', 'driver', 1, now())",
+        // A share's payment beside the ride's rider's own.
+        "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, share_id, status, method, amount, currency, tax_amount, commission_amount, provider, attempts, created_at, updated_at) VALUES
+            (gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
+             '00000000-0000-0000-0000-0000000000a2', '00000000-0000-0000-0000-000000000051', 'pending', '{}', 100, 'USD', 0, 0, 'sandbox', 0, now(), now())",
+        // Who has declined may be asked again.
+        "UPDATE fare_shares SET status = 'declined';
+         INSERT INTO fare_shares (id, tenant_id, ride_id, rider_id, status, invited_at, updated_at)
+            SELECT gen_random_uuid(), tenant_id, ride_id, rider_id, 'invited', now(), now() FROM fare_shares",
         "UPDATE payments SET status = CASE status WHEN 'settled' THEN 'refunded' ELSE status END, refunded_amount = amount",
     ] {
         assert_eq!(broken_rule(&pool, statement).await, None, "{statement}");

@@ -36,7 +36,7 @@ use super::{Limits, Problem, answers::Answers, client_address::Proxies, cors, li
 use crate::{
     app::App,
     config::HttpConfig,
-    dispatch, drivers, edge, identity, payments,
+    dispatch, drivers, edge, fare_shares, identity, payments,
     realtime::{self, EventReceiver},
     regions, rides, surge, tenants, trips, web, zones,
 };
@@ -62,6 +62,7 @@ fn endpoints() -> OpenApiRouter<App> {
         .merge(surge::routes())
         .merge(trips::routes())
         .merge(payments::routes())
+        .merge(fare_shares::routes())
         .merge(regions::routes())
 }
 

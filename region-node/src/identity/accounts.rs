@@ -185,6 +185,24 @@ impl SealedParties {
     }
 }
 
+/// The rider who has this phone.
+pub async fn rider_by_phone(tx: &mut TenantTx, sealer: &Sealer, phone: &str) -> sqlx::Result<Option<RiderId>> {
+    let hash = phone_hash(sealer, tx, phone);
+    let id = sqlx::query_scalar!("SELECT id FROM riders WHERE phone_hash = $1", hash);
+    Ok(id.fetch_optional(tx.conn()).await?.map(RiderId))
+}
+
+/// Whether a rider is not erased, which he stays until the transaction ends.
+pub async fn hold_rider(tx: &mut TenantTx, id: RiderId) -> sqlx::Result<bool> {
+    let held = sqlx::query_scalar!("SELECT id FROM riders WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE", id.0);
+    Ok(held.fetch_optional(tx.conn()).await?.is_some())
+}
+
+/// A rider's first name, as others may know it; empty once he is erased.
+pub fn first_name(sealer: &Sealer, id: RiderId, sealed: Option<&[u8]>) -> String {
+    open_first_name(sealer, id.0, sealed)
+}
+
 /// What a rider may see of his driver, and the name by which the driver knows the rider. Accounts are erased, never removed, so
 /// there are both or neither.
 pub async fn parties(
@@ -251,6 +269,16 @@ pub(super) async fn erase(tx: &mut TenantTx, kind: Kind, id: Uuid, now: OffsetDa
             )
             .execute(tx.conn())
             .await?;
+            // What he has not paid of others' fares their riders do; what he has accepted is not held by their rides here, so
+            // this comes after he is (fare_shares/mod.rs).
+            sqlx::query!(
+                "UPDATE fare_shares SET status = 'declined', method = NULL, answered_at = $2, updated_at = $2
+                 WHERE rider_id = $1 AND status IN ('invited', 'accepted')",
+                id,
+                now
+            )
+            .execute(tx.conn())
+            .await?;
             erase_means_of_payment(tx, id).await?;
             sqlx::query!("UPDATE rides SET pickup_address = NULL, dropoff_address = NULL WHERE rider_id = $1", id)
                 .execute(tx.conn())
@@ -283,20 +311,26 @@ pub(super) async fn erase(tx: &mut TenantTx, kind: Kind, id: Uuid, now: OffsetDa
     Ok(())
 }
 
-/// Forgets the cards of what is paid, or never will be. One that is still to be charged stays until it is.
+/// Forgets the cards of what is paid, or never will be. One that is still to be charged stays until it is: so does a ride's while
+/// a share of its fare may fall back to it.
 async fn erase_means_of_payment(tx: &mut TenantTx, rider: Uuid) -> sqlx::Result<()> {
     sqlx::query!(
         "UPDATE rides r SET payment_method = payment_method - 'token'
          WHERE rider_id = $1 AND payment_method ? 'token' AND (status IN ('cancelled', 'expired') OR EXISTS (
              SELECT FROM payments p WHERE p.tenant_id = r.tenant_id AND p.trip_id = r.trip_id
-             AND p.kind <> 'tip' AND p.status IN ('settled', 'refunded', 'partially_refunded')))",
+             AND p.kind <> 'tip' AND p.share_id IS NULL AND p.status IN ('settled', 'refunded', 'partially_refunded'))
+             AND NOT EXISTS (SELECT FROM payments p WHERE p.tenant_id = r.tenant_id AND p.trip_id = r.trip_id
+                             AND p.share_id IS NOT NULL AND p.status IN ('pending', 'authorized', 'unknown')))",
         rider
     )
     .execute(tx.conn())
     .await?;
     sqlx::query!(
         "UPDATE payments SET method = method - 'token'
-         WHERE rider_id = $1 AND trip_id IN (SELECT trip_id FROM rides WHERE rider_id = $1)
+         WHERE rider_id = $1 AND trip_id IN (
+                 SELECT trip_id FROM rides WHERE rider_id = $1
+                 UNION ALL
+                 SELECT r.trip_id FROM fare_shares s JOIN rides r ON r.id = s.ride_id WHERE s.rider_id = $1)
              AND status IN ('settled', 'refunded', 'partially_refunded', 'failed') AND method ? 'token'",
         rider
     )

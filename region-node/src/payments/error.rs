@@ -1,7 +1,7 @@
 //! Why money is not moved.
 
 use shared::{
-    ids::{DriverId, PaymentId, PayoutId, RefundId, TripId},
+    ids::{DriverId, PaymentId, PayoutId, RefundId, ShareId, TripId},
     money::{Currency, Money},
     problem::Code,
 };
@@ -28,9 +28,13 @@ pub enum PaymentError {
     NotGivenUp { what: &'static str, status: &'static str },
     #[error("no trip {0}")]
     NoSuchTrip(TripId),
+    #[error("no share {0} of this trip's fare")]
+    NoSuchShare(ShareId),
+    #[error("share {0} is charged to the rider who has accepted it")]
+    SharePaidByOther(ShareId),
     #[error("trip {trip} is {status}; what can be paid is a completed trip or a cancellation that costs")]
     NothingToPay { trip: TripId, status: String },
-    #[error("trip {0} is paid, or a payment of it is under way")]
+    #[error("trip {0}, or this share of its fare, is paid, or a payment of it is under way")]
     AlreadyPaid(TripId),
     #[error("trip {trip} is {status}; a tip is for a completed trip")]
     NoTip { trip: TripId, status: String },
@@ -73,6 +77,7 @@ impl From<PaymentError> for Problem {
             | PaymentError::NoSuchTrip(_)
             | PaymentError::NoSuchPayout(_)
             | PaymentError::NoSuchDriver(_)
+            | PaymentError::NoSuchShare(_)
             | PaymentError::NoSuchProvider(_) => Code::NotFound,
             PaymentError::NothingToPay { .. }
             | PaymentError::NoTip { .. }
@@ -80,7 +85,7 @@ impl From<PaymentError> for Problem {
             | PaymentError::NotGivenUp { .. } => Code::InvalidTransition,
             PaymentError::NothingToPayOut(_) => Code::NothingToPayOut,
             PaymentError::AmountExceedsBalance { .. } => Code::AmountExceedsBalance,
-            PaymentError::AlreadyPaid(_) => Code::AlreadyPaid,
+            PaymentError::AlreadyPaid(_) | PaymentError::SharePaidByOther(_) => Code::AlreadyPaid,
             PaymentError::AlreadyTipped(_) => Code::AlreadyTipped,
             PaymentError::PaymentsOff => Code::FeatureDisabled,
             PaymentError::CashNotAgreed | PaymentError::TipInCash => return Self::field("method.type", detail),

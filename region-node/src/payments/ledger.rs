@@ -27,6 +27,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{DisputeStatus, record::PaymentRecord};
+use crate::pricing::Fare;
 
 /// Who shares an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +156,7 @@ pub(super) fn id_of_dispute(payment: PaymentId, reference: &str) -> Uuid {
 }
 
 /// A UUIDv8 that is always the same for the same thing.
-fn derived(kind: &str, id: Uuid) -> FactId {
+pub(super) fn derived(kind: &str, id: Uuid) -> FactId {
     let mut hasher = blake3::Hasher::new();
     hasher.update(kind.as_bytes()).update(&[0]).update(id.as_bytes());
     let mut bytes = [0; 16];
@@ -173,6 +174,24 @@ impl Split {
         let commission = (net * i128::from(commission_percent.min(100)) + 50) / 100;
         let commission = i64::try_from(commission).expect("a share of an i64 is an i64");
         Self { tax, commission, driver: total - tax - commission, promotion: promotion.clamp(0, total) }
+    }
+
+    /// Divides a fare.
+    pub(super) fn of(fare: &Fare, commission_percent: u8) -> Self {
+        let promotion = fare.promotion();
+        Self::of_fare(fare.total.amount + promotion, fare.tax(), fare.tolls(), promotion, commission_percent)
+    }
+
+    /// Divides a divided fare again, between those who pay it: each share's part of everything, and what is left of it. `amounts`
+    /// are at least 1 each, and together at most the total.
+    pub(super) fn shared(self, amounts: &[i64]) -> (Vec<Self>, Self) {
+        let mut left = self;
+        let parts = amounts.iter().map(|&amount| {
+            let part = left.part(amount).expect("shares of a fare stay within its total");
+            left = left.minus(part);
+            part
+        });
+        (parts.collect(), left)
     }
 
     /// As it is stored: the driver's is what is left of `amount`, which the rider pays, and the promotion.
@@ -442,6 +461,27 @@ mod tests {
                 });
                 prop_assert!(reversed);
             }
+        }
+
+        #[test]
+        fn shares_of_a_fare_sum_to_it_in_every_part(
+            split in any_split(), asked in prop::collection::vec(0.0..1.0_f64, 0..8),
+        ) {
+            let mut left = split.total();
+            let amounts = asked.iter().map(|part| {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "any part will do")]
+                let amount = (left as f64 * part) as i64;
+                left -= amount;
+                amount
+            });
+            let amounts: Vec<_> = amounts.filter(|amount| *amount > 0).collect();
+            let (parts, own) = split.shared(&amounts);
+            for (part, amount) in parts.iter().zip(&amounts) {
+                prop_assert_eq!(part.total(), *amount);
+            }
+            let all = parts.iter().chain([&own]);
+            prop_assert!(all.clone().all(|part| [part.tax, part.commission, part.driver, part.promotion].iter().all(|part| *part >= 0)));
+            prop_assert_eq!(parts.iter().fold(split, |left, part| left.minus(*part)), own);
         }
 
         #[test]

@@ -8,8 +8,9 @@
 //! somebody of the back office in [`attention`]. [`reconcile`] compares what PSPs have done with all that stands here, day by
 //! day.
 //!
-//! [`ledger`] says who gets what, [`balance`] what that comes to, and [`payout`] pays it to drivers; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index
-//! `one_live_payment_per_trip` decides who charges a trip when several try, `one_live_tip_per_trip` who tips it.
+//! [`ledger`] says who gets what, [`balance`] what that comes to, and [`payout`] pays it to drivers; [`psp`] is the port to payment
+//! services; [`store`] holds all SQL. The unique index `one_live_payment_per_share` decides who charges a trip, or a share of its
+//! fare, when several try, `one_live_tip_per_trip` who tips it.
 
 mod attention;
 mod balance;
@@ -29,6 +30,7 @@ mod record;
 mod refund;
 mod resume;
 mod settlements;
+mod share;
 mod steps;
 mod store;
 mod tip;
@@ -38,11 +40,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use error::PaymentError;
 pub use fee::charge_cancellation_fee;
-pub use payment::{Dispute, DisputeStatus, PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus};
+pub use payment::{
+    AskedAmount, Dispute, DisputeStatus, PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus,
+};
 pub use payout::pay_out_daily;
 pub use psp::{PspConfig, PspRegistry};
 pub use reconcile::reconcile_due;
 pub use resume::{resume_payments, run_due};
+pub use share::{FixedShare, charge_shares, usable_token};
 
 use crash::{Passing, Phase};
 use ledger::{Entry, EntryKind, Parties, Split};

@@ -5,7 +5,7 @@ use garde::Validate;
 use serde::Deserialize;
 use shared::{
     claims::Role,
-    ids::{PaymentId, TripId},
+    ids::{PaymentId, ShareId, TripId},
     money::Money,
     tenant_config::{PspAccount, TenantConfig},
 };
@@ -32,6 +32,10 @@ pub(super) struct PayRequest {
     /// A completed trip, or a cancelled one whose ride has a cancellation fee.
     #[garde(skip)]
     trip_id: TripId,
+    /// A share of its fare that has fallen back to the ride's rider; missing: his own part, which is all of a fare nobody shares.
+    #[garde(skip)]
+    #[serde(default)]
+    share_id: Option<ShareId>,
     /// `cash`, or `card` and `wallet` with the PSP's token; without a token, the ride's own or the rider's usual one is
     /// charged. The sandbox knows `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout`, `tok_error`,
     /// `tok_refund_declined` and `tok_refund_timeout`.
@@ -143,8 +147,9 @@ async fn intend(
     if !config.flags.payments {
         return Err(PaymentError::PaymentsOff.into());
     }
-    let owed = owed(tx, caller, command.body.trip_id).await?;
-    let due = Due::of(&owed, owed.commission_percent.unwrap_or(config.commission_percent))?;
+    let share = command.body.share_id;
+    let owed = owed(tx, caller, command.body.trip_id, share).await?;
+    let due = Due::of(&owed, share, owed.commission_percent.unwrap_or(config.commission_percent))?;
     let method = command.body.method.clone();
     due.check_method(&method, &owed, caller)?;
     if owed.is_settled {
@@ -194,6 +199,7 @@ pub(super) async fn record(
         trip_id: owed.trip_id,
         rider_id: owed.rider_id,
         driver_id: Some(owed.driver_id),
+        share_id: due.share,
         kind: due.kind,
         method,
         amount: due.amount,
@@ -208,7 +214,7 @@ pub(super) async fn record(
         dispute: None,
     };
     store::insert_payment(tx, &payment).await.map_err(|error| match constraint(&error) {
-        Some("one_live_payment_per_trip") => PaymentError::AlreadyPaid(owed.trip_id).into(),
+        Some("one_live_payment_per_share") => PaymentError::AlreadyPaid(owed.trip_id).into(),
         Some("one_live_tip_per_trip") => PaymentError::AlreadyTipped(owed.trip_id).into(),
         _ => Problem::from(error),
     })?;
@@ -224,21 +230,34 @@ fn unusable(why: String, caller: &Caller, provider: &str) -> PaymentError {
 
 /// What a trip costs its rider, and who shares it.
 pub(super) struct Due {
+    /// Of the fare; none for the ride's rider's own part.
+    pub(super) share: Option<ShareId>,
     pub(super) kind: PaymentKind,
     pub(super) amount: Money,
     pub(super) split: Split,
 }
 
 impl Due {
-    /// A completed trip costs its fare. A cancelled one costs the fee of the cancellation that ended it, if that cost.
-    fn of(owed: &Owed, commission_percent: u8) -> Result<Self, PaymentError> {
+    /// A completed trip costs its fare, less what others pay as their shares. A share costs the ride's rider what it came to,
+    /// once it has fallen back to him. A cancelled trip costs the fee of the cancellation that ended it, if that cost.
+    fn of(owed: &Owed, share: Option<ShareId>, commission_percent: u8) -> Result<Self, PaymentError> {
         match (owed.status, &owed.fare, owed.cancellation_fee) {
             (TripStatus::Completed, Some(fare), _) => {
-                let (promotion, tax, tolls) = (fare.promotion(), fare.tax(), fare.tolls());
-                let split = Split::of_fare(fare.total.amount + promotion, tax, tolls, promotion, commission_percent);
-                Ok(Self { kind: PaymentKind::Fare, amount: fare.total, split })
+                let amounts: Vec<_> = owed.shares.iter().map(|share| share.amount).collect();
+                let (parts, own) = Split::of(fare, commission_percent).shared(&amounts);
+                let split = match share {
+                    None => own,
+                    Some(id) => match owed.shares.iter().zip(parts).find(|(share, _)| share.id == id) {
+                        Some((share, part)) if share.has_fallen_back => part,
+                        Some(_) => return Err(PaymentError::SharePaidByOther(id)),
+                        None => return Err(PaymentError::NoSuchShare(id)),
+                    },
+                };
+                let amount = Money::new(split.total(), fare.total.currency);
+                Ok(Self { share, kind: PaymentKind::Fare, amount, split })
             }
-            (TripStatus::Cancelled, _, Some(fee)) => Ok(Self {
+            (TripStatus::Cancelled, _, Some(fee)) if share.is_none() => Ok(Self {
+                share,
                 kind: PaymentKind::CancellationFee,
                 amount: fee,
                 split: Split::of_cancellation_fee(fee.amount, Some(owed.driver_id)),
@@ -259,9 +278,9 @@ impl Due {
     }
 }
 
-/// What is owed for a trip, if the caller may pay for it.
-pub(super) async fn owed(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<Owed, Stop> {
-    let owed = store::owed(tx, id).await?.ok_or(PaymentError::NoSuchTrip(id))?;
+/// What is owed for a trip, or for a share of its fare, if the caller may pay for it.
+pub(super) async fn owed(tx: &mut TenantTx, caller: &Caller, id: TripId, share: Option<ShareId>) -> Result<Owed, Stop> {
+    let owed = store::owed(tx, id, share).await?.ok_or(PaymentError::NoSuchTrip(id))?;
     match caller.subject {
         Subject::Rider(rider) if rider != owed.rider_id => Err(PaymentError::NoSuchTrip(id).into()),
         Subject::Rider(_) | Subject::Driver(_) | Subject::Client(_) => Ok(owed),

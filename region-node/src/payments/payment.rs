@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use shared::{
-    ids::{PaymentId, RefundId, RideId, TripId},
+    ids::{PaymentId, RefundId, RideId, ShareId, TripId},
     money::{Currency, Money},
 };
 use time::OffsetDateTime;
@@ -88,7 +88,7 @@ named! {
 /// An amount in the currency of what it is about, with or without saying so.
 #[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
-pub(super) enum AskedAmount {
+pub enum AskedAmount {
     /// Minor units.
     Minor(i64),
     Money {
@@ -108,7 +108,7 @@ impl AskedAmount {
     }
 
     /// Minor units of `currency`, if it is of that one.
-    pub(super) fn minor_units(self, currency: Currency) -> Result<i64, PaymentError> {
+    pub fn minor_units(self, currency: Currency) -> Result<i64, PaymentError> {
         match self {
             Self::Minor(amount) => Ok(amount),
             Self::Money { amount, currency: said } if said == currency => Ok(amount),
@@ -142,6 +142,9 @@ pub struct Payment {
     pub id: PaymentId,
     pub trip_id: TripId,
     pub ride_id: RideId,
+    /// The share of the fare that is paid; missing where it is the ride's rider's own part, or all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share_id: Option<ShareId>,
     pub kind: PaymentKind,
     pub status: PaymentStatus,
     pub method: PaidBy,

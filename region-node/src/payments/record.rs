@@ -1,7 +1,7 @@
 //! A payment and a refund, as this region keeps them: what clients see and what it takes to go on with them.
 
 use shared::{
-    ids::{DriverId, PaymentId, RefundId, RideId, RiderId, TripId},
+    ids::{DriverId, PaymentId, RefundId, RideId, RiderId, ShareId, TripId},
     money::Money,
 };
 use time::OffsetDateTime;
@@ -11,6 +11,7 @@ use super::{
     Sequence, Split, Step,
 };
 use crate::{
+    app::App,
     http::Command,
     identity::Caller,
     rides::{MethodType, PaymentMethod},
@@ -35,6 +36,7 @@ pub(super) struct PaymentRecord {
     pub(super) trip_id: TripId,
     pub(super) rider_id: RiderId,
     pub(super) driver_id: Option<DriverId>,
+    pub(super) share_id: Option<ShareId>,
     pub(super) kind: PaymentKind,
     pub(super) method: PaymentMethod,
     pub(super) amount: Money,
@@ -108,6 +110,7 @@ impl PaymentRecord {
             id: self.id,
             trip_id: self.trip_id,
             ride_id: self.ride_id,
+            share_id: self.share_id,
             kind: self.kind,
             status: self.status(),
             method: PaidBy { kind: self.method.kind },
@@ -164,6 +167,28 @@ impl AskedBy {
     /// Whether a request with `request_hash` is the one that was made under this key.
     pub(super) fn check(&self, request_hash: &[u8]) -> Result<(), PaymentError> {
         if self.request_hash == request_hash { Ok(()) } else { Err(PaymentError::KeyReused) }
+    }
+}
+
+/// Failure of what nobody pays by hand: the rider would have paid in cash.
+const NO_PAYMENT_METHOD: &str = "no_payment_method";
+/// Failure of what nobody pays by hand: the PSP cannot know the token.
+const UNUSABLE_TOKEN: &str = "unusable_token";
+
+/// How a payment begins that no call waits for: left for [`super::resume`], unless it cannot even be tried. `psp` is the provider
+/// that would take it.
+pub(super) fn automatic(
+    app: &App,
+    psp: &str,
+    method: PaymentMethod,
+    now: OffsetDateTime,
+) -> (String, PaymentMethod, Sequence) {
+    if !is_chargeable(&method) {
+        return (NO_PSP.to_owned(), method, Sequence::refused(NO_PAYMENT_METHOD));
+    }
+    match app.psp.get(psp).and_then(|psp| psp.token(method.token.as_deref())) {
+        Ok(token) => (psp.to_owned(), PaymentMethod { token: Some(token), ..method }, Sequence::left_for(now)),
+        Err(_) => (psp.to_owned(), method, Sequence::refused(UNUSABLE_TOKEN)),
     }
 }
 

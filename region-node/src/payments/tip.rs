@@ -69,7 +69,7 @@ async fn intend(
     if !config.flags.payments {
         return Err(PaymentError::PaymentsOff.into());
     }
-    let owed = pay::owed(tx, caller, id).await?;
+    let owed = pay::owed(tx, caller, id, None).await?;
     let fare = match (owed.status, &owed.fare) {
         (TripStatus::Completed, Some(fare)) => fare.total,
         (status, _) => return Err(PaymentError::NoTip { trip: id, status: status.to_string() }.into()),
@@ -87,6 +87,6 @@ async fn intend(
     }
     let amount = Money::new(amount, fare.currency);
     let provider = pay::provider_of(app, &config.psp, &method, amount, caller)?;
-    let due = Due { kind: PaymentKind::Tip, amount, split: Split::of_tip(amount.amount) };
+    let due = Due { share: None, kind: PaymentKind::Tip, amount, split: Split::of_tip(amount.amount) };
     Ok(pay::record(app, tx, provider, owed, due, method, AskedBy::of(command, caller)).await?)
 }

@@ -90,6 +90,7 @@ impl Delivery {
                 self.emit(&room, "ride:offer_withdrawn", &Withdrawn { offer_id, ride_id, reason }).await;
             }
             Says::Payment(payment) => self.emit(&room, "payment:update", &*payment).await,
+            Says::Share(share) => self.emit(&room, "share:update", &*share).await,
             Says::Queue(queue) => self.emit_here(&room, "queue:update", &Queue { queue }).await,
             Says::Moved { ride_id, position } => {
                 let Position { point, heading, recorded_at } = position;

@@ -13,6 +13,7 @@ use super::rooms::Room;
 use crate::{
     dispatch::{Due, OfferView},
     drivers::{Drivers, Duty, Position, Record},
+    fare_shares::FareShare,
     payments::Payment,
     rides::{Ride, RideStatus, Viewer},
     zones::QueuePlace,
@@ -38,6 +39,15 @@ pub enum Event {
         rider_id: RiderId,
         /// As it is now.
         payment: Box<Payment>,
+    },
+    /// A share of a fare has another status.
+    ShareChanged {
+        /// Whose.
+        tenant: TenantId,
+        /// Who is told: who is asked to pay it, or whose ride it is.
+        rider_id: RiderId,
+        /// As it is now.
+        share: Box<FareShare>,
     },
     /// A ride is new or changed; each party is shown what is theirs of it (`Ride::seen_by`).
     RideChanged(Box<Ride>),
@@ -158,6 +168,7 @@ pub(super) enum Says {
     Offer(OfferView),
     Withdrawn { offer_id: OfferId, ride_id: RideId, reason: &'static str },
     Payment(Box<Payment>),
+    Share(Box<FareShare>),
     Queue(Option<QueuePlace>),
     Moved { ride_id: RideId, position: Position },
 }
@@ -210,6 +221,9 @@ impl EventSender {
             Event::RecordChanged { tenant, driver_id, record } => drivers.set_record(&tenant, driver_id, record),
             Event::PaymentChanged { tenant, rider_id, payment } => {
                 self.send(Room::Rider(tenant, rider_id), Says::Payment(payment));
+            }
+            Event::ShareChanged { tenant, rider_id, share } => {
+                self.send(Room::Rider(tenant, rider_id), Says::Share(share));
             }
             Event::QueueMoved { tenant, driver_id, place } => {
                 self.send(Room::Driver(tenant, driver_id), Says::Queue(place));

@@ -101,15 +101,22 @@ pub(super) async fn own_trip<T>(
     Ok((tx, ride, trip))
 }
 
-/// Saves a trip that has taken a step, and its ride with it, and tells their parties; whether another trip waits for this one
-/// to end.
+/// What is to be done once a trip has ended.
+pub(super) struct AtTheEnd {
+    /// Another trip waits for this one to end.
+    pub(super) is_followed: bool,
+    /// Others were asked to share its fare.
+    pub(super) is_shared: bool,
+}
+
+/// Saves a trip that has taken a step, and its ride with it, and tells their parties.
 pub(super) async fn save(
     app: &App,
     tx: &mut CommandTx,
     ride: Ride,
     was: super::TripStatus,
     trip: &Trip,
-) -> Result<bool, TripError> {
+) -> Result<AtTheEnd, TripError> {
     let taken = store::save(tx, trip, was, ride.status).await?;
     let (driver, rider) = taken.parties.open(&app.sealer, trip.driver_id, trip.rider_id);
     let ride = Ride {
@@ -121,7 +128,7 @@ pub(super) async fn save(
         ..ride
     };
     tx.tell(Event::RideChanged(Box::new(ride)));
-    Ok(taken.is_followed)
+    Ok(AtTheEnd { is_followed: taken.is_followed, is_shared: taken.is_shared })
 }
 
 async fn step<T>(

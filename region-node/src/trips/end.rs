@@ -3,12 +3,13 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::Deserialize;
-use shared::ids::TripId;
+use shared::{ids::TripId, money::Money};
 
 use super::{Trip, drive, store, trace};
 use crate::{
     app::App,
     drivers::{self, Addition},
+    fare_shares,
     http::{Command, Path, ProblemBody, Stop},
     identity::Caller,
     pricing::Fare,
@@ -39,6 +40,7 @@ pub(super) async fn end_trip(
     command: Command<EndRequest>,
 ) -> Result<Response, Stop> {
     drivers::flush_breadcrumbs(&app).await?;
+    let config = app.tenants.config(caller.tenant()).await?;
     let (mut tx, ride, trip) = drive::own_trip(&app, &caller, id, &command).await?;
     let measured_m = match trip.started_at {
         Some(started_at) => {
@@ -47,9 +49,13 @@ pub(super) async fn end_trip(
         None => None,
     };
     let (was, now) = (trip.status, app.clock.now());
-    let trip = trip.end(&ride, measured_m, command.body.declared_tolls, app.config.rides.reprice_percent, now)?;
-    let is_followed = drive::save(&app, &mut tx, ride, was, &trip).await?;
-    let goes_on = is_followed && rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_some();
+    let mut trip = trip.end(&ride, measured_m, command.body.declared_tolls, app.config.rides.reprice_percent, now)?;
+    let at_the_end = drive::save(&app, &mut tx, ride.clone(), was, &trip).await?;
+    if at_the_end.is_shared {
+        let shared = fare_shares::fix(&app, &mut tx, &config.config, &ride, &trip).await?;
+        trip.shared = trip.fare.as_ref().filter(|_| shared > 0).map(|fare| Money::new(shared, fare.total.currency));
+    }
+    let goes_on = at_the_end.is_followed && rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_some();
     let driven_for = |fare: &Fare| fare.total.amount + fare.promotion() - fare.tolls();
     let earned = Addition::earned(trip.fare.as_ref().map_or(0, driven_for));
     drivers::note_trip_ended(&mut tx, trip.driver_id, earned, !goes_on, now).await?;

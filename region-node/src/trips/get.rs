@@ -28,10 +28,14 @@ pub(super) async fn get_trip(
 /// The trip, if it is one of the caller's.
 pub(super) async fn visible(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<Trip, TripError> {
     let trip = store::load(tx, id).await?.ok_or(TripError::NotFound(id))?;
-    let is_own = match &caller.subject {
+    if is_own(&trip, caller) { Ok(trip) } else { Err(TripError::NotFound(id)) }
+}
+
+/// Whether a trip is one of the caller's.
+pub(super) fn is_own(trip: &Trip, caller: &Caller) -> bool {
+    match &caller.subject {
         Subject::Rider(rider) => trip.rider_id == *rider,
         Subject::Driver(driver) => trip.driver_id == *driver,
         Subject::Client(_) => true,
-    };
-    if is_own { Ok(trip) } else { Err(TripError::NotFound(id)) }
+    }
 }

@@ -17,7 +17,10 @@ mod store;
 mod trace;
 
 use serde::Serialize;
-use shared::ids::{DriverId, PaymentId, RideId, RiderId, TripId};
+use shared::{
+    ids::{DriverId, PaymentId, RideId, RiderId, TripId},
+    money::Money,
+};
 use time::OffsetDateTime;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -85,7 +88,10 @@ pub struct Trip {
     pub duration_s: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fare: Option<Fare>,
-    /// The payment of the fare, or of what the cancellation cost, once one was begun.
+    /// What of the fare others pay as their shares, or were to pay; the rest is the rider's own part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Money>,
+    /// The payment of the rider's own part of the fare, or of what the cancellation cost, once one was begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment_id: Option<PaymentId>,
     #[serde(with = "time::serde::rfc3339")]
@@ -114,6 +120,7 @@ impl Trip {
             distance_m: None,
             duration_s: None,
             fare: None,
+            shared: None,
             payment_id: None,
             updated_at: now,
         }

@@ -16,8 +16,9 @@ use super::{Trip, TripError, TripStatus, get, receipt_html, receipt_pdf, store};
 use crate::{
     app::App,
     db::TenantTx,
+    fare_shares::{self, FareShare, ShareStatus},
     http::{Path, Problem, ProblemBody},
-    identity::{self, Caller, Vehicle},
+    identity::{self, Caller, Subject, Vehicle},
     payments::{Dispute, PaymentKind},
     pricing::{Fare, FareLine, LineCode, Surge},
     rides::{self, CancelledBy, Place, Ride},
@@ -61,6 +62,12 @@ pub(super) struct Receipt {
     /// The tax the lines contain, where prices are with tax; otherwise it has a line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub included_tax: Option<Money>,
+    /// What others pay of the total; missing where nobody does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ReceiptShare>,
+    /// What is left of it for the rider, where others pay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rider_part: Option<Money>,
     /// Beside the total: what the rider gave the driver.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tip: Option<Money>,
@@ -71,9 +78,19 @@ pub(super) struct Receipt {
     pub surge_multiplier: Option<Surge>,
     /// How amounts are rounded.
     pub rounding: &'static str,
-    /// Missing until a payment was begun.
+    /// Of the rider's part, or of the reader's share; missing until it was begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<ReceiptPayment>,
+}
+
+/// What somebody else pays of a fare.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct ReceiptShare {
+    /// First name.
+    pub name: String,
+    pub amount: Money,
+    /// `fixed`, or `fallen_back`: the rider pays it.
+    pub status: ShareStatus,
 }
 
 /// How a trip was paid.
@@ -99,7 +116,8 @@ enum Format {
     Pdf,
 }
 
-/// The receipt of a completed trip, or of a cancellation that cost, for its rider, its driver and the tenant's back office.
+/// The receipt of a completed trip, or of a cancellation that cost, for its rider, its driver, who pays a share of its fare, and
+/// the tenant's back office.
 #[utoipa::path(get, path = "/v1/trips/{id}/receipt", tag = "trips", security(("bearer" = [])),
     params(("X-Tenant-Id" = String, Header), ("id" = TripId, Path),
            ("Accept" = Option<String>, Header, description = "application/json, text/html or application/pdf")),
@@ -114,10 +132,13 @@ pub(super) async fn get_receipt(
 ) -> Result<Response, Problem> {
     let published = app.tenants.config(caller.tenant()).await?;
     let mut tx = app.db.read(caller.tenant()).await?;
-    let trip = get::visible(&mut tx, &caller, id).await?;
+    let (trip, shares) = visible(&app, &mut tx, &caller, id).await?;
     let accepts: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     let format = negotiate(&accepts.join(",")).ok_or(TripError::NotAcceptable)?;
-    let receipt = receipt(&app, &mut tx, &published.config.name, trip).await?;
+    let own = shares.iter().find(|share| caller.subject == Subject::Rider(share.rider_id));
+    let payment_id = own.map_or(trip.payment_id, |share| share.payment.map(|payment| payment.id));
+    let trip = Trip { payment_id, ..trip };
+    let receipt = receipt(&app, &mut tx, &published.config.name, trip, &shares).await?;
     let (kind, body) = match format {
         Format::Json => ("application/json", serde_json::to_vec(&receipt).expect("a receipt is plain data")),
         Format::Html => ("text/html; charset=utf-8", receipt_html::render(&receipt).into_bytes()),
@@ -134,13 +155,34 @@ pub(super) async fn get_receipt(
     Ok(response)
 }
 
-async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Result<Receipt, Problem> {
+/// The trip, if there is a receipt of it for the caller, and the shares of its fare that were fixed.
+async fn visible(app: &App, tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<(Trip, Vec<FareShare>), Problem> {
+    let trip = store::load(tx, id).await?.ok_or(TripError::NotFound(id))?;
+    let mut shares = match trip.shared {
+        Some(_) => fare_shares::of_rides(tx, &app.sealer, &[trip.ride_id]).await?,
+        None => Vec::new(),
+    };
+    shares.retain(|share| matches!(share.status, ShareStatus::Fixed | ShareStatus::FallenBack));
+    let has_share = shares.iter().any(|share| caller.subject == Subject::Rider(share.rider_id));
+    if has_share || get::is_own(&trip, caller) { Ok((trip, shares)) } else { Err(TripError::NotFound(id).into()) }
+}
+
+async fn receipt(
+    app: &App,
+    tx: &mut TenantTx,
+    company: &str,
+    trip: Trip,
+    shares: &[FareShare],
+) -> Result<Receipt, Problem> {
     let ride = rides::load(tx, trip.ride_id).await?.ok_or(TripError::NoReceipt(trip.id))?;
     let (Some(ended_at), Some(Charged { kind, lines, total, fare })) = (trip.ended_at, Charged::of(&trip, &ride))
     else {
         return Err(TripError::NoReceipt(trip.id).into());
     };
     let tip = store::tip(tx, trip.id).await?;
+    let shares = shares.iter().filter_map(|share| {
+        Some(ReceiptShare { name: share.rider.clone(), amount: share.amount?, status: share.status })
+    });
     let (driver, rider) = identity::parties(tx, &app.sealer, trip.driver_id, trip.rider_id).await?.unzip();
     let payment = match trip.payment_id {
         Some(id) => store::payment(tx, id).await?,
@@ -164,6 +206,8 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
         paused_s: trip.paused_s,
         lines,
         total,
+        shares: shares.collect(),
+        rider_part: trip.shared.map(|shared| Money::new(total.amount - shared.amount, total.currency)),
         tip: tip.map(|amount| Money::new(amount, total.currency)),
         included_tax: fare.as_ref().and_then(|fare| fare.included_tax),
         tariff_version: fare.as_ref().map(|fare| fare.tariff_version),
@@ -182,10 +226,26 @@ async fn receipt(app: &App, tx: &mut TenantTx, company: &str, trip: Trip) -> Res
 
 impl Receipt {
     /// What stands below the total.
-    pub(super) fn beside_total(&self) -> impl Iterator<Item = (&'static str, Money)> {
-        let notes = [("Tax included in the total", self.included_tax), ("Tip for the driver", self.tip)];
-        notes.into_iter().filter_map(|(name, amount)| Some((name, amount?)))
+    pub(super) fn beside_total(&self) -> Vec<(String, Money)> {
+        let mut notes = Vec::new();
+        let mut note = |name: String, amount: Option<Money>| notes.extend(amount.map(|amount| (name, amount)));
+        note("Tax included in the total".to_owned(), self.included_tax);
+        note(format!("Part of {}", named(&self.rider)), self.rider_part);
+        for share in &self.shares {
+            let payer = match share.status {
+                ShareStatus::FallenBack => format!(", paid by {}", named(&self.rider)),
+                _ => String::new(),
+            };
+            note(format!("Share of {}{payer}", named(&share.name)), Some(share.amount));
+        }
+        note("Tip for the driver".to_owned(), self.tip);
+        notes
     }
+}
+
+/// A first name, where there still is one.
+fn named(name: &str) -> &str {
+    if name.is_empty() { "a rider" } else { name }
 }
 
 /// What there is a receipt of.
@@ -288,6 +348,8 @@ pub(super) mod tests {
             lines: vec![FareLine { code: LineCode::CancellationFee, description, amount: fee }],
             total: fee,
             included_tax: None,
+            shares: Vec::new(),
+            rider_part: None,
             tip: None,
             tariff_version: None,
             surge_multiplier: None,
@@ -324,6 +386,8 @@ pub(super) mod tests {
             lines: fare.lines,
             total: fare.total,
             included_tax: fare.included_tax,
+            shares: Vec::new(),
+            rider_part: None,
             tip: None,
             tariff_version: Some(fare.tariff_version),
             surge_multiplier: Some(fare.surge_multiplier),

@@ -49,7 +49,7 @@ pub(super) fn render(receipt: &Receipt) -> String {
     }
     let mut beside = String::new();
     for (name, amount) in receipt.beside_total() {
-        let _ = write!(beside, "<tr><td>{name}</td><td>{amount}</td></tr>");
+        let _ = write!(beside, "<tr><td>{}</td><td>{amount}</td></tr>", escape(&name));
     }
     let (company, total) = (escape(&receipt.company), receipt.total);
     format!(

@@ -73,7 +73,7 @@ fn draw(receipt: &Receipt) -> Vec<u8> {
     sheet.text_to(RIGHT, Font::Bold, 12.0, INK, &receipt.total.to_string());
     for (name, amount) in receipt.beside_total() {
         sheet.down(20.0);
-        sheet.text(LEFT, Font::Regular, 10.5, GREY, name);
+        sheet.text(LEFT, Font::Regular, 10.5, GREY, &fitting(Font::Regular, 10.5, ROOM, &name));
         sheet.text_to(RIGHT, Font::Regular, 10.5, GREY, &amount.to_string());
     }
     sheet.down(44.0);

@@ -3,6 +3,7 @@
 use shared::{
     geo::Point,
     ids::{DriverId, PaymentId, RideId, RiderId, TripId},
+    money::Money,
 };
 use sqlx::types::Json;
 use time::OffsetDateTime;
@@ -41,6 +42,7 @@ struct TripRow {
     distance_m: Option<i64>,
     duration_s: Option<i64>,
     fare: Option<Json<Fare>>,
+    shared_amount: Option<i64>,
     payment_id: Option<Uuid>,
     updated_at: OffsetDateTime,
 }
@@ -53,7 +55,8 @@ macro_rules! select_trips {
             r#"SELECT t.id, t.ride_id, t.rider_id, t.driver_id, t.status, r.pickup_lat, r.pickup_lng, r.pickup_address,
                       r.dropoff_lat, r.dropoff_lng, r.dropoff_address, t.accepted_at, t.after_trip_id, t.starts_by,
                       t.arrived_at, t.started_at, t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>",
-                      (SELECT p.id FROM payments p WHERE p.trip_id = t.id AND p.kind <> 'tip'
+                      (SELECT sum(s.amount)::bigint FROM fare_shares s WHERE s.ride_id = t.ride_id) AS shared_amount,
+                      (SELECT p.id FROM payments p WHERE p.trip_id = t.id AND p.kind <> 'tip' AND p.share_id IS NULL
                        ORDER BY p.status = 'failed', p.id DESC LIMIT 1) AS payment_id,
                       t.updated_at
                FROM trips t JOIN rides r ON r.id = t.ride_id "# + $tail
@@ -135,6 +138,7 @@ pub(super) async fn hold(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<(
         distance_m: row.distance_m,
         duration_s: row.duration_s,
         fare: row.fare.map(|fare| fare.0),
+        shared: None,
         payment_id: None,
         updated_at: row.updated_at,
     };
@@ -195,6 +199,8 @@ pub(super) struct Taken {
     pub(super) parties: SealedParties,
     /// Whether a trip was accepted to begin when this one ends.
     pub(super) is_followed: bool,
+    /// Whether others were asked to share its fare.
+    pub(super) is_shared: bool,
 }
 
 /// Saves a trip that is held, as by [`hold`], and its ride with it, if both still are what they were.
@@ -217,7 +223,9 @@ pub(super) async fn save(
            SELECT d.sealed_name AS driver_name, d.vehicle_class, d.vehicle_plate, d.vehicle_model, d.vehicle_seats, d.rating_sum,
                   d.rating_count, r.sealed_name AS rider_name,
                   EXISTS (SELECT FROM trips n WHERE n.tenant_id = $18 AND n.driver_id = $19 AND n.after_trip_id = $1
-                          AND n.status = 'accepted') AS "is_followed!"
+                          AND n.status = 'accepted') AS "is_followed!",
+                  EXISTS (SELECT FROM fare_shares s WHERE s.ride_id = ride.id AND s.status IN ('invited', 'accepted'))
+                  AS "is_shared!"
            FROM ride, drivers d, riders r WHERE d.id = $19 AND r.id = $20"#,
         trip.id.0,
         was.as_str(),
@@ -253,7 +261,7 @@ pub(super) async fn save(
         rating_count: saved.rating_count,
         rider_name: saved.rider_name,
     };
-    Ok(Taken { parties, is_followed: saved.is_followed })
+    Ok(Taken { parties, is_followed: saved.is_followed, is_shared: saved.is_shared })
 }
 
 /// A trip's trace from `since` on, in the order of time.
@@ -341,7 +349,10 @@ pub(super) async fn tip(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<i6
 
 impl TripRow {
     fn into_trip(self) -> sqlx::Result<Trip> {
+        let fare = self.fare.map(|fare| fare.0);
+        let shared = fare.as_ref().zip(self.shared_amount);
         Ok(Trip {
+            shared: shared.map(|(fare, amount)| Money::new(amount, fare.total.currency)),
             id: TripId(self.id),
             ride_id: RideId(self.ride_id),
             rider_id: RiderId(self.rider_id),
@@ -359,7 +370,7 @@ impl TripRow {
             ended_at: self.ended_at,
             distance_m: self.distance_m,
             duration_s: self.duration_s,
-            fare: self.fare.map(|fare| fare.0),
+            fare,
             payment_id: self.payment_id.map(PaymentId),
             updated_at: self.updated_at,
         })

@@ -120,7 +120,7 @@ async fn a_trip_is_driven_to_its_quoted_fare(pool: PgPool) {
     assert_eq!(driven.ride_status().await, "completed");
     assert_eq!(driven.rider.get(&driven.trip).await.ok(200), ended);
     let mut tx = driven.region.app.db.read(&driven.region.tenant).await.unwrap();
-    let idle: bool = sqlx::query_scalar("SELECT idle_since IS NOT NULL FROM drivers WHERE id = $1")
+    let idle: bool = sqlx::query_scalar("SELECT idle_since IS NOT NULL FROM driver_records WHERE driver_id = $1")
         .bind(driven.driver.id)
         .fetch_one(tx.conn())
         .await

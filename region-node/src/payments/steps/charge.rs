@@ -13,7 +13,7 @@ use crate::{
         Answer, Entry, EntryKind, NoAnswer, PaymentError, PaymentKind, Phase, ledger,
         psp::{ChargeOrder, OperationKey, Order},
         record::PaymentRecord,
-        store,
+        share, store,
     },
     realtime::Event,
 };
@@ -69,6 +69,7 @@ pub(in crate::payments) async fn record_charge(
     payment.sequence = payment.sequence.answered(answer, now, rand::random());
     store::save_payment(&mut tx, &payment, now).await?;
     if payment.status() != was {
+        share::fall_back_if_failed(app, &mut tx, &payment, now).await?;
         tell(&mut tx, &payment);
     }
     payment.passing().at(app, Phase::Recording).await;

@@ -1,5 +1,5 @@
 use shared::{
-    ids::{DriverId, PaymentId, RideId, RiderId, TripId},
+    ids::{DriverId, PaymentId, RideId, RiderId, ShareId, TripId},
     money::Money,
 };
 use sqlx::types::Json;
@@ -23,6 +23,7 @@ struct Row {
     trip_id: Uuid,
     rider_id: Uuid,
     driver_id: Option<Uuid>,
+    share_id: Option<Uuid>,
     kind: String,
     status: String,
     method: Json<PaymentMethod>,
@@ -60,6 +61,7 @@ impl TryFrom<Row> for PaymentRecord {
             trip_id: row.trip_id.into(),
             rider_id: row.rider_id.into(),
             driver_id: row.driver_id.map(Into::into),
+            share_id: row.share_id.map(Into::into),
             kind: PaymentKind::from_name(&row.kind).ok_or_else(|| unreadable("kind", &row.kind))?,
             method: row.method.0,
             amount: money(row.amount, &row.currency)?,
@@ -97,7 +99,7 @@ macro_rules! select {
     ($tx:expr, $tail:tt $(, $argument:expr)*) => {{
         let sql = sqlx::query_as!(
             Row,
-            r#"SELECT p.id, p.ride_id, p.trip_id, p.rider_id, p.driver_id, p.kind, p.status,
+            r#"SELECT p.id, p.ride_id, p.trip_id, p.rider_id, p.driver_id, p.share_id, p.kind, p.status,
                    p.method AS "method: Json<PaymentMethod>", p.amount, p.refunded_amount, p.currency, p.tax_amount,
                    p.commission_amount, p.promotion_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at, p.last_error,
                    p.retried_by, p.retried_at,
@@ -183,14 +185,28 @@ pub(in crate::payments) struct Owed {
     pub(in crate::payments) commission_percent: Option<u8>,
     /// As the ride was asked for.
     pub(in crate::payments) method: PaymentMethod,
+    /// What others pay of the fare, or were to pay, oldest first.
+    pub(in crate::payments) shares: Vec<OwedShare>,
     /// In the ledger. The payment itself may be gone, if an old backup was restored; such a one counts as fare and as tip.
     pub(in crate::payments) is_settled: bool,
     /// Likewise of a tip.
     pub(in crate::payments) is_tipped: bool,
 }
 
-/// Reads what is owed for a trip.
-pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::Result<Option<Owed>> {
+/// A share of a fare, fixed.
+pub(in crate::payments) struct OwedShare {
+    pub(in crate::payments) id: ShareId,
+    pub(in crate::payments) amount: i64,
+    /// The ride's rider is to pay it.
+    pub(in crate::payments) has_fallen_back: bool,
+}
+
+/// Reads what is owed for a trip; `share` is of its fare, none the ride's rider's own part.
+pub(in crate::payments) async fn owed(
+    tx: &mut TenantTx,
+    trip: TripId,
+    share: Option<ShareId>,
+) -> sqlx::Result<Option<Owed>> {
     let row = sqlx::query!(
         r#"SELECT t.ride_id, t.rider_id, t.driver_id, t.status, t.fare AS "fare: Json<Fare>",
                   CASE WHEN r.trip_id = t.id THEN r.cancellation_fee END AS cancellation_fee,
@@ -199,17 +215,27 @@ pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::
                   r.payment_method AS "method: Json<PaymentMethod>",
                   EXISTS (SELECT FROM ledger_facts f
                           WHERE f.tenant_id = t.tenant_id AND f.trip_id = t.id AND f.kind = 'settlement'
-                            AND NOT EXISTS (SELECT FROM payments p WHERE p.id = f.payment_id AND p.kind = 'tip'))
+                            AND NOT EXISTS (SELECT FROM payments p WHERE p.id = f.payment_id
+                                            AND (p.kind = 'tip' OR p.share_id IS DISTINCT FROM $2)))
                   AS "is_settled!",
+                  ARRAY(SELECT s.id FROM fare_shares s WHERE s.ride_id = t.ride_id AND s.amount IS NOT NULL ORDER BY s.id)
+                  AS "share_ids!",
+                  ARRAY(SELECT s.amount FROM fare_shares s WHERE s.ride_id = t.ride_id AND s.amount IS NOT NULL ORDER BY s.id)
+                  AS "share_amounts!",
+                  ARRAY(SELECT s.status = 'fallen_back' FROM fare_shares s
+                        WHERE s.ride_id = t.ride_id AND s.amount IS NOT NULL ORDER BY s.id) AS "shares_fallen_back!",
                   EXISTS (SELECT FROM ledger_facts f
                           WHERE f.tenant_id = t.tenant_id AND f.trip_id = t.id AND f.kind = 'settlement'
                             AND NOT EXISTS (SELECT FROM payments p WHERE p.id = f.payment_id AND p.kind <> 'tip'))
                   AS "is_tipped!"
            FROM trips t JOIN rides r ON r.id = t.ride_id WHERE t.id = $1"#,
-        trip.0
+        trip.0,
+        share.map(|share| share.0)
     );
     let Some(row) = row.fetch_optional(tx.conn()).await? else { return Ok(None) };
     let cancellation_fee = row.cancellation_fee.map(|fee| money(fee, &row.currency)).transpose()?;
+    let shares = row.share_ids.into_iter().zip(row.share_amounts).zip(row.shares_fallen_back);
+    let shares = shares.map(|((id, amount), has_fallen_back)| OwedShare { id: ShareId(id), amount, has_fallen_back });
     Ok(Some(Owed {
         trip_id: trip,
         ride_id: row.ride_id.into(),
@@ -220,20 +246,21 @@ pub(in crate::payments) async fn owed(tx: &mut TenantTx, trip: TripId) -> sqlx::
         cancellation_fee,
         commission_percent: row.commission_percent.and_then(|percent| percent.try_into().ok()),
         method: row.method.0,
+        shares: shares.collect(),
         is_settled: row.is_settled,
         is_tipped: row.is_tipped,
     }))
 }
 
-/// Records the intent to charge. `one_live_payment_per_trip` and `one_live_tip_per_trip` refuse a second one for a trip.
+/// Records the intent to charge. `one_live_payment_per_share` and `one_live_tip_per_trip` refuse a second one for the same.
 pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentRecord) -> sqlx::Result<()> {
     let tenant = tx.tenant().clone();
     let asked_by = payment.asked_by.as_ref();
     let sql = sqlx::query!(
         "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency,
              tax_amount, commission_amount, promotion_amount, provider, provider_ref, failure_code, attempts, next_attempt_at,
-             requested_by, idempotency_key, request_hash, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $23)",
+             requested_by, idempotency_key, request_hash, created_at, updated_at, share_id)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $23, $24)",
         payment.id.0,
         tenant.as_str(),
         payment.ride_id.0,
@@ -257,6 +284,7 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentReco
         asked_by.map(|asked| asked.key.as_str()),
         asked_by.map(|asked| asked.request_hash.as_slice()),
         payment.created_at,
+        payment.share_id.map(|id| id.0),
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }

@@ -48,7 +48,7 @@ async fn the_database_refuses_a_second_payment_of_a_trip_and_more_refunds_than_m
     let second = PaymentRecord { id: PaymentId::new(), sequence: Sequence::begun(paid.created_at), ..paid };
     let mut tx = scene.tx().await;
     let error = store::insert_payment(&mut tx, &second).await.unwrap_err();
-    assert_eq!(crate::db::constraint(&error), Some("one_live_payment_per_trip"));
+    assert_eq!(crate::db::constraint(&error), Some("one_live_payment_per_share"));
     assert_eq!(broken(&scene, "UPDATE payments SET refunded_amount = amount + 1").await, "payments_check");
     assert_eq!(broken(&scene, "UPDATE payments SET commission_amount = amount").await, "payment_is_divided");
 }

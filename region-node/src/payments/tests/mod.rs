@@ -208,6 +208,7 @@ impl Scene {
             trip_id: trip.id,
             rider_id: trip.rider_id,
             driver_id: Some(trip.driver_id),
+            share_id: None,
             kind: PaymentKind::Fare,
             method: PaymentMethod { kind: MethodType::Card, token: Some(token.to_owned()) },
             amount: fare.total,
@@ -256,9 +257,9 @@ impl Scene {
         assert_eq!(told, settled, "what other regions are told differs from the payments");
         let charged_twice = number(
             conn,
-            "SELECT count(*) FROM (SELECT trip_id, p.kind = 'tip' FROM payments p JOIN sandbox_psp_operations o
+            "SELECT count(*) FROM (SELECT trip_id, share_id, p.kind = 'tip' FROM payments p JOIN sandbox_psp_operations o
                  ON o.idempotency_key = 'payment-' || p.id AND o.outcome = 'succeeded'
-             GROUP BY 1, 2 HAVING count(*) > 1) twice",
+             GROUP BY 1, 2, 3 HAVING count(*) > 1) twice",
         )
         .await;
         assert_eq!(charged_twice, 0);

@@ -6,6 +6,7 @@ import type {
   DispatchStory,
   DriverBalance,
   Estimate,
+  FareShare,
   NearbyDriver,
   Offer,
   Page,
@@ -129,8 +130,32 @@ export const trip = (client: Client, id: string, signal?: AbortSignal): Promise<
 export const receiptFile = (client: Client, tripId: string, accept: 'application/pdf' | 'text/html'): Promise<Response> =>
   client.send({ method: 'GET', path: `/v1/trips/${enc(tripId)}/receipt`, accept });
 
-export const pay = (client: Client, tripId: string, method: PaymentMethod, idempotencyKey: string): Promise<Payment> =>
-  client.json({ method: 'POST', path: '/v1/payments', body: { trip_id: tripId, method }, idempotencyKey });
+/** Pays the rider's own part of a fare, or a share that has fallen back to him. */
+export const pay = (
+  client: Client,
+  body: { trip_id: string; share_id?: string; method: PaymentMethod },
+  idempotencyKey: string,
+): Promise<Payment> => client.json({ method: 'POST', path: '/v1/payments', body, idempotencyKey });
+
+export const inviteToShare = (
+  client: Client,
+  rideId: string,
+  body: { phone: string; amount?: Money },
+  idempotencyKey: string,
+): Promise<FareShare> => client.json({ method: 'POST', path: `/v1/rides/${enc(rideId)}/shares`, body, idempotencyKey });
+
+export const sharesOfRide = (client: Client, rideId: string, signal?: AbortSignal): Promise<Page<FareShare>> =>
+  client.json({ method: 'GET', path: `/v1/rides/${enc(rideId)}/shares`, signal });
+
+/** What the rider was asked to share of others' fares. */
+export const shares = (client: Client, query: { limit?: number }, signal?: AbortSignal): Promise<Page<FareShare>> =>
+  client.json({ method: 'GET', path: '/v1/shares', query, signal });
+
+export const acceptShare = (client: Client, id: string, method: PaymentMethod, idempotencyKey: string): Promise<FareShare> =>
+  client.json({ method: 'POST', path: `/v1/shares/${enc(id)}/accept`, body: { method }, idempotencyKey });
+
+export const endShare = (client: Client, id: string, how: 'decline' | 'withdraw', idempotencyKey: string): Promise<FareShare> =>
+  client.json({ method: 'POST', path: `/v1/shares/${enc(id)}/${how}`, body: {}, idempotencyKey });
 
 /** By what the ride was to be paid with, unless another method is said. */
 export const tip = (

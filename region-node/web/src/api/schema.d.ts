@@ -749,6 +749,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/rides/{id}/shares": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The shares of a ride's fare, oldest first, all on one page; for its rider and the back office. */
+        get: operations["list_ride_shares"];
+        put?: never;
+        /**
+         * Asks another rider of the company, known by phone, to share the fare of a ride that is not over, up to seven of them. Amounts
+         *     together stay within the quoted fare; without one, the rest is shared in equal parts, the ride's rider's among them. What is
+         *     not accepted before the trip ends stays with the ride's rider.
+         */
+        post: operations["invite_to_share"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/route": {
         parameters: {
             query?: never;
@@ -780,6 +802,77 @@ export interface paths {
         get: operations["list_settlements"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/shares": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What the calling rider was asked to share, newest first. */
+        get: operations["list_shares"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/shares/{id}/accept": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Accepts a share until the trip ends; it is charged then, and shown by `payment`. Should that be declined, the ride's rider
+         *     is charged instead.
+         */
+        post: operations["accept_share"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/shares/{id}/decline": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Declines a share, even one that was accepted, until the trip ends; the ride's rider pays it then. */
+        post: operations["decline_share"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/shares/{id}/withdraw": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Takes a share back, by the ride's rider, until the trip ends. */
+        post: operations["withdraw_share"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1034,7 +1127,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** The receipt of a completed trip, or of a cancellation that cost, for its rider, its driver and the tenant's back office. */
+        /**
+         * The receipt of a completed trip, or of a cancellation that cost, for its rider, its driver, who pays a share of its fare, and
+         *     the tenant's back office.
+         */
         get: operations["get_receipt"];
         put?: never;
         post?: never;
@@ -1136,6 +1232,11 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        /** @description How a share will be paid. */
+        AcceptRequest: {
+            /** @description `card` or `wallet`; without a token, the rider's usual one is charged. */
+            method: components["schemas"]["PaymentMethod"];
+        };
         /** @description An account's balance. Positive: owed to the account's holder; negative: held by it. */
         AccountBalance: {
             /**
@@ -1515,6 +1616,25 @@ export interface components {
              */
             description: string;
         };
+        /** @description A part of a ride's fare that somebody is asked to pay. */
+        FareShare: {
+            amount?: components["schemas"]["Money"] | null;
+            /** Format: date-time */
+            answered_at?: string | null;
+            asked?: components["schemas"]["Money"] | null;
+            id: components["schemas"]["ShareId"];
+            /** Format: date-time */
+            invited_at: string;
+            /** @description First name of whose ride it is. */
+            invited_by: string;
+            payment?: components["schemas"]["SharePayment"] | null;
+            ride_id: components["schemas"]["RideId"];
+            /** @description His first name. */
+            rider: string;
+            /** @description Who is asked to pay it. */
+            rider_id: components["schemas"]["RiderId"];
+            status: components["schemas"]["ShareStatus"];
+        };
         /** @description What is wrong with one field of a request. */
         FieldError: {
             /** @description Where, as a path: `pickup.lat`. */
@@ -1545,6 +1665,12 @@ export interface components {
             ready: boolean;
             redis: boolean;
             sync: boolean;
+        };
+        /** @description Who is asked to pay, and how much. */
+        InviteRequest: {
+            amount?: components["schemas"]["AskedAmount"] | null;
+            /** @description Of another rider of the company: digits, with or without a leading +. */
+            phone: string;
         };
         /**
          * @description What a line is for.
@@ -1729,6 +1855,30 @@ export interface components {
             items: {
                 balances: components["schemas"]["Balance"][];
                 driver_id: components["schemas"]["DriverId"];
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
+        Page_FareShare: {
+            /** @description At most `limit` of them. */
+            items: {
+                amount?: components["schemas"]["Money"] | null;
+                /** Format: date-time */
+                answered_at?: string | null;
+                asked?: components["schemas"]["Money"] | null;
+                id: components["schemas"]["ShareId"];
+                /** Format: date-time */
+                invited_at: string;
+                /** @description First name of whose ride it is. */
+                invited_by: string;
+                payment?: components["schemas"]["SharePayment"] | null;
+                ride_id: components["schemas"]["RideId"];
+                /** @description His first name. */
+                rider: string;
+                /** @description Who is asked to pay it. */
+                rider_id: components["schemas"]["RiderId"];
+                status: components["schemas"]["ShareStatus"];
             }[];
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
@@ -1955,6 +2105,7 @@ export interface components {
              *     `tok_refund_declined` and `tok_refund_timeout`.
              */
             method: components["schemas"]["PaymentMethod"];
+            share_id?: components["schemas"]["ShareId"] | null;
             /** @description A completed trip, or a cancelled one whose ride has a cancellation fee. */
             trip_id: components["schemas"]["TripId"];
         };
@@ -1981,6 +2132,7 @@ export interface components {
             ride_id: components["schemas"]["RideId"];
             /** Format: date-time */
             settled_at?: string | null;
+            share_id?: components["schemas"]["ShareId"] | null;
             status: components["schemas"]["PaymentStatus"];
             trip_id: components["schemas"]["TripId"];
         };
@@ -2315,8 +2467,11 @@ export interface components {
             ride_id: components["schemas"]["RideId"];
             /** @description First name. */
             rider: string;
+            rider_part?: components["schemas"]["Money"] | null;
             /** @description How amounts are rounded. */
             rounding: string;
+            /** @description What others pay of the total; missing where nobody does. */
+            shares?: components["schemas"]["ReceiptShare"][];
             /**
              * Format: date-time
              * @description Missing where nothing was driven: what was cancelled has neither a start nor a length.
@@ -2345,6 +2500,14 @@ export interface components {
             /** Format: date-time */
             settled_at?: string | null;
             status: string;
+        };
+        /** @description What somebody else pays of a fare. */
+        ReceiptShare: {
+            amount: components["schemas"]["Money"];
+            /** @description First name. */
+            name: string;
+            /** @description `fixed`, or `fallen_back`: the rider pays it. */
+            status: components["schemas"]["ShareStatus"];
         };
         /** @description The webhook has been taken, now or before. */
         Received: {
@@ -2651,6 +2814,21 @@ export interface components {
          * @enum {string}
          */
         SettlementKind: "settlement" | "refund" | "adjustment";
+        /**
+         * Format: uuid
+         * @description A part of a ride's fare that another rider is asked to pay.
+         */
+        ShareId: string;
+        /** @description How far a share's payment is. */
+        SharePayment: {
+            id: components["schemas"]["PaymentId"];
+            status: components["schemas"]["PaymentStatus"];
+        };
+        /**
+         * @description Where a share stands.
+         * @enum {string}
+         */
+        ShareStatus: "invited" | "accepted" | "declined" | "withdrawn" | "lapsed" | "fixed" | "fallen_back";
         /** @description What the rider told the driver. */
         StartRequest: {
             /** @description The rider's four digits; checked if given. */
@@ -2778,6 +2956,7 @@ export interface components {
             pickup: components["schemas"]["Place"];
             ride_id: components["schemas"]["RideId"];
             rider_id: components["schemas"]["RiderId"];
+            shared?: components["schemas"]["Money"] | null;
             /** Format: date-time */
             started_at?: string | null;
             /**
@@ -5189,6 +5368,113 @@ export interface operations {
             };
         };
     };
+    list_ride_shares: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["RideId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_FareShare"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    invite_to_share: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["RideId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["InviteRequest"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FareShare"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     route: {
         parameters: {
             query?: never;
@@ -5273,6 +5559,244 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_shares: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_FareShare"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    accept_share: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["ShareId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AcceptRequest"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FareShare"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    decline_share: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["ShareId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Empty"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FareShare"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    withdraw_share: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["ShareId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Empty"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FareShare"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from 'react';
 import { io, type Socket } from 'socket.io-client';
 import { accessToken, currentSession, refresh, signOut, type Session } from './session';
 import type { Position } from './calls';
-import type { DriverLocation, Offer, Payment, Ride } from './types';
+import type { DriverLocation, FareShare, Offer, Payment, Ride } from './types';
 
 export interface ServerEvents {
   'ride:offer': (offer: Offer) => void;
@@ -10,6 +10,7 @@ export interface ServerEvents {
   'ride:update': (ride: Ride) => void;
   'driver:location': (location: DriverLocation) => void;
   'payment:update': (payment: Payment) => void;
+  'share:update': (share: FareShare) => void;
 }
 
 export interface ClientEvents {
@@ -98,6 +99,7 @@ export function useSocket(
       next.on('ride:update', (ride) => latest.current['ride:update']?.(ride));
       next.on('driver:location', (location) => latest.current['driver:location']?.(location));
       next.on('payment:update', (payment) => latest.current['payment:update']?.(payment));
+      next.on('share:update', (share) => latest.current['share:update']?.(share));
       setSocket(next);
     };
     const retryLater = (refused: RideSocket): void => {

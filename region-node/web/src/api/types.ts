@@ -133,6 +133,8 @@ export interface Trip {
   distance_m?: number | null;
   duration_s?: number | null;
   fare?: Fare | null;
+  /** What of the fare others pay as their shares. */
+  shared?: Money | null;
   payment_id?: string | null;
 }
 
@@ -148,6 +150,8 @@ export type PaymentStatus =
 export interface Payment {
   id: string;
   trip_id?: string | null;
+  /** The share of a fare that is paid; missing where it is the rider's own part. */
+  share_id?: string | null;
   kind: 'fare' | 'cancellation_fee' | 'tip';
   status: PaymentStatus;
   amount: Money;
@@ -187,6 +191,24 @@ export interface Payout {
   /** Shown to the back office alone. */
   made_by?: string;
   created_at: string;
+}
+
+export type ShareStatus = 'invited' | 'accepted' | 'declined' | 'withdrawn' | 'lapsed' | 'fixed' | 'fallen_back';
+
+/** A part of a ride's fare that somebody is asked to pay. */
+export interface FareShare {
+  id: string;
+  ride_id: string;
+  /** First name of who is asked to pay it. */
+  rider: string;
+  /** First name of whose ride it is. */
+  invited_by: string;
+  status: ShareStatus;
+  /** Missing where it is an equal part. */
+  asked?: Money | null;
+  /** Until the trip ends, by the quoted fare; missing once it costs nothing. */
+  amount?: Money | null;
+  payment?: { id: string; status: PaymentStatus } | null;
 }
 
 export interface NearbyDriver extends Point {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { formatMoney, minorDigits, tipChoices } from './money';
+import { formatMoney, minorDigits, parseMoney, tipChoices } from './money';
 
 describe('formatMoney', () => {
   it.each([
@@ -16,6 +16,31 @@ describe('formatMoney', () => {
   it('shows a code no currency has with two decimals', () => {
     expect(minorDigits('nope')).toBe(2);
     expect(formatMoney({ amount: 5, currency: 'nope' })).toBe('0.05 nope');
+  });
+});
+
+describe('parseMoney', () => {
+  it.each([
+    ['12.50', 'USD', 1250],
+    [' 12,5 ', 'EUR', 1250],
+    ['7', 'USD', 700],
+    ['0.05', 'USD', 5],
+    ['1250', 'JPY', 1250],
+    ['1.25', 'KWD', 1250],
+  ])('reads %s in %s', (text, currency, amount) => {
+    expect(parseMoney(text, currency)).toEqual({ amount, currency });
+  });
+
+  it.each([
+    ['', 'USD'],
+    ['0', 'USD'],
+    ['-5', 'USD'],
+    ['1.005', 'USD'],
+    ['1.5', 'JPY'],
+    ['1,000.00', 'USD'],
+    ['twelve', 'USD'],
+  ])('refuses %j in %s', (text, currency) => {
+    expect(parseMoney(text, currency)).toBeNull();
   });
 });
 

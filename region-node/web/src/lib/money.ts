@@ -24,6 +24,15 @@ export function formatMoney(money: Money, locale?: string): string {
   }
 }
 
+/** The amount people type as "12.50" or "12,5"; null unless it is one of the currency's, above nothing. */
+export function parseMoney(text: string, currency: string): Money | null {
+  const digits = minorDigits(currency);
+  const [, whole, rest = ''] = /^\s*(\d{1,9})(?:[.,](\d{1,3}))?\s*$/.exec(text) ?? [];
+  if (whole === undefined || rest.length > digits) return null;
+  const amount = Number(whole) * 10 ** digits + Number(rest.padEnd(digits, '0') || '0');
+  return amount > 0 ? { amount, currency } : null;
+}
+
 /** What a rider may give the driver of a trip that cost `fare`: 10, 15 and 20 %, to two digits. */
 export function tipChoices(fare: Money): Money[] {
   const amounts = [0.1, 0.15, 0.2].map((share) => {

@@ -1,7 +1,7 @@
-import { useEffect, useRef, useState } from 'react';
-import { cancelRide, payment as loadPayment, refund, ride as loadRide, rideDispatch, trip as loadTrip } from '../api/calls';
+import { useEffect, useId, useRef, useState } from 'react';
+import { cancelRide, payment as loadPayment, refund, ride as loadRide, rideDispatch, sharesOfRide, trip as loadTrip } from '../api/calls';
 import type { Client } from '../api/client';
-import type { DispatchCandidate, OfferRecord, Payment, Ride, Trip } from '../api/types';
+import type { DispatchCandidate, FareShare, OfferRecord, Payment, Ride, Trip } from '../api/types';
 import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { formatDistance, formatDuration, formatTime } from '../lib/time';
@@ -32,6 +32,7 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
   const trip = useLoad(tripId, (signal) => loadTrip(client, tripId ?? '', signal), 3000);
   const paymentId = trip.data?.payment_id ?? null;
   const payment = useLoad(paymentId, (signal) => loadPayment(client, paymentId ?? '', signal), 3000);
+  const shares = useLoad(trip.data?.shared == null ? null : id, (signal) => sharesOfRide(client, id, signal), 3000);
 
   return (
     <dialog ref={dialog} className="story" aria-labelledby="story" onClose={onClose}>
@@ -66,7 +67,9 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
           </>
         )}
         {trip.data !== null && <TripFacts trip={trip.data} />}
-        {payment.data !== null && <PaymentFacts payment={payment.data} client={client} onChanged={payment.reload} />}
+        {payment.data !== null && <PaymentFacts title="Payment" payment={payment.data} client={client} onChanged={payment.reload} />}
+        <ErrorNote error={shares.error} />
+        {shares.data?.items.map((share) => share.payment != null && <PaidShare key={share.id} share={share} id={share.payment.id} client={client} />)}
         <section className="stack-s" aria-labelledby="candidates">
           <h3 id="candidates">Dispatch: who was considered, and why</h3>
           <ErrorNote error={candidates.error} />
@@ -180,7 +183,23 @@ function TripFacts({ trip }: { trip: Trip }) {
   );
 }
 
-function PaymentFacts({ payment, client, onChanged }: { payment: Payment; client: Client; onChanged: () => void }) {
+/** What somebody else pays of the fare, or the rider in their place. */
+function PaidShare({ share, id, client }: { share: FareShare; id: string; client: Client }) {
+  const payment = useLoad(id, (signal) => loadPayment(client, id, signal), 3000);
+  if (payment.data === null) return <ErrorNote error={payment.error} />;
+  const title = `Share of ${share.rider}${share.status === 'fallen_back' ? `, paid by ${share.invited_by}` : ''}`;
+  return <PaymentFacts title={title} payment={payment.data} client={client} onChanged={payment.reload} />;
+}
+
+interface PaymentFactsProps {
+  title: string;
+  payment: Payment;
+  client: Client;
+  onChanged: () => void;
+}
+
+function PaymentFacts({ title, payment, client, onChanged }: PaymentFactsProps) {
+  const heading = useId();
   const [asking, setAsking] = useState(false);
   const attempt = useAttemptKey();
   const giveBack = useAction(async () => {
@@ -190,9 +209,9 @@ function PaymentFacts({ payment, client, onChanged }: { payment: Payment; client
     onChanged();
   });
   return (
-    <section className="stack-s" aria-labelledby="payment-facts">
+    <section className="stack-s" aria-labelledby={heading}>
       <div className="row-between">
-        <h3 id="payment-facts">Payment</h3>
+        <h3 id={heading}>{title}</h3>
         <PaymentBadge status={payment.status} />
       </div>
       <dl className="facts">

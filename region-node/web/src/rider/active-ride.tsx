@@ -13,6 +13,7 @@ import { useTenant } from '../shell/use-tenant';
 import { Badge, Button, Notice } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { AfterRide } from './after-ride';
+import { SplitFare } from './split-fare';
 import { hasDriver, isOver, type Followed, type FollowEvent } from './follow';
 
 const HEADLINE: Record<RideStatus, string> = {
@@ -37,12 +38,14 @@ interface ActiveRideProps {
   session: Session;
   followed: Followed;
   live: Live;
+  /** Grows with each news of a shared fare. */
+  shareNews: number;
   tell: Dispatch<FollowEvent>;
   onLeave: () => void;
 }
 
 /** Follows one ride from the request to the receipt. */
-export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRideProps) {
+export function ActiveRide({ session, followed, live, shareNews, tell, onLeave }: ActiveRideProps) {
   const { ride, car, payment } = followed;
   const heading = useRef<HTMLHeadingElement>(null);
   const id = ride?.id;
@@ -119,8 +122,9 @@ export function ActiveRide({ session, followed, live, tell, onLeave }: ActiveRid
           <dd className="capital">{ride.payment_method.type}</dd>
         </dl>
         {ride.status === 'completed' && ride.trip_id != null && (
-          <AfterRide ride={ride} tripId={ride.trip_id} payment={payment} tell={tell} />
+          <AfterRide ride={ride} tripId={ride.trip_id} payment={payment} shareNews={shareNews} tell={tell} />
         )}
+        {!isOver(ride.status) && ride.payment_method.type !== 'cash' && <SplitFare ride={ride} news={shareNews} />}
         {!isOver(ride.status) && ride.status !== 'in_progress' && <Cancel ride={ride} tell={tell} />}
         {isOver(ride.status) && (
           <Button wide onClick={onLeave}>

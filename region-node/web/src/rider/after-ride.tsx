@@ -13,12 +13,14 @@ import { FareLines } from '../ui/fare-lines';
 import { Rating } from '../ui/rating';
 import { PaymentBadge } from '../ui/ride-badge';
 import { isFinal, type FollowEvent } from './follow';
+import { PaidShares } from './split-fare';
 import { Tip } from './tip';
 
 interface AfterRideProps {
   ride: Ride;
   tripId: string;
   payment: Payment | null;
+  shareNews: number;
   tell: Dispatch<FollowEvent>;
 }
 
@@ -28,7 +30,7 @@ const METHODS = [
 ] as const;
 
 /** The fare, paying it, the receipt and the stars. */
-export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
+export function AfterRide({ ride, tripId, payment, shareNews, tell }: AfterRideProps) {
   const client = clientOf('rider');
   const trip = useLoad(tripId, (signal) => loadTrip(client, tripId, signal));
   // Begun elsewhere or before a reload: the trip knows its payment. Until it is decided, we keep asking.
@@ -45,7 +47,7 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
   const charge = useAction(async () => {
     const tries = payment?.status === 'failed' ? payment.id : null;
     try {
-      const made = await pay(client, tripId, { type: method }, attempt.keyFor([tripId, tries, method]));
+      const made = await pay(client, { trip_id: tripId, method: { type: method } }, attempt.keyFor([tripId, tries, method]));
       attempt.done();
       tell({ type: 'payment', payment: made });
     } catch (error) {
@@ -58,6 +60,8 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
     saveFile(await file.blob(), type === 'application/pdf' ? `receipt-${tripId}.pdf` : `receipt-${tripId}.html`);
   });
   const fare = trip.data?.fare;
+  const shared = trip.data?.shared ?? null;
+  const own = fare == null || shared === null ? fare?.total : { ...fare.total, amount: fare.total.amount - shared.amount };
   const paid = payment !== null && payment.status !== 'failed';
 
   return (
@@ -86,9 +90,10 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
         {payment?.remote_durable_at != null && <p className="small muted">Your payment is safe in a second region.</p>}
         <ErrorNote error={charge.error} />
         {payment?.status === 'failed' && <Segments legend="Pay by" value={method} options={METHODS} onChange={setMethod} />}
-        {!paid && (payment !== null || paymentId === null) && fare != null && (
+        {!paid && (payment !== null || paymentId === null) && own != null && (
           <Button kind="primary" wide busy={charge.busy} onClick={() => void charge.run()}>
-            Pay {formatMoney(fare.total)}
+            Pay {shared !== null && 'your part, '}
+            {formatMoney(own)}
           </Button>
         )}
         <div className="row">
@@ -101,6 +106,7 @@ export function AfterRide({ ride, tripId, payment, tell }: AfterRideProps) {
         </div>
         <ErrorNote error={download.error} />
       </section>
+      {shared !== null && <PaidShares ride={ride} tripId={tripId} news={shareNews} />}
       {payment?.status === 'settled' && fare != null && <Tip ride={ride} tripId={tripId} fare={fare.total} />}
       <Rating role="rider" tripId={tripId} question="How was your driver?" />
     </>

@@ -71,12 +71,13 @@ describe('follow', () => {
     expect(state.payment?.status).toBe('settled');
   });
 
-  it('takes the new payment after a declined one, and none of other trips or of a tip', () => {
+  it('takes the new payment after a declined one, and none of other trips, of a tip or of a share', () => {
     let state = following(ride('completed'));
     state = follow(state, { type: 'payment', payment: payment('failed') });
     state = follow(state, { type: 'payment', payment: payment('pending', { id: 'p2' }) });
     expect(state.payment?.id).toBe('p2');
     expect(follow(state, { type: 'payment', payment: payment('settled', { id: 'p3', trip_id: 't9' }) })).toBe(state);
     expect(follow(state, { type: 'payment', payment: payment('settled', { id: 'p4', kind: 'tip' }) })).toBe(state);
+    expect(follow(state, { type: 'payment', payment: payment('settled', { id: 'p5', share_id: 's1' }) })).toBe(state);
   });
 });

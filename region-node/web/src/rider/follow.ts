@@ -56,7 +56,7 @@ export function follow(state: Followed, event: FollowEvent): Followed {
     case 'payment': {
       const { ride, payment } = state;
       if (ride === null || event.payment.trip_id == null || event.payment.trip_id !== ride.trip_id) return state;
-      if (event.payment.kind === 'tip') return state;
+      if (event.payment.kind === 'tip' || event.payment.share_id != null) return state;
       const same = payment?.id === event.payment.id;
       if (same && isFinal(payment) && !isFinal(event.payment)) return state;
       return { ...state, payment: event.payment };

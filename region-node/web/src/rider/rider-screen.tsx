@@ -1,4 +1,4 @@
-import { useCallback, useReducer } from 'react';
+import { useCallback, useReducer, useState } from 'react';
 import { ride as loadRide, rides as loadRides } from '../api/calls';
 import { clientOf, useSession, type Session } from '../api/session';
 import { useSocket } from '../api/socket';
@@ -8,6 +8,7 @@ import { Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ActiveRide } from './active-ride';
 import { Booking } from './booking';
+import { Invitations } from './invitations';
 import { follow, isOver, isUnderWay, NOT_FOLLOWING } from './follow';
 
 export default function RiderScreen() {
@@ -20,6 +21,8 @@ function SignedIn({ session }: { session: Session }) {
   const client = clientOf('rider');
   const [followed, tell] = useReducer(follow, NOT_FOLLOWING);
   const { ride } = followed;
+  // Counts news of shared fares; who shows them asks again.
+  const [shareNews, setShareNews] = useState(0);
 
   const history = useLoad(session.subject, (signal) => loadRides(client, { limit: 10 }, signal), undefined, ({ items }) => {
     const open = items.find(isUnderWay);
@@ -35,6 +38,7 @@ function SignedIn({ session }: { session: Session }) {
     },
     'driver:location': (location) => tell({ type: 'car', location }),
     'payment:update': (news) => tell({ type: 'payment', payment: news }),
+    'share:update': () => setShareNews((count) => count + 1),
   });
 
   // The socket tells at once; asking now and then catches what it missed while it was down.
@@ -52,7 +56,7 @@ function SignedIn({ session }: { session: Session }) {
   }, [reload]);
 
   if (ride !== null) {
-    return <ActiveRide session={session} followed={followed} live={live} tell={tell} onLeave={leave} />;
+    return <ActiveRide session={session} followed={followed} live={live} shareNews={shareNews} tell={tell} onLeave={leave} />;
   }
   if (history.loading) {
     return (
@@ -65,7 +69,12 @@ function SignedIn({ session }: { session: Session }) {
     <Booking
       session={session}
       history={history.data?.items ?? []}
-      notice={<ErrorNote error={history.error} onRetry={history.reload} />}
+      notice={
+        <>
+          <ErrorNote error={history.error} onRetry={history.reload} />
+          <Invitations news={shareNews} />
+        </>
+      }
       onRide={(made) => tell({ type: 'ride', ride: made })}
       onReload={history.reload}
     />

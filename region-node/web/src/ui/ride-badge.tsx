@@ -1,4 +1,4 @@
-import type { PaymentStatus, RideStatus, TripStatus } from '../api/types';
+import type { PaymentStatus, RideStatus, ShareStatus, TripStatus } from '../api/types';
 import { Badge, type Tone } from './controls';
 
 const RIDE: Record<RideStatus | TripStatus, { tone: Tone; words: string }> = {
@@ -30,5 +30,20 @@ const PAYMENT: Record<PaymentStatus, { tone: Tone; words: string }> = {
 
 export function PaymentBadge({ status }: { status: PaymentStatus }) {
   const { tone, words } = PAYMENT[status];
+  return <Badge tone={tone}>{words}</Badge>;
+}
+
+const SHARE: Record<ShareStatus, { tone: Tone; words: string }> = {
+  invited: { tone: 'warn', words: 'Asked' },
+  accepted: { tone: 'good', words: 'Accepted' },
+  declined: { tone: 'plain', words: 'Declined' },
+  withdrawn: { tone: 'plain', words: 'Taken back' },
+  lapsed: { tone: 'plain', words: 'Over' },
+  fixed: { tone: 'info', words: 'Being charged' },
+  fallen_back: { tone: 'warn', words: 'Card declined' },
+};
+
+export function ShareBadge({ status }: { status: ShareStatus }) {
+  const { tone, words } = SHARE[status];
   return <Badge tone={tone}>{words}</Badge>;
 }
