@@ -142,6 +142,9 @@ CREATE TABLE ledger_entries (
     CONSTRAINT entry_is_of_a_payment_or_a_payout CHECK
         ((kind = 'payout') = (payout_id IS NOT NULL) AND (kind = 'payout') = (payment_id IS NULL))
 );
+-- Statements find entries by their time. The table only ever grows in about that order, so an index of blocks does, which
+-- costs a settlement nothing; one of rows would cost each a twentieth more of write-ahead log.
+CREATE INDEX ledger_entries_by_time ON ledger_entries USING brin (posted_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id)
     WHERE kind IN ('settlement', 'cancellation_fee', 'tip');
 CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use shared::{clock::Clock, ids::TripId};
 use system_tests::{
     api::{Payment, PaymentStatus, Ride, RideStatus, Trip, TripStatus, location_update, ride_request},
-    harness::{Spot, TestCluster, eventually, hear, hear_status, run, tell},
+    harness::{Spot, TestCluster, eventually, eventually_within, hear, hear_status, run, tell},
     stories,
     streets::Position,
 };
@@ -41,6 +41,7 @@ async fn full_ride() {
         a_ride_called_off_in_time_is_free_and_withdraws_the_offer,
         a_refund_reaches_every_region,
         a_refund_of_a_part_leaves_the_rest_paid,
+        every_region_rolls_the_same_settlements_up,
         an_offer_nobody_answers_goes_to_the_next_driver,
         a_ride_nobody_takes_expires_and_its_rider_may_ask_again,
         a_ride_booked_ahead_is_dispatched_shortly_before_its_time,
@@ -211,6 +212,48 @@ async fn a_refund_of_a_part_leaves_the_rest_paid(cluster: TestCluster) {
     assert_eq!(refused.code(), Some("amount_exceeds_payment"));
     assert_eq!(cluster.ledger_everywhere(served.trip.id, "settlement").await, total);
     assert_eq!(cluster.ledger_everywhere(served.trip.id, "refund").await.abs(), 100);
+}
+
+async fn every_region_rolls_the_same_settlements_up(cluster: TestCluster) {
+    let served = cluster.city(TENANT).serve_ride().await;
+    let payment = served.rider.pay(served.trip.id).await;
+    let home = cluster.office(TENANT, "us-east").await;
+    let part = json!({"amount": 100, "reason": "a short detour"});
+    let _: Value = home.post(&format!("/v1/payments/{}/refunds", payment.id), &part).await.unwrap();
+    cluster.ledger_everywhere(served.trip.id, "refund").await;
+    let path = format!("/v1/settlements/rollup?tenant={TENANT}");
+    // Other stories go on meanwhile: what counts is that regions with the same facts answer the same.
+    let (rollup, facts) = eventually_within(
+        Duration::from_secs(180),
+        "all regions hold the same facts while they are asked",
+        async || {
+            let before = cluster.converged().await;
+            let mut rollups = Vec::new();
+            for region in cluster.regions() {
+                let operator = cluster.operator_at(&region).await;
+                let answer = operator.call(Method::GET, &path).send().await.map_err(|error| error.to_string())?;
+                assert_eq!(answer.header("x-served-by-region"), Some(region.as_str()), "no region asks another one");
+                rollups.push(answer.json::<Value>().map_err(|error| error.to_string())?);
+            }
+            let facts =
+                cluster.operator_at("ap-south").await.all_settlements().await.map_err(|error| error.to_string())?;
+            let after = cluster.converged().await;
+            if before != after {
+                return Err("news came meanwhile".to_owned());
+            }
+            assert!(rollups.windows(2).all(|pair| pair[0] == pair[1]), "{rollups:?}");
+            Ok((rollups.remove(0), facts))
+        },
+    )
+    .await;
+    let sum = |kind: &str| -> i64 {
+        facts.iter().filter(|fact| fact.tenant.as_str() == TENANT && fact.kind == kind).map(|fact| fact.amount).sum()
+    };
+    let days = rollup["items"].as_array().unwrap();
+    let rolled = |what: &str| -> i64 { days.iter().map(|day| day[what]["amount"].as_i64().unwrap()).sum() };
+    assert_eq!((rolled("gross"), rolled("refunds")), (sum("settlement"), sum("refund")));
+    assert_eq!(rolled("net"), sum("settlement") - sum("refund") + sum("adjustment"));
+    assert!(rolled("refunds") >= 100);
 }
 
 async fn an_offer_nobody_answers_goes_to_the_next_driver(cluster: TestCluster) {

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod outbox;
 pub mod pace;
 pub mod payments;
+mod pdf;
 pub mod pricing;
 pub mod realtime;
 pub mod regions;

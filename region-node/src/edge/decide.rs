@@ -56,7 +56,7 @@ fn is_remembered(edge: &Edge, request: &Request) -> bool {
 
 /// What every region holds, and therefore answers: config, the ledger, regions, homes.
 fn is_answered_anywhere(path: &str, method: &Method) -> bool {
-    matches!(path, "/v1/regions" | "/v1/route" | "/v1/settlements" | "/v1/directory")
+    matches!(path, "/v1/regions" | "/v1/route" | "/v1/settlements" | "/v1/settlements/rollup" | "/v1/directory")
         || (path == "/v1/tenants" && method == Method::POST)
         || path.strip_prefix("/v1/tenants/").is_some_and(|rest| {
             ["/config", "/config/versions", "/config/pin/here"].iter().any(|path| rest.ends_with(path))

@@ -1,5 +1,6 @@
 //! What every feature's endpoints stand on: problems, extractors, commands with idempotency keys, pages, limits.
 
+mod accept;
 mod answers;
 mod client_address;
 mod command;
@@ -13,6 +14,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use accept::preferred;
 pub use client_address::{ForwardedHeader, Networks};
 #[cfg(test)]
 pub(crate) use command::request_hash;

@@ -16,6 +16,8 @@ pub enum PaymentError {
     NotFound(PaymentId),
     #[error("no refund {0}")]
     NoSuchRefund(RefundId),
+    #[error("a statement is application/json, text/csv or application/pdf")]
+    NotAcceptable,
     #[error("no payout {0}")]
     NoSuchPayout(PayoutId),
     #[error("no driver {0}")]
@@ -83,6 +85,7 @@ impl From<PaymentError> for Problem {
             | PaymentError::NoTip { .. }
             | PaymentError::NotRefundable(_)
             | PaymentError::NotGivenUp { .. } => Code::InvalidTransition,
+            PaymentError::NotAcceptable => Code::NotAcceptable,
             PaymentError::NothingToPayOut(_) => Code::NothingToPayOut,
             PaymentError::AmountExceedsBalance { .. } => Code::AmountExceedsBalance,
             PaymentError::AlreadyPaid(_) | PaymentError::SharePaidByOther(_) => Code::AlreadyPaid,

@@ -26,7 +26,7 @@ use shared::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DisputeStatus, record::PaymentRecord};
+use super::{DisputeStatus, payment::named, record::PaymentRecord};
 use crate::pricing::Fare;
 
 /// Who shares an amount.
@@ -87,15 +87,22 @@ pub(super) struct Entry {
     pub(super) posted_at: OffsetDateTime,
 }
 
-/// Why money moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
-    Settlement,
-    Refund,
-    CancellationFee,
-    Adjustment,
-    Tip,
-    Payout,
+named! {
+    /// Why money moved.
+    pub(super) EntryKind {
+        /// A trip was paid.
+        Settlement = "settlement",
+        /// A payment went back, or a part of it.
+        Refund = "refund",
+        /// A ride was given up too late.
+        CancellationFee = "cancellation_fee",
+        /// A dispute was opened or decided.
+        Adjustment = "adjustment",
+        /// A rider gave the driver something.
+        Tip = "tip",
+        /// The driver was paid.
+        Payout = "payout",
+    }
 }
 
 /// Who takes part in a payment besides the tenant.
@@ -303,20 +310,6 @@ fn postings(holder: Account, split: Split, parties: &Parties, sign: i64) -> Vec<
     ];
     let lines = lines.into_iter().filter(|(_, amount)| *amount != 0);
     lines.map(|(account, amount)| Posting { account, amount: sign * amount }).collect()
-}
-
-impl EntryKind {
-    /// Its name in SQL.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Settlement => "settlement",
-            Self::Refund => "refund",
-            Self::CancellationFee => "cancellation_fee",
-            Self::Adjustment => "adjustment",
-            Self::Tip => "tip",
-            Self::Payout => "payout",
-        }
-    }
 }
 
 impl fmt::Display for Account {

@@ -48,8 +48,20 @@ pub(super) enum Answer {
 
 /// The PSP may or may not have done what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the PSP gave no answer: {0}")]
-pub(super) struct NoAnswer(pub String);
+#[error("the PSP gave no answer: {why}")]
+pub(super) struct NoAnswer {
+    /// What happened instead.
+    pub(super) why: String,
+    /// The PSP does not want to be asked again before so long.
+    pub(super) wait: Option<Duration>,
+}
+
+impl NoAnswer {
+    /// For a reason, from a PSP that said nothing of when to ask again.
+    pub(super) fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), wait: None }
+    }
+}
 
 /// Where a movement of money stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +97,8 @@ const SETTLE_WITHIN: Duration = Duration::seconds(5);
 const LONGEST_ERROR: usize = 500;
 const FIRST_RETRY: Duration = Duration::seconds(5);
 const LONGEST_RETRY: Duration = Duration::minutes(10);
+/// A PSP is waited for so long at most, whatever it wishes.
+const LONGEST_WAIT: Duration = Duration::hours(1);
 /// What is under way at the PSP is asked about so often.
 const LOOK_AGAIN: Duration = Duration::hours(1);
 
@@ -192,7 +206,14 @@ impl Sequence {
                 last_error: None,
                 ..self
             },
-            Err(NoAnswer(why)) => Self { step: Step::Unknown, ..self }.hindered(why, now, jitter),
+            Err(NoAnswer { why, wait }) => {
+                let hindered = Self { step: Step::Unknown, ..self }.hindered(why, now, jitter);
+                let not_before = wait.map(|wait| now + wait.clamp(Duration::ZERO, LONGEST_WAIT));
+                Self {
+                    next_attempt_at: hindered.next_attempt_at.map(|at| not_before.map_or(at, |late| at.max(late))),
+                    ..hindered
+                }
+            }
         }
     }
 
@@ -223,7 +244,7 @@ mod tests {
             Just(Ok(Answer::Approved { provider_ref: "ch_1".into() })),
             Just(Ok(Answer::Declined { code: "card_declined".into() })),
             Just(Ok(Answer::Underway)),
-            Just(Err(NoAnswer("time-out".into()))),
+            Just(Err(NoAnswer::new("time-out"))),
         ]
     }
 
@@ -231,7 +252,7 @@ mod tests {
     fn no_answer_is_unknown_and_is_asked_again_ever_later_until_given_up() {
         let (mut sequence, mut waits) = (Sequence::begun(NOW), Vec::new());
         loop {
-            sequence = sequence.answered(&Err(NoAnswer("time-out".into())), NOW, 0.5);
+            sequence = sequence.answered(&Err(NoAnswer::new("time-out")), NOW, 0.5);
             assert_eq!(sequence.step, Step::Unknown);
             let Some(at) = sequence.next_attempt_at else { break };
             waits.push(at - NOW);
@@ -241,6 +262,20 @@ mod tests {
         assert_eq!((sequence.is_given_up(), sequence.last_error.as_deref()), (true, Some("time-out")));
         assert!(waits.is_sorted());
         assert!(waits.iter().sum::<Duration>() > Duration::hours(1), "outlives an outage of an hour: {waits:?}");
+    }
+
+    #[test]
+    fn a_psp_that_wants_to_be_left_alone_is_not_asked_before_but_for_an_hour_at_most() {
+        let waits = |wait| {
+            let answer = Err(NoAnswer { wait: Some(wait), ..NoAnswer::new("too fast") });
+            Sequence::begun(NOW).answered(&answer, NOW, 1.0).next_attempt_at.unwrap() - NOW
+        };
+        assert_eq!(waits(Duration::seconds(1)), FIRST_RETRY);
+        assert_eq!(waits(Duration::seconds(90)), Duration::seconds(90));
+        assert_eq!(waits(Duration::days(365)), LONGEST_WAIT);
+        let last = Sequence { attempts: MAX_ATTEMPTS, ..Sequence::begun(NOW) };
+        let answer = Err(NoAnswer { wait: Some(Duration::MINUTE), ..NoAnswer::new("too fast") });
+        assert!(last.answered(&answer, NOW, 0.0).is_given_up());
     }
 
     #[test]

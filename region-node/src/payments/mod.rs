@@ -8,9 +8,9 @@
 //! somebody of the back office in [`attention`]. [`reconcile`] compares what PSPs have done with all that stands here, day by
 //! day.
 //!
-//! [`ledger`] says who gets what, [`balance`] what that comes to, and [`payout`] pays it to drivers; [`psp`] is the port to payment
-//! services; [`store`] holds all SQL. The unique index `one_live_payment_per_share` decides who charges a trip, or a share of its
-//! fare, when several try, `one_live_tip_per_trip` who tips it.
+//! [`ledger`] says who gets what, [`balance`] what that comes to, [`statement`] how it came to be, and [`payout`] pays it to
+//! drivers; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index `one_live_payment_per_share`
+//! decides who charges a trip, or a share of its fare, when several try, `one_live_tip_per_trip` who tips it.
 
 mod attention;
 mod balance;
@@ -29,8 +29,10 @@ mod reconcile;
 mod record;
 mod refund;
 mod resume;
+mod rollup;
 mod settlements;
 mod share;
+mod statement;
 mod steps;
 mod store;
 mod tip;
@@ -69,12 +71,15 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(reconcile::api::reconcile, reconcile::api::list_reconciliations))
         .routes(routes!(reconcile::api::get_reconciliation))
         .routes(routes!(settlements::list_settlements))
+        .routes(routes!(rollup::get_rollup))
         .routes(routes!(balance::get_driver_balance))
         .routes(routes!(balance::get_balances))
         .routes(routes!(balance::list_driver_balances))
         .routes(routes!(payout::api::make_payout))
         .routes(routes!(payout::api::list_payouts))
         .routes(routes!(payout::api::get_payout))
+        .routes(routes!(statement::api::get_driver_statement))
+        .routes(routes!(statement::api::get_statement))
 }
 
 #[cfg(test)]

@@ -12,19 +12,19 @@ use crate::rides::MethodType;
 
 /// An enum whose names in SQL, JSON and metrics are the same.
 macro_rules! named {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)* }
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+        $vis enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)* }
 
         impl $name {
             /// Its name in SQL, JSON and metrics.
-            pub fn as_str(self) -> &'static str {
+            $vis fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
 
             /// The one of that name.
-            pub fn from_name(name: &str) -> Option<Self> {
+            $vis fn from_name(name: &str) -> Option<Self> {
                 match name { $($text => Some(Self::$variant),)* _ => None }
             }
         }
@@ -37,9 +37,11 @@ macro_rules! named {
     };
 }
 
+pub(super) use named;
+
 named! {
     /// How far a payment is.
-    PaymentStatus {
+    pub PaymentStatus {
         /// The intent is recorded; the PSP may or may not have been asked.
         Pending = "pending",
         /// The PSP has agreed; the ledger is next.
@@ -59,7 +61,7 @@ named! {
 
 named! {
     /// How far a refund is.
-    RefundStatus {
+    pub RefundStatus {
         /// The intent is recorded; the PSP may or may not have been asked.
         Pending = "pending",
         /// The PSP has agreed; the ledger is next.
@@ -75,7 +77,7 @@ named! {
 
 named! {
     /// What is paid for.
-    PaymentKind {
+    pub PaymentKind {
         /// A trip.
         Fare = "fare",
         /// A ride given up too late.
@@ -119,7 +121,7 @@ impl AskedAmount {
 
 named! {
     /// How far a dispute is.
-    DisputeStatus {
+    pub DisputeStatus {
         /// The bank has taken the money back until it is decided.
         Open = "open",
         /// The money has come back to the company.

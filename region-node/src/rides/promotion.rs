@@ -10,9 +10,14 @@ use time::OffsetDateTime;
 use super::{RideError, store};
 use crate::{db::TenantTx, pricing::Promise};
 
+/// A code as the tenant's config writes it, however a rider does.
+pub(super) fn normal(code: &str) -> String {
+    code.trim().to_uppercase()
+}
+
 /// What a code is worth to a ride asked for at `now`.
 pub(super) fn promise(config: &TenantConfig, code: &str, now: OffsetDateTime) -> Result<Promise, RideError> {
-    let code = code.trim().to_uppercase();
+    let code = normal(code);
     match config.promotions.get(&code) {
         Some(promotion) if promotion.is_valid(now) => Ok(Promise { code, worth: promotion.worth }),
         _ => Err(RideError::NoPromotion),

@@ -93,8 +93,9 @@ pub(super) async fn request_ride(
             let wanted = Wanted { rider_id: rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
             let sign = |bytes: &[u8]| app.sealer.sign(SIGNING_PURPOSE, bytes);
             let quote = Quote::redeem(token, caller.tenant(), wanted, now, sign).map_err(RideError::from)?;
-            let said = promotion_code.map(|code| promotion::promise(&published.config, code, now)).transpose()?;
-            if said.is_some() && said != quote.promotion {
+            // What the quote promises holds, also once the promotion has ended: the code alone is compared.
+            let promised = quote.promotion.as_ref().map(|promise| promise.code.as_str());
+            if promotion_code.is_some_and(|code| promised != Some(promotion::normal(code).as_str())) {
                 return Err(RideError::OtherPromotion.into());
             }
             // It is good for another time than it was asked for, unless that hour has a price of its own.

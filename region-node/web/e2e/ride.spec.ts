@@ -160,6 +160,8 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
 
   await test.step('the driver sees what he has earned', async () => {
     await expect(driver.getByTestId('balance')).toHaveText(/[1-9]/, { timeout: 30_000 });
+    const [file] = await Promise.all([driver.waitForEvent('download'), driver.getByRole('button', { name: 'Statement as PDF' }).click()]);
+    expect(file.suggestedFilename()).toMatch(/^statement-\d{4}-\d\d\.pdf$/);
   });
 
   await test.step('both rate each other', async () => {
@@ -199,6 +201,8 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     await test.step('the back office pays a driver out', async () => {
       await office.getByRole('button', { name: 'Money', exact: true }).click();
       await expect(office.getByRole('row').filter({ hasText: 'tenant:revenue' })).toContainText(/[1-9]/);
+      const [file] = await Promise.all([office.waitForEvent('download'), office.getByRole('button', { name: 'Statement as table (CSV)' }).click()]);
+      expect(file.suggestedFilename()).toMatch(/^statement-\d{4}-\d\d\.csv$/);
       await office.getByRole('button', { name: 'Pay out', exact: true }).first().click();
       await office.getByRole('button', { name: /^Pay out .*[1-9]/ }).click();
       await expect(office.getByRole('row').filter({ hasText: 'tenant:payouts' })).toContainText(/[1-9]/);

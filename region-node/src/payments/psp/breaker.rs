@@ -5,14 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many calls in a row without an answer open it.
-const SILENCES: u32 = 10;
-const FIRST_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+use super::BreakerConfig;
 
 /// Whether one account can be asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Breaker {
+    config: BreakerConfig,
     /// Calls in a row that were not answered.
     silences: u32,
     /// Open: nobody asks before this.
@@ -22,6 +20,11 @@ pub(super) struct Breaker {
 }
 
 impl Breaker {
+    /// Closed.
+    pub(super) fn new(config: BreakerConfig) -> Self {
+        Self { config, silences: 0, closed_to: None, opened: 0 }
+    }
+
     /// Lets somebody ask, or says how long to wait. Once a pause is over one is let through, who has as long as the pause was
     /// to bring an answer before the next one is.
     pub(super) fn admit(&mut self, now: Instant) -> Result<(), Duration> {
@@ -37,14 +40,14 @@ impl Breaker {
 
     /// A call was answered: it is as good as new.
     pub(super) fn answered(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.config);
     }
 
     /// A call was not answered. `jitter`, 0 to 1, keeps nodes from trying together.
     pub(super) fn silent(&mut self, now: Instant, jitter: f64) {
         self.silences = self.silences.saturating_add(1);
         let is_over = self.closed_to.is_none_or(|until| now >= until - self.pause());
-        if self.silences >= SILENCES && is_over {
+        if self.silences >= self.config.silences.get() && is_over {
             self.opened = self.opened.saturating_add(1);
             self.closed_to = Some(now + self.pause().mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0));
         }
@@ -55,7 +58,8 @@ impl Breaker {
     }
 
     fn pause(&self) -> Duration {
-        (FIRST_PAUSE * 2_u32.pow(self.opened.saturating_sub(1).min(10))).min(LONGEST_PAUSE)
+        let doubled = self.config.first_pause.saturating_mul(2_u32.pow(self.opened.saturating_sub(1).min(10)));
+        doubled.min(self.config.longest_pause)
     }
 }
 
@@ -63,8 +67,17 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    const SILENCES: u32 = 10;
+    const FIRST_PAUSE: Duration = Duration::from_secs(5);
+    const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+    fn closed() -> Breaker {
+        let silences = SILENCES.try_into().unwrap();
+        Breaker::new(BreakerConfig { silences, first_pause: FIRST_PAUSE, longest_pause: LONGEST_PAUSE })
+    }
+
     fn opened(now: Instant) -> Breaker {
-        let mut breaker = Breaker::default();
+        let mut breaker = closed();
         for _ in 0..SILENCES {
             assert_eq!(breaker.admit(now), Ok(()));
             breaker.silent(now, 1.0);
@@ -75,7 +88,7 @@ mod tests {
     #[test]
     fn only_silence_upon_silence_opens_it() {
         let now = Instant::now();
-        let mut breaker = Breaker::default();
+        let mut breaker = closed();
         for _ in 0..5 {
             (1..SILENCES).for_each(|_| breaker.silent(now, 1.0));
             assert_eq!(breaker.admit(now), Ok(()));

@@ -12,6 +12,7 @@ mod stripe;
 
 use std::{
     collections::BTreeMap,
+    num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -39,6 +40,9 @@ use stripe::{Stripe, StripeConfig, secret_key_setting};
 use super::{Answer, DisputeStatus, NoAnswer, PaymentError, reconcile::ReconciliationConfig};
 use crate::{db::Db, http::Problem, tenants::Tenants};
 
+/// A payment service is left alone for this long at most, whatever is configured.
+const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+
 /// How payment services are reached.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,12 +53,27 @@ pub struct PspConfig {
     /// How often a node looks for payments and refunds that somebody must go on with.
     #[serde(with = "humantime_serde")]
     pub resume_every: Duration,
+    pub breaker: BreakerConfig,
     pub reconciliation: ReconciliationConfig,
     /// Of tests: where orders to die or to stand still at a phase are laid.
     #[serde(default)]
     pub crash_dir: Option<PathBuf>,
     pub sandbox: SandboxConfig,
     pub stripe: StripeConfig,
+}
+
+/// When an account at a payment service that keeps falling silent is left alone, and for how long.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerConfig {
+    /// So many calls in a row without an answer.
+    pub silences: NonZeroU32,
+    /// How long at first; twice as long each time the call after it has no answer either.
+    #[serde(with = "humantime_serde")]
+    pub first_pause: Duration,
+    /// How long at most.
+    #[serde(with = "humantime_serde")]
+    pub longest_pause: Duration,
 }
 
 /// The built-in PSP that moves no money.
@@ -265,7 +284,9 @@ impl PspRegistry {
         for (name, account) in Stripe::accounts(&config.stripe, http)? {
             accounts.insert(format!("{}:{name}", Stripe::NAME), Arc::new(account));
         }
-        let breakers = accounts.keys().map(|name| (name.clone(), Mutex::default())).collect();
+        config.breaker.check()?;
+        let breaker = |name: &String| (name.clone(), Mutex::new(Breaker::new(config.breaker)));
+        let breakers = accounts.keys().map(breaker).collect();
         Ok(Self { accounts, sandbox, breakers, tenants, timeout: config.timeout })
     }
 
@@ -328,7 +349,8 @@ impl PspRegistry {
     /// Takes money; see [`Psp::charge`].
     pub(in crate::payments) async fn charge(&self, provider: &str, order: &ChargeOrder) -> Result<Answer, NoAnswer> {
         let account = self.reachable(provider)?;
-        let published = self.tenants.config(&order.tenant).await.map_err(|problem| NoAnswer(problem.to_string()))?;
+        let published =
+            self.tenants.config(&order.tenant).await.map_err(|problem| NoAnswer::new(problem.to_string()))?;
         self.bounded(provider, account.charge(order, published.config.psp.capture), outcome).await
     }
 
@@ -358,7 +380,7 @@ impl PspRegistry {
     }
 
     fn reachable(&self, provider: &str) -> Result<&dyn Psp, NoAnswer> {
-        self.get(provider).map_err(|error| NoAnswer(error.to_string()))
+        self.get(provider).map_err(|error| NoAnswer::new(error.to_string()))
     }
 
     async fn bounded<T>(
@@ -367,7 +389,7 @@ impl PspRegistry {
         call: BoxFuture<'_, Result<T, NoAnswer>>,
         outcome: impl Fn(&T) -> &'static str,
     ) -> Result<T, NoAnswer> {
-        let out_of_time = |_| Err(NoAnswer(format!("not within {:?}", self.timeout)));
+        let out_of_time = |_| Err(NoAnswer::new(format!("not within {:?}", self.timeout)));
         let asked = Instant::now();
         let answer = tokio::time::timeout(self.timeout, call).await.unwrap_or_else(out_of_time);
         self.note(provider, answer.is_ok());
@@ -375,6 +397,17 @@ impl PspRegistry {
             [("provider", provider.to_owned()), ("outcome", answer.as_ref().map_or("error", outcome).to_owned())];
         metrics::histogram!("region_node_psp_call_duration_seconds", &labels).record(asked.elapsed());
         answer
+    }
+}
+
+impl BreakerConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        if (Duration::from_secs(1)..=self.longest_pause).contains(&self.first_pause)
+            && self.longest_pause <= LONGEST_PAUSE
+        {
+            return Ok(());
+        }
+        Err(ConfigError::new("psp.breaker: first_pause must be 1s or longer, and longest_pause between it and 1h"))
     }
 }
 

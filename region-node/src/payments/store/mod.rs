@@ -10,6 +10,7 @@ mod payouts;
 mod reconciliations;
 mod refunds;
 mod settlements;
+mod statements;
 mod webhooks;
 
 pub(super) use self::{
@@ -42,7 +43,8 @@ pub(super) use self::{
         given_up as given_up_refunds, insert as insert_refund, load as load_refund, lock as lock_refund,
         of_payment as refunds_of_payment, save as save_refund,
     },
-    settlements::{SettlementRow, list as list_settlements, position_of},
+    settlements::{SettlementRow, list as list_settlements, position_of, rollup},
+    statements::{Place, before as standings_before, lines as ledger_lines},
     webhooks::{first_sight, make_payment_due, make_refund_due},
 };
 

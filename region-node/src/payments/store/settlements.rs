@@ -1,6 +1,9 @@
 use sqlx::PgConnection;
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 use uuid::Uuid;
+
+use super::money;
+use crate::{db::TenantTx, payments::rollup::RollupRow};
 
 /// A fact of the replicated ledger.
 pub(in crate::payments) struct SettlementRow {
@@ -54,4 +57,37 @@ pub(in crate::payments) async fn list(
             sql.fetch_all(conn).await
         }
     }
+}
+
+/// What the facts of a tenant come to by day (UTC) and currency, from one day to another.
+pub(in crate::payments) async fn rollup(tx: &mut TenantTx, from: Date, to: Date) -> sqlx::Result<Vec<RollupRow>> {
+    let tenant = tx.tenant().clone();
+    let rows = sqlx::query!(
+        r#"SELECT (settled_at AT TIME ZONE 'UTC')::date AS "day!", currency,
+                  count(*) FILTER (WHERE kind = 'settlement') AS "settlements!",
+                  coalesce(sum(amount) FILTER (WHERE kind = 'settlement'), 0)::bigint AS "gross!",
+                  count(*) FILTER (WHERE kind = 'refund') AS "refunds!",
+                  coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint AS "refunded!",
+                  coalesce(sum(amount) FILTER (WHERE kind = 'adjustment'), 0)::bigint AS "adjusted!"
+           FROM ledger_facts
+           WHERE tenant_id = $1 AND settled_at >= $2::date::timestamp AT TIME ZONE 'UTC'
+             AND settled_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
+           GROUP BY 1, 2 ORDER BY 1, 2"#,
+        tenant.as_str(),
+        from,
+        to
+    );
+    let rows = rows.fetch_all(tx.conn()).await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(RollupRow {
+                day: row.day,
+                settlements: row.settlements,
+                gross: money(row.gross, &row.currency)?,
+                refunds: row.refunds,
+                refunded: money(row.refunded, &row.currency)?,
+                adjusted: money(row.adjusted, &row.currency)?,
+            })
+        })
+        .collect()
 }

@@ -13,6 +13,8 @@ mod reconcile;
 mod recover;
 mod refund;
 mod settlements;
+mod statement;
+mod stripe;
 mod tip;
 mod webhook;
 

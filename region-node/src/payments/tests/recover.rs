@@ -168,7 +168,7 @@ async fn a_slow_node_whose_hold_ran_out_changes_nothing_any_more(pool: PgPool) {
     scene.later().await;
     let settled = scene.payment(id).await;
     assert_eq!(settled["status"], "settled");
-    for late in [Err(NoAnswer("time-out".into())), Ok(Answer::Declined { code: "late".into() })] {
+    for late in [Err(NoAnswer::new("time-out")), Ok(Answer::Declined { code: "late".into() })] {
         steps::record_charge(app, tenant, id, &late).await.unwrap();
         assert_eq!(scene.payment(id).await, settled);
     }
@@ -186,7 +186,7 @@ async fn a_psp_that_never_says_is_given_up_in_the_open(pool: PgPool) {
         let sequence = payment.sequence.clone().taken(scene.region.clock.now());
         store::save_payment(&mut tx, &PaymentRecord { sequence, ..payment }, scene.region.clock.now()).await.unwrap();
         tx.commit().await.unwrap();
-        steps::record_charge(app, tenant, id, &Err(NoAnswer("time-out".into()))).await.unwrap();
+        steps::record_charge(app, tenant, id, &Err(NoAnswer::new("time-out"))).await.unwrap();
     }
     assert_eq!(scene.later().await, 0, "nobody tries any more");
     assert_eq!(scene.payment(id).await["status"], "unknown", "and nobody guesses");

@@ -42,7 +42,20 @@ async fn a_code_makes_estimate_and_ride_cheaper_by_what_the_estimate_says(pool: 
     let path = format!("/v1/tenants/{}/config", region.tenant);
     let ended = json!({"promotions": {"WELCOME": {"valid_until": "2020-01-01T00:00:00Z"}}});
     region.admin().await.call(axum::http::Method::PATCH, &path, Some(ended), &[]).await.ok(200);
-    let ride = rider.post(RIDES, wish_with(json!({"quote_id": cheap["quote_id"]}))).await.ok(201);
+    let wish = wish_with(json!({"quote_id": cheap["quote_id"]}));
+    let ride = rider.post(RIDES, wish.clone()).await.ok(201);
+    assert_eq!(ride["fare"], cheap["fare"]);
+    // Also to a rider who says the code again; another code is not what was promised.
+    cancel(&rider, &ride).await;
+    let with_code = |code: &str| {
+        let mut wish = wish.clone();
+        wish["promotion_code"] = json!(code);
+        wish
+    };
+    for other in ["THREE", "OVER", "NOPE"] {
+        assert_eq!(rider.post(RIDES, with_code(other)).await.problem(422).fields, ["quote_id"], "{other}");
+    }
+    let ride = rider.post(RIDES, with_code(" welcome")).await.ok(201);
     assert_eq!(ride["fare"], cheap["fare"]);
 }
 

@@ -187,6 +187,23 @@ export const payOut = (client: Client, driver: string, body: { amount?: Money },
 export const payouts = (client: Client, query: { cursor?: string; limit?: number }, signal?: AbortSignal): Promise<Page<Payout>> =>
   client.json({ method: 'GET', path: '/v1/payouts', query, signal });
 
+const STATEMENT_TYPES = { pdf: 'application/pdf', csv: 'text/csv' } as const;
+export type StatementFormat = keyof typeof STATEMENT_TYPES;
+
+/** A driver's, or the company's own. */
+export const statementFile = (
+  client: Client,
+  period: { from: string; to: string },
+  format: StatementFormat,
+  driver?: string,
+): Promise<Response> =>
+  client.send({
+    method: 'GET',
+    path: driver === undefined ? '/v1/statement' : `/v1/drivers/${enc(driver)}/statement`,
+    query: period,
+    accept: STATEMENT_TYPES[format],
+  });
+
 export const rateTrip = (client: Client, id: string, body: { stars: number; comment?: string }, idempotencyKey: string): Promise<unknown> =>
   client.json({ method: 'POST', path: `/v1/trips/${enc(id)}/rating`, body, idempotencyKey });
 

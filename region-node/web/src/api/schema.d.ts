@@ -378,6 +378,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/drivers/{id}/statement": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * A driver's statement, for the driver and the back office: what he had coming at `from`, what he earned, gave back and was
+         *     paid, and what he had coming at `to`.
+         */
+        get: operations["get_driver_statement"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/drivers/{id}/status": {
         parameters: {
             query?: never;
@@ -808,6 +828,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/settlements/rollup": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a tenant's settlements come to by day and currency. Every region answers by itself, and all answer alike once they hold
+         *     the same facts.
+         */
+        get: operations["get_rollup"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/shares": {
         parameters: {
             query?: never;
@@ -873,6 +913,23 @@ export interface paths {
         put?: never;
         /** Takes a share back, by the ride's rider, until the trip ends. */
         post: operations["withdraw_share"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/statement": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The statement of the tenant's own accounts and those of its payment services, for the back office. */
+        get: operations["get_statement"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1529,6 +1586,11 @@ export interface components {
              */
             declared_tolls?: number;
         };
+        /**
+         * @description Why money moved.
+         * @enum {string}
+         */
+        EntryKind: "Settlement" | "Refund" | "CancellationFee" | "Adjustment" | "Tip" | "Payout";
         /** @description A tenant's home epoch: a later one beats every earlier one, term first. */
         Epoch: {
             /**
@@ -1671,6 +1733,21 @@ export interface components {
             amount?: components["schemas"]["AskedAmount"] | null;
             /** @description Of another rider of the company: digits, with or without a leading +. */
             phone: string;
+        };
+        /** @description A posting, and what it is about. */
+        Line: {
+            /** @description `driver:…`, `tenant:revenue`, `psp:sandbox`, … */
+            account: string;
+            /** @description Positive: owed to the account's holder; negative: held by it. */
+            amount: components["schemas"]["Money"];
+            entry_id: components["schemas"]["FactId"];
+            kind: components["schemas"]["EntryKind"];
+            payment_id?: components["schemas"]["PaymentId"] | null;
+            payout_id?: components["schemas"]["PayoutId"] | null;
+            /** Format: date-time */
+            posted_at: string;
+            refund_id?: components["schemas"]["RefundId"] | null;
+            trip_id?: components["schemas"]["TripId"] | null;
         };
         /**
          * @description What a line is for.
@@ -2758,6 +2835,36 @@ export interface components {
              */
             stable?: number | null;
         };
+        /** @description What a tenant's settlements come to. */
+        Rollup: {
+            /** @description The first day. */
+            from: string;
+            /** @description One for each day and currency in which money moved, in their order. */
+            items: components["schemas"]["RollupDay"][];
+            tenant: components["schemas"]["TenantId"];
+            /** @description The last day. */
+            to: string;
+        };
+        /** @description What a day's facts in one currency come to. */
+        RollupDay: {
+            /** @description What disputes took and gave back: signed. */
+            adjustments: components["schemas"]["Money"];
+            /**
+             * Format: int64
+             * @description Settlements.
+             */
+            count: number;
+            /** @description By which payments and refunds were asked for (UTC). */
+            day: string;
+            /** @description What they come to. */
+            gross: components["schemas"]["Money"];
+            /** @description Gross less refunds, with adjustments. */
+            net: components["schemas"]["Money"];
+            /** Format: int64 */
+            refund_count: number;
+            /** @description What went back. */
+            refunds: components["schemas"]["Money"];
+        };
         /** @description Where a tenant's clients connect directly, and what they show before anybody has signed in. */
         Route: {
             base_url: string;
@@ -2829,10 +2936,34 @@ export interface components {
          * @enum {string}
          */
         ShareStatus: "invited" | "accepted" | "declined" | "withdrawn" | "lapsed" | "fixed" | "fallen_back";
+        /** @description What stands on an account. */
+        Standing: {
+            account: string;
+            balance: components["schemas"]["Money"];
+        };
         /** @description What the rider told the driver. */
         StartRequest: {
             /** @description The rider's four digits; checked if given. */
             pin?: string | null;
+        };
+        /** @description A statement. `entries` come in the order of their time; an answer that breaks off before `closing` is not whole. */
+        Statement: {
+            /** @description What stood on each account at `to`. */
+            closing: components["schemas"]["Standing"][];
+            driver_id?: components["schemas"]["DriverId"] | null;
+            entries: components["schemas"]["Line"][];
+            /** Format: date-time */
+            from: string;
+            /** @description What stood on each account at `from`. */
+            opening: components["schemas"]["Standing"][];
+            tenant: components["schemas"]["TenantId"];
+            /**
+             * Format: date-time
+             * @description Entries before this.
+             */
+            to: string;
+            /** @description What they come to, by account and kind. */
+            totals: components["schemas"]["Total"][];
         };
         /** @description What to be from now on. */
         StatusRequest: {
@@ -2918,6 +3049,17 @@ export interface components {
             role: components["schemas"]["Role"];
             subject: string;
             token_type: string;
+        };
+        /** @description What lines of a kind come to on an account. */
+        Total: {
+            account: string;
+            amount: components["schemas"]["Money"];
+            /**
+             * Format: int64
+             * @description How many lines.
+             */
+            count: number;
+            kind: components["schemas"]["EntryKind"];
         };
         /** @description A trip. */
         Trip: {
@@ -4093,6 +4235,78 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_driver_statement: {
+        parameters: {
+            query: {
+                /** @description From here on, 366 days before `to` at most. */
+                from: string;
+                /** @description Until just before then; now, if not said or later than that. */
+                to?: string;
+            };
+            header: {
+                "X-Tenant-Id": string;
+                /** @description application/json, text/csv or application/pdf */
+                Accept?: string | null;
+            };
+            path: {
+                id: components["schemas"]["DriverId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Statement"];
+                    "text/csv": string;
+                    "application/pdf": number[];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5568,6 +5782,59 @@ export interface operations {
             };
         };
     };
+    get_rollup: {
+        parameters: {
+            query?: {
+                /** @description Whose; a back office sees its own alone, an operator names one. */
+                tenant?: components["schemas"]["TenantId"];
+                /** @description The first day (UTC), such as `2026-03-01`; 30 days before `to`, if not said. */
+                from?: string;
+                /** @description The last day; today, if not said. 366 days at most. */
+                to?: string;
+            };
+            header?: {
+                /** @description not needed by an operator */
+                "X-Tenant-Id"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Rollup"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     list_shares: {
         parameters: {
             query?: {
@@ -5797,6 +6064,68 @@ export interface operations {
                 };
             };
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_statement: {
+        parameters: {
+            query: {
+                /** @description From here on, 366 days before `to` at most. */
+                from: string;
+                /** @description Until just before then; now, if not said or later than that. */
+                to?: string;
+            };
+            header: {
+                "X-Tenant-Id": string;
+                /** @description application/json, text/csv or application/pdf */
+                Accept?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Statement"];
+                    "text/csv": string;
+                    "application/pdf": number[];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            406: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };

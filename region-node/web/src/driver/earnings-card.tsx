@@ -5,6 +5,7 @@ import { formatMoney } from '../lib/money';
 import { formatTime } from '../lib/time';
 import { Badge } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
+import { StatementDownload } from '../ui/statement-download';
 
 const EVERY_MS = 10_000;
 const PAYOUTS = 3;
@@ -45,6 +46,7 @@ export function EarningsCard({ driver, trip }: { driver: string; trip: string })
           ))}
         </ul>
       )}
+      {balances.length > 0 && <StatementDownload client={client} driver={driver} />}
       <ErrorNote error={balance.error ?? paid.error} onRetry={balance.reload} />
     </section>
   );

@@ -9,6 +9,7 @@ import { formatTime } from '../lib/time';
 import { Badge, Button, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ShortId } from '../ui/short-id';
+import { StatementDownload } from '../ui/statement-download';
 
 const EVERY_MS = 10_000;
 
@@ -68,6 +69,7 @@ export function MoneyView({ client, tenant }: { client: Client; tenant: string }
             </table>
           </div>
         )}
+        <StatementDownload client={client} />
       </section>
 
       <section className="stack" aria-labelledby="driver-balances">

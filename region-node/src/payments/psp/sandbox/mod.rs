@@ -384,8 +384,8 @@ impl From<Problem> for Failure {
 impl From<Failure> for NoAnswer {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Database(text) => Self(text),
-            Failure::Other(text) => Self(text.to_owned()),
+            Failure::Database(text) => Self::new(text),
+            Failure::Other(text) => Self::new(text),
         }
     }
 }

@@ -1,10 +1,15 @@
 //! Calls to Stripe's API and what its errors mean: a card that is refused, an order that can never be made, or no answer.
 
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
+use time::Duration;
 use url::Url;
 
+use crate::payments::NoAnswer;
+
+/// What Stripe says is not worth asking again is asked again all the same, but not soon: nothing else tells what became of it.
+const NOT_SOON: Duration = Duration::minutes(10);
 /// The version of Stripe's API whose answers are read here.
 const VERSION: &str = "2024-06-20";
 
@@ -21,7 +26,39 @@ pub(super) enum Refusal {
     /// Nothing was done, and the same order will never be.
     Declined { code: String },
     /// It may have been done, or can be done later.
-    NoAnswer(String),
+    NoAnswer(NoAnswer),
+}
+
+impl Refusal {
+    pub(super) fn no_answer(why: impl Into<String>) -> Self {
+        Self::NoAnswer(NoAnswer::new(why))
+    }
+}
+
+/// What Stripe says of asking again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Again {
+    /// Whether it may help, if Stripe knows.
+    should_retry: Option<bool>,
+    /// Not before so long.
+    after: Option<Duration>,
+}
+
+impl Again {
+    /// From `Stripe-Should-Retry` and `Retry-After`.
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+        Self {
+            should_retry: text("stripe-should-retry").and_then(|text| text.parse().ok()),
+            after: text("retry-after")
+                .and_then(|text| text.parse().ok())
+                .map(|seconds: u32| Duration::seconds(seconds.into())),
+        }
+    }
+
+    fn wait(self) -> Option<Duration> {
+        self.after.or((self.should_retry == Some(false)).then_some(NOT_SOON))
+    }
 }
 
 /// A call's parameters, in Stripe's notation of nested fields.
@@ -50,7 +87,7 @@ impl Api {
         key: &str,
         params: Params<'_>,
     ) -> Result<T, Refusal> {
-        let form = serde_urlencoded::to_string(params).map_err(|error| Refusal::NoAnswer(error.to_string()))?;
+        let form = serde_urlencoded::to_string(params).map_err(|error| Refusal::no_answer(error.to_string()))?;
         let call = self.call(Method::POST, self.at(path)).header("Idempotency-Key", key);
         self.send(call.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)).await
     }
@@ -67,16 +104,16 @@ impl Api {
     }
 
     async fn send<T: DeserializeOwned>(&self, call: reqwest::RequestBuilder) -> Result<T, Refusal> {
-        let lost = |error: reqwest::Error| Refusal::NoAnswer(error.without_url().to_string());
+        let lost = |error: reqwest::Error| Refusal::no_answer(error.without_url().to_string());
         let answer = call.send().await.map_err(lost)?;
-        let status = answer.status();
+        let (status, again) = (answer.status(), Again::of(answer.headers()));
         let body = answer.bytes().await.map_err(lost)?;
         if status.is_success() {
             return serde_json::from_slice(&body)
-                .map_err(|error| Refusal::NoAnswer(format!("Stripe's answer cannot be read: {error}")));
+                .map_err(|error| Refusal::no_answer(format!("Stripe's answer cannot be read: {error}")));
         }
         let body: ErrorBody = serde_json::from_slice(&body).unwrap_or_default();
-        Err(meaning(status, body.error))
+        Err(meaning(status, again, body.error))
     }
 
     fn at(&self, path: &str) -> Url {
@@ -89,13 +126,15 @@ impl Api {
 
 /// Stripe's published rules. A 402 is the card's; a 400 or 404 says that the order as it stands can never be made. Whoever is
 /// too fast (429), whose key is in use (409) or was used for something else, whose secret is refused (401, 403), and whom a
-/// server error answers (it may come after the deed) has no answer yet.
-fn meaning(status: StatusCode, error: StripeError) -> Refusal {
+/// server error answers (it may come after the deed) has no answer yet; nor has an order Stripe wants to be made again, whatever
+/// the status.
+fn meaning(status: StatusCode, again: Again, error: StripeError) -> Refusal {
     let code = error.decline_code.or(error.code);
     let is_card = error.kind == "card_error" || status == StatusCode::PAYMENT_REQUIRED;
     let is_order = matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
         && error.kind != "idempotency_error"
-        && code.as_deref() != Some("lock_timeout");
+        && code.as_deref() != Some("lock_timeout")
+        && again.should_retry != Some(true);
     if is_card {
         return Refusal::Declined { code: code.unwrap_or_else(|| "card_declined".to_owned()) };
     }
@@ -107,7 +146,8 @@ fn meaning(status: StatusCode, error: StripeError) -> Refusal {
     if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
         tracing::error!(%status, "Stripe refuses the account's secret key; set one that is valid");
     }
-    Refusal::NoAnswer(format!("Stripe answered {status} {} {}", error.kind, code.unwrap_or_default()))
+    let why = format!("Stripe answered {status} {} {}", error.kind, code.unwrap_or_default());
+    Refusal::NoAnswer(NoAnswer { why, wait: again.wait() })
 }
 
 #[cfg(test)]
@@ -117,7 +157,37 @@ mod tests {
     use super::*;
 
     fn read(status: u16, error: serde_json::Value) -> Refusal {
-        meaning(StatusCode::from_u16(status).unwrap(), serde_json::from_value(error).unwrap())
+        meaning(StatusCode::from_u16(status).unwrap(), Again::default(), serde_json::from_value(error).unwrap())
+    }
+
+    fn read_with(status: u16, headers: &[(&'static str, &'static str)], kind: &str) -> Refusal {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let error = serde_json::from_value(json!({"type": kind})).unwrap();
+        meaning(StatusCode::from_u16(status).unwrap(), Again::of(&headers), error)
+    }
+
+    fn wait_of(refusal: Refusal) -> Option<Duration> {
+        match refusal {
+            Refusal::NoAnswer(no_answer) => no_answer.wait,
+            Refusal::Declined { .. } => panic!("{refusal:?}"),
+        }
+    }
+
+    #[test]
+    fn stripe_s_word_on_asking_again_is_kept() {
+        let limited = read_with(429, &[("retry-after", "30")], "rate_limit_error");
+        assert_eq!(wait_of(limited), Some(Duration::seconds(30)));
+        let useless = read_with(500, &[("stripe-should-retry", "false")], "api_error");
+        assert_eq!(wait_of(useless), Some(NOT_SOON));
+        let both = read_with(503, &[("stripe-should-retry", "false"), ("retry-after", "5")], "api_error");
+        assert_eq!(wait_of(both), Some(Duration::seconds(5)));
+        // An order that Stripe wants again is not refused for good.
+        let again = read_with(400, &[("stripe-should-retry", "true")], "invalid_request_error");
+        assert_eq!(wait_of(again), None);
+        let never = read_with(400, &[("stripe-should-retry", "false")], "invalid_request_error");
+        assert!(matches!(never, Refusal::Declined { .. }));
+        let garbled = [("stripe-should-retry", "perhaps"), ("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")];
+        assert_eq!(wait_of(read_with(500, &garbled, "api_error")), None);
     }
 
     #[test]

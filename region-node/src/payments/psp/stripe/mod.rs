@@ -154,7 +154,7 @@ impl Stripe {
                     Ok(captured) => self.outcome(captured, &key).await,
                     // Also because it was captured before, or ended: what became of the intent tells.
                     Err(Refusal::Declined { code }) => {
-                        Err(Refusal::NoAnswer(format!("the capture is refused: {code}")))
+                        Err(Refusal::no_answer(format!("the capture is refused: {code}")))
                     }
                     Err(no_answer) => Err(no_answer),
                 }
@@ -176,11 +176,11 @@ impl Stripe {
                 let path = format!("v1/payment_intents/{}/cancel", intent.id);
                 match self.api.post::<Intent>(&path, &format!("{key}-cancel"), &[]).await {
                     Ok(_) => Ok(Answer::Declined { code: "authentication_required".to_owned() }),
-                    Err(_) => Err(Refusal::NoAnswer("the intent waits for its rider and cannot be ended".to_owned())),
+                    Err(_) => Err(Refusal::no_answer("the intent waits for its rider and cannot be ended".to_owned())),
                 }
             }
             IntentStatus::Processing => Ok(Answer::Underway),
-            IntentStatus::RequiresCapture => Err(Refusal::NoAnswer("the intent is not captured yet".to_owned())),
+            IntentStatus::RequiresCapture => Err(Refusal::no_answer("the intent is not captured yet".to_owned())),
         }
     }
 
@@ -243,7 +243,7 @@ impl Stripe {
                 return Ok(found);
             }
         }
-        Err(Refusal::NoAnswer(format!("not among the last {PAGES} pages of {path}")))
+        Err(Refusal::no_answer(format!("not among the last {PAGES} pages of {path}")))
     }
 }
 
@@ -351,14 +351,14 @@ fn is_as_ordered<T: InList>(found: &T, key: OperationKey, ordered: Money) -> Res
         return Ok(());
     }
     tracing::error!(stripe.id = found.id(), %key, amount, currency, "what Stripe has under {key} is over another amount");
-    Err(Refusal::NoAnswer(format!("what Stripe has under {key} is over another amount than was ordered")))
+    Err(Refusal::no_answer(format!("what Stripe has under {key} is over another amount than was ordered")))
 }
 
 /// Here a refusal is of the question, and says nothing of the operation.
 fn unasked(refusal: Refusal) -> NoAnswer {
     match refusal {
-        Refusal::Declined { code } => NoAnswer(format!("Stripe does not take the question: {code}")),
-        Refusal::NoAnswer(reason) => NoAnswer(reason),
+        Refusal::Declined { code } => NoAnswer::new(format!("Stripe does not take the question: {code}")),
+        Refusal::NoAnswer(no_answer) => no_answer,
     }
 }
 
@@ -375,6 +375,6 @@ fn answered(result: Result<Answer, Refusal>) -> Result<Answer, NoAnswer> {
     match result {
         Ok(answer) => Ok(answer),
         Err(Refusal::Declined { code }) => Ok(Answer::Declined { code }),
-        Err(Refusal::NoAnswer(reason)) => Err(NoAnswer(reason)),
+        Err(Refusal::NoAnswer(no_answer)) => Err(no_answer),
     }
 }
