@@ -31,7 +31,7 @@ CREATE POLICY repl_outbox_of_no_tenant ON repl_outbox FOR INSERT TO gocomet_app
 CREATE POLICY repl_outbox_system ON repl_outbox TO gocomet_system USING (true);
 CREATE POLICY repl_outbox_sync ON repl_outbox TO gocomet_sync USING (true);
 GRANT INSERT ON repl_outbox TO gocomet_app, gocomet_system;
-GRANT SELECT, UPDATE, DELETE ON repl_outbox TO gocomet_sync;
+GRANT SELECT, INSERT, UPDATE, DELETE ON repl_outbox TO gocomet_sync;
 
 -- Outbox rows that may not leave: a field outside the allow-list, a body that does not parse or is too large.
 CREATE TABLE repl_rejected (
@@ -126,7 +126,7 @@ CREATE TABLE repl_apply (
 
 -- Entries that are stored but not applied. 'held': a dependency has not arrived; 'parked': a kind this version does
 -- not know; 'failed': could not be applied; 'conflict': contradicts a fact that was here first; 'stale': an edit of
--- a document generation that has been replaced.
+-- a document generation that was replaced so long ago that it cannot be carried over any more.
 CREATE TABLE repl_quarantine (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
@@ -262,14 +262,22 @@ GRANT SELECT, INSERT, UPDATE ON tenant_homes TO gocomet_app, gocomet_system, goc
 -- Derived: tenant config
 -- ---------------------------------------------------------------------------------------------------------------
 
--- The draft, an automerge document. `draft` and `conflicts` are what it reads as at `heads`.
+-- The draft, an automerge document. `draft` and `conflicts` are what it reads as at `heads`. `previous` is the generation
+-- before, with what is known of it, and `base` its heads when this one was made of it, by a home of tenure
+-- (`made_term`, `made_n`): what was edited on it beyond them is carried over. `adopted` says which generation each region
+-- edits; the next one is made once all edit this one, so that nothing older can still come.
 CREATE TABLE tenant_documents (
     tenant_id  text PRIMARY KEY,
     generation integer NOT NULL,
     heads      text[] NOT NULL,
     document   bytea NOT NULL,
     draft      jsonb NOT NULL,
-    conflicts  jsonb NOT NULL DEFAULT '[]'
+    conflicts  jsonb NOT NULL DEFAULT '[]',
+    previous   bytea,
+    base       text[] NOT NULL DEFAULT '{}',
+    made_term  bigint NOT NULL DEFAULT 0,
+    made_n     bigint NOT NULL DEFAULT 0,
+    adopted    jsonb NOT NULL DEFAULT '{}'
 );
 ALTER TABLE tenant_documents ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenant_documents FORCE ROW LEVEL SECURITY;

@@ -4,6 +4,7 @@
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use system_tests::{
     api::{Client, ConfigView},
     harness::{TestCluster, eventually, tell},
@@ -24,7 +25,10 @@ async fn config() {
         a_published_version_is_what_rides_are_priced_by,
     );
     tell(&cluster, 1, stories).await;
-    let cut = stories!(cluster; both_sides_of_a_cut_edit_and_agree_after_it);
+    let cut = stories!(cluster;
+        both_sides_of_a_cut_edit_and_agree_after_it,
+        edits_made_while_the_home_compacts_the_draft_are_carried_over,
+    );
     tell(&cluster, 1, cut).await;
 }
 
@@ -154,6 +158,37 @@ async fn both_sides_of_a_cut_edit_and_agree_after_it(cluster: TestCluster) {
         if view.conflicts.is_empty() { Ok(()) } else { Err(format!("{:?}", view.conflicts)) }
     })
     .await;
+}
+
+/// A draft that has grown is replaced at home; what others wrote on the old one meanwhile is no less part of the new one.
+async fn edits_made_while_the_home_compacts_the_draft_are_carried_over(cluster: TestCluster) {
+    let tenant = "manhattan-cabs";
+    let offices = join_all(REGIONS.map(|region| cluster.office(tenant, region))).await;
+    let [east, west, south] = &offices[..] else { unreachable!("three regions, three offices") };
+    let generation = async || {
+        let mut home = sqlx::PgConnection::connect(&cluster.postgres_url("us-east")).await.unwrap();
+        let sql = "SELECT generation FROM tenant_documents WHERE tenant_id = $1";
+        sqlx::query_scalar::<_, i32>(sql).bind(tenant).fetch_one(&mut home).await.unwrap()
+    };
+    let before = generation().await;
+    cluster.all_links().cut().unwrap();
+    for n in 0..10 {
+        // Text that does not compress, each time another.
+        let noise: String = (0..1_000).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+        east.patch_config(tenant, &json!({"labels": {"noise": noise, "turn": n}})).await.unwrap();
+    }
+    assert!(generation().await > before, "the draft has grown");
+    west.patch_config(tenant, &json!({"labels": {"late": 1, "west": "first"}})).await.unwrap();
+    west.patch_config(tenant, &json!({"labels": {"west": "last"}})).await.unwrap();
+    south.patch_config(tenant, &json!({"labels": {"south": true}})).await.unwrap();
+    cluster.all_links().heal().unwrap();
+    let config = agreed(&cluster, tenant, &offices, |config| {
+        config["labels"]["west"] == "last" && config["labels"]["south"] == true && config["labels"]["turn"] == 9
+    })
+    .await;
+    assert_eq!(config["labels"]["late"], 1);
+    east.patch_config(tenant, &json!({"labels": {"noise": null}})).await.unwrap();
+    agreed(&cluster, tenant, &offices, |config| config["labels"]["noise"].is_null()).await;
 }
 
 /// The config, once all regions have the same draft with the same heads, `fits` it, and have published just that.

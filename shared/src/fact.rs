@@ -95,6 +95,28 @@ pub struct ConfigChanged {
     pub changes: Vec<Vec<u8>>,
 }
 
+/// The home region replaced a tenant's grown draft by one that says the same without its history: the next generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfigCompacted {
+    /// The tenant.
+    pub tenant: String,
+    /// The new generation.
+    pub generation: u32,
+    /// The heads of the generation before, which it takes up.
+    pub base: Vec<String>,
+    /// What the draft said there.
+    pub draft: Value,
+}
+
+/// A region edits a generation of a tenant's draft from now on, and none before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigAdopted {
+    /// The tenant.
+    pub tenant: String,
+    /// The generation.
+    pub generation: u32,
+}
+
 /// The home region published a validated version of a tenant's config.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConfigPublished {
@@ -161,6 +183,10 @@ pub enum Fact {
     TenantCreated(TenantCreated),
     /// `config.changed`
     ConfigChanged(ConfigChanged),
+    /// `config.compacted`
+    ConfigCompacted(ConfigCompacted),
+    /// `config.adopted`
+    ConfigAdopted(ConfigAdopted),
     /// `config.published`
     ConfigPublished(ConfigPublished),
     /// `config.rollout`
@@ -208,10 +234,12 @@ pub enum FactError {
 
 impl Fact {
     /// Every kind this version understands.
-    pub const KINDS: [&'static str; 8] = [
+    pub const KINDS: [&'static str; 10] = [
         "region.announced",
         "tenant.created",
         "config.changed",
+        "config.compacted",
+        "config.adopted",
         "config.published",
         "config.rollout",
         "settlement",
@@ -225,6 +253,8 @@ impl Fact {
             Self::RegionAnnounced(_) => "region.announced",
             Self::TenantCreated(_) => "tenant.created",
             Self::ConfigChanged(_) => "config.changed",
+            Self::ConfigCompacted(_) => "config.compacted",
+            Self::ConfigAdopted(_) => "config.adopted",
             Self::ConfigPublished(_) => "config.published",
             Self::ConfigRollout(_) => "config.rollout",
             Self::Settlement(_) => "settlement",
@@ -237,7 +267,11 @@ impl Fact {
     pub fn stream(&self) -> FactStream {
         match self {
             Self::RegionAnnounced(_) | Self::TenantCreated(_) => FactStream::Control,
-            Self::ConfigChanged(_) | Self::ConfigPublished(_) | Self::ConfigRollout(_) => FactStream::Config,
+            Self::ConfigChanged(_)
+            | Self::ConfigCompacted(_)
+            | Self::ConfigAdopted(_)
+            | Self::ConfigPublished(_)
+            | Self::ConfigRollout(_) => FactStream::Config,
             Self::Settlement(_) | Self::Refund(_) | Self::Adjustment(_) => FactStream::Ledger,
         }
     }
@@ -248,6 +282,8 @@ impl Fact {
             Self::RegionAnnounced(_) => None,
             Self::TenantCreated(fact) => Some(&fact.tenant),
             Self::ConfigChanged(fact) => Some(&fact.tenant),
+            Self::ConfigCompacted(fact) => Some(&fact.tenant),
+            Self::ConfigAdopted(fact) => Some(&fact.tenant),
             Self::ConfigPublished(fact) => Some(&fact.tenant),
             Self::ConfigRollout(fact) => Some(&fact.tenant),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => Some(&fact.tenant),
@@ -272,6 +308,8 @@ impl Fact {
             "region.announced" => Self::RegionAnnounced(read(kind, body)?),
             "tenant.created" => Self::TenantCreated(read(kind, body)?),
             "config.changed" => Self::ConfigChanged(read(kind, body)?),
+            "config.compacted" => Self::ConfigCompacted(read(kind, body)?),
+            "config.adopted" => Self::ConfigAdopted(read(kind, body)?),
             "config.published" => Self::ConfigPublished(read(kind, body)?),
             "config.rollout" => Self::ConfigRollout(read(kind, body)?),
             "settlement" => Self::Settlement(read(kind, body)?),
@@ -306,6 +344,10 @@ impl Fact {
             Self::RegionAnnounced(fact) => stored(fact.incarnation),
             Self::TenantCreated(fact) => stored(fact.term).and_then(|()| stored(fact.n)),
             Self::ConfigChanged(_) => Ok(()),
+            Self::ConfigCompacted(ConfigCompacted { generation, .. })
+            | Self::ConfigAdopted(ConfigAdopted { generation, .. }) => {
+                i32::try_from(*generation).map(|_| ()).map_err(|_| format!("{generation} is too great"))
+            }
             Self::ConfigPublished(fact) if fact.version == 0 => Err("versions count from 1".to_owned()),
             Self::ConfigPublished(fact) => stored(fact.version),
             Self::ConfigRollout(fact) if fact.canary_region.is_some() != fact.canary_version.is_some() => {
@@ -328,6 +370,8 @@ impl Fact {
             Self::RegionAnnounced(fact) => serde_json::to_value(fact),
             Self::TenantCreated(fact) => serde_json::to_value(fact),
             Self::ConfigChanged(fact) => serde_json::to_value(fact),
+            Self::ConfigCompacted(fact) => serde_json::to_value(fact),
+            Self::ConfigAdopted(fact) => serde_json::to_value(fact),
             Self::ConfigPublished(fact) => serde_json::to_value(fact),
             Self::ConfigRollout(fact) => serde_json::to_value(fact),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => serde_json::to_value(fact),
@@ -387,6 +431,13 @@ mod tests {
                 generation: 0,
                 changes: vec![vec![1, 2, 3]],
             }),
+            Fact::ConfigCompacted(ConfigCompacted {
+                tenant: "porto-taxis".to_owned(),
+                generation: 1,
+                base: vec!["00".repeat(32)],
+                draft: serde_json::json!({"currency": "EUR"}),
+            }),
+            Fact::ConfigAdopted(ConfigAdopted { tenant: "porto-taxis".to_owned(), generation: 1 }),
             Fact::ConfigPublished(ConfigPublished {
                 tenant: "porto-taxis".to_owned(),
                 version: 3,
@@ -434,6 +485,8 @@ mod tests {
         region.announced: base_url incarnation jwks quic_addr region
         tenant.created: home_region n name tenant term
         config.changed: changes generation tenant
+        config.compacted: base draft generation tenant
+        config.adopted: generation tenant
         config.published: config published_at tenant version
         config.rollout: canary_region canary_version decided_at number pinned region stable tenant
         settlement: amount currency fact_id payment_id settled_at tenant trip_id
@@ -454,10 +507,10 @@ mod tests {
     #[test]
     fn values_no_region_could_store_do_not_leave() {
         let euro = Fact::Settlement(LedgerEntry { currency: "euro".to_owned(), ..settlement() });
-        let Fact::ConfigPublished(published) = one_of_each().swap_remove(3) else { panic!("the fourth kind") };
+        let Fact::ConfigPublished(published) = one_of_each().swap_remove(5) else { panic!("the sixth kind") };
         let unnumbered = Fact::ConfigPublished(ConfigPublished { version: 0, ..published.clone() });
         let beyond = Fact::ConfigPublished(ConfigPublished { version: u64::MAX, ..published });
-        let Fact::ConfigRollout(rollout) = one_of_each().swap_remove(4) else { panic!("the fifth kind") };
+        let Fact::ConfigRollout(rollout) = one_of_each().swap_remove(6) else { panic!("the seventh kind") };
         let nowhere = Fact::ConfigRollout(ConfigRollout { canary_region: None, ..rollout.clone() });
         let beyond_all = Fact::ConfigRollout(ConfigRollout { pinned: Some(u64::MAX), ..rollout });
         for fact in [euro, unnumbered, beyond, nowhere, beyond_all] {

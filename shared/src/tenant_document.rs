@@ -5,13 +5,22 @@
 //! *leaf*: one JSON value, written whole. Concurrent edits of different leaves merge; of the same leaf one wins,
 //! and the other stays visible in [`TenantDocument::conflicts`]. A tariff is therefore never a mix of two edits.
 //!
+//! Histories grow. The home region therefore replaces a grown document by a compacted one, the next *generation*, which says
+//! the same without its history. Edits that others made meanwhile on the older one are carried over
+//! ([`TenantDocument::carry_over`]), by every region alike.
+//!
 //! A document is only a draft. What applies at run time is the version its home region validated and published.
 //! Nothing here knows what a tariff is, who may edit, or what time it is.
 
-use std::{collections::HashSet, fmt::Write as _};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+};
 
 use automerge::{
-    ActorId, AutoCommit, Change, ChangeHash, ObjId, ObjType, ROOT, ReadDoc, ScalarValue, Value as Stored,
+    ActorId, AutoCommit, AutomergeError, Change, ChangeHash, ObjId, ObjType, ROOT, ReadDoc, ScalarValue,
+    Value as Stored,
+    legacy::{Key, ObjectId, OpType},
     transaction::{CommitOptions, Transactable},
 };
 use serde::{Deserialize, Serialize};
@@ -25,11 +34,16 @@ pub const CONTAINERS: [&[&str]; 6] =
 
 /// The largest single edit.
 pub const MAX_CHANGE_BYTES: usize = 64 * 1024;
-/// The largest saved document a region may still add to; past it the home region must start a new generation. Others take
-/// in what it added all the same: whether an edit fits must not depend on what has arrived before it.
+/// The largest saved document a region may still add to. Others take in what it added all the same: whether an edit fits
+/// must not depend on what has arrived before it.
 pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 /// The longest history a region may still add to, likewise.
 pub const MAX_CHANGES: u64 = 10_000;
+/// A document with more changes than this has grown, and one with so many bytes more than twice what it says: time for the
+/// next generation.
+pub const GROWN_CHANGES: u64 = 500;
+/// See [`GROWN_CHANGES`].
+pub const GROWN_BYTES: usize = 64 * 1024;
 
 /// Who edits: one stable actor per life of a region, so that histories stay small.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,13 +98,14 @@ pub enum DocumentError {
 
 /// A tenant's draft in memory. Load it, change it, save it, all under a lock on its row.
 pub struct TenantDocument {
-    doc: AutoCommit,
+    /// Boxed, since it is large and futures hold it.
+    doc: Box<AutoCommit>,
 }
 
 impl TenantDocument {
     /// The empty draft. Every region makes the same one, bit for bit, for a tenant and generation.
     pub fn create(tenant: &str, generation: u32) -> Self {
-        let genesis = format!("gocomet tenant document {tenant} {generation}");
+        let genesis = format!("{GENESIS}{tenant} {generation}");
         let mut doc = AutoCommit::new().with_actor(actor_from(&genesis));
         for path in CONTAINERS {
             let (key, parents) = path.split_last().expect("a container has a name");
@@ -98,7 +113,92 @@ impl TenantDocument {
             doc.put_object(&parent, *key, ObjType::Map).expect("a fresh map takes any key");
         }
         doc.commit_with(CommitOptions::default().with_message(genesis).with_time(0));
-        Self { doc }
+        Self { doc: Box::new(doc) }
+    }
+
+    /// The draft `content` without a history, a document's next generation. Every region makes the same one, bit for bit.
+    pub fn compact(tenant: &str, generation: u32, content: &Value) -> Result<Self, DocumentError> {
+        let mut compacted = Self::create(tenant, generation);
+        let Value::Object(content) = content else { return Err(DocumentError::NotAnObject("a draft".to_owned())) };
+        let mut edits = Vec::new();
+        let base = compacted.doc.get_heads();
+        compacted.collect_edits(&mut Vec::new(), content, &base, &mut edits)?;
+        compacted.doc.set_actor(actor_from(&format!("gocomet compacted document {tenant} {generation}")));
+        for Edit { object, key, value } in edits {
+            if let Some(json) = value {
+                let put = compacted.doc.put(&object, key, ScalarValue::Str(json.into()));
+                put.map_err(|error| DocumentError::InvalidChange(error.to_string()))?;
+            }
+        }
+        compacted.doc.commit_with(CommitOptions::default().with_time(0));
+        Ok(compacted)
+    }
+
+    /// Whether its history is long, or large beside what it says.
+    pub fn is_grown(&mut self) -> bool {
+        let content = canonical_json(&self.to_json()).len();
+        self.doc.stats().num_changes > GROWN_CHANGES || self.doc.save().len() > GROWN_BYTES + 2 * content
+    }
+
+    /// Whether everything before these heads is here.
+    pub fn knows(&mut self, heads: &[String]) -> bool {
+        self.known_heads(heads).is_ok()
+    }
+
+    /// Takes over what was edited on the generation before this one beyond `base`, its heads when this one was made of it.
+    /// Each edit is written again, on what it was made on: the result is the same change in every region, however often and
+    /// in whatever order they come. Returns how many were new.
+    ///
+    /// After an error the document must be thrown away; nothing of it may be saved.
+    pub fn carry_over(&mut self, previous: &mut Self, base: &[String]) -> Result<usize, DocumentError> {
+        let base = previous.known_heads(base)?;
+        let late = previous.doc.get_changes(&base);
+        if late.is_empty() {
+            return Ok(0);
+        }
+        let first = self.first_heads()?;
+        let known: HashMap<ActorId, ChangeHash> =
+            self.doc.get_changes(&first).iter().map(|change| (change.actor_id().clone(), change.hash())).collect();
+        let mut written: HashMap<ChangeHash, ChangeHash> = HashMap::new();
+        let mut new = Vec::new();
+        for change in late {
+            let actor = actor_from(&format!("gocomet carried over {}", change.hash()));
+            if let Some(hash) = known.get(&actor) {
+                written.insert(change.hash(), *hash);
+                continue;
+            }
+            let deps: Vec<ChangeHash> = change.deps().iter().filter_map(|dep| written.get(dep)).copied().collect();
+            let on = if deps.is_empty() { &first } else { &deps };
+            let invalid = |error: AutomergeError| DocumentError::InvalidChange(error.to_string());
+            // Only what it was made on: what else is known here must leave no mark in it.
+            let mut fork = self.doc.fork_at(on).map_err(invalid)?.with_actor(actor);
+            for (path, key, value) in writes(&change)? {
+                let object = container(&fork, path).expect("every generation has the containers");
+                match value {
+                    Some(json) => fork.put(&object, key, ScalarValue::Str(json.into())),
+                    None => fork.delete(&object, key),
+                }
+                .map_err(invalid)?;
+            }
+            let options = || CommitOptions::default().with_time(0);
+            let hash = fork.commit_with(options()).unwrap_or_else(|| fork.empty_change(options()));
+            let again = fork.get_change_by_hash(&hash).expect("a commit is part of its document");
+            self.doc.apply_changes([again.clone()]).map_err(invalid)?;
+            written.insert(change.hash(), hash);
+            new.push(hash);
+        }
+        Ok(new.len())
+    }
+
+    /// The heads when this generation began: of the change that says what the one before said, if it said anything.
+    fn first_heads(&mut self) -> Result<Vec<ChangeHash>, DocumentError> {
+        let changes = self.doc.get_changes(&[]);
+        let genesis = changes.iter().find(|change| change.deps().is_empty());
+        let genesis = genesis.ok_or_else(|| DocumentError::Unreadable("it has no first change".to_owned()))?;
+        let about = genesis.message().and_then(|message| message.strip_prefix(GENESIS)).unwrap_or_default();
+        let compacted = actor_from(&format!("gocomet compacted document {about}"));
+        let first = changes.iter().find(|change| *change.actor_id() == compacted).unwrap_or(genesis);
+        Ok(vec![first.hash()])
     }
 
     /// Reads what [`TenantDocument::save`] wrote.
@@ -107,7 +207,7 @@ impl TenantDocument {
         for path in CONTAINERS {
             container(&doc, path).ok_or_else(|| DocumentError::Unreadable(format!("{} is missing", pointer(path))))?;
         }
-        Ok(Self { doc })
+        Ok(Self { doc: Box::new(doc) })
     }
 
     /// The document as bytes. Replicas with equal heads may differ in these; compare heads, never bytes.
@@ -239,7 +339,7 @@ impl TenantDocument {
     }
 
     fn has(&self, hash: &ChangeHash) -> bool {
-        ReadDoc::get_missing_deps(&self.doc, &[*hash]).is_empty()
+        ReadDoc::get_missing_deps(&*self.doc, &[*hash]).is_empty()
     }
 
     fn known_heads(&mut self, heads: &[String]) -> Result<Vec<ChangeHash>, DocumentError> {
@@ -358,6 +458,9 @@ pub fn canonical_json(value: &Value) -> String {
     text
 }
 
+/// How the message of a first change begins; tenant and generation follow.
+const GENESIS: &str = "gocomet tenant document ";
+
 /// The type of an uncompressed change in automerge's binary format.
 const CHANGE_CHUNK: u8 = 1;
 
@@ -383,6 +486,30 @@ fn read_change(bytes: &[u8]) -> Result<Change, DocumentError> {
         return Err(DocumentError::InvalidChange("its checksum does not match".to_owned()));
     }
     Ok(change)
+}
+
+/// What a change writes: into which container, under which key, which text; none where it removes.
+type Write = (&'static [&'static str], String, Option<String>);
+
+fn writes(change: &Change) -> Result<Vec<Write>, DocumentError> {
+    let invalid = |what: &str| DocumentError::InvalidChange(format!("it {what}, which no edit does"));
+    let writes = change.decode().operations.into_iter().map(|op| {
+        let path = match &op.obj {
+            ObjectId::Root => &[],
+            // The first change makes the containers, one after the other, counting from one.
+            ObjectId::Id(id) => {
+                let at = usize::try_from(id.counter()).ok().and_then(|counter| counter.checked_sub(1));
+                at.and_then(|at| CONTAINERS.get(at).copied()).ok_or_else(|| invalid("writes elsewhere"))?
+            }
+        };
+        let Key::Map(key) = op.key else { return Err(invalid("writes into a list")) };
+        match op.action {
+            OpType::Put(ScalarValue::Str(json)) => Ok((path, key.to_string(), Some(json.to_string()))),
+            OpType::Delete => Ok((path, key.to_string(), None)),
+            _ => Err(invalid("writes something else than text")),
+        }
+    });
+    writes.collect()
 }
 
 fn actor_from(seed: &str) -> ActorId {

@@ -19,6 +19,8 @@ pub(crate) async fn apply_control(
             Fact::RegionAnnounced(fact) => announce(connection, &stored.origin, fact).await?,
             Fact::TenantCreated(fact) => settle_tenant(connection, fact).await?,
             Fact::ConfigChanged(_)
+            | Fact::ConfigCompacted(_)
+            | Fact::ConfigAdopted(_)
             | Fact::ConfigPublished(_)
             | Fact::ConfigRollout(_)
             | Fact::Settlement(_)

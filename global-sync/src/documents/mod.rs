@@ -4,6 +4,7 @@
 
 mod config;
 mod control;
+mod draft;
 mod rollout;
 mod snapshot;
 

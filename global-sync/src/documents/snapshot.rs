@@ -1,10 +1,13 @@
 //! Taking in the drafts and versions of a snapshot, from the tables it was put into.
 
-use shared::{fact::ConfigPublished, tenant_document::TenantDocument};
+use shared::fact::ConfigPublished;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use super::config::{keep_version, save_document};
+use super::{
+    config::keep_version,
+    draft::{Draft, DraftRow},
+};
 use crate::{
     protocol::{HomeEpoch, Origin},
     store::{StoreError, from_sql, region_name},
@@ -13,51 +16,47 @@ use crate::{
 /// Rows that need a look of their own, read at a time.
 const SOME: i64 = 100;
 
-/// A draft that is here too.
-#[derive(sqlx::FromRow)]
-struct Drafts {
-    tenant_id: String,
-    generation: i32,
-    document: Vec<u8>,
-    our_generation: i32,
-    our_document: Vec<u8>,
-}
-
-/// A draft nobody has here is taken as it is; one that is here too is merged, unless either is of an older generation.
+/// A draft nobody has here is taken as it is; one that is here too is merged. Who edits another generation from now on says so.
 pub(crate) async fn take_documents(connection: &mut PgConnection) -> Result<(), StoreError> {
     let mut after = String::new();
     loop {
-        let known: Vec<Drafts> = sqlx::query_as(
-            "SELECT i.tenant_id, i.generation, i.document, d.generation AS our_generation, d.document AS our_document
-             FROM incoming_document i JOIN tenant_documents d USING (tenant_id)
-             WHERE i.tenant_id > $1 AND i.heads <> d.heads ORDER BY 1 LIMIT $2 FOR UPDATE OF d",
+        let theirs: Vec<DraftRow> = sqlx::query_as(
+            "SELECT i.* FROM incoming_document i JOIN tenant_documents d USING (tenant_id)
+             WHERE i.tenant_id > $1
+               AND (i.generation, i.heads, i.previous, i.adopted) IS DISTINCT FROM (d.generation, d.heads, d.previous, d.adopted)
+             ORDER BY i.tenant_id LIMIT $2",
         )
         .bind(&after)
         .bind(SOME)
         .fetch_all(&mut *connection)
         .await?;
-        let Some(last) = known.last() else { break };
+        let Some(last) = theirs.last() else { break };
         after.clone_from(&last.tenant_id);
-        for Drafts { tenant_id: tenant, generation, document, our_generation, our_document } in known {
-            if generation < our_generation {
-                continue;
-            }
+        for row in theirs {
+            let tenant = row.tenant_id.clone();
             let damaged = |error| StoreError::Damaged(format!("the draft of {tenant}: {error}"));
-            let mut merged = TenantDocument::load(&document).map_err(damaged)?;
-            if generation == our_generation {
-                let mut ours = TenantDocument::load(&our_document).map_err(damaged)?;
-                merged.merge(&mut ours).map_err(damaged)?;
+            let mut draft = Draft::lock(connection, &tenant).await?;
+            if draft.take_in(Draft::read(row)?).map_err(damaged)? {
+                draft.adopt(connection).await?;
             }
-            save_document(connection, &tenant, u32::try_from(generation).unwrap_or_default(), &mut merged).await?;
+            draft.save(connection).await?;
         }
     }
-    sqlx::query(
-        "INSERT INTO tenant_documents (tenant_id, generation, heads, document, draft, conflicts)
-         SELECT tenant_id, generation, heads, document, draft, conflicts FROM incoming_document
-         ON CONFLICT (tenant_id) DO NOTHING",
+    let new: Vec<String> = sqlx::query_scalar(
+        "WITH new AS (
+             INSERT INTO tenant_documents (tenant_id, generation, heads, document, draft, conflicts, previous, base,
+                                           made_term, made_n, adopted)
+             SELECT tenant_id, generation, heads, document, draft, conflicts, previous, base, made_term, made_n, adopted
+             FROM incoming_document ON CONFLICT (tenant_id) DO NOTHING RETURNING tenant_id, generation)
+         SELECT tenant_id FROM new WHERE generation > 0",
     )
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    for tenant in new {
+        let mut draft = Draft::lock(connection, &tenant).await?;
+        draft.adopt(connection).await?;
+        draft.save(connection).await?;
+    }
     Ok(())
 }
 

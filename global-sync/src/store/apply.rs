@@ -429,14 +429,14 @@ pub(crate) async fn held_edits(
     connection: &mut PgConnection,
     tenant: &str,
     after: Option<&(LogId, u64)>,
-) -> Result<Vec<(LogId, u64, shared::fact::ConfigChanged)>, StoreError> {
+) -> Result<Vec<(LogId, Stored)>, StoreError> {
     let rows = sqlx::query!(
         "SELECT l.origin_region, l.origin_incarnation, l.stream, l.seq, l.hash, l.envelope, l.body
          FROM (SELECT origin_region, origin_incarnation, stream, seq,
                       sum(size) OVER (ORDER BY origin_region, origin_incarnation, stream, seq) - size AS bytes_before
                FROM (SELECT origin_region, origin_incarnation, stream, seq, COALESCE(octet_length(b.body), 0) AS size
                      FROM repl_quarantine q JOIN repl_log b USING (origin_region, origin_incarnation, stream, seq)
-                     WHERE q.tenant_id = $1 AND q.state = 'held' AND q.kind = 'config.changed'
+                     WHERE q.tenant_id = $1 AND q.state = 'held' AND q.kind IN ('config.changed', 'config.compacted')
                        AND (origin_region, origin_incarnation, stream, seq) > ($2, $3, $4, $5)
                      ORDER BY 1, 2, 3, 4 LIMIT 500) next) counted
          JOIN repl_log l USING (origin_region, origin_incarnation, stream, seq)
@@ -456,8 +456,8 @@ pub(crate) async fn held_edits(
         let log = log_id(&row.origin_region, row.origin_incarnation, &row.stream)?;
         let entry = Entry { envelope: row.envelope, body: row.body };
         let seq = from_sql(row.seq);
-        if let Ok(Stored { fact: Fact::ConfigChanged(fact), .. }) = understand(&log, seq, &row.hash, &entry) {
-            held.push((log, seq, fact));
+        if let Ok(stored) = understand(&log, seq, &row.hash, &entry) {
+            held.push((log, stored));
         }
     }
     Ok(held)

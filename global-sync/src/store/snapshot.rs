@@ -80,7 +80,11 @@ const TABLES: [Table; 10] = [
     table!("certificate", "key_id, region, certificate", "repl_origin_cert"),
     table!("region", "name, base_url, quic_addr, jwks, incarnation, state", "regions"),
     table!("home", "tenant_id, name, region, term, n, state", "tenant_homes"),
-    table!("document", "tenant_id, generation, heads, document, draft, conflicts", "tenant_documents"),
+    table!(
+        "document",
+        "tenant_id, generation, heads, document, draft, conflicts, previous, base, made_term, made_n, adopted",
+        "tenant_documents"
+    ),
     table!(
         "version",
         "tenant_id, version, config, published_at, home_term, home_n, origin_region, origin_incarnation",

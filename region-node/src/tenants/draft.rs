@@ -20,7 +20,9 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::{
-    RefusedVersion, publish,
+    RefusedVersion,
+    generation::compact_if_grown,
+    publish,
     rollout::{self, RolloutView},
     store::{self, StoredVersion},
 };
@@ -138,6 +140,7 @@ pub(super) async fn patch_config(
         outbox::append(&mut tx, &Fact::ConfigChanged(changed)).await?;
         if publishes {
             publish::publish_if_fit(&app, &mut tx).await?;
+            compact_if_grown(&app, &mut tx).await?;
         }
     }
     let view = view(&app, &mut tx).await?;

@@ -7,6 +7,7 @@
 mod create;
 mod directory;
 mod draft;
+mod generation;
 mod header;
 mod publish;
 mod published;

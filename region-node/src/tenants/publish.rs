@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 
 use super::{
     draft::{self, ConfigView},
+    generation::compact_if_grown,
     rollout::{self, Canary},
     store::{self, StoredVersion},
 };
@@ -59,6 +60,7 @@ pub(super) async fn publish_config(
         Published::Version => {}
         Published::Already(latest) => release(&mut tx, latest, now, canary_region).await?,
     }
+    compact_if_grown(&app, &mut tx).await?;
     let view = draft::view(&app, &mut tx).await?;
     let answer = tx.finish(StatusCode::OK, &view).await?;
     app.tenants.forget_config(caller.tenant());
@@ -113,7 +115,11 @@ pub async fn publish_due_drafts(app: &App) -> Result<(), Problem> {
 async fn publish_draft(app: &App, tenant: &TenantId) -> Result<Option<String>, Problem> {
     let mut tx = app.db.begin(tenant).await?;
     let why_not = match store::lock_draft(&mut tx).await? {
-        Some(_) => publish_if_fit(app, &mut tx).await?,
+        Some(_) => {
+            let why_not = publish_if_fit(app, &mut tx).await?;
+            compact_if_grown(app, &mut tx).await?;
+            why_not
+        }
         None => None,
     };
     tx.commit().await?;

@@ -205,6 +205,49 @@ pub(super) async fn save_draft(
     Ok(())
 }
 
+/// Whether every region there is edits the generation of the draft that this one edits.
+pub(super) async fn is_edited_everywhere(tx: &mut TenantTx, here: &RegionName) -> sqlx::Result<bool> {
+    let tenant = tx.tenant().clone();
+    let everywhere = sqlx::query_scalar!(
+        r#"SELECT NOT EXISTS (SELECT FROM regions r
+                              WHERE r.state <> 'retired' AND r.name <> $2
+                                AND COALESCE((d.adopted->>r.name)::integer, 0) < d.generation) AS "everywhere!"
+           FROM tenant_documents d WHERE d.tenant_id = $1"#,
+        tenant.as_str(),
+        here.as_str()
+    );
+    everywhere.fetch_one(tx.conn()).await
+}
+
+/// Replaces the draft by its next generation.
+pub(super) async fn begin_generation(
+    tx: &mut TenantTx,
+    before: &StoredDraft,
+    next: &mut TenantDocument,
+    here: &RegionName,
+) -> sqlx::Result<()> {
+    let (tenant, epoch) = (tx.tenant().clone(), tx.epoch());
+    sqlx::query!(
+        "UPDATE tenant_documents
+         SET generation = $2, heads = $3, document = $4, draft = $5, conflicts = '[]', previous = $6, base = $7,
+             made_term = $8, made_n = $9, adopted = adopted || jsonb_build_object($10::text, $2::integer)
+         WHERE tenant_id = $1",
+        tenant.as_str(),
+        before.generation + 1,
+        &next.heads(),
+        next.save(),
+        next.to_json(),
+        before.document,
+        &before.heads,
+        epoch.term,
+        epoch.n,
+        here.as_str()
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// A published version as stored.
 pub(super) struct StoredVersion {
     pub(super) version: i64,

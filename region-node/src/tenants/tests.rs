@@ -6,6 +6,7 @@ use sqlx::PgPool;
 
 use crate::testing::{TestRegion, TestUser};
 
+mod generation;
 mod rollout;
 
 const CONFIG: &str = "/v1/tenants/cabs/config";

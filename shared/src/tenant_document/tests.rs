@@ -288,3 +288,116 @@ fn an_edit_is_made_only_if_every_region_can_take_it() {
     }
     assert!((1..6).contains(&refused), "{refused} of 6");
 }
+
+#[test]
+fn a_thousand_edits_stay_small_over_generations_and_say_the_same() {
+    let (mut plain, mut doc, mut generation, mut largest) = (document(), document(), 0, 0);
+    for n in 0..1000 {
+        let patch = json!({"labels": {(format!("l{}", n % 40)): format!("value {n}, which nobody has seen before")}});
+        edit(&mut plain, "eu-west", &patch);
+        edit(&mut doc, "eu-west", &patch);
+        if doc.is_grown() {
+            largest = largest.max(doc.save().len());
+            generation += 1;
+            doc = TenantDocument::compact("porto-taxis", generation, &doc.to_json()).unwrap();
+        }
+    }
+    assert_eq!(doc.to_json(), plain.to_json());
+    let small = TenantDocument::compact("porto-taxis", 9, &doc.to_json()).unwrap().save().len();
+    assert_eq!(generation, 2, "one after every five hundred");
+    assert!(small <= 1024 && largest <= 4 * 1024, "{small} bytes compacted, {largest} bytes at most");
+}
+
+#[test]
+fn every_region_compacts_to_the_same_document() {
+    let content =
+        json!({"name": "Porto", "labels": {"b": 2, "a": [1, {"z": 1, "y": 2}]}, "tariffs": {"standard": {"base": 1}}});
+    let mut one = TenantDocument::compact("porto-taxis", 1, &content).unwrap();
+    assert_eq!(one.to_json(), content);
+    insta::assert_snapshot!(
+        one.heads().join(" "),
+        @"f55332d78890759e1011726c1d3b46a191323236e557248bdb101a3e692353b4"
+    );
+    let mut empty = TenantDocument::compact("porto-taxis", 1, &json!({})).unwrap();
+    assert_eq!(empty.heads(), TenantDocument::create("porto-taxis", 1).heads());
+}
+
+/// The next generation of `home`, with what `late` has beyond it, taken over in one go.
+fn next_generation(home: &mut TenantDocument, late: &mut TenantDocument) -> TenantDocument {
+    let mut next = TenantDocument::compact("porto-taxis", 1, &home.to_json()).unwrap();
+    next.carry_over(late, &home.heads()).unwrap();
+    next
+}
+
+#[test]
+fn edits_of_the_older_generation_are_carried_over() {
+    let mut home = document();
+    edit(&mut home, "us-east", &json!({"name": "Porto", "labels": {"a": 1, "b": 1}}));
+    let mut far = copy(&mut home);
+    edit(&mut home, "us-east", &json!({"labels": {"c": 1}}));
+    // One after the other, by two regions.
+    edit(&mut far, "eu-west", &json!({"labels": {"a": 2}, "tariffs": {"standard": {"base": 300}}}));
+    edit(&mut far, "eu-west", &json!({"labels": {"a": 3, "b": null}}));
+    edit(&mut far, "ap-south", &json!({"labels": {"d": 4}}));
+    let mut merged = copy(&mut home);
+    merged.merge(&mut far).unwrap();
+    let mut next = next_generation(&mut home, &mut merged);
+    assert_eq!(next.to_json(), merged.to_json());
+    assert!(next.conflicts().is_empty(), "{:?}", next.conflicts());
+    assert_eq!(next.carry_over(&mut merged, &home.heads()).unwrap(), 0, "once");
+    assert_eq!(copy(&mut next).carry_over(&mut merged, &home.heads()).unwrap(), 0, "also after it was stored");
+}
+
+#[test]
+fn what_is_carried_over_stands_beside_what_was_written_meanwhile_and_shows_as_a_conflict() {
+    let mut home = document();
+    edit(&mut home, "us-east", &json!({"labels": {"a": 1}}));
+    let mut far = copy(&mut home);
+    edit(&mut far, "eu-west", &json!({"labels": {"a": "late"}}));
+    let mut next = TenantDocument::compact("porto-taxis", 1, &home.to_json()).unwrap();
+    edit(&mut next, "us-east", &json!({"labels": {"a": "new"}}));
+    next.carry_over(&mut far, &home.heads()).unwrap();
+    assert_eq!(next.conflicts()[0].values, [json!("late"), json!("new")]);
+}
+
+proptest! {
+    /// Whenever a region hears of late edits and of edits made on the new generation, it ends with the same document.
+    #[test]
+    fn late_edits_end_in_the_same_document_in_every_order(order in Just((0..6_usize).collect::<Vec<_>>()).prop_shuffle()) {
+        let mut home = document();
+        edit(&mut home, "us-east", &json!({"labels": {"a": 1}}));
+        let (mut west, mut south) = (copy(&mut home), copy(&mut home));
+        let late: Vec<Vec<u8>> = vec![
+            edit(&mut west, "eu-west", &json!({"labels": {"a": 2}})),
+            edit(&mut west, "eu-west", &json!({"labels": {"b": 2}})),
+            edit(&mut south, "ap-south", &json!({"labels": {"a": 3}})),
+            edit(&mut south, "ap-south", &json!({"labels": {"a": null}})),
+        ];
+        let base = home.heads();
+        let mut author = TenantDocument::compact("porto-taxis", 1, &home.to_json()).unwrap();
+        let new = [
+            edit(&mut author, "us-east", &json!({"labels": {"a": 5}})),
+            edit(&mut author, "us-east", &json!({"labels": {"c": 5}})),
+        ];
+        let mut expected = author;
+        let mut all = copy(&mut home);
+        all.apply_changes(&late).unwrap();
+        expected.carry_over(&mut all, &base).unwrap();
+
+        let mut previous = copy(&mut home);
+        let mut next = TenantDocument::compact("porto-taxis", 1, &home.to_json()).unwrap();
+        let mut waiting = order;
+        while !waiting.is_empty() {
+            waiting.retain(|at| match at {
+                0..4 => {
+                    let waits = !previous.apply_changes(&late[*at..=*at]).unwrap().waiting.is_empty();
+                    next.carry_over(&mut previous, &base).unwrap();
+                    waits
+                }
+                at => !next.apply_changes(&new[at - 4..=at - 4]).unwrap().waiting.is_empty(),
+            });
+        }
+        prop_assert_eq!(next.heads(), expected.heads());
+        prop_assert_eq!(next.to_json(), expected.to_json());
+    }
+}

@@ -5,6 +5,8 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, ensure};
 use deploy_local::{Cluster, Durability, Links, Route, Service, TenantSpec};
+use serde_json::json;
+use shared::tenant_document::{DocumentActor, TenantDocument};
 use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::task::TaskTracker;
@@ -68,9 +70,49 @@ impl Way {
 
 pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     let stand = Stand::start().await?;
-    let tables = vec![latency(&stand, options).await?, catch_up(&stand, options).await?];
+    let tables = vec![latency(&stand, options).await?, catch_up(&stand, options).await?, drafts(options)?];
     stand.logical.close().await?;
     Ok(tables)
+}
+
+const DRAFT_EDITS: u32 = 1_000;
+
+/// What a tenant's draft costs after many edits, with its whole history and in generations; no database, one core.
+fn drafts(options: &Options) -> anyhow::Result<Table> {
+    let mut table = Table::new(
+        format!("A draft after {DRAFT_EDITS} edits"),
+        &["", "bytes", "taking in an edit, ms", "bytes at most"],
+    );
+    for generations in [false, true] {
+        let runs = (0..options.runs()).map(|_| {
+            let (mut draft, mut generation, mut largest) = (TenantDocument::create("cabs", 0), 0, 0);
+            let edited = |draft: &mut TenantDocument, n: u32| {
+                let patch = json!({"labels": {(format!("label-{}", n % 50)): format!("value {n} of a label")}});
+                draft.apply_merge_patch(None, &patch, &DocumentActor::of("us-east", 1))
+            };
+            for n in 0..DRAFT_EDITS {
+                edited(&mut draft, n)?;
+                if generations && draft.is_grown() {
+                    largest = largest.max(draft.save().len());
+                    generation += 1;
+                    draft = TenantDocument::compact("cabs", generation, &draft.to_json())?;
+                }
+            }
+            let saved = draft.save();
+            let mut author = TenantDocument::load(&saved)?;
+            let change = edited(&mut author, DRAFT_EDITS)?.context("it changes something")?;
+            // As an edit that arrives is: read, merge, write.
+            let begun = Instant::now();
+            let mut reader = TenantDocument::load(&saved)?;
+            reader.apply_changes(&[change])?;
+            let bytes = reader.save().len();
+            let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+            Ok(vec![Some(bytes as f64), Some(took_ms), Some(largest.max(bytes) as f64)])
+        });
+        let runs = runs.collect::<anyhow::Result<Vec<_>>>()?;
+        table.row(if generations { "in generations" } else { "its whole history" }, &runs);
+    }
+    Ok(table)
 }
 
 struct Stand {
