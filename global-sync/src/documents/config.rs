@@ -42,7 +42,6 @@ pub(crate) async fn apply_config(
             }
             Fact::RegionAnnounced(_)
             | Fact::TenantCreated(_)
-            | Fact::TenantMoved(_)
             | Fact::Settlement(_)
             | Fact::Refund(_)
             | Fact::Adjustment(_) => set_aside.push(SetAside::new(seq, "failed", "not a config fact")),

@@ -5,7 +5,6 @@
 //! and every part survives the database going away.
 
 mod driver;
-mod moves;
 mod tasks;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -20,9 +20,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ALPN, connection,
     connection::Link,
-    moving::{self, MoveLink},
     snapshot,
-    tls::{Credentials, TlsError, called_for, region_of},
+    tls::{Credentials, TlsError, region_of, wants_snapshot},
 };
 use crate::{
     once::Once,
@@ -59,11 +58,6 @@ pub enum MeshEvent {
         /// Where the pieces are to go; closed when it takes them no more.
         pieces: mpsc::Sender<Piece>,
     },
-    /// A region moves a tenant here.
-    Moving {
-        /// The way to it.
-        link: MoveLink,
-    },
     /// A connection is gone.
     Disconnected {
         /// The connection.
@@ -85,20 +79,15 @@ pub struct Mesh {
     refusals: Arc<Once>,
 }
 
-/// How we call: to replicate, for a snapshot, and to move a tenant.
+/// How we call: to replicate, and for a snapshot.
 struct Callers {
     sync: quinn::ClientConfig,
     snapshot: quinn::ClientConfig,
-    moving: quinn::ClientConfig,
 }
 
 impl Callers {
     fn of(credentials: &Credentials) -> Result<Self, TlsError> {
-        Ok(Self {
-            sync: credentials.client_config(ALPN)?,
-            snapshot: credentials.client_config(snapshot::ALPN)?,
-            moving: credentials.client_config(moving::ALPN)?,
-        })
+        Ok(Self { sync: credentials.client_config(ALPN)?, snapshot: credentials.client_config(snapshot::ALPN)? })
     }
 }
 
@@ -181,31 +170,17 @@ impl Mesh {
     /// Calls a region for a snapshot; its pieces come until [`Piece::End`], or break off.
     pub async fn ask_snapshot(&self, region: &RegionName, address: &str) -> anyhow::Result<mpsc::Receiver<Piece>> {
         let config = self.client.read().expect("nobody panics while holding it").snapshot.clone();
-        let connection = self.call_region(config, region, address).await?;
+        let connection = self.call(config, address).await?;
+        match region_of(&connection, &self.cluster_id) {
+            Some(found) if found == *region => {}
+            _ => {
+                connection.close(VarInt::from_u32(1), b"wrong region");
+                anyhow::bail!("not {region} but another answers at {address}");
+            }
+        }
         let (pieces, queue) = mpsc::channel(4);
         self.tasks.spawn(snapshot::take(connection, pieces));
         Ok(queue)
-    }
-
-    /// Calls a region to move a tenant there.
-    pub async fn move_to(&self, region: &RegionName, address: &str) -> anyhow::Result<MoveLink> {
-        let config = self.client.read().expect("nobody panics while holding it").moving.clone();
-        let connection = self.call_region(config, region, address).await?;
-        Ok(MoveLink::open(connection, region.clone()).await?)
-    }
-
-    async fn call_region(
-        &self,
-        config: quinn::ClientConfig,
-        region: &RegionName,
-        address: &str,
-    ) -> anyhow::Result<quinn::Connection> {
-        let connection = self.call(config, address).await?;
-        if region_of(&connection, &self.cluster_id).as_ref() != Some(region) {
-            connection.close(VarInt::from_u32(1), b"wrong region");
-            anyhow::bail!("not {region} but another answers at {address}");
-        }
-        Ok(connection)
     }
 
     async fn call(&self, config: quinn::ClientConfig, address: &str) -> anyhow::Result<quinn::Connection> {
@@ -247,13 +222,8 @@ impl Mesh {
         {
             return Err(refuse(&format!("wrong region: {expected} was called, {region} answered")));
         }
-        if expected.is_none() && called_for(&connection, snapshot::ALPN) {
+        if expected.is_none() && wants_snapshot(&connection) {
             snapshot::give(connection, region, self.snapshots.clone(), self.events.clone()).await;
-            return Ok(());
-        }
-        if expected.is_none() && called_for(&connection, moving::ALPN) {
-            // Nobody cares when the node is shutting down.
-            let _ = self.events.send(MeshEvent::Moving { link: MoveLink::accept(connection, region).await? }).await;
             return Ok(());
         }
         let conn = self.next_conn.fetch_add(1, Ordering::Relaxed);
