@@ -201,6 +201,11 @@ async fn the_schema_decides_every_race(pool: PgPool) {
             SELECT gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000e1', '00000000-0000-0000-0000-0000000000f1',
              '00000000-0000-0000-0000-0000000000a1', '00000000-0000-0000-0000-0000000000d1', 'tip', 'pending', '{}', 100, 'USD', 0, 0, 'sandbox', 0, now(), now()
             FROM generate_series(1, 2)"),
+        ("one_daily_payout_per_driver", "INSERT INTO payouts (id, tenant_id, driver_id, amount, currency, day, made_by, created_at)
+            SELECT gen_random_uuid(), 'cabs', '00000000-0000-0000-0000-0000000000d1', 100, 'USD', '2026-03-01', 'schedule', now()
+            FROM generate_series(1, 2)"),
+        ("one_payout_run_per_day", "INSERT INTO payout_runs (tenant_id, day, held_until)
+            SELECT 'cabs', '2026-03-01', now() FROM generate_series(1, 2)"),
         ("payments_check", "UPDATE payments SET refunded_amount = 101"),
         ("payment_is_divided", "UPDATE payments SET tax_amount = 81"),
         ("refund_is_divided", "UPDATE refunds SET tax_amount = 33"),
