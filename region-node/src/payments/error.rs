@@ -48,6 +48,8 @@ pub enum PaymentError {
     PaymentsOff,
     #[error("{0}")]
     UnusableToken(String),
+    #[error("what the ride was to be paid with cannot be charged: {0}; name another card or wallet here")]
+    UnusableSavedMethod(String),
     #[error("the payment service cannot be asked now: {why}")]
     PspUnavailable { why: String, wait_s: u64 },
     #[error("a payment that is {0} cannot be refunded")]
@@ -66,6 +68,16 @@ pub enum PaymentError {
     InvalidSignature,
     #[error("the webhook is not an event: {0}")]
     MalformedEvent(String),
+}
+
+impl PaymentError {
+    /// The same, said of what the rider named with the ride, not with the request at hand.
+    pub(super) fn of_saved_method(self) -> Self {
+        match self {
+            Self::UnusableToken(why) => Self::UnusableSavedMethod(why),
+            other => other,
+        }
+    }
 }
 
 impl From<PaymentError> for Problem {
@@ -89,7 +101,9 @@ impl From<PaymentError> for Problem {
             PaymentError::AlreadyTipped(_) => Code::AlreadyTipped,
             PaymentError::PaymentsOff => Code::FeatureDisabled,
             PaymentError::CashNotAgreed | PaymentError::TipInCash => return Self::field("method.type", detail),
-            PaymentError::UnusableToken(_) => return Self::field("method.token", detail),
+            PaymentError::UnusableToken(_) | PaymentError::UnusableSavedMethod(_) => {
+                return Self::field("method.token", detail);
+            }
             PaymentError::PspUnavailable { wait_s, .. } => {
                 return Self::new(Code::PspUnavailable, detail).retry_after(wait_s);
             }

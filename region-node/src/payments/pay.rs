@@ -189,8 +189,11 @@ pub(super) async fn record(
     let now = app.clock.now();
     let needs_psp = provider != NO_PSP;
     if needs_psp {
-        let given = method.token.or(owed.method.token);
-        method.token = Some(app.psp.get(&provider)?.token(given.as_deref())?);
+        let psp = app.psp.get(&provider)?;
+        method.token = Some(match &method.token {
+            Some(token) => psp.token(Some(token))?,
+            None => psp.token(owed.method.token.as_deref()).map_err(PaymentError::of_saved_method)?,
+        });
         app.psp.admit(&provider)?;
     }
     let payment = PaymentRecord {
@@ -258,7 +261,7 @@ impl Due {
             }
             (TripStatus::Cancelled, _, Some(fee)) if share.is_none() => Ok(Self {
                 share,
-                kind: PaymentKind::CancellationFee,
+                kind: PaymentKind::of_fee(owed.cancelled_by),
                 amount: fee,
                 split: Split::of_cancellation_fee(fee.amount, Some(owed.driver_id)),
             }),

@@ -8,7 +8,7 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::PaymentError;
-use crate::rides::MethodType;
+use crate::rides::{CancelledBy, MethodType};
 
 /// An enum whose names in SQL, JSON and metrics are the same.
 macro_rules! named {
@@ -80,8 +80,20 @@ named! {
         Fare = "fare",
         /// A ride given up too late.
         CancellationFee = "cancellation_fee",
+        /// A ride whose rider did not come to the pick-up.
+        NoShowFee = "no_show_fee",
         /// Something for the driver.
         Tip = "tip",
+    }
+}
+
+impl PaymentKind {
+    /// Of what a cancelled ride costs, by who gave it up: a driver's cancellation costs only after he has waited in vain.
+    pub fn of_fee(cancelled_by: Option<CancelledBy>) -> Self {
+        match cancelled_by {
+            Some(CancelledBy::Driver) => Self::NoShowFee,
+            Some(CancelledBy::Rider | CancelledBy::Tenant | CancelledBy::System) | None => Self::CancellationFee,
+        }
     }
 }
 

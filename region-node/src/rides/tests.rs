@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     dispatch::{run_due, tests::online},
+    payments,
     pricing::Surge,
     testing::{TestRegion, TestUser},
     trips::Trip,
@@ -425,7 +426,17 @@ async fn a_rider_who_does_not_come_pays(pool: PgPool) {
     region.clock.advance(time::Duration::seconds(300));
     let ended = driver.post(&cancel(&ride), json!({"reason": "nobody here"})).await.ok(200);
     assert_eq!((&ended["status"], &ended["cancelled_by"]), (&json!("cancelled"), &json!("driver")));
-    assert_eq!(fees(&region, &ride).await, [("cancellation_fee".into(), 500, "pending".into())]);
+    assert_eq!(fees(&region, &ride).await, [("no_show_fee".into(), 500, "pending".into())]);
+    payments::run_due(&region.app).await.unwrap();
+    assert_eq!(fees(&region, &ride).await, [("no_show_fee".into(), 500, "settled".into())]);
+    let receipt = rider.get(&format!("{trip}/receipt")).await.ok(200);
+    let fee = json!({"amount": 500, "currency": "USD"});
+    let line = json!({"code": "no_show_fee", "description": "No-show fee: nobody came to the pick-up", "amount": fee});
+    assert_eq!((&receipt["kind"], &receipt["lines"]), (&json!("no_show_fee"), &json!([line])));
+    assert_eq!(receipt["payment"]["status"], "settled");
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let booked: Vec<String> = sqlx::query_scalar("SELECT kind FROM ledger_entries").fetch_all(tx.conn()).await.unwrap();
+    assert_eq!(booked, ["no_show_fee"]);
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

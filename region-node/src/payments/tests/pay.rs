@@ -288,3 +288,25 @@ async fn a_payment_shows_when_another_region_has_it(pool: PgPool) {
     let payment = scene.payment(id).await;
     assert_eq!(payment["remote_durable_at"], payment["settled_at"]);
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_saved_payment_method_that_cannot_be_used_says_why_and_another_pays(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let trip = scene.trip().await;
+    let mut tx = scene.tx().await;
+    let saved = json!({"type": "card", "token": "tok_gold"});
+    sqlx::query("UPDATE rides SET payment_method = $1").bind(saved).execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    let message = |answer: &TestAnswer| answer.json()["errors"][0]["message"].as_str().unwrap().to_owned();
+    let refused = scene.rider.post("/v1/payments", json!({"trip_id": trip, "method": "card"})).await;
+    let why = message(&refused);
+    assert!(
+        why.starts_with("what the ride was to be paid with cannot be charged: ") && why.contains("tok_gold"),
+        "{why}"
+    );
+    assert_eq!(refused.problem(422).fields, ["method.token"]);
+    let named = scene.pay(trip, "tok_silver").await;
+    assert!(!message(&named).contains("the ride was to be paid with"), "it was named just now");
+    assert_eq!(scene.number("SELECT count(*) FROM payments").await, 0);
+    assert_eq!(scene.pay(trip, "tok_visa").await.ok(201)["status"], "settled");
+}
