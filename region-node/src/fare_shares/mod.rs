@@ -1,7 +1,7 @@
 //! A ride's fare, shared between riders of the tenant.
 //!
 //! The ride's rider invites others, for equal parts or for an amount; each accepts, with a card of their own, or declines until
-//! the trip ends. The transaction that ends it [`fix`]es what each share comes to and begins a payment for every one
+//! the trip ends. The transaction that ends it [`fix`](fix())es what each share comes to and begins a payment for every one
 //! (`payments/share.rs`). All else is the ride's rider's own part: what nobody accepted, what rounding leaves, and, by
 //! [`fall_back`], a share whose payment was declined.
 //!
