@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use shared::clock::Clock;
 use system_tests::{
     api::{Client, Payment},
     harness::{Served, Spot, TestCluster, tell},
     socket::{Socket, SocketError},
     stories,
 };
+use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 const OWN: &str = "manhattan-cabs";
@@ -89,7 +91,7 @@ async fn a_foreign_id_does_not_exist_on_any_endpoint(cluster: TestCluster) {
     let mut walked = 0;
     for operation in operations(&cluster).await {
         let Some(id) = foreign_id(&operation.path, &theirs, &payment) else { continue };
-        let path = operation.path.replace("{id}", &id);
+        let path = operation.path.replace("{id}", &id) + &query_for(&operation.path);
         let mut statuses = BTreeSet::new();
         for caller in &callers {
             let body = body_for(&operation.path, &theirs.ride.id.0);
@@ -124,6 +126,15 @@ fn foreign_id(path: &str, theirs: &Served, payment: &Payment) -> Option<String> 
         ("/v1/riders/{id}", theirs.rider.id.to_string()),
     ];
     kinds.into_iter().find(|(prefix, _)| path.starts_with(prefix)).map(|(_, id)| id)
+}
+
+/// What has to be asked besides, right in form as well.
+fn query_for(path: &str) -> String {
+    let yesterday = Clock::system().now() - time::Duration::days(1);
+    match path.ends_with("/statement") {
+        true => format!("?from={}", yesterday.format(&Rfc3339).unwrap()),
+        false => String::new(),
+    }
 }
 
 /// A body that is right in form, so that only whose it is can be wrong.
