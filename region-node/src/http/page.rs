@@ -1,4 +1,4 @@
-//! Lists page by cursor: an opaque token of the last id seen, so that a page never repeats or skips while rows arrive.
+//! Lists page by cursor: an opaque token of the last row seen, so that a page never repeats or skips while rows arrive.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use garde::Validate;
@@ -33,9 +33,14 @@ pub struct PageQuery {
 impl PageQuery {
     /// The id after which the page begins.
     pub fn after(&self) -> Result<Option<Uuid>, Problem> {
+        self.after_key(|bytes| Uuid::from_slice(bytes).ok())
+    }
+
+    /// The same, where no id tells the rows of a list apart but a key that `read` reads from what [`Page::keyed`] kept of it.
+    pub fn after_key<K>(&self, read: impl Fn(&[u8]) -> Option<K>) -> Result<Option<K>, Problem> {
         let Some(cursor) = &self.cursor else { return Ok(None) };
-        let bytes = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
-        bytes.map(Some).ok_or_else(|| Problem::field("cursor", "must be the next_cursor of a page of this list"))
+        let key = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| read(&bytes));
+        key.map(Some).ok_or_else(|| Problem::field("cursor", "must be the next_cursor of a page of this list"))
     }
 
     /// Items on a page.
@@ -46,11 +51,16 @@ impl PageQuery {
 
 impl<T> Page<T> {
     /// Makes a page of `rows`, which were asked for one beyond `limit` so that a further page is known to exist.
-    pub fn new(mut rows: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> Self {
+    pub fn new(rows: Vec<T>, limit: i64, id: impl Fn(&T) -> Uuid) -> Self {
+        Self::keyed(rows, limit, |row| id(row).into_bytes())
+    }
+
+    /// The same, where no id tells the rows apart but `key`.
+    pub fn keyed<K: AsRef<[u8]>>(mut rows: Vec<T>, limit: i64, key: impl Fn(&T) -> K) -> Self {
         let limit = usize::try_from(limit).expect("a limit is 1 to 100");
         let more = rows.len() > limit;
         rows.truncate(limit);
-        let next_cursor = rows.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(id(last).as_bytes()));
+        let next_cursor = rows.last().filter(|_| more).map(|last| URL_SAFE_NO_PAD.encode(key(last)));
         Self { items: rows, next_cursor }
     }
 }

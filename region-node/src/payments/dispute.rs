@@ -71,8 +71,7 @@ pub(super) async fn take(
     Ok(())
 }
 
-/// Books one step and tells other regions. The fact is made of the dispute alone, its time included, as a payment's is of its
-/// intent: booked again after an old backup was restored, it is the same one.
+/// Books one step and tells other regions.
 async fn book(
     tx: &mut TenantTx,
     payment: &PaymentRecord,

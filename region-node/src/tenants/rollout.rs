@@ -4,7 +4,6 @@
 //! decision travels as a fact and is taken up by every node like a version.
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use shared::{ids::RegionName, problem::Code};
@@ -230,22 +229,12 @@ pub(super) async fn list_versions(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<VersionView>>, Problem> {
     draft::may_configure(&caller, &id)?;
-    let before = query.cursor.as_deref().map(version_of).transpose()?.unwrap_or(i64::MAX);
+    let before = query.after_key(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))?.unwrap_or(i64::MAX);
     let mut tx = app.db.anywhere(caller.tenant()).await?;
-    let mut rows = store::versions_before(&mut tx, before, query.limit() + 1).await?;
+    let rows = store::versions_before(&mut tx, before, query.limit() + 1).await?;
     tx.commit().await?;
-    let limit = usize::try_from(query.limit()).expect("a limit is 1 to 100");
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next_cursor = rows.last().filter(|_| more).map(|(version, _)| URL_SAFE_NO_PAD.encode(version.to_be_bytes()));
-    let items = rows.into_iter().map(|(version, published_at)| VersionView { version, published_at }).collect();
-    Ok(Json(Page { items, next_cursor }))
-}
-
-/// The version a cursor stands for.
-fn version_of(cursor: &str) -> Result<i64, Problem> {
-    let decoded = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| bytes.try_into().ok()).map(i64::from_be_bytes);
-    decoded.ok_or_else(|| Problem::field("cursor", "must be the next_cursor of a page of this list"))
+    let views = rows.into_iter().map(|(version, published_at)| VersionView { version, published_at }).collect();
+    Ok(Json(Page::keyed(views, query.limit(), |view: &VersionView| view.version.to_be_bytes())))
 }
 
 async fn begin_at_home<T>(app: &App, caller: &Caller, id: &str, command: &Command<T>) -> Result<CommandTx, Stop> {

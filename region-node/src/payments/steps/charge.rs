@@ -101,9 +101,6 @@ pub(in crate::payments) async fn hinder_charge(
 
 /// Books a locked payment the PSP has agreed to: settlement, ledger entry and fact in the transaction at hand. One that is
 /// not at this step, because another node was faster, stays as it is.
-///
-/// The fact is made of the intent alone, its time included: whoever settles the payment again, since an old backup was
-/// restored, tells the very same fact, and every region's set of facts stays as it is.
 pub(in crate::payments) async fn settle_payment(
     tx: &mut TenantTx,
     payment: PaymentRecord,

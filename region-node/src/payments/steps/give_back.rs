@@ -92,7 +92,7 @@ pub(in crate::payments) async fn hinder_refund(
 }
 
 /// Books a refund the PSP has agreed to: refund, payment, ledger entry and fact in the transaction at hand. One that is not
-/// at this step, because another node was faster, stays as it is. Its fact is made of the intent alone, as a payment's is.
+/// at this step, because another node was faster, stays as it is.
 pub(in crate::payments) async fn settle_refund(
     tx: &mut TenantTx,
     refund: &RefundRecord,
