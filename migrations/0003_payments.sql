@@ -11,7 +11,8 @@ CREATE TABLE payments (
     driver_id        uuid REFERENCES drivers (id),
     -- The share of the fare that is paid; null: what the ride's rider has not shared with others.
     share_id         uuid REFERENCES fare_shares (id),
-    kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN ('fare', 'cancellation_fee', 'tip')),
+    kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN
+        ('fare', 'cancellation_fee', 'no_show_fee', 'tip')),
     status           text NOT NULL CHECK (status IN
         ('pending', 'authorized', 'settled', 'failed', 'unknown', 'refunded', 'partially_refunded')),
     method           jsonb NOT NULL,
@@ -131,7 +132,7 @@ CREATE TABLE ledger_entries (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
     kind           text NOT NULL CHECK (kind IN
-        ('settlement', 'refund', 'cancellation_fee', 'tip', 'adjustment', 'payout')),
+        ('settlement', 'refund', 'cancellation_fee', 'no_show_fee', 'tip', 'adjustment', 'payout')),
     payment_id     uuid REFERENCES payments (id),
     refund_id      uuid REFERENCES refunds (id),
     payout_id      uuid REFERENCES payouts (id),
@@ -146,7 +147,7 @@ CREATE TABLE ledger_entries (
 -- costs a settlement nothing; one of rows would cost each a twentieth more of write-ahead log.
 CREATE INDEX ledger_entries_by_time ON ledger_entries USING brin (posted_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id)
-    WHERE kind IN ('settlement', 'cancellation_fee', 'tip');
+    WHERE kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip');
 CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;
 CALL fence_by_tenant('ledger_entries');
 

@@ -28,7 +28,7 @@ pub async fn charge_cancellation_fee(
         rider_id: ride.rider_id,
         driver_id: ride.driver_id,
         share_id: None,
-        kind: PaymentKind::CancellationFee,
+        kind: PaymentKind::of_fee(ride.cancelled_by),
         method,
         amount: fee,
         refunded_amount: 0,

@@ -96,6 +96,8 @@ named! {
         Refund = "refund",
         /// A ride was given up too late.
         CancellationFee = "cancellation_fee",
+        /// A rider did not come.
+        NoShowFee = "no_show_fee",
         /// A dispute was opened or decided.
         Adjustment = "adjustment",
         /// A rider gave the driver something.

@@ -261,7 +261,7 @@ impl Due {
             }
             (TripStatus::Cancelled, _, Some(fee)) if share.is_none() => Ok(Self {
                 share,
-                kind: PaymentKind::CancellationFee,
+                kind: PaymentKind::of_fee(owed.cancelled_by),
                 amount: fee,
                 split: Split::of_cancellation_fee(fee.amount, Some(owed.driver_id)),
             }),

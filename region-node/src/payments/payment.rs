@@ -8,11 +8,12 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::PaymentError;
-use crate::rides::MethodType;
+use crate::rides::{CancelledBy, MethodType};
 
-/// An enum whose names in SQL, JSON and metrics are the same.
+/// An enum whose names in SQL, JSON, its schema and metrics are the same. A name is a token, not a `literal`, which the derived
+/// schema would not see.
 macro_rules! named {
-    ($(#[$doc:meta])* $vis:vis $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal),* $(,)? }) => {
+    ($(#[$doc:meta])* $vis:vis $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:tt),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
         $vis enum $name { $($(#[$variant_doc])* #[serde(rename = $text)] $variant,)* }
@@ -82,8 +83,20 @@ named! {
         Fare = "fare",
         /// A ride given up too late.
         CancellationFee = "cancellation_fee",
+        /// A ride whose rider did not come to the pick-up.
+        NoShowFee = "no_show_fee",
         /// Something for the driver.
         Tip = "tip",
+    }
+}
+
+impl PaymentKind {
+    /// Of what a cancelled ride costs, by who gave it up: a driver's cancellation costs only after he has waited in vain.
+    pub fn of_fee(cancelled_by: Option<CancelledBy>) -> Self {
+        match cancelled_by {
+            Some(CancelledBy::Driver) => Self::NoShowFee,
+            Some(CancelledBy::Rider | CancelledBy::Tenant | CancelledBy::System) | None => Self::CancellationFee,
+        }
     }
 }
 

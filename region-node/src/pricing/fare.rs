@@ -58,6 +58,8 @@ pub enum LineCode {
     Promotion,
     /// A ride given up too late; alone on its receipt.
     CancellationFee,
+    /// A ride whose rider did not come; alone on its receipt.
+    NoShowFee,
 }
 
 /// A trip as it was driven.

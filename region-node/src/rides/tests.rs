@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use shared::{geo::Point, money::Currency, tariff::Tariff};
 use sqlx::PgPool;
-use time::macros::datetime;
+use time::{format_description::well_known::Rfc3339, macros::datetime};
 use uuid::Uuid;
 
 use super::*;
 use crate::{
     dispatch::{run_due, tests::online},
+    payments,
     pricing::Surge,
     testing::{TestRegion, TestUser},
     trips::Trip,
@@ -425,7 +426,31 @@ async fn a_rider_who_does_not_come_pays(pool: PgPool) {
     region.clock.advance(time::Duration::seconds(300));
     let ended = driver.post(&cancel(&ride), json!({"reason": "nobody here"})).await.ok(200);
     assert_eq!((&ended["status"], &ended["cancelled_by"]), (&json!("cancelled"), &json!("driver")));
-    assert_eq!(fees(&region, &ride).await, [("cancellation_fee".into(), 500, "pending".into())]);
+    assert_eq!(fees(&region, &ride).await, [("no_show_fee".into(), 500, "pending".into())]);
+    payments::run_due(&region.app).await.unwrap();
+    assert_eq!(fees(&region, &ride).await, [("no_show_fee".into(), 500, "settled".into())]);
+    let receipt = rider.get(&format!("{trip}/receipt")).await.ok(200);
+    let fee = json!({"amount": 500, "currency": "USD"});
+    let line = json!({"code": "no_show_fee", "description": "No-show fee: nobody came to the pick-up", "amount": fee});
+    assert_eq!((&receipt["kind"], &receipt["lines"]), (&json!("no_show_fee"), &json!([line])));
+    assert_eq!(receipt["payment"]["status"], "settled");
+
+    let from = (region.clock.now() - time::Duration::HOUR).format(&Rfc3339).unwrap();
+    region.clock.advance(time::Duration::SECOND);
+    let of_driver = format!("/v1/drivers/{}/statement?from={from}", driver.id);
+    for (user, path, account, amount) in [
+        (&driver, &of_driver, format!("driver:{}", driver.id), 500),
+        (&region.admin().await, &format!("/v1/statement?from={from}"), "psp:sandbox".to_owned(), -500),
+    ] {
+        let statement = user.get(path).await.ok(200);
+        let total = json!({"account": account, "kind": "no_show_fee", "count": 1,
+                           "amount": {"amount": amount, "currency": "USD"}});
+        assert_eq!(statement["totals"], json!([total]));
+        let as_csv = user.call(axum::http::Method::GET, path, None, &[("accept", "text/csv")]).await;
+        assert!(String::from_utf8(as_csv.bytes).unwrap().contains(&format!(",{account},no_show_fee,")));
+        let pdf = user.call(axum::http::Method::GET, path, None, &[("accept", "application/pdf")]).await;
+        assert!(pdf.bytes.windows(11).any(|window| window == b"no show fee"));
+    }
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
@@ -447,7 +472,7 @@ async fn a_ride_booked_ahead_waits_and_leaves_room_for_one_now(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let rider = region.rider().await;
     let at = region.clock.now() + time::Duration::hours(3);
-    let text = at.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let text = at.format(&Rfc3339).unwrap();
     let booked = rider.post("/v1/rides", wish_with(json!({"scheduled_at": text}))).await.ok(201);
     assert_eq!((&booked["status"], &booked["scheduled_at"]), (&json!("requested"), &json!(text)));
     let mut tx = region.app.db.read(&region.tenant).await.unwrap();
@@ -460,7 +485,7 @@ async fn a_ride_booked_ahead_waits_and_leaves_room_for_one_now(pool: PgPool) {
 
 /// A time so far ahead, as a client writes it.
 fn ahead(region: &TestRegion, by: time::Duration) -> Value {
-    json!({"scheduled_at": (region.clock.now() + by).format(&time::format_description::well_known::Rfc3339).unwrap()})
+    json!({"scheduled_at": (region.clock.now() + by).format(&Rfc3339).unwrap()})
 }
 
 async fn book(region: &TestRegion, rider: &TestUser, minutes: i64) -> Value {
@@ -535,7 +560,7 @@ async fn a_booking_reads_the_same_whichever_zone_and_precision_its_time_came_in(
     let rider = region.rider().await;
     let at = (region.clock.now() + time::Duration::hours(5)).replace_nanosecond(123_456_789).unwrap();
     let there = at.to_offset(time::UtcOffset::from_hms(5, 30, 0).unwrap());
-    let rfc3339 = time::format_description::well_known::Rfc3339;
+    let rfc3339 = Rfc3339;
     let body = wish_with(json!({"scheduled_at": there.format(&rfc3339).unwrap()}));
     let booked = rider.post("/v1/rides", body).await.ok(201);
     assert_eq!(booked["scheduled_at"], at.replace_nanosecond(123_456_000).unwrap().format(&rfc3339).unwrap());

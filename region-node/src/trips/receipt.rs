@@ -21,7 +21,7 @@ use crate::{
     identity::{self, Caller, Subject, Vehicle},
     payments::{Dispute, PaymentKind},
     pricing::{Fare, FareLine, LineCode, Surge},
-    rides::{self, CancelledBy, Place, Ride},
+    rides::{self, Place, Ride},
 };
 
 /// What every receipt says about its arithmetic (pricing/tariff.rs keeps to it).
@@ -267,16 +267,16 @@ impl Charged {
                 Some(Self { kind: PaymentKind::Fare, lines, total, fare: Some(fare.clone()) })
             }
             (TripStatus::Cancelled, _, Some(fee)) if ride.trip_id == Some(trip.id) => {
-                let why = match ride.cancelled_by {
-                    Some(CancelledBy::Driver) => "nobody came to the pick-up",
-                    Some(CancelledBy::Rider | CancelledBy::Tenant | CancelledBy::System) | None => {
-                        "called off too late"
+                let kind = PaymentKind::of_fee(ride.cancelled_by);
+                let (code, description) = match kind {
+                    PaymentKind::NoShowFee => (LineCode::NoShowFee, "No-show fee: nobody came to the pick-up"),
+                    PaymentKind::CancellationFee | PaymentKind::Fare | PaymentKind::Tip => {
+                        (LineCode::CancellationFee, "Cancellation fee: called off too late")
                     }
                 };
                 let total = Money::new(fee, ride.quote.currency);
-                let description = format!("Cancellation fee: {why}");
-                let line = FareLine { code: LineCode::CancellationFee, description, amount: total };
-                Some(Self { kind: PaymentKind::CancellationFee, lines: vec![line], total, fare: None })
+                let line = FareLine { code, description: description.to_owned(), amount: total };
+                Some(Self { kind, lines: vec![line], total, fare: None })
             }
             _ => None,
         }

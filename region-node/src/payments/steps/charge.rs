@@ -114,6 +114,7 @@ pub(in crate::payments) async fn settle_payment(
         kind: match payment.kind {
             PaymentKind::Fare => EntryKind::Settlement,
             PaymentKind::CancellationFee => EntryKind::CancellationFee,
+            PaymentKind::NoShowFee => EntryKind::NoShowFee,
             PaymentKind::Tip => EntryKind::Tip,
         },
         payment_id: Some(payment.id),

@@ -33,7 +33,7 @@ pub(in crate::payments) async fn of_driver(
         r#"WITH holding AS (SELECT $3 AND EXISTS (SELECT FROM regions WHERE name <> $4 AND state <> 'retired') AS is_on),
            of_payment AS (
                SELECT e.currency, sum(p.amount) AS amount,
-                      bool_or(e.kind IN ('settlement', 'cancellation_fee', 'tip') AND holding.is_on AND NOT EXISTS
+                      bool_or(e.kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip') AND holding.is_on AND NOT EXISTS
                           (SELECT FROM ledger_facts f
                            WHERE f.fact_id = e.id AND (f.remote_durable_at IS NOT NULL OR f.origin_region <> $4)))
                       AS is_held

@@ -110,7 +110,7 @@ async fn payments_in_ledger(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
          FROM payments p
          LEFT JOIN LATERAL (SELECT g.amount, e.currency FROM ledger_entries e
                             JOIN ledger_postings g ON g.entry_id = e.id AND g.account = 'psp:' || p.provider
-                            WHERE e.payment_id = p.id AND e.kind IN ('settlement', 'cancellation_fee', 'tip')) booked ON true
+                            WHERE e.payment_id = p.id AND e.kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip')) booked ON true
          WHERE p.provider = $2 AND p.settled_at >= $3 AND p.settled_at < $4 AND p.amount > 0
            AND (-booked.amount, booked.currency) IS DISTINCT FROM (p.amount, p.currency)",
         job.id.0,

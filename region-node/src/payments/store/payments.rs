@@ -13,7 +13,7 @@ use crate::{
         Dispute, PaymentKind, PaymentStatus, Sequence, Split, Step, machine::MAX_ATTEMPTS, record::PaymentRecord,
     },
     pricing::Fare,
-    rides::PaymentMethod,
+    rides::{CancelledBy, PaymentMethod},
     trips::TripStatus,
 };
 
@@ -181,6 +181,8 @@ pub(in crate::payments) struct Owed {
     pub(in crate::payments) fare: Option<Fare>,
     /// Of a ride that was given up on this trip.
     pub(in crate::payments) cancellation_fee: Option<Money>,
+    /// Who gave it up.
+    pub(in crate::payments) cancelled_by: Option<CancelledBy>,
     /// Of the tariff the ride was quoted by.
     pub(in crate::payments) commission_percent: Option<u8>,
     /// As the ride was asked for.
@@ -191,6 +193,10 @@ pub(in crate::payments) struct Owed {
     pub(in crate::payments) is_settled: bool,
     /// Likewise of a tip.
     pub(in crate::payments) is_tipped: bool,
+}
+
+fn unknown_name(error: String) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
 }
 
 /// A share of a fare, fixed.
@@ -210,6 +216,7 @@ pub(in crate::payments) async fn owed(
     let row = sqlx::query!(
         r#"SELECT t.ride_id, t.rider_id, t.driver_id, t.status, t.fare AS "fare: Json<Fare>",
                   CASE WHEN r.trip_id = t.id THEN r.cancellation_fee END AS cancellation_fee,
+                  r.cancelled_by,
                   r.quote ->> 'currency' AS "currency!",
                   (r.quote #>> '{tariff,commission_percent}')::smallint AS commission_percent,
                   r.payment_method AS "method: Json<PaymentMethod>",
@@ -241,9 +248,10 @@ pub(in crate::payments) async fn owed(
         ride_id: row.ride_id.into(),
         rider_id: row.rider_id.into(),
         driver_id: row.driver_id.into(),
-        status: row.status.parse().map_err(|error: String| sqlx::Error::Decode(error.into()))?,
+        status: row.status.parse().map_err(unknown_name)?,
         fare: row.fare.map(|fare| fare.0),
         cancellation_fee,
+        cancelled_by: row.cancelled_by.map(|by| by.parse()).transpose().map_err(unknown_name)?,
         commission_percent: row.commission_percent.and_then(|percent| percent.try_into().ok()),
         method: row.method.0,
         shares: shares.collect(),

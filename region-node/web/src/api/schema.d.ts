@@ -1753,7 +1753,7 @@ export interface components {
          * @description What a line is for.
          * @enum {string}
          */
-        LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "promotion" | "cancellation_fee";
+        LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "promotion" | "cancellation_fee" | "no_show_fee";
         /** @description Where a map opens. */
         MapView: {
             /**
@@ -2222,7 +2222,7 @@ export interface components {
          * @description What is paid for.
          * @enum {string}
          */
-        PaymentKind: "Fare" | "CancellationFee" | "Tip";
+        PaymentKind: "Fare" | "CancellationFee" | "NoShowFee" | "Tip";
         /** @description How a rider pays. A bare name is read as well: `"cash"` is `{"type": "cash"}`. */
         PaymentMethod: {
             /** @description The payment service's name for the card; never a card number. */

@@ -152,7 +152,7 @@ export interface Payment {
   trip_id?: string | null;
   /** The share of a fare that is paid; missing where it is the rider's own part. */
   share_id?: string | null;
-  kind: 'fare' | 'cancellation_fee' | 'tip';
+  kind: 'fare' | 'cancellation_fee' | 'no_show_fee' | 'tip';
   status: PaymentStatus;
   amount: Money;
   refunded?: Money | null;

@@ -130,7 +130,7 @@ function RideFacts({ ride, client, onChanged }: { ride: Ride; client: Client; on
             <dd>
               {ride.cancelled_by}
               {ride.cancel_reason != null && `: ${ride.cancel_reason}`}
-              {ride.cancellation_fee != null && `, fee ${formatMoney(ride.cancellation_fee)}`}
+              {ride.cancellation_fee != null && `, ${ride.cancelled_by === 'driver' ? 'no-show ' : ''}fee ${formatMoney(ride.cancellation_fee)}`}
             </dd>
           </>
         )}

@@ -176,7 +176,9 @@ function Lead({ ride, away }: { ride: Ride; away: number | null }) {
             {ride.cancel_reason != null && `: ${ride.cancel_reason}`}.
           </p>
           {ride.cancellation_fee != null && ride.cancellation_fee.amount > 0 && (
-            <Notice tone="warn">A cancellation fee of {formatMoney(ride.cancellation_fee)} applies.</Notice>
+            <Notice tone="warn">
+              {ride.cancelled_by === 'driver' ? 'Your driver waited in vain: a no-show fee' : 'A cancellation fee'} of {formatMoney(ride.cancellation_fee)} applies.
+            </Notice>
           )}
         </div>
       );
