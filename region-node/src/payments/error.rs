@@ -50,7 +50,7 @@ pub enum PaymentError {
     PaymentsOff,
     #[error("{0}")]
     UnusableToken(String),
-    #[error("what the ride was to be paid with cannot be charged: {0}; name another card or wallet here")]
+    #[error("what the ride was to be paid with cannot be charged: {0}; name another card or wallet")]
     UnusableSavedMethod(String),
     #[error("the payment service cannot be asked now: {why}")]
     PspUnavailable { why: String, wait_s: u64 },

@@ -134,9 +134,14 @@ impl Sequence {
         }
     }
 
-    /// Cannot even be tried.
-    pub(super) fn refused(code: &str) -> Self {
-        Self { step: Step::Failed, failure_code: Some(code.to_owned()), ..Self::without_psp() }
+    /// Cannot even be tried, for the reason that is said.
+    pub(super) fn refused(code: &str, why: impl std::fmt::Display) -> Self {
+        Self {
+            step: Step::Failed,
+            failure_code: Some(code.to_owned()),
+            last_error: Some(why.to_string()),
+            ..Self::without_psp()
+        }
     }
 
     /// Whether only the PSP knows how this ends.

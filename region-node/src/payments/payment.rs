@@ -171,9 +171,12 @@ pub struct Payment {
     pub dispute: Option<Dispute>,
     /// The payment service; `cash` where none is involved.
     pub provider: String,
-    /// The PSP's reason for refusing.
+    /// Why it failed: the PSP's reason for refusing, or `no_payment_method` or `unusable_token` where it was not even asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<String>,
+    /// The same for people, where the PSP was not even asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_reason: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]

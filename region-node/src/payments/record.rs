@@ -119,6 +119,7 @@ impl PaymentRecord {
             dispute: self.dispute,
             provider: self.provider.clone(),
             failure_code: self.sequence.failure_code.clone(),
+            failure_reason: self.sequence.last_error.clone().filter(|_| self.sequence.step == Step::Failed),
             created_at: self.created_at,
             settled_at: self.settled_at,
             remote_durable_at: self.remote_durable_at,
@@ -184,11 +185,11 @@ pub(super) fn automatic(
     now: OffsetDateTime,
 ) -> (String, PaymentMethod, Sequence) {
     if !is_chargeable(&method) {
-        return (NO_PSP.to_owned(), method, Sequence::refused(NO_PAYMENT_METHOD));
+        return (NO_PSP.to_owned(), method, Sequence::refused(NO_PAYMENT_METHOD, "it was to be paid in cash"));
     }
     match app.psp.get(psp).and_then(|psp| psp.token(method.token.as_deref())) {
         Ok(token) => (psp.to_owned(), PaymentMethod { token: Some(token), ..method }, Sequence::left_for(now)),
-        Err(_) => (psp.to_owned(), method, Sequence::refused(UNUSABLE_TOKEN)),
+        Err(why) => (psp.to_owned(), method, Sequence::refused(UNUSABLE_TOKEN, why.of_saved_method())),
     }
 }
 

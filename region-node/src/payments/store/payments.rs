@@ -267,8 +267,8 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentReco
     let sql = sqlx::query!(
         "INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, driver_id, kind, status, method, amount, currency,
              tax_amount, commission_amount, promotion_amount, provider, provider_ref, failure_code, attempts, next_attempt_at,
-             requested_by, idempotency_key, request_hash, created_at, updated_at, share_id)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $23, $24)",
+             requested_by, idempotency_key, request_hash, created_at, updated_at, share_id, last_error)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $23, $24, $25)",
         payment.id.0,
         tenant.as_str(),
         payment.ride_id.0,
@@ -293,6 +293,7 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentReco
         asked_by.map(|asked| asked.request_hash.as_slice()),
         payment.created_at,
         payment.share_id.map(|id| id.0),
+        payment.sequence.last_error,
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }

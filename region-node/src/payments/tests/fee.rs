@@ -41,12 +41,15 @@ async fn a_cancellation_fee_is_charged_by_whichever_node_comes_first_and_is_the_
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_fee_nobody_can_charge_fails_in_the_open(pool: PgPool) {
     let scene = Scene::new(pool).await;
-    for (method, code) in [
-        (json!({"type": "cash"}), "no_payment_method"),
-        (json!({"type": "card", "token": "tok_gold"}), "unusable_token"),
+    let unusable = "what the ride was to be paid with cannot be charged: the sandbox knows no token 'tok_gold'; try tok_visa; name \
+                    another card or wallet";
+    for (method, code, why) in [
+        (json!({"type": "cash"}), "no_payment_method", "it was to be paid in cash"),
+        (json!({"type": "card", "token": "tok_gold"}), "unusable_token", unusable),
     ] {
         let payment = scene.payment(owe(&scene, method).await).await;
         assert_eq!((&payment["status"], &payment["failure_code"]), (&json!("failed"), &json!(code)));
+        assert_eq!(payment["failure_reason"], why);
     }
     assert_eq!(scene.later().await, 0);
 }

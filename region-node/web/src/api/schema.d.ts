@@ -1486,7 +1486,7 @@ export interface components {
          * @description How far a dispute is.
          * @enum {string}
          */
-        DisputeStatus: "Open" | "Won" | "Lost";
+        DisputeStatus: "open" | "won" | "lost";
         /** @description One document. */
         Document: {
             /**
@@ -1590,7 +1590,7 @@ export interface components {
          * @description Why money moved.
          * @enum {string}
          */
-        EntryKind: "Settlement" | "Refund" | "CancellationFee" | "Adjustment" | "Tip" | "Payout";
+        EntryKind: "settlement" | "refund" | "cancellation_fee" | "no_show_fee" | "adjustment" | "tip" | "payout";
         /** @description A tenant's home epoch: a later one beats every earlier one, term first. */
         Epoch: {
             /**
@@ -2192,8 +2192,10 @@ export interface components {
             /** Format: date-time */
             created_at: string;
             dispute?: components["schemas"]["Dispute"] | null;
-            /** @description The PSP's reason for refusing. */
+            /** @description Why it failed: the PSP's reason for refusing, or `no_payment_method` or `unusable_token` where it was not even asked. */
             failure_code?: string | null;
+            /** @description The same for people, where the PSP was not even asked. */
+            failure_reason?: string | null;
             id: components["schemas"]["PaymentId"];
             kind: components["schemas"]["PaymentKind"];
             method: components["schemas"]["PaidBy"];
@@ -2222,7 +2224,7 @@ export interface components {
          * @description What is paid for.
          * @enum {string}
          */
-        PaymentKind: "Fare" | "CancellationFee" | "NoShowFee" | "Tip";
+        PaymentKind: "fare" | "cancellation_fee" | "no_show_fee" | "tip";
         /** @description How a rider pays. A bare name is read as well: `"cash"` is `{"type": "cash"}`. */
         PaymentMethod: {
             /** @description The payment service's name for the card; never a card number. */
@@ -2233,7 +2235,7 @@ export interface components {
          * @description How far a payment is.
          * @enum {string}
          */
-        PaymentStatus: "Pending" | "Authorized" | "Settled" | "Failed" | "Unknown" | "Refunded" | "PartiallyRefunded";
+        PaymentStatus: "pending" | "authorized" | "settled" | "failed" | "unknown" | "refunded" | "partially_refunded";
         /** @description Money paid to a driver. */
         Payout: {
             amount: components["schemas"]["Money"];
@@ -2678,7 +2680,7 @@ export interface components {
          * @description How far a refund is.
          * @enum {string}
          */
-        RefundStatus: "Pending" | "Authorized" | "Settled" | "Failed" | "Unknown";
+        RefundStatus: "pending" | "authorized" | "settled" | "failed" | "unknown";
         /** @description A version that should run and does not, since this node cannot read it or finds it invalid. */
         RefusedVersion: {
             /** @description The setting. */

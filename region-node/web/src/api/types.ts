@@ -158,6 +158,8 @@ export interface Payment {
   refunded?: Money | null;
   method: PaymentMethod;
   failure_code?: string | null;
+  /** Why it failed, for people, where no payment service was asked. */
+  failure_reason?: string | null;
   settled_at?: string | null;
   remote_durable_at?: string | null;
 }

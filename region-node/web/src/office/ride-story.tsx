@@ -230,7 +230,10 @@ function PaymentFacts({ title, payment, client, onChanged }: PaymentFactsProps) 
         {payment.failure_code != null && (
           <>
             <dt>Failure</dt>
-            <dd>{payment.failure_code}</dd>
+            <dd>
+              {payment.failure_code}
+              {payment.failure_reason != null && `: ${payment.failure_reason}`}
+            </dd>
           </>
         )}
       </dl>

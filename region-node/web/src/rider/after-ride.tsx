@@ -85,7 +85,12 @@ export function AfterRide({ ride, tripId, payment, shareNews, tell }: AfterRideP
           <Notice tone="warn">We are asking the payment provider what became of this payment. You will not be charged twice.</Notice>
         )}
         {payment?.status === 'failed' && (
-          <Notice tone="bad">The payment was declined{payment.failure_code != null && ` (${payment.failure_code.replaceAll('_', ' ')})`}. You can try again.</Notice>
+          <Notice tone="bad">
+            {payment.failure_reason != null
+              ? `The payment failed: ${payment.failure_reason}.`
+              : `The payment was declined${payment.failure_code == null ? '' : ` (${payment.failure_code.replaceAll('_', ' ')})`}.`}{' '}
+            You can try again.
+          </Notice>
         )}
         {payment?.remote_durable_at != null && <p className="small muted">Your payment is safe in a second region.</p>}
         <ErrorNote error={charge.error} />
