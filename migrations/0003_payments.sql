@@ -127,7 +127,7 @@ CREATE TABLE payout_runs (
 CALL fence_by_tenant('payout_runs');
 
 -- The zero-sum ledger: an entry is a balanced set of postings in one currency, never changed, never deleted, never added
--- to. Its id is the id of the fact other regions learn; of a payout they learn nothing.
+-- to. Its id is the id of the fact other regions learn.
 CREATE TABLE ledger_entries (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,

@@ -220,6 +220,8 @@ CREATE TABLE repl_ledger_digest (
 INSERT INTO repl_ledger_digest (bucket) SELECT generate_series(0, 15);
 
 GRANT SELECT ON repl_self TO gocomet_app, gocomet_system;
+-- A payout asks whether other regions remember more of this one than it does.
+GRANT SELECT ON repl_apply, repl_ack TO gocomet_app;
 GRANT SELECT ON repl_cursor, repl_apply, repl_member, repl_ack, repl_lease, repl_lease_expiry TO gocomet_system;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     repl_self, repl_log, repl_checkpoint, repl_origin_cert, repl_cursor, repl_apply, repl_member, repl_ack,
@@ -360,10 +362,13 @@ $$;
 CREATE TABLE ledger_facts (
     fact_id            uuid PRIMARY KEY,
     position           bigint GENERATED ALWAYS AS IDENTITY,
-    payment_id         uuid NOT NULL,
-    trip_id            uuid NOT NULL,
+    payment_id         uuid,
+    trip_id            uuid,
+    -- Of a payout instead: which, and who was paid.
+    payout_id          uuid,
+    driver_id          uuid,
     tenant_id          text NOT NULL,
-    kind               text NOT NULL CHECK (kind IN ('settlement', 'refund', 'adjustment')),
+    kind               text NOT NULL CHECK (kind IN ('settlement', 'refund', 'adjustment', 'payout')),
     amount             bigint NOT NULL,
     currency           text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     origin_region      text NOT NULL,
@@ -374,13 +379,17 @@ CREATE TABLE ledger_facts (
     settled_at         timestamptz NOT NULL,
     late               boolean NOT NULL DEFAULT false,
     body_hash          bytea NOT NULL CHECK (length(body_hash) = 32),
-    remote_durable_at  timestamptz
+    remote_durable_at  timestamptz,
+    CONSTRAINT fact_is_of_a_payment_or_a_payout CHECK (CASE kind
+        WHEN 'payout' THEN num_nonnulls(payout_id, driver_id) = 2 AND num_nonnulls(payment_id, trip_id) = 0
+        ELSE num_nonnulls(payment_id, trip_id) = 2 AND num_nonnulls(payout_id, driver_id) = 0 END)
 );
 CREATE UNIQUE INDEX ledger_facts_origin ON ledger_facts (origin_region, origin_incarnation, origin_seq);
 CREATE UNIQUE INDEX ledger_facts_position ON ledger_facts (position);
 CREATE INDEX ledger_facts_tenant ON ledger_facts (tenant_id, position);
 CREATE INDEX ledger_facts_payment ON ledger_facts (tenant_id, payment_id);
 CREATE INDEX ledger_facts_trip ON ledger_facts (tenant_id, trip_id);
+CREATE INDEX ledger_facts_payout ON ledger_facts (tenant_id, driver_id) WHERE kind = 'payout';
 ALTER TABLE ledger_facts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ledger_facts FORCE ROW LEVEL SECURITY;
 CREATE POLICY ledger_facts_tenant ON ledger_facts USING (tenant_id = current_setting('app.tenant_id', true));
@@ -391,7 +400,7 @@ GRANT SELECT, INSERT, UPDATE ON ledger_facts TO gocomet_sync;
 
 -- What a fact says, whoever told it first and whenever: the same in every region.
 CREATE FUNCTION ledger_fact_hash(fact ledger_facts) RETURNS bytea LANGUAGE sql STABLE AS $$
-    SELECT sha256(convert_to(concat_ws(' ', fact.fact_id, fact.payment_id, fact.trip_id, fact.tenant_id, fact.kind,
+    SELECT sha256(convert_to(concat_ws(' ', fact.fact_id, fact.payment_id, fact.trip_id, fact.payout_id, fact.driver_id, fact.tenant_id, fact.kind,
                                        fact.amount, fact.currency, extract(epoch FROM fact.settled_at),
                                        encode(fact.body_hash, 'hex')), 'UTF8'))
 $$;

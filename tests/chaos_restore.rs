@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Value, json};
 use system_tests::{
     api::{Patience, Settlement},
     harness::{TestCluster, Traffic, eventually_within, tell},
@@ -25,10 +26,15 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
     let city = cluster.city("manhattan-cabs");
     let elsewhere = Traffic::start(&[cluster.city("porto-taxis")], 1).await;
     rides(&cluster, 3).await;
+    let (driver, coming) = creditor(&cluster).await;
     cluster.backup("us-east", "old").await.unwrap();
     let at_backup = ledger(&cluster, "us-east").await;
+    let office = cluster.office("manhattan-cabs", "us-east").await.with_patience(Patience::PATIENT);
+    let payouts = format!("/v1/drivers/{driver}/payouts");
+    let payout: Value = office.post(&payouts, &json!({})).await.unwrap();
+    assert_eq!(payout["amount"]["amount"], coming);
     rides(&cluster, 4).await;
-    // What the region told nobody is lost with its database; this it has told.
+    // What the region told nobody is lost with its database; this it has told, and the payout before it.
     eventually_within(PATIENCE, "eu-west knows what us-east settled", async || {
         let (there, here) = (ledger(&cluster, "eu-west").await, ledger(&cluster, "us-east").await);
         let missing =
@@ -49,6 +55,13 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
         if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing or not the same")) }
     })
     .await;
+    let office = cluster.office("manhattan-cabs", "us-east").await.with_patience(Patience::PATIENT);
+    let path = format!("/v1/payouts/{}", payout["payout_id"].as_str().unwrap());
+    let booked: Value =
+        eventually_within(PATIENCE, "the payout is in the books again", async || office.get(&path).await).await;
+    assert_eq!((&booked["amount"], &booked["driver_id"]), (&payout["amount"], &payout["driver_id"]));
+    let again = office.post::<Value>(&payouts, &json!({})).await.unwrap_err();
+    assert_eq!(again.code(), Some("nothing_to_pay_out"), "nobody is paid twice: {again}");
     rides(&cluster, 3).await;
     elsewhere.stop().await.must_hold(&cluster).await;
     cluster.converged().await;
@@ -67,6 +80,15 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
         let trips: BTreeSet<_> = settled.iter().map(|fact| fact.trip_id).collect();
         assert_eq!(trips.len(), settled.len(), "{region} has a trip's settlement twice");
     }
+}
+
+/// A driver with something to be paid, and how much.
+async fn creditor(cluster: &TestCluster) -> (String, i64) {
+    let office = cluster.office("manhattan-cabs", "us-east").await.with_patience(Patience::PATIENT);
+    let drivers: Value = office.get("/v1/balances/drivers?limit=100").await.unwrap();
+    let payable = |driver: &Value| driver["balances"][0]["payable"]["amount"].as_i64().unwrap();
+    let driver = drivers["items"].as_array().unwrap().iter().find(|driver| payable(driver) > 0).unwrap();
+    (driver["driver_id"].as_str().unwrap().to_owned(), payable(driver))
 }
 
 /// New people take so many rides; who registered after a backup is unknown once it is restored.

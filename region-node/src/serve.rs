@@ -119,6 +119,7 @@ fn start_background_work(app: &App) {
     app.spawn(payments::resume_payments(app.clone()));
     app.spawn(payments::reconcile_due(app.clone()));
     app.spawn(payments::pay_out_daily(app.clone()));
+    app.spawn(payments::book_forgotten_payouts(app.clone()));
     app.spawn(every(app.clone(), PUBLISH_DRAFTS, async |app| tenants::publish_due_drafts(&app).await));
     app.spawn(every(app.clone(), SWEEP, async |app| {
         forget_old_answers(&app.db, app.clock.now()).await?;

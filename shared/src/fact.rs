@@ -174,6 +174,27 @@ pub struct LedgerEntry {
     pub settled_at: OffsetDateTime,
 }
 
+/// A driver was paid: the part of a payout other regions learn, so that its own region, taken back to an old backup, learns it
+/// from them and does not pay again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayoutMade {
+    /// Unique for ever; the same id with another body is an alarm.
+    pub fact_id: Uuid,
+    /// The payout.
+    pub payout_id: Uuid,
+    /// Who was paid.
+    pub driver_id: Uuid,
+    /// The tenant.
+    pub tenant: String,
+    /// In the currency's minor unit.
+    pub amount: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// When, by the home region's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub paid_at: OffsetDateTime,
+}
+
 /// One fact, whatever its kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
@@ -197,6 +218,8 @@ pub enum Fact {
     Refund(LedgerEntry),
     /// `adjustment`
     Adjustment(LedgerEntry),
+    /// `payout`
+    Payout(PayoutMade),
 }
 
 /// Why a body is no fact.
@@ -234,7 +257,7 @@ pub enum FactError {
 
 impl Fact {
     /// Every kind this version understands.
-    pub const KINDS: [&'static str; 10] = [
+    pub const KINDS: [&'static str; 11] = [
         "region.announced",
         "tenant.created",
         "config.changed",
@@ -245,6 +268,7 @@ impl Fact {
         "settlement",
         "refund",
         "adjustment",
+        "payout",
     ];
 
     /// The fact's kind, as it stands in outbox and envelope.
@@ -260,6 +284,7 @@ impl Fact {
             Self::Settlement(_) => "settlement",
             Self::Refund(_) => "refund",
             Self::Adjustment(_) => "adjustment",
+            Self::Payout(_) => "payout",
         }
     }
 
@@ -272,7 +297,7 @@ impl Fact {
             | Self::ConfigAdopted(_)
             | Self::ConfigPublished(_)
             | Self::ConfigRollout(_) => FactStream::Config,
-            Self::Settlement(_) | Self::Refund(_) | Self::Adjustment(_) => FactStream::Ledger,
+            Self::Settlement(_) | Self::Refund(_) | Self::Adjustment(_) | Self::Payout(_) => FactStream::Ledger,
         }
     }
 
@@ -287,6 +312,7 @@ impl Fact {
             Self::ConfigPublished(fact) => Some(&fact.tenant),
             Self::ConfigRollout(fact) => Some(&fact.tenant),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => Some(&fact.tenant),
+            Self::Payout(fact) => Some(&fact.tenant),
         }
     }
 
@@ -315,6 +341,7 @@ impl Fact {
             "settlement" => Self::Settlement(read(kind, body)?),
             "refund" => Self::Refund(read(kind, body)?),
             "adjustment" => Self::Adjustment(read(kind, body)?),
+            "payout" => Self::Payout(read(kind, body)?),
             unknown => return Err(FactError::UnknownKind(unknown.to_owned())),
         })
     }
@@ -358,9 +385,12 @@ impl Fact {
                 .flatten()
                 .chain([fact.number])
                 .try_for_each(stored),
-            Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => {
-                let letters = fact.currency.len() == 3 && fact.currency.bytes().all(|byte| byte.is_ascii_uppercase());
-                if letters { Ok(()) } else { Err(format!("{:?} is no currency", fact.currency)) }
+            Self::Settlement(LedgerEntry { currency, .. })
+            | Self::Refund(LedgerEntry { currency, .. })
+            | Self::Adjustment(LedgerEntry { currency, .. })
+            | Self::Payout(PayoutMade { currency, .. }) => {
+                let letters = currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase());
+                if letters { Ok(()) } else { Err(format!("{currency:?} is no currency")) }
             }
         }
     }
@@ -375,6 +405,7 @@ impl Fact {
             Self::ConfigPublished(fact) => serde_json::to_value(fact),
             Self::ConfigRollout(fact) => serde_json::to_value(fact),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => serde_json::to_value(fact),
+            Self::Payout(fact) => serde_json::to_value(fact),
         }
         .expect("facts are plain structs of strings, numbers and JSON")
     }
@@ -408,6 +439,12 @@ mod tests {
             currency: "EUR".to_owned(),
             settled_at: OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap(),
         }
+    }
+
+    fn payout() -> PayoutMade {
+        let LedgerEntry { fact_id, tenant, amount, currency, settled_at, .. } = settlement();
+        let (payout_id, driver_id) = (Uuid::from_u128(4), Uuid::from_u128(5));
+        PayoutMade { fact_id, payout_id, driver_id, tenant, amount, currency, paid_at: settled_at }
     }
 
     fn one_of_each() -> Vec<Fact> {
@@ -457,6 +494,7 @@ mod tests {
             Fact::Settlement(settlement()),
             Fact::Refund(settlement()),
             Fact::Adjustment(settlement()),
+            Fact::Payout(payout()),
         ]
     }
 
@@ -492,6 +530,7 @@ mod tests {
         settlement: amount currency fact_id payment_id settled_at tenant trip_id
         refund: amount currency fact_id payment_id settled_at tenant trip_id
         adjustment: amount currency fact_id payment_id settled_at tenant trip_id
+        payout: amount currency driver_id fact_id paid_at payout_id tenant
         ");
     }
 

@@ -44,7 +44,8 @@ pub(crate) async fn apply_config(
             | Fact::TenantCreated(_)
             | Fact::Settlement(_)
             | Fact::Refund(_)
-            | Fact::Adjustment(_) => set_aside.push(SetAside::new(seq, "failed", "not a config fact")),
+            | Fact::Adjustment(_)
+            | Fact::Payout(_) => set_aside.push(SetAside::new(seq, "failed", "not a config fact")),
         }
     }
     for (tenant, edits) in edits {

@@ -25,7 +25,8 @@ pub(crate) async fn apply_control(
             | Fact::ConfigRollout(_)
             | Fact::Settlement(_)
             | Fact::Refund(_)
-            | Fact::Adjustment(_) => Some(("failed", "not a control fact".to_owned())),
+            | Fact::Adjustment(_)
+            | Fact::Payout(_) => Some(("failed", "not a control fact".to_owned())),
         };
         set_aside.extend(refused.map(|(state, reason)| SetAside::new(stored.seq, state, reason)));
     }

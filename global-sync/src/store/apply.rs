@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 
 use super::{
     Fence, Store, StoreError, from_sql,
-    ledger::{self, NewFact, fact_hash},
+    ledger::{self, LedgerRow, NewFact, fact_hash},
     log_id,
     number::save_applied,
     to_sql,
@@ -322,12 +322,12 @@ async fn apply_ledger(
     let mut facts = Vec::with_capacity(entries.len());
     for stored in entries {
         let kind = stored.fact.kind();
-        let (Fact::Settlement(entry) | Fact::Refund(entry) | Fact::Adjustment(entry)) = stored.fact else {
+        let Some(row) = LedgerRow::of(stored.fact) else {
             set_aside.push(SetAside::new(stored.seq, "failed", "not a ledger fact"));
             continue;
         };
         let epoch = stored.envelope.home_epoch.unwrap_or(crate::protocol::HomeEpoch { term: 0, n: 0 });
-        facts.push(NewFact { seq: stored.seq, kind, entry, epoch, hash: stored.hash });
+        facts.push(NewFact { seq: stored.seq, kind, row, epoch, hash: stored.hash });
     }
     for seq in ledger::insert(connection, &log.origin, &facts).await? {
         metrics::counter!("global_sync_equivocations_total").increment(1);

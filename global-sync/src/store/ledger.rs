@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shared::fact::LedgerEntry;
+use shared::fact::{Fact, LedgerEntry, PayoutMade};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -10,12 +10,54 @@ use uuid::Uuid;
 use super::{Fence, Store, StoreError, hash, to_sql};
 use crate::protocol::{Hash, HomeEpoch, Origin, hash_of};
 
+/// What the ledger's row of a fact says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LedgerRow {
+    pub(super) fact_id: Uuid,
+    /// What was paid, and for which trip; of money that moved for a rider.
+    pub(super) payment_id: Option<Uuid>,
+    pub(super) trip_id: Option<Uuid>,
+    /// By what, and who was paid; of a payout.
+    pub(super) payout_id: Option<Uuid>,
+    pub(super) driver_id: Option<Uuid>,
+    pub(super) tenant: String,
+    /// Minor units.
+    pub(super) amount: i64,
+    pub(super) currency: String,
+    pub(super) settled_at: OffsetDateTime,
+}
+
+impl LedgerRow {
+    /// Of a fact that is one of the ledger's.
+    pub(super) fn of(fact: Fact) -> Option<Self> {
+        match fact {
+            Fact::Settlement(entry) | Fact::Refund(entry) | Fact::Adjustment(entry) => {
+                let LedgerEntry { fact_id, payment_id, trip_id, tenant, amount, currency, settled_at } = entry;
+                let (payment_id, trip_id, payout_id, driver_id) = (Some(payment_id), Some(trip_id), None, None);
+                Some(Self { fact_id, payment_id, trip_id, payout_id, driver_id, tenant, amount, currency, settled_at })
+            }
+            Fact::Payout(made) => {
+                let PayoutMade { fact_id, payout_id, driver_id, tenant, amount, currency, paid_at: settled_at } = made;
+                let (payment_id, trip_id, payout_id, driver_id) = (None, None, Some(payout_id), Some(driver_id));
+                Some(Self { fact_id, payment_id, trip_id, payout_id, driver_id, tenant, amount, currency, settled_at })
+            }
+            Fact::RegionAnnounced(_)
+            | Fact::TenantCreated(_)
+            | Fact::ConfigChanged(_)
+            | Fact::ConfigCompacted(_)
+            | Fact::ConfigAdopted(_)
+            | Fact::ConfigPublished(_)
+            | Fact::ConfigRollout(_) => None,
+        }
+    }
+}
+
 /// A ledger fact on its way into the table.
 #[derive(Clone, Debug)]
 pub(super) struct NewFact {
     pub(super) seq: u64,
     pub(super) kind: &'static str,
-    pub(super) entry: LedgerEntry,
+    pub(super) row: LedgerRow,
     pub(super) epoch: HomeEpoch,
     /// Identifies the fact's content, see [`fact_hash`].
     pub(super) hash: Hash,
@@ -39,39 +81,45 @@ pub(super) async fn insert(
         return Ok(Vec::new());
     }
     let mut sums = lock_sums(connection).await?;
-    let column = |get: fn(&NewFact) -> Uuid| facts.iter().map(get).collect::<Vec<_>>();
+    let ids: Vec<Uuid> = facts.iter().map(|fact| fact.row.fact_id).collect();
+    let column = |get: fn(&LedgerRow) -> Option<Uuid>| facts.iter().map(|fact| get(&fact.row)).collect::<Vec<_>>();
     let numbers = |get: fn(&NewFact) -> u64| facts.iter().map(get).map(to_sql).collect::<Result<Vec<_>, _>>();
     let texts = |get: fn(&NewFact) -> String| facts.iter().map(get).collect::<Vec<_>>();
-    let settled: Vec<OffsetDateTime> = facts.iter().map(|fact| fact.entry.settled_at).collect();
+    let settled: Vec<OffsetDateTime> = facts.iter().map(|fact| fact.row.settled_at).collect();
     let hashes: Vec<Vec<u8>> = facts.iter().map(|fact| fact.hash.to_vec()).collect();
     let inserted = sqlx::query!(
         r#"INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
-                                     origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash, late)
+                                     origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash, payout_id,
+                                     driver_id, late)
            SELECT f.fact_id, f.payment_id, f.trip_id, f.tenant_id, f.kind, f.amount, f.currency, $1, $2, f.seq,
-                  f.home_term, f.home_n, f.settled_at, f.body_hash, COALESCE(h.term > f.home_term, false)
+                  f.home_term, f.home_n, f.settled_at, f.body_hash, f.payout_id, f.driver_id,
+                  COALESCE(h.term > f.home_term, false)
            FROM UNNEST($3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
-                       $10::bigint[], $11::bigint[], $12::bigint[], $13::timestamptz[], $14::bytea[])
+                       $10::bigint[], $11::bigint[], $12::bigint[], $13::timestamptz[], $14::bytea[], $15::uuid[],
+                       $16::uuid[])
                 WITH ORDINALITY
                 AS f (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, seq, home_term, home_n,
-                      settled_at, body_hash, nr)
+                      settled_at, body_hash, payout_id, driver_id, nr)
            LEFT JOIN tenant_homes h ON h.tenant_id = f.tenant_id
            ORDER BY f.nr
            ON CONFLICT (fact_id) DO NOTHING
            RETURNING ledger_fact_hash(ledger_facts) AS "hash!""#,
         origin.region.as_str(),
         to_sql(origin.incarnation)?,
-        &column(|fact| fact.entry.fact_id),
-        &column(|fact| fact.entry.payment_id),
-        &column(|fact| fact.entry.trip_id),
-        &texts(|fact| fact.entry.tenant.clone()),
+        &ids,
+        &column(|row| row.payment_id) as &[Option<Uuid>],
+        &column(|row| row.trip_id) as &[Option<Uuid>],
+        &texts(|fact| fact.row.tenant.clone()),
         &texts(|fact| fact.kind.to_owned()),
-        &facts.iter().map(|fact| fact.entry.amount).collect::<Vec<_>>(),
-        &texts(|fact| fact.entry.currency.clone()),
+        &facts.iter().map(|fact| fact.row.amount).collect::<Vec<_>>(),
+        &texts(|fact| fact.row.currency.clone()),
         &numbers(|fact| fact.seq)?,
         &numbers(|fact| fact.epoch.term)?,
         &numbers(|fact| fact.epoch.n)?,
         &settled,
         &hashes,
+        &column(|row| row.payout_id) as &[Option<Uuid>],
+        &column(|row| row.driver_id) as &[Option<Uuid>],
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -82,14 +130,11 @@ pub(super) async fn insert(
     if inserted.len() == facts.len() {
         return Ok(Vec::new());
     }
-    let known = sqlx::query!(
-        "SELECT fact_id, body_hash FROM ledger_facts WHERE fact_id = ANY($1)",
-        &column(|fact| fact.entry.fact_id)
-    )
-    .fetch_all(connection)
-    .await?;
+    let known = sqlx::query!("SELECT fact_id, body_hash FROM ledger_facts WHERE fact_id = ANY($1)", &ids)
+        .fetch_all(connection)
+        .await?;
     let known: BTreeMap<Uuid, Vec<u8>> = known.into_iter().map(|row| (row.fact_id, row.body_hash)).collect();
-    let contradicts = |fact: &&NewFact| known.get(&fact.entry.fact_id).is_none_or(|hash| *hash != fact.hash);
+    let contradicts = |fact: &&NewFact| known.get(&fact.row.fact_id).is_none_or(|hash| *hash != fact.hash);
     Ok(facts.iter().filter(contradicts).map(|fact| fact.seq).collect())
 }
 
@@ -102,9 +147,9 @@ pub(super) async fn take_facts(connection: &mut PgConnection, own: &Origin) -> R
     let taken = sqlx::query(
         "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
                                    origin_incarnation, origin_seq, home_term, home_n, settled_at, late, body_hash,
-                                   remote_durable_at)
+                                   payout_id, driver_id, remote_durable_at)
          SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_incarnation,
-                origin_seq, home_term, home_n, settled_at, late, body_hash,
+                origin_seq, home_term, home_n, settled_at, late, body_hash, payout_id, driver_id,
                 CASE WHEN origin_region = $1 THEN now() END
          FROM incoming_fact ON CONFLICT (fact_id) DO NOTHING",
     )

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     Fence, Store, StoreError, from_sql, hash,
-    ledger::{self, NewFact, fact_hash},
+    ledger::{self, LedgerRow, NewFact, fact_hash},
     to_sql,
 };
 use crate::{
@@ -222,8 +222,8 @@ async fn append(
         if let Fact::ConfigPublished(_) | Fact::ConfigRollout(_) = &fact {
             config.push((next.seq, epoch, fact.clone()));
         }
-        if let Fact::Settlement(inner) | Fact::Refund(inner) | Fact::Adjustment(inner) = fact {
-            facts.push(NewFact { seq: next.seq, kind, entry: inner, epoch, hash });
+        if let Some(row) = LedgerRow::of(fact) {
+            facts.push(NewFact { seq: next.seq, kind, row, epoch, hash });
         }
         if group_entries > 0 && (group_bytes + entry.len() > MAX_GROUP_BYTES || group_entries == MAX_GROUP_ENTRIES) {
             checkpoints.push(head);

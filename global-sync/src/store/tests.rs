@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use shared::{
     fact::{
-        ConfigChanged, ConfigPublished, ConfigRollout, Fact, FactStream, LedgerEntry, RegionAnnounced, TenantCreated,
+        ConfigChanged, ConfigPublished, ConfigRollout, Fact, FactStream, LedgerEntry, PayoutMade, RegionAnnounced,
+        TenantCreated,
     },
     tenant_document::{DocumentActor, TenantDocument},
 };
@@ -149,6 +150,18 @@ pub(crate) fn settlement(n: u128) -> Fact {
         amount: i64::try_from(n).unwrap() * 10,
         currency: "EUR".to_owned(),
         settled_at: OffsetDateTime::UNIX_EPOCH,
+    })
+}
+
+fn payout(n: u128) -> Fact {
+    Fact::Payout(PayoutMade {
+        fact_id: Uuid::from_u128(n),
+        payout_id: Uuid::from_u128(n + 3_000_000),
+        driver_id: Uuid::from_u128(4_000_000),
+        tenant: "porto-taxis".to_owned(),
+        amount: 70,
+        currency: "EUR".to_owned(),
+        paid_at: OffsetDateTime::UNIX_EPOCH,
     })
 }
 
@@ -711,6 +724,24 @@ async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(
     let retire = "INSERT INTO regions (name, base_url, quic_addr, state) VALUES ('eu-west', '', '', 'retired')";
     sqlx::query(retire).execute(&us.store.pool).await.unwrap();
     assert_eq!(state().await, crate::protocol::MemberState::Retired, "the directory says so");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn payouts_stand_in_every_region_s_ledger_by_who_was_paid_and_count_in_the_digest(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    us.commit(&settlement(1)).await;
+    us.commit(&payout(2)).await;
+    us.number().await;
+    let here = us.store.digest().await.unwrap();
+    let stands = "SELECT count(*) FROM ledger_facts WHERE kind = 'payout' AND amount = 70 AND payment_id IS NULL
+                  AND payout_id = '00000000-0000-0000-0000-0000002dc6c2' AND driver_id = '00000000-0000-0000-0000-0000003d0900'";
+    assert_eq!(us.scalar::<i64>(stands).await, 1);
+    let eu = log("eu-west", FactStream::Ledger);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[payout(2), settlement(1), payout(3)])).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    assert_eq!(us.scalar::<i64>(stands).await, 1, "told again it is the same fact");
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts WHERE kind = 'payout'").await, 2);
+    assert_ne!(us.store.digest().await.unwrap(), here);
 }
 
 #[sqlx::test(migrations = "../migrations")]

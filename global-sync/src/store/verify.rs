@@ -3,12 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::fact::{Fact, FactStream, LedgerEntry};
+use shared::fact::{Fact, FactStream};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Store, StoreError, from_sql, ledger::fact_hash, to_sql};
+use super::{
+    Store, StoreError, from_sql,
+    ledger::{LedgerRow, fact_hash},
+    to_sql,
+};
 use crate::protocol::{Envelope, LogId, SALT_BYTES, hash_of};
 
 /// An entry that is not what was stored.
@@ -167,15 +171,15 @@ async fn compare_with_ledger(
     let applied = applied.map_or(0, from_sql);
     let mut entries = BTreeMap::new();
     for (seq, (kind, body)) in bodies.iter().filter(|(seq, _)| **seq <= applied) {
-        if let Ok(Fact::Settlement(entry) | Fact::Refund(entry) | Fact::Adjustment(entry)) = Fact::from_body(kind, body)
+        if let Some(row) = Fact::from_body(kind, body).ok().and_then(LedgerRow::of)
             && !set_aside.contains(&to_sql(*seq)?)
         {
-            entries.insert(entry.fact_id, (*seq, kind, fact_hash(kind, body), entry));
+            entries.insert(row.fact_id, (*seq, kind, fact_hash(kind, body), row));
         }
     }
     let ids: Vec<Uuid> = entries.keys().copied().collect();
     let rows = sqlx::query!(
-        "SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, settled_at, body_hash
+        "SELECT fact_id, payment_id, trip_id, payout_id, driver_id, tenant_id, kind, amount, currency, settled_at, body_hash
          FROM ledger_facts WHERE fact_id = ANY($1)",
         &ids
     )
@@ -184,10 +188,12 @@ async fn compare_with_ledger(
     let micros = |at: OffsetDateTime| at.unix_timestamp_nanos() / 1_000;
     let mut sound = BTreeSet::new();
     for row in rows {
-        let Some((_, kind, hash, entry)) = entries.get(&row.fact_id) else { continue };
-        let LedgerEntry { fact_id: _, payment_id, trip_id, tenant, amount, currency, settled_at } = entry;
-        if (row.payment_id, row.trip_id, row.amount) == (*payment_id, *trip_id, *amount)
-            && (&row.tenant_id, &row.kind, &row.currency) == (tenant, *kind, currency)
+        let Some((_, kind, hash, said)) = entries.get(&row.fact_id) else { continue };
+        let LedgerRow { fact_id: _, payment_id, trip_id, payout_id, driver_id, tenant, amount, currency, settled_at } =
+            said;
+        if (row.payment_id, row.trip_id, row.payout_id, row.driver_id)
+            == (*payment_id, *trip_id, *payout_id, *driver_id)
+            && (&row.tenant_id, &row.kind, row.amount, &row.currency) == (tenant, *kind, *amount, currency)
             && micros(row.settled_at) == micros(*settled_at)
             && row.body_hash == hash
         {

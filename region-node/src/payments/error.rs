@@ -24,6 +24,10 @@ pub enum PaymentError {
     NoSuchDriver(DriverId),
     #[error("driver {0} can be paid nothing now")]
     NothingToPayOut(DriverId),
+    #[error(
+        "this region was taken back to a backup; payouts wait until every other region has said what it knows of them"
+    )]
+    PayoutsInDoubt,
     #[error("{asked} is more than the {payable} the driver can be paid now")]
     AmountExceedsBalance { asked: Money, payable: Money },
     #[error("a {what} that is {status} and not given up goes on by itself; there is nothing to retry")]
@@ -107,6 +111,7 @@ impl From<PaymentError> for Problem {
             PaymentError::UnusableToken(_) | PaymentError::UnusableSavedMethod(_) => {
                 return Self::field("method.token", detail);
             }
+            PaymentError::PayoutsInDoubt => return Self::new(Code::Unavailable, detail).retry_after(5),
             PaymentError::PspUnavailable { wait_s, .. } => {
                 return Self::new(Code::PspUnavailable, detail).retry_after(wait_s);
             }

@@ -132,7 +132,7 @@ impl Entry {
         derived("refund", refund.0)
     }
 
-    /// The only id a payout's entry can have.
+    /// The only id a payout's entry, and the fact of it, can have.
     pub(super) fn id_of_payout(payout: PayoutId) -> FactId {
         derived("payout", payout.0)
     }

@@ -45,7 +45,7 @@ pub use fee::charge_cancellation_fee;
 pub use payment::{
     AskedAmount, Dispute, DisputeStatus, PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus,
 };
-pub use payout::pay_out_daily;
+pub use payout::{book_forgotten_payouts, pay_out_daily};
 pub use psp::{PspConfig, PspRegistry};
 pub use reconcile::reconcile_due;
 pub use resume::{resume_payments, run_due};

@@ -56,12 +56,14 @@ impl Payout {
 }
 
 /// Pays a driver what his balance holds, or a part of it, never more: what he owes of trips paid in cash is settled first.
-/// Payouts of one driver are made one at a time. The money itself is moved by the tenant's bank.
+/// Payouts of one driver are made one at a time. The money itself is moved by the tenant's bank. A region that was taken back to
+/// a backup makes none (503) before every other region has said what it knows of them.
 #[utoipa::path(post, path = "/v1/drivers/{id}/payouts", tag = "payments", security(("bearer" = [])),
     request_body = PayoutRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = DriverId, Path)),
     responses((status = 201, body = Payout), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody),
+              (status = 503, body = ProblemBody)))]
 #[tracing::instrument(name = "payouts.make", skip_all, fields(driver.id = %id))]
 pub(in crate::payments) async fn make_payout(
     State(app): State<App>,

@@ -3,17 +3,23 @@
 //! A payout is one transaction: it holds the driver's row, reads what the ledger comes to, and books no more than that. So
 //! payouts of one driver are made one at a time, whichever nodes make them, and what he owes of trips paid in cash is settled
 //! before he is paid anything. It is money the tenant's bank moves: the ledger says what it owes (`tenant:payouts`).
+//!
+//! Each is a fact other regions learn. A region taken back to an old backup has it back from them, books it anew ([`forgotten`])
+//! and pays nobody before that.
 
 pub(super) mod api;
 mod daily;
+mod forgotten;
 
 pub use daily::pay_out_daily;
+pub use forgotten::book_forgotten_payouts;
 #[cfg(test)]
-pub(super) use daily::run_due;
+pub(super) use {daily::run_due, forgotten::run_due as book_forgotten};
 
 use serde::Serialize;
 use shared::{
-    ids::{DriverId, PayoutId},
+    fact::{Fact, PayoutMade},
+    ids::{DriverId, PayoutId, TenantId},
     money::{Currency, Money},
 };
 use time::{Date, OffsetDateTime};
@@ -34,6 +40,35 @@ pub(super) struct Balance {
     held: Money,
     /// What he can be paid now.
     payable: Money,
+}
+
+impl PayoutRecord {
+    /// What the ledger books of it, at `now`.
+    fn entry(&self, now: OffsetDateTime) -> Entry {
+        Entry {
+            id: Entry::id_of_payout(self.id),
+            kind: EntryKind::Payout,
+            payment_id: None,
+            refund_id: None,
+            payout_id: Some(self.id),
+            currency: self.amount.currency,
+            postings: ledger::payout(self.amount.amount, self.driver_id),
+            posted_at: now,
+        }
+    }
+
+    /// What other regions learn of it.
+    fn told(&self, tenant: &TenantId) -> Fact {
+        Fact::Payout(PayoutMade {
+            fact_id: Entry::id_of_payout(self.id).0,
+            payout_id: self.id.0,
+            driver_id: self.driver_id.0,
+            tenant: tenant.to_string(),
+            amount: self.amount.amount,
+            currency: self.amount.currency.to_string(),
+            paid_at: self.created_at,
+        })
+    }
 }
 
 impl Balance {
@@ -89,6 +124,10 @@ async fn make(
     if !store::lock_driver(tx, driver).await? {
         return Ok(Err(PaymentError::NoSuchDriver(driver)));
     }
+    if store::payouts_are_in_doubt(tx, reading.region).await? {
+        return Ok(Err(PaymentError::PayoutsInDoubt));
+    }
+    forgotten::book(tx, driver, now).await?;
     // Read once the row is held: a statement sees what was committed when it began.
     let balances = store::balances_of_driver(tx, driver, reading).await?;
     let balance = balances.into_iter().find(|balance| balance.balance.currency == currency);
@@ -104,22 +143,13 @@ async fn make(
     if !store::insert_payout(tx, &payout).await? {
         return Ok(Err(PaymentError::NothingToPayOut(driver)));
     }
-    let entry = Entry {
-        id: Entry::id_of_payout(payout.id),
-        kind: EntryKind::Payout,
-        payment_id: None,
-        refund_id: None,
-        payout_id: Some(payout.id),
-        currency,
-        postings: ledger::payout(amount.amount, driver),
-        posted_at: now,
-    };
-    store::book(tx, &entry, None).await?;
+    let told = payout.told(tx.tenant());
+    store::book(tx, &payout.entry(now), Some(&told)).await?;
     Ok(Ok(payout))
 }
 
 /// Says that a payout was made, once it is committed.
-fn note(payout: &PayoutRecord, tenant: &shared::ids::TenantId, reason: &'static str) {
+fn note(payout: &PayoutRecord, tenant: &TenantId, reason: &'static str) {
     let labels = [("tenant", tenant.to_string()), ("reason", reason.to_owned())];
     metrics::counter!("region_node_payouts_total", &labels).increment(1);
     let PayoutRecord { id, driver_id, made_by, .. } = payout;

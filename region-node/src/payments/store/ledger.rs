@@ -2,7 +2,7 @@ use shared::fact::Fact;
 
 use crate::{db::TenantTx, outbox, payments::Entry};
 
-/// Books an entry and, where they learn of it, tells other regions. The database refuses an entry that does not sum to zero, and
+/// Books an entry and, unless they know, tells other regions. The database refuses an entry that does not sum to zero, and
 /// a second one for the same payment, refund or payout.
 ///
 /// One statement, since every ride comes here: three of them were a large part of what settling costs.

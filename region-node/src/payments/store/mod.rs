@@ -28,8 +28,9 @@ pub(super) use self::{
         save as save_payment,
     },
     payouts::{
-        advance_run, claim_run, finish_run, insert as insert_payout, is_driver, list as list_payouts,
-        load as load_payout, lock_driver, without_run,
+        advance_run, are_in_doubt as payouts_are_in_doubt, claim_run,
+        drivers_forgotten as drivers_with_forgotten_payouts, finish_run, forgotten as forgotten_payouts,
+        insert as insert_payout, is_driver, list as list_payouts, load as load_payout, lock_driver, without_run,
     },
     reconciliations::{
         accounts_used, advance, claim_due as claim_due_reconciliations, complete, count_failed_since,

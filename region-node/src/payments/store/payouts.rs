@@ -1,4 +1,4 @@
-use shared::ids::{DriverId, PayoutId, TenantId};
+use shared::ids::{DriverId, PayoutId, RegionName, TenantId};
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
 
@@ -18,6 +18,75 @@ pub(in crate::payments) async fn lock_driver(tx: &mut TenantTx, driver: DriverId
 pub(in crate::payments) async fn is_driver(tx: &mut TenantTx, driver: DriverId) -> sqlx::Result<bool> {
     let sql = sqlx::query_scalar!("SELECT id FROM drivers WHERE id = $1", driver.0);
     Ok(sql.fetch_optional(tx.conn()).await?.is_some())
+}
+
+/// Whether other regions may remember payouts of this one that it has forgotten itself: its database may be an old backup, or
+/// was one, and not every region has spoken since, or one has more of what this region wrote than is applied here.
+pub(in crate::payments) async fn are_in_doubt(tx: &mut TenantTx, region: &RegionName) -> sqlx::Result<bool> {
+    let sql = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM repl_self s, pg_control_system() c
+                          WHERE s.database <> concat_ws(' ', c.system_identifier,
+                                                        substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)))
+               OR EXISTS (SELECT FROM repl_self s, regions r
+                          WHERE s.incarnation > 1 AND r.name <> $1 AND r.state <> 'retired'
+                            AND NOT EXISTS (SELECT FROM repl_ack a WHERE a.peer = r.name AND a.acked_at >= s.changed_at))
+               OR EXISTS (SELECT FROM repl_ack a
+                              LEFT JOIN repl_apply p USING (origin_region, origin_incarnation, stream)
+                          WHERE a.origin_region = $1 AND a.stream = 'ledger' AND a.stored > coalesce(p.applied, 0))
+           AS "are_in_doubt!""#,
+        region.as_str()
+    );
+    sql.fetch_one(tx.conn()).await
+}
+
+/// A driver's payouts that other regions remember and this one has forgotten, the oldest first.
+pub(in crate::payments) async fn forgotten(tx: &mut TenantTx, driver: DriverId) -> sqlx::Result<Vec<PayoutRecord>> {
+    let tenant = tx.tenant().clone();
+    let rows = sqlx::query!(
+        r#"SELECT f.payout_id AS "payout_id!", f.amount, f.currency, f.settled_at FROM ledger_facts f
+           WHERE f.tenant_id = $1 AND f.driver_id = $2 AND f.kind = 'payout'
+             AND NOT EXISTS (SELECT FROM ledger_entries e WHERE e.id = f.fact_id)
+           ORDER BY f.position"#,
+        tenant.as_str(),
+        driver.0
+    );
+    let rows = rows.fetch_all(tx.conn()).await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(PayoutRecord {
+                id: row.payout_id.into(),
+                driver_id: driver,
+                amount: money(row.amount, &row.currency)?,
+                day: None,
+                made_by: "replication".to_owned(),
+                created_at: row.settled_at,
+            })
+        })
+        .collect()
+}
+
+/// Drivers with payouts this region has forgotten, of tenants at home here: those whose facts came after `position`; and up to
+/// which position facts are here.
+pub(in crate::payments) async fn drivers_forgotten(
+    tx: &mut SystemTx,
+    region: &RegionName,
+    position: i64,
+) -> sqlx::Result<(Vec<(TenantId, DriverId)>, i64)> {
+    let sql = sqlx::query_scalar!(r#"SELECT coalesce(max(position), 0) AS "newest!" FROM ledger_facts"#);
+    let newest = sql.fetch_one(tx.conn()).await?;
+    let sql = sqlx::query!(
+        r#"SELECT DISTINCT f.tenant_id, f.driver_id AS "driver_id!"
+           FROM ledger_facts f JOIN tenant_homes h ON h.tenant_id = f.tenant_id AND h.region = $1
+           WHERE f.kind = 'payout' AND f.position > $2 AND f.position <= $3
+             AND NOT EXISTS (SELECT FROM ledger_entries e WHERE e.id = f.fact_id)"#,
+        region.as_str(),
+        position,
+        newest
+    );
+    let rows = sql.fetch_all(tx.conn()).await?;
+    let tenant = |id: &str| id.parse().map_err(|_| unreadable("tenant_id", id));
+    let drivers = rows.into_iter().map(|row| Ok((tenant(&row.tenant_id)?, row.driver_id.into())));
+    Ok((drivers.collect::<sqlx::Result<_>>()?, newest))
 }
 
 /// Records a payout; false if the driver was paid for that day already, as `one_daily_payout_per_driver` knows.

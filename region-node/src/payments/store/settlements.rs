@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::money;
 use crate::{db::TenantTx, payments::rollup::RollupRow};
 
-/// A fact of the replicated ledger.
+/// A fact of the replicated ledger about what a rider paid.
 pub(in crate::payments) struct SettlementRow {
     pub(in crate::payments) fact_id: Uuid,
     pub(in crate::payments) payment_id: Uuid,
@@ -25,7 +25,7 @@ pub(in crate::payments) async fn position_of(conn: &mut PgConnection, fact: Uuid
     sqlx::query_scalar!("SELECT position FROM ledger_facts WHERE fact_id = $1", fact).fetch_optional(conn).await
 }
 
-/// Facts after `position`, of one tenant or of all the connection may see, in this region's order of arrival.
+/// Facts about what riders paid after `position`, of one tenant or of all the connection may see, in this region's order of arrival.
 pub(in crate::payments) async fn list(
     conn: &mut PgConnection,
     tenant: Option<&str>,
@@ -36,9 +36,9 @@ pub(in crate::payments) async fn list(
         Some(tenant) => {
             let sql = sqlx::query_as!(
                 SettlementRow,
-                "SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_seq,
-                     settled_at, late
-                 FROM ledger_facts WHERE tenant_id = $1 AND position > $2 ORDER BY position LIMIT $3",
+                r#"SELECT fact_id, payment_id AS "payment_id!", trip_id AS "trip_id!", tenant_id, kind, amount, currency,
+                       origin_region, origin_seq, settled_at, late
+                   FROM ledger_facts WHERE tenant_id = $1 AND position > $2 AND kind <> 'payout' ORDER BY position LIMIT $3"#,
                 tenant,
                 position,
                 limit
@@ -48,9 +48,9 @@ pub(in crate::payments) async fn list(
         None => {
             let sql = sqlx::query_as!(
                 SettlementRow,
-                "SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_seq,
-                     settled_at, late
-                 FROM ledger_facts WHERE position > $1 ORDER BY position LIMIT $2",
+                r#"SELECT fact_id, payment_id AS "payment_id!", trip_id AS "trip_id!", tenant_id, kind, amount, currency,
+                       origin_region, origin_seq, settled_at, late
+                   FROM ledger_facts WHERE position > $1 AND kind <> 'payout' ORDER BY position LIMIT $2"#,
                 position,
                 limit
             );
@@ -59,7 +59,7 @@ pub(in crate::payments) async fn list(
     }
 }
 
-/// What the facts of a tenant come to by day (UTC) and currency, from one day to another.
+/// What a tenant's facts about what riders paid come to by day (UTC) and currency, from one day to another.
 pub(in crate::payments) async fn rollup(tx: &mut TenantTx, from: Date, to: Date) -> sqlx::Result<Vec<RollupRow>> {
     let tenant = tx.tenant().clone();
     let rows = sqlx::query!(
@@ -70,7 +70,7 @@ pub(in crate::payments) async fn rollup(tx: &mut TenantTx, from: Date, to: Date)
                   coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint AS "refunded!",
                   coalesce(sum(amount) FILTER (WHERE kind = 'adjustment'), 0)::bigint AS "adjusted!"
            FROM ledger_facts
-           WHERE tenant_id = $1 AND settled_at >= $2::date::timestamp AT TIME ZONE 'UTC'
+           WHERE tenant_id = $1 AND kind <> 'payout' AND settled_at >= $2::date::timestamp AT TIME ZONE 'UTC'
              AND settled_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
            GROUP BY 1, 2 ORDER BY 1, 2"#,
         tenant.as_str(),

@@ -32,6 +32,36 @@ impl Scene {
         sqlx::query(peer).execute(&mut *self.conn().await).await.unwrap();
     }
 
+    /// Writes what was told of payouts as replication does once it is numbered, or comes back from another region.
+    async fn payouts_replicated(&self) {
+        let sql = "INSERT INTO ledger_facts (fact_id, payout_id, driver_id, tenant_id, kind, amount, currency, origin_region,
+                 origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash)
+             SELECT (told ->> 'fact_id')::uuid, (told ->> 'payout_id')::uuid, (told ->> 'driver_id')::uuid, told ->> 'tenant',
+                 'payout', (told ->> 'amount')::bigint, told ->> 'currency', 'us-east', 1, row_number() OVER (), 1, 0,
+                 (told ->> 'paid_at')::timestamptz, decode(repeat('00', 32), 'hex')
+             FROM (SELECT convert_from(body, 'UTF8')::jsonb AS told FROM repl_outbox WHERE kind = 'payout') bodies";
+        sqlx::query(sql).execute(&mut *self.conn().await).await.unwrap();
+    }
+
+    /// Takes the database back to before any payout, as an old backup does.
+    async fn forgets_payouts(&self) {
+        let sql = "
+            ALTER TABLE ledger_postings DISABLE TRIGGER USER;
+            ALTER TABLE ledger_entries DISABLE TRIGGER USER;
+            DELETE FROM ledger_postings p USING ledger_entries e WHERE e.id = p.entry_id AND e.kind = 'payout';
+            DELETE FROM ledger_entries WHERE kind = 'payout';
+            ALTER TABLE ledger_postings ENABLE TRIGGER USER;
+            ALTER TABLE ledger_entries ENABLE TRIGGER USER;
+            DELETE FROM payouts;
+            DELETE FROM repl_outbox WHERE kind = 'payout'";
+        sqlx::raw_sql(sql).execute(&mut *self.conn().await).await.unwrap();
+    }
+
+    /// What replication says of this region, as SQL.
+    async fn replication(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&mut *self.conn().await).await.unwrap();
+    }
+
     /// Another region says that it has stored a payment's settlement.
     async fn becomes_durable(&self, payment: PaymentId) {
         let marked = sqlx::query("UPDATE ledger_facts SET remote_durable_at = now() WHERE payment_id = $1")
@@ -302,4 +332,105 @@ async fn daily_payouts_a_node_died_in_go_on_where_it_was_and_pay_nobody_twice(po
     assert_eq!(scene.number("SELECT count(*) FROM payout_runs WHERE finished_at IS NULL").await, 0);
     assert_eq!(scene.balance().await, [EARNED, 0, EARNED]);
     scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_payout_is_a_fact_of_its_own_beside_what_riders_paid(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.paid("tok_visa").await;
+    let made = scene.admin.post(&scene.payouts_of_driver(), json!({"amount": 100})).await.ok(201);
+    let told: String = sqlx::query_scalar("SELECT convert_from(body, 'UTF8') FROM repl_outbox WHERE kind = 'payout'")
+        .fetch_one(&mut *scene.conn().await)
+        .await
+        .unwrap();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["payout_id"], &told["driver_id"]), (&made["payout_id"], &json!(scene.driver.id)));
+    assert_eq!((&told["amount"], &told["currency"], &told["tenant"]), (&json!(100), &json!("USD"), &json!("cabs")));
+    scene.payouts_replicated().await;
+    assert_eq!(scene.admin.get("/v1/settlements").await.ok(200)["items"], json!([]), "none of what riders paid");
+    assert_eq!(scene.admin.get("/v1/settlements/rollup").await.ok(200)["items"], json!([]));
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_region_taken_back_to_an_old_backup_has_its_payouts_back_and_pays_none_twice(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.paid("tok_visa").await;
+    let path = scene.payouts_of_driver();
+    let made = scene.admin.post(&path, json!({"amount": 100})).await.ok(201);
+    scene.payouts_replicated().await;
+    scene.forgets_payouts().await;
+    assert_eq!(scene.balance().await, [EARNED, 0, EARNED], "it has forgotten");
+    let too_much = scene.admin.post(&path, json!({"amount": EARNED})).await;
+    assert_eq!(too_much.problem(422).code, "amount_exceeds_balance");
+    assert_eq!(scene.admin.post(&path, json!({})).await.ok(201)["amount"]["amount"], EARNED - 100);
+    assert_eq!(scene.balance().await, [0; 3]);
+    let booked = scene.admin.get(&format!("/v1/payouts/{}", made["payout_id"].as_str().unwrap())).await.ok(200);
+    assert_eq!((&booked["amount"], &booked["created_at"]), (&made["amount"], &made["created_at"]));
+    assert_eq!(booked["made_by"], "replication");
+    assert_eq!(scene.admin.get("/v1/payouts").await.ok(200)["items"].as_array().unwrap().len(), 2);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn forgotten_payouts_are_booked_anew_once_by_whichever_node_looks(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.paid("tok_visa").await;
+    for _ in 0..3 {
+        scene.admin.post(&scene.payouts_of_driver(), json!({"amount": 100})).await.ok(201);
+    }
+    scene.payouts_replicated().await;
+    scene.forgets_payouts().await;
+    let nodes = [&scene.region, &scene.region.another_node().await];
+    let looks = nodes.map(|node| async { payout::book_forgotten(&node.app, 0).await.unwrap() });
+    let [newest, _] = futures::future::join_all(looks).await.try_into().unwrap();
+    assert_eq!(scene.balance().await, [EARNED - 300, 0, EARNED - 300]);
+    assert_eq!(scene.number("SELECT count(*) FROM payouts").await, 3);
+    assert_eq!(payout::book_forgotten(&scene.region.app, newest).await.unwrap(), newest);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn nobody_is_paid_while_other_regions_may_remember_payouts_that_are_forgotten_here(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.paid("tok_visa").await;
+    let path = scene.payouts_of_driver();
+    let is_refused = async || {
+        let answer = scene.admin.post(&path, json!({"amount": 10})).await;
+        let is_refused = answer.status == 503;
+        if is_refused {
+            assert!(answer.headers.contains_key("retry-after"));
+            assert_eq!(answer.problem(503).code, "unavailable");
+        } else {
+            answer.ok(201);
+        }
+        is_refused
+    };
+    const OWN_DATABASE: &str = "UPDATE repl_self SET database = (SELECT concat_ws(' ', system_identifier,
+        substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) FROM pg_control_system())";
+    scene
+        .replication(
+            "DELETE FROM repl_self; INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ('test', 'us-east', 1)",
+        )
+        .await;
+    assert!(is_refused().await, "the database may be a restored one");
+    scene.replication(OWN_DATABASE).await;
+    assert!(!is_refused().await);
+    scene.has_a_peer().await;
+    assert!(!is_refused().await, "in its first life there is nothing to forget");
+    scene.replication("UPDATE repl_self SET incarnation = 2, changed_at = now()").await;
+    assert!(is_refused().await, "eu-west has not spoken since");
+    scene
+        .replication(
+            "INSERT INTO repl_ack (peer, origin_region, origin_incarnation, stream, stored, applied)
+             VALUES ('eu-west', 'us-east', 1, 'ledger', 7, 7)",
+        )
+        .await;
+    assert!(is_refused().await, "eu-west has more than is applied here");
+    scene
+        .replication(
+            "INSERT INTO repl_apply (origin_region, origin_incarnation, stream, applied) VALUES ('us-east', 1, 'ledger', 7)",
+        )
+        .await;
+    assert!(!is_refused().await);
 }

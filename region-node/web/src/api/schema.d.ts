@@ -334,7 +334,8 @@ export interface paths {
         put?: never;
         /**
          * Pays a driver what his balance holds, or a part of it, never more: what he owes of trips paid in cash is settled first.
-         *     Payouts of one driver are made one at a time. The money itself is moved by the tenant's bank.
+         *     Payouts of one driver are made one at a time. The money itself is moved by the tenant's bank. A region that was taken back to
+         *     a backup makes none (503) before every other region has said what it knows of them.
          */
         post: operations["make_payout"];
         delete?: never;
@@ -4083,6 +4084,14 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };
