@@ -7,6 +7,7 @@ import type {
   DriverBalance,
   Estimate,
   FareShare,
+  GivenUp,
   NearbyDriver,
   Offer,
   Page,
@@ -16,6 +17,7 @@ import type {
   Place,
   RegionsView,
   Ride,
+  RollupDay,
   Route,
   Settlement,
   Surge,
@@ -186,6 +188,18 @@ export const payOut = (client: Client, driver: string, body: { amount?: Money },
 
 export const payouts = (client: Client, query: { cursor?: string; limit?: number }, signal?: AbortSignal): Promise<Page<Payout>> =>
   client.json({ method: 'GET', path: '/v1/payouts', query, signal });
+
+/** The last 30 days. */
+export const rollup = (client: Client, signal?: AbortSignal): Promise<{ items: RollupDay[] }> =>
+  client.json({ method: 'GET', path: '/v1/settlements/rollup', signal });
+
+export type Movement = 'payments' | 'refunds';
+
+export const givenUp = (client: Client, what: Movement, cursor: string | undefined, signal?: AbortSignal): Promise<Page<GivenUp>> =>
+  client.json({ method: 'GET', path: `/v1/${what}`, query: { attention: 'true', ...(cursor === undefined ? {} : { cursor }) }, signal });
+
+export const retry = (client: Client, what: Movement, id: string, idempotencyKey: string): Promise<GivenUp> =>
+  client.json({ method: 'POST', path: `/v1/${what}/${enc(id)}/retry`, body: {}, idempotencyKey });
 
 const STATEMENT_TYPES = { pdf: 'application/pdf', csv: 'text/csv' } as const;
 export type StatementFormat = keyof typeof STATEMENT_TYPES;

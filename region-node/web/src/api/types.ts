@@ -195,6 +195,28 @@ export interface Payout {
   created_at: string;
 }
 
+/** A payment or refund that was given up. */
+export interface GivenUp {
+  id: string;
+  amount: Money;
+  created_at: string;
+  /** Since somebody had it tried again last. */
+  attempts: number;
+  last_error?: string | null;
+  retried_by?: string | null;
+}
+
+/** What a day's settlements in one currency come to. */
+export interface RollupDay {
+  day: string;
+  count: number;
+  gross: Money;
+  refund_count: number;
+  refunds: Money;
+  adjustments: Money;
+  net: Money;
+}
+
 export type ShareStatus = 'invited' | 'accepted' | 'declined' | 'withdrawn' | 'lapsed' | 'fixed' | 'fallen_back';
 
 /** A part of a ride's fare that somebody is asked to pay. */

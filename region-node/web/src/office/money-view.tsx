@@ -10,6 +10,8 @@ import { Badge, Button, Empty, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ShortId } from '../ui/short-id';
 import { StatementDownload } from '../ui/statement-download';
+import { GivenUpMoney } from './given-up';
+import { RollupTable } from './rollup-table';
 
 const EVERY_MS = 10_000;
 
@@ -71,6 +73,9 @@ export function MoneyView({ client, tenant }: { client: Client; tenant: string }
         )}
         <StatementDownload client={client} />
       </section>
+
+      <RollupTable client={client} tenant={tenant} />
+      <GivenUpMoney client={client} tenant={tenant} />
 
       <section className="stack" aria-labelledby="driver-balances">
         <h2 id="driver-balances">Drivers</h2>

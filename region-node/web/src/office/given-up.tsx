@@ -1,0 +1,108 @@
+import { givenUp, retry, type Movement } from '../api/calls';
+import type { Client } from '../api/client';
+import type { GivenUp } from '../api/types';
+import { useAction, useAttemptKey } from '../lib/hooks';
+import { formatMoney } from '../lib/money';
+import { usePages } from '../lib/pages';
+import { formatTime } from '../lib/time';
+import { Button, Skeleton } from '../ui/controls';
+import { ErrorNote } from '../ui/error-note';
+import { ShortId } from '../ui/short-id';
+
+/** Payments and refunds nobody goes on with by itself: somebody looks at why, and has them tried again. */
+export function GivenUpMoney({ client, tenant }: { client: Client; tenant: string }) {
+  return (
+    <section className="stack" aria-labelledby="given-up">
+      <div>
+        <h2 id="given-up">Given up</h2>
+        <p className="muted small">
+          The payment service never said what became of these. Trying again asks it first: nothing is charged or given back twice.
+        </p>
+      </div>
+      <GivenUpList client={client} tenant={tenant} what="payments" />
+      <GivenUpList client={client} tenant={tenant} what="refunds" />
+    </section>
+  );
+}
+
+interface ListProps {
+  client: Client;
+  tenant: string;
+  what: Movement;
+}
+
+function GivenUpList({ client, tenant, what }: ListProps) {
+  const found = usePages(`given up ${what} ${tenant}`, (cursor, signal) => givenUp(client, what, cursor, signal));
+  return (
+    <>
+      <ErrorNote error={found.error} onRetry={found.reload} />
+      {found.loading && <Skeleton lines={2} />}
+      {!found.loading && found.error === null && found.items.length === 0 && <p className="muted small">No {what} wait for anybody.</p>}
+      {found.items.length > 0 && (
+        <div className="table-wrap">
+          <table>
+            <caption className="visually-hidden">Given up {what}, newest first</caption>
+            <thead>
+              <tr>
+                <th scope="col">Begun</th>
+                <th scope="col">{what === 'payments' ? 'Payment' : 'Refund'}</th>
+                <th scope="col" className="num">
+                  Amount
+                </th>
+                <th scope="col" className="num">
+                  Attempts
+                </th>
+                <th scope="col">Why</th>
+                <th scope="col">
+                  <span className="visually-hidden">Try again</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {found.items.map((movement) => (
+                <GivenUpRow key={movement.id} client={client} what={what} movement={movement} onTried={found.reload} />
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+      {found.hasMore && <Button onClick={found.more}>Show older {what}</Button>}
+    </>
+  );
+}
+
+interface RowProps {
+  client: Client;
+  what: Movement;
+  movement: GivenUp;
+  onTried: () => void;
+}
+
+function GivenUpRow({ client, what, movement, onTried }: RowProps) {
+  const attempt = useAttemptKey();
+  const again = useAction(async () => {
+    await retry(client, what, movement.id, attempt.keyFor([movement.id, movement.attempts]));
+    attempt.done();
+    onTried();
+  });
+  return (
+    <tr>
+      <td>{formatTime(movement.created_at)}</td>
+      <td>
+        <ShortId id={movement.id} />
+      </td>
+      <td className="num">{formatMoney(movement.amount)}</td>
+      <td className="num">{movement.attempts}</td>
+      <td>
+        {movement.last_error}
+        {movement.retried_by != null && <p className="muted small">Tried again by {movement.retried_by}</p>}
+      </td>
+      <td>
+        <Button compact busy={again.busy} onClick={() => void again.run()}>
+          Try again
+        </Button>
+        <ErrorNote error={again.error} />
+      </td>
+    </tr>
+  );
+}
