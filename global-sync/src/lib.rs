@@ -10,6 +10,7 @@ mod documents;
 pub mod node;
 mod once;
 pub mod protocol;
+mod refusal;
 pub mod status;
 pub mod store;
 pub mod transport;

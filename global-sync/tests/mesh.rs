@@ -6,7 +6,16 @@ mod mesh {
 
 use std::time::Duration;
 
-use mesh::cluster::{Authority, Cluster, Process, eventually};
+use global_sync::{
+    protocol::{
+        Advert, Batch, Checkpoint, Draft, Envelope, Head, Hello, LogId, LogState, MemberState, Message, Origin,
+        checkpoint_message,
+    },
+    store::Signer as _,
+    transport::MeshEvent,
+};
+use mesh::cluster::{Authority, CLUSTER, Cluster, Process, Rogue, eventually};
+use shared::fact::FactStream;
 use sqlx::PgPool;
 
 #[sqlx::test(migrations = "../migrations")]
@@ -283,4 +292,99 @@ async fn strangers_and_impostors_get_nothing(pool: PgPool) {
     let authority = cluster.authority.clone();
     let error = cluster.try_start_with("eu-west", &authority, "ap-south").await.expect_err("a foreign certificate");
     assert!(error.contains("ap-south") && error.contains("eu-west"), "{error}");
+}
+
+/// Says things to a region in the place of eu-west, until it hangs up or `over`.
+async fn tell(rogue: &mut Rogue, address: &str, said: &[Message], mut over: impl AsyncFnMut() -> bool) {
+    let Rogue { mesh, events, key } = rogue;
+    let region = "us-east".parse().expect("a region");
+    let talk = async {
+        let Some(MeshEvent::Connected { link, .. }) = events.recv().await else { panic!("a member is connected") };
+        for message in said {
+            link.say(message.clone());
+        }
+        loop {
+            match events.recv().await {
+                // Whatever it is asked for, it answers with a fact of ap-south that it has signed itself.
+                Some(MeshEvent::Received { message: Message::Pull(pull), .. }) if pull.credit > 0 => {
+                    let draft = Draft {
+                        id: uuid::Uuid::from_u128(1),
+                        kind: "settlement".to_owned(),
+                        tenant: None,
+                        home_epoch: None,
+                        traceparent: None,
+                        committed_at_ms: 0,
+                        body: vec![0; 32],
+                    };
+                    let (entry, head) = Envelope::seal(CLUSTER, &pull.log, &Head::EMPTY, draft);
+                    let checkpoint = Checkpoint {
+                        head,
+                        key_id: key.key_id(),
+                        signature: key.sign(&checkpoint_message(CLUSTER, &pull.log, &head)),
+                        certificate: Some(key.certificate().to_vec()),
+                    };
+                    let stream = pull.log.stream;
+                    let batch = Batch { log: pull.log, pull: pull.id, entries: vec![entry], checkpoint };
+                    link.send(stream, Message::Batch(batch)).await;
+                }
+                Some(MeshEvent::Disconnected { .. }) | None => break,
+                Some(_) => {}
+            }
+            if over().await {
+                link.close("said enough");
+            }
+        }
+    };
+    let talked = async { tokio::join!(mesh.dial(&region, address), talk).0 };
+    tokio::time::timeout(Duration::from_secs(60), talked).await.expect("it ends").expect("it is connected");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_member_that_says_what_is_not_true_of_it_or_signs_for_another_is_refused_counted_and_leaves_no_trace(
+    pool: PgPool,
+) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    let us = cluster.start_process("us-east");
+    eventually("it leads", async || us.leads().await).await;
+    let mut rogue = cluster.rogue("eu-west");
+    let address = cluster.address("us-east");
+    let origin = |region: &str| Origin { region: region.parse().unwrap(), incarnation: 1 };
+    let hello = Hello {
+        min_version: 1,
+        max_version: 1,
+        features: 0,
+        kinds: Vec::new(),
+        cluster_id: CLUSTER.to_owned(),
+        origin: origin("eu-west"),
+        instance: 1,
+        state: MemberState::Active,
+    };
+    let said = |hello: &Hello| Message::Hello(hello.clone());
+    // A hello overheard elsewhere and said again is another region's, or comes a second time.
+    let lies = [
+        (vec![said(&Hello { origin: origin("ap-south"), ..hello.clone() })], "wrong_region"),
+        (vec![said(&hello), said(&hello)], "out_of_order"),
+        (vec![said(&Hello { min_version: 9, max_version: 9, ..hello.clone() })], "version"),
+        (vec![said(&Hello { cluster_id: "another".to_owned(), ..hello.clone() })], "other_cluster"),
+        (vec![Message::Advert(Advert::default())], "out_of_order"),
+    ];
+    for (messages, reason) in lies {
+        let label = format!("reason=\"{reason}\"");
+        let refused = async || us.metric_with("global_sync_refused_connections_total", &label).await;
+        let before = refused().await;
+        tell(&mut rogue, &address, &messages, async || false).await;
+        eventually(reason, async || refused().await - before == 1.0).await;
+    }
+
+    let log = LogId { origin: origin("ap-south"), stream: FactStream::Ledger };
+    let state = LogState { head: Head { seq: 1, hash: [7; 32] }, ..LogState::EMPTY };
+    let advert = Advert { logs: [(log, state)].into(), leading: true };
+    let forged = async || us.metric_with("global_sync_bad_batches_total", "reason=\"signer\"").await >= 1.0;
+    tell(&mut rogue, &address, &[said(&hello), Message::Advert(advert)], forged).await;
+    assert!(us.metric_with("global_sync_bad_batches_total", "from=\"eu-west\"").await >= 1.0);
+    assert_eq!(cluster.stored_entries("us-east", "ap-south").await, 0);
+    assert_eq!(cluster.known_keys("us-east", "ap-south").await, 0);
+    rogue.mesh.close().await;
+    drop(us);
+    cluster.stop_all().await;
 }

@@ -21,9 +21,10 @@ use super::{
 use crate::{
     config::Config,
     protocol::{
-        Alarm, Batch, CloseReason, Comparison, ConnectionId, Digest, Effect, Event, Inspect, Limits, LogId, LogState,
-        Message, Millis, Origin, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
+        Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, Limits, LogId, LogState, Message,
+        Millis, Origin, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
     },
+    refusal::{Refusal, Refusals},
     status::Board,
     store::{Fence, Signer, Store},
     transport::{KeyRing, Link, Mesh, MeshEvent, SigningKey},
@@ -306,9 +307,8 @@ impl Driver {
             }
             Effect::Close { conn, reason } => {
                 if let Some(link) = self.links.remove(&conn) {
-                    if !matches!(reason, CloseReason::Duplicate | CloseReason::Silent) {
-                        metrics::counter!("global_sync_refused_connections_total").increment(1);
-                        tracing::warn!(peer = %link.region, "connection to {} ended: {}", link.region, reason.as_str());
+                    if let Some(refusal) = Refusal::of(&reason) {
+                        self.mesh.refusals().connection(&link.region, refusal, "it broke a rule of the protocol");
                     }
                     link.close(reason.as_str());
                     self.tell_links();
@@ -387,7 +387,7 @@ impl Driver {
             }
             Effect::Answer { conn, question } => self.answer(conn, question),
             Effect::Compare { conn, theirs } => self.compare(conn, theirs),
-            Effect::Alarm(alarm) => raise(&alarm),
+            Effect::Alarm(alarm) => raise(&alarm, self.mesh.refusals()),
         }
     }
 
@@ -523,12 +523,9 @@ async fn snapshot_of(
     Ok(store.logs().await?)
 }
 
-fn raise(alarm: &Alarm) {
+fn raise(alarm: &Alarm, refusals: &Refusals) {
     match alarm {
-        Alarm::BadBatch { from, log, error } => {
-            metrics::counter!("global_sync_bad_batches_total", "from" => from.to_string()).increment(1);
-            tracing::error!(peer = %from, %log, "{from} sent entries of {log} that are not believed: {error}");
-        }
+        Alarm::BadBatch { from, log, error } => refusals.entries(from, log, error),
         Alarm::Diverged { peer, log, seq } => {
             metrics::counter!("global_sync_diverged_total", "peer" => peer.to_string()).increment(1);
             tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");

@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{frame, mesh::MeshEvent};
-use crate::protocol::{ConnectionId, Message};
+use crate::{
+    protocol::{ConnectionId, Message},
+    refusal::{Refusal, Refusals},
+};
 
 /// Opening a stream hangs silently at the peer's limit: so never without this.
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
@@ -68,86 +71,103 @@ fn index(stream: FactStream) -> usize {
     }
 }
 
-/// Runs a connection until it ends. `Connected` is told once the control stream stands, `Disconnected` at the end.
-pub(super) async fn run(
-    conn: ConnectionId,
-    connection: Connection,
-    region: RegionName,
-    dialed: bool,
-    max_age: Duration,
-    events: mpsc::Sender<MeshEvent>,
-) {
-    let control = if dialed {
-        connection.open_bi()
-    } else {
-        return run_accepted(conn, connection, region, max_age, events).await;
-    };
-    match timeout(OPEN_WITHIN, control).await {
-        Ok(Ok(streams)) => run_open(conn, connection, region, true, max_age, events, streams).await,
-        Ok(Err(_)) | Err(_) => connection.close(VarInt::from_u32(1), b"no control stream"),
-    }
+/// A connection with a member of the mesh, and what its tasks need.
+#[derive(Clone)]
+pub(super) struct Conversation {
+    pub(super) conn: ConnectionId,
+    pub(super) connection: Connection,
+    /// Who is there, by its certificate.
+    pub(super) region: RegionName,
+    pub(super) dialed: bool,
+    pub(super) max_age: Duration,
+    pub(super) events: mpsc::Sender<MeshEvent>,
+    pub(super) refusals: Refusals,
 }
 
-async fn run_accepted(
-    conn: ConnectionId,
-    connection: Connection,
-    region: RegionName,
-    max_age: Duration,
-    events: mpsc::Sender<MeshEvent>,
-) {
-    match timeout(OPEN_WITHIN, connection.accept_bi()).await {
-        Ok(Ok(streams)) => run_open(conn, connection, region, false, max_age, events, streams).await,
-        Ok(Err(_)) | Err(_) => connection.close(VarInt::from_u32(1), b"no control stream"),
-    }
-}
-
-async fn run_open(
-    conn: ConnectionId,
-    connection: Connection,
-    region: RegionName,
-    dialed: bool,
-    max_age: Duration,
-    events: mpsc::Sender<MeshEvent>,
-    (send, receive): (SendStream, RecvStream),
-) {
-    let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
-    let (data, data_queues): (Vec<_>, Vec<_>) = FactStream::ALL.iter().map(|_| mpsc::channel(DATA_QUEUE)).unzip();
-    let data = <[_; 3]>::try_from(data).expect("one queue a stream");
-    let link = Link { region: region.clone(), connection: connection.clone(), control, data: Arc::new(data) };
-    if events.send(MeshEvent::Connected { conn, link, dialed }).await.is_err() {
-        return;
-    }
-    let tasks = TaskTracker::new();
-    // Until the peer says what it can, it is told everything in the clear.
-    let packs = Arc::new(AtomicBool::new(false));
-    tasks.spawn(write_control(region.clone(), connection.clone(), packs.clone(), send, control_queue));
-    for (priority, queue) in data_queues.into_iter().enumerate() {
-        let priority = 3 - i32::try_from(priority).expect("three streams");
-        tasks.spawn(write_data(region.clone(), connection.clone(), packs.clone(), priority, queue));
-    }
-    tasks.spawn(read(conn, region.clone(), connection.clone(), packs.clone(), receive, events.clone()));
-    let accepting = {
-        let (region, connection, events, tasks) = (region.clone(), connection.clone(), events.clone(), tasks.clone());
-        async move {
-            while let Ok(stream) = connection.accept_uni().await {
-                tasks.spawn(read(conn, region.clone(), connection.clone(), packs.clone(), stream, events.clone()));
+impl Conversation {
+    /// Runs until the connection ends. `Connected` is told once the control stream stands, `Disconnected` at the end.
+    pub(super) async fn run(self) {
+        let opened = if self.dialed {
+            timeout(OPEN_WITHIN, self.connection.open_bi()).await
+        } else {
+            timeout(OPEN_WITHIN, self.connection.accept_bi()).await
+        };
+        match opened {
+            Ok(Ok(streams)) => self.run_open(streams).await,
+            // It is gone already.
+            Ok(Err(_)) => {}
+            Err(_) => {
+                self.refusals.connection(&self.region, Refusal::Handshake, "no control stream in time");
+                self.connection.close(VarInt::from_u32(1), b"no control stream");
             }
         }
-    };
-    tasks.spawn(accepting);
-    tokio::select! {
-        reason = connection.closed() => {
-            tracing::info!(peer = %region, "connection to {region} ended: {reason}");
+    }
+
+    async fn run_open(self, (send, receive): (SendStream, RecvStream)) {
+        let Self { conn, connection, region, dialed, max_age, events, .. } = self.clone();
+        let (control, control_queue) = mpsc::channel(CONTROL_QUEUE);
+        let (data, data_queues): (Vec<_>, Vec<_>) = FactStream::ALL.iter().map(|_| mpsc::channel(DATA_QUEUE)).unzip();
+        let data = <[_; 3]>::try_from(data).expect("one queue a stream");
+        let link = Link { region: region.clone(), connection: connection.clone(), control, data: Arc::new(data) };
+        if events.send(MeshEvent::Connected { conn, link, dialed }).await.is_err() {
+            return;
         }
-        () = sleep(max_age) => {
-            tracing::info!(peer = %region, "connection to {region} has reached its age");
-            connection.close(VarInt::from_u32(0), b"age");
+        let tasks = TaskTracker::new();
+        // Until the peer says what it can, it is told everything in the clear.
+        let packs = Arc::new(AtomicBool::new(false));
+        tasks.spawn(write_control(region.clone(), connection.clone(), packs.clone(), send, control_queue));
+        for (priority, queue) in data_queues.into_iter().enumerate() {
+            let priority = 3 - i32::try_from(priority).expect("three streams");
+            tasks.spawn(write_data(region.clone(), connection.clone(), packs.clone(), priority, queue));
+        }
+        tasks.spawn(self.clone().read(packs.clone(), receive));
+        let accepting = {
+            let tasks = tasks.clone();
+            async move {
+                while let Ok(stream) = self.connection.accept_uni().await {
+                    tasks.spawn(self.clone().read(packs.clone(), stream));
+                }
+            }
+        };
+        tasks.spawn(accepting);
+        tokio::select! {
+            reason = connection.closed() => {
+                tracing::info!(peer = %region, "connection to {region} ended: {reason}");
+            }
+            () = sleep(max_age) => {
+                tracing::info!(peer = %region, "connection to {region} has reached its age");
+                connection.close(VarInt::from_u32(0), b"age");
+            }
+        }
+        // Nobody cares when the node is shutting down.
+        let _ = events.send(MeshEvent::Disconnected { conn }).await;
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    async fn read(self, packs: Arc<AtomicBool>, mut stream: RecvStream) {
+        loop {
+            match frame::read(&mut stream).await {
+                Ok(Some((message, bytes))) => {
+                    received(&self.region, bytes);
+                    if let Message::Hello(hello) = &message {
+                        packs.store(hello.features & frame::ZSTD != 0, Ordering::Relaxed);
+                    }
+                    if self.events.send(MeshEvent::Received { conn: self.conn, message }).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    if let Some(refusal) = error.refusal() {
+                        self.refusals.connection(&self.region, refusal, error);
+                        self.connection.close(VarInt::from_u32(2), refusal.as_str().as_bytes());
+                    }
+                    break;
+                }
+            }
         }
     }
-    // Nobody cares when the node is shutting down.
-    let _ = events.send(MeshEvent::Disconnected { conn }).await;
-    tasks.close();
-    tasks.wait().await;
 }
 
 async fn write_control(
@@ -204,38 +224,6 @@ async fn write_data(
         let Some(open) = &mut stream else { break };
         if !put(&peer, &connection, &packs, open, &message).await {
             break;
-        }
-    }
-}
-
-async fn read(
-    conn: ConnectionId,
-    peer: RegionName,
-    connection: Connection,
-    packs: Arc<AtomicBool>,
-    mut stream: RecvStream,
-    events: mpsc::Sender<MeshEvent>,
-) {
-    loop {
-        match frame::read(&mut stream).await {
-            Ok(Some((message, bytes))) => {
-                received(&peer, bytes);
-                if let Message::Hello(hello) = &message {
-                    packs.store(hello.features & frame::ZSTD != 0, Ordering::Relaxed);
-                }
-                if events.send(MeshEvent::Received { conn, message }).await.is_err() {
-                    break;
-                }
-            }
-            Ok(None) => break,
-            Err(error) => {
-                if error.is_violation() {
-                    metrics::counter!("global_sync_bad_frames_total").increment(1);
-                    tracing::warn!(%peer, "{peer} broke the rules of the wire: {error}");
-                    connection.close(VarInt::from_u32(2), b"bad frame");
-                }
-                break;
-            }
         }
     }
 }

@@ -1,11 +1,15 @@
-//! Frames: four bytes of length, one of type, then the message. The length is checked before anything is allocated.
+//! Frames: four bytes of length, one of type, then the message. The length is checked before anything is allocated, and
+//! memory is taken only for what has come.
 
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream};
 use tokio::time::timeout;
 
-use crate::protocol::{MAX_FRAME_BYTES, Message, WireError};
+use crate::{
+    protocol::{MAX_FRAME_BYTES, Message, WireError},
+    refusal::Refusal,
+};
 
 /// The bit in [`Hello`](crate::protocol::Hello) of who can unpack zstd. The upper half of the bits is the transport's.
 pub(super) const ZSTD: u64 = 1 << 32;
@@ -18,6 +22,8 @@ const LEVEL: i32 = 1;
 
 /// A frame that is not taken within this time: the slowest link brings the largest one sooner.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// Memory taken for a frame before any of its content has come.
+const FIRST_READ: usize = 16 * 1024;
 /// The rest of a frame that has begun comes within this time.
 const READ_WITHIN: Duration = Duration::from_secs(60);
 
@@ -39,13 +45,15 @@ pub(super) enum FrameError {
 }
 
 impl FrameError {
-    /// Whether the peer broke the rules, as opposed to having gone away.
-    pub(super) fn is_violation(&self) -> bool {
+    /// Which rule the peer broke; none if it has gone away.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::TooLarge(_) | Self::Packing | Self::Slow | Self::Wire(_) => true,
+            Self::TooLarge(0) | Self::Packing | Self::Wire(_) => Some(Refusal::UnreadableFrame),
+            Self::TooLarge(_) => Some(Refusal::OversizedFrame),
+            Self::Slow => Some(Refusal::SlowFrame),
             // It ended its stream in the midst of a frame.
-            Self::Read(quinn::ReadExactError::FinishedEarly(_)) => true,
-            Self::Read(quinn::ReadExactError::ReadError(_)) | Self::Write(_) => false,
+            Self::Read(quinn::ReadExactError::FinishedEarly(_)) => Some(Refusal::TruncatedFrame),
+            Self::Read(quinn::ReadExactError::ReadError(_)) | Self::Write(_) => None,
         }
     }
 }
@@ -94,12 +102,22 @@ pub(super) async fn read(stream: &mut RecvStream) -> Result<Option<(Message, usi
         if size == 0 || size > MAX_FRAME_BYTES {
             return Err(FrameError::TooLarge(size));
         }
-        let mut content = vec![0; size - 1];
-        timeout(READ_WITHIN, stream.read_exact(&mut content)).await.map_err(|_| FrameError::Slow)??;
+        let content = timeout(READ_WITHIN, read_content(stream, size - 1)).await.map_err(|_| FrameError::Slow)??;
         if let Some(message) = decode(frame_type, &content)? {
             return Ok(Some((message, size + 4)));
         }
     }
+}
+
+/// Reads what a frame's head has promised. A promise takes no memory: it is taken as bytes come, at most twice as much.
+pub(super) async fn read_content(stream: &mut RecvStream, size: usize) -> Result<Vec<u8>, quinn::ReadExactError> {
+    let mut content = Vec::new();
+    while content.len() < size {
+        let begin = content.len();
+        content.resize(size.min(begin + begin.max(FIRST_READ)), 0);
+        stream.read_exact(&mut content[begin..]).await?;
+    }
+    Ok(content)
 }
 
 fn decode(frame_type: u8, content: &[u8]) -> Result<Option<Message>, FrameError> {

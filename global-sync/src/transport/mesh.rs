@@ -18,14 +18,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    ALPN, connection,
-    connection::Link,
+    ALPN,
+    connection::{Conversation, Link},
     snapshot,
     tls::{Credentials, TlsError, region_of, wants_snapshot},
 };
 use crate::{
-    once::Once,
     protocol::{ConnectionId, Message},
+    refusal::{Refusal, Refusals},
     store::Piece,
 };
 
@@ -76,7 +76,8 @@ pub struct Mesh {
     next_conn: Arc<AtomicU64>,
     tasks: TaskTracker,
     snapshots: Arc<Semaphore>,
-    refusals: Arc<Once>,
+    refusals: Refusals,
+    pub(super) max_connections: usize,
 }
 
 /// How we call: to replicate, and for a snapshot.
@@ -110,7 +111,8 @@ impl Mesh {
             next_conn: Arc::new(AtomicU64::new(1)),
             tasks: TaskTracker::new(),
             snapshots: Arc::new(Semaphore::new(snapshot::AT_A_TIME)),
-            refusals: Arc::default(),
+            refusals: Refusals::default(),
+            max_connections: MAX_CONNECTIONS,
         };
         Ok((mesh, receiver))
     }
@@ -136,23 +138,22 @@ impl Mesh {
                 () = shutdown.cancelled() => None,
             };
             let Some(incoming) = incoming else { return };
-            if self.endpoint.open_connections() > MAX_CONNECTIONS {
+            let caller = incoming.remote_address().ip();
+            if self.endpoint.open_connections() >= self.max_connections {
+                let detail = format!("there are {} connections already", self.max_connections);
+                self.refusals.connection(caller, Refusal::TooMany, detail);
                 incoming.refuse();
                 continue;
             }
             let mesh = self.clone();
             self.tasks.spawn(async move {
-                let address = incoming.remote_address();
                 match timeout(HANDSHAKE_WITHIN, incoming).await {
                     Ok(Ok(connection)) => {
-                        let ran = mesh.run(connection, None).await;
-                        ran.unwrap_or_else(|error| mesh.tell_refused(address, &format!("{error}")));
+                        // Whatever is wrong with it has been told.
+                        let _ = mesh.run(connection, None).await;
                     }
-                    Ok(Err(error)) => {
-                        metrics::counter!("global_sync_refused_connections_total").increment(1);
-                        mesh.tell_refused(address, &error.to_string());
-                    }
-                    Err(_) => {}
+                    Ok(Err(error)) => mesh.refusals.connection(caller, Refusal::of_handshake(&error), error),
+                    Err(_) => mesh.refusals.connection(caller, Refusal::Handshake, "the handshake took too long"),
                 }
             });
         }
@@ -171,13 +172,7 @@ impl Mesh {
     pub async fn ask_snapshot(&self, region: &RegionName, address: &str) -> anyhow::Result<mpsc::Receiver<Piece>> {
         let config = self.client.read().expect("nobody panics while holding it").snapshot.clone();
         let connection = self.call(config, address).await?;
-        match region_of(&connection, &self.cluster_id) {
-            Some(found) if found == *region => {}
-            _ => {
-                connection.close(VarInt::from_u32(1), b"wrong region");
-                anyhow::bail!("not {region} but another answers at {address}");
-            }
-        }
+        self.identify(&connection, Some(region))?;
         let (pieces, queue) = mpsc::channel(4);
         self.tasks.spawn(snapshot::take(connection, pieces));
         Ok(queue)
@@ -193,10 +188,9 @@ impl Mesh {
         Ok(timeout(HANDSHAKE_WITHIN, connecting).await??)
     }
 
-    fn tell_refused(&self, address: SocketAddr, reason: &str) {
-        if self.refusals.is_new(&format!("{} {reason}", address.ip())) {
-            tracing::warn!(peer = %address, "call from {address} refused: {reason}");
-        }
+    /// Who was refused, and what.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Ends every connection and waits for their tasks.
@@ -208,20 +202,27 @@ impl Mesh {
         let _ = timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await;
     }
 
-    async fn run(&self, connection: quinn::Connection, expected: Option<&RegionName>) -> anyhow::Result<()> {
-        let refuse = |reason: &str| {
-            metrics::counter!("global_sync_refused_connections_total").increment(1);
-            connection.close(VarInt::from_u32(1), reason.as_bytes());
-            anyhow::anyhow!("{reason}")
+    /// Who is at the other end, or why it is refused.
+    fn identify(&self, connection: &quinn::Connection, expected: Option<&RegionName>) -> anyhow::Result<RegionName> {
+        let refuse = |refusal: Refusal, detail: String| {
+            self.refusals.connection(connection.remote_address().ip(), refusal, &detail);
+            connection.close(VarInt::from_u32(1), refusal.as_str().as_bytes());
+            anyhow::anyhow!(detail)
         };
-        let Some(region) = region_of(&connection, &self.cluster_id) else {
-            return Err(refuse("the certificate names no region of this cluster"));
+        let Some(region) = region_of(connection, &self.cluster_id) else {
+            let detail = "the certificate names no region of this cluster".to_owned();
+            return Err(refuse(Refusal::OtherCluster, detail));
         };
-        if let Some(expected) = expected
-            && region != *expected
-        {
-            return Err(refuse(&format!("wrong region: {expected} was called, {region} answered")));
+        match expected {
+            Some(expected) if region != *expected => {
+                Err(refuse(Refusal::WrongRegion, format!("{expected} was called, {region} answered")))
+            }
+            Some(_) | None => Ok(region),
         }
+    }
+
+    async fn run(&self, connection: quinn::Connection, expected: Option<&RegionName>) -> anyhow::Result<()> {
+        let region = self.identify(&connection, expected)?;
         if expected.is_none() && wants_snapshot(&connection) {
             snapshot::give(connection, region, self.snapshots.clone(), self.events.clone()).await;
             return Ok(());
@@ -229,7 +230,8 @@ impl Mesh {
         let conn = self.next_conn.fetch_add(1, Ordering::Relaxed);
         // Not all at once after an hour.
         let max_age = self.max_age.mul_f64(rand::random_range(0.9..1.1));
-        connection::run(conn, connection, region, expected.is_some(), max_age, self.events.clone()).await;
+        let (dialed, events, refusals) = (expected.is_some(), self.events.clone(), self.refusals.clone());
+        Conversation { conn, connection, region, dialed, max_age, events, refusals }.run().await;
         Ok(())
     }
 }

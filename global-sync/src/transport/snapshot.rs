@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::mesh::MeshEvent;
+use super::{frame, mesh::MeshEvent};
 use crate::store::Piece;
 
 /// The name in the TLS handshake.
@@ -99,8 +99,7 @@ async fn read(stream: &mut RecvStream) -> Option<Piece> {
     if size == 0 || size > MAX_FRAME_BYTES {
         return None;
     }
-    let mut content = vec![0; size - 1];
-    stream.read_exact(&mut content).await.ok()?;
+    let content = frame::read_content(stream, size - 1).await.ok()?;
     match kind {
         TABLE => Some(Piece::Table(*content.first()?)),
         ROWS => Some(Piece::Rows(zstd::bulk::decompress(&content, MAX_FRAME_BYTES).ok()?)),

@@ -2,9 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use quinn::{Connection, ConnectionError, Endpoint, VarInt};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -30,13 +34,18 @@ impl Authority {
 
     /// Credentials of a region of a cluster.
     fn credentials(&self, cluster: &str, region: &str) -> Credentials {
+        self.credentials_that_believe(self, cluster, region)
+    }
+
+    /// The same, for somebody who believes another authority.
+    fn credentials_that_believe(&self, believed: &Self, cluster: &str, region: &str) -> Credentials {
         let folder: PathBuf = std::env::temp_dir().join(format!("gocomet-tls-{}", uuid::Uuid::now_v7()));
         std::fs::create_dir_all(&folder).unwrap();
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(format!("gocomet://{cluster}/{region}").try_into().unwrap()));
         let key = KeyPair::generate().unwrap();
         let files = ["ca.pem", "node.pem", "node.key"].map(|name| folder.join(name));
-        std::fs::write(&files[0], &self.pem).unwrap();
+        std::fs::write(&files[0], &believed.pem).unwrap();
         std::fs::write(&files[1], params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
         std::fs::write(&files[2], key.serialize_pem()).unwrap();
         let credentials =
@@ -54,11 +63,40 @@ struct Listening {
     tasks: tokio_util::task::TaskTracker,
 }
 
+/// Counts what this test's tasks count: they all run in its thread.
+struct Counted {
+    handle: PrometheusHandle,
+    _guard: metrics::LocalRecorderGuard<'static>,
+}
+
+impl Counted {
+    fn here() -> Self {
+        let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+        Self { handle: recorder.handle(), _guard: metrics::set_default_local_recorder(recorder) }
+    }
+
+    /// Waits until so many connections were refused for a reason.
+    async fn refused(&self, reason: &str, count: u32) {
+        let line = format!("global_sync_refused_connections_total{{reason=\"{reason}\"}} {count}");
+        let counted = async {
+            while !self.handle.render().lines().any(|other| other == line) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(timeout(Duration::from_secs(20), counted).await.is_ok(), "{line}, not\n{}", self.handle.render());
+    }
+}
+
 impl Listening {
     fn start(authority: &Authority, region: &str) -> Self {
+        Self::start_for(authority, region, 256)
+    }
+
+    fn start_for(authority: &Authority, region: &str, max_connections: usize) -> Self {
         let credentials = authority.credentials("c1", region);
         let any = "127.0.0.1:0".parse().unwrap();
-        let (mesh, events) = Mesh::listen(any, &credentials, "c1", Duration::from_secs(60)).unwrap();
+        let (mut mesh, events) = Mesh::listen(any, &credentials, "c1", Duration::from_secs(60)).unwrap();
+        mesh.max_connections = max_connections;
         let (shutdown, tasks) = (CancellationToken::new(), tokio_util::task::TaskTracker::new());
         let (accepting, stop) = (mesh.clone(), shutdown.clone());
         tasks.spawn(async move { accepting.accept(stop).await });
@@ -80,8 +118,12 @@ impl Listening {
 
     /// A call with whatever credentials, by somebody who then says what they like.
     async fn called_by(&self, credentials: &Credentials) -> Result<Connection, ConnectionError> {
+        self.called_for(credentials, ALPN).await
+    }
+
+    async fn called_for(&self, credentials: &Credentials, alpn: &[u8]) -> Result<Connection, ConnectionError> {
         let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let config = credentials.client_config(ALPN).unwrap();
+        let config = credentials.client_config(alpn).unwrap();
         endpoint.connect_with(config, self.address, "gocomet.invalid").unwrap().await
     }
 }
@@ -105,22 +147,65 @@ fn hello(region: &str) -> Message {
 }
 
 #[tokio::test]
-async fn certificates_of_another_authority_or_cluster_get_no_connection() {
-    let authority = Authority::new();
+async fn certificates_of_another_authority_or_cluster_and_unknown_versions_get_no_connection() {
+    let counted = Counted::here();
+    let (authority, other) = (Authority::new(), Authority::new());
     let mut us = Listening::start(&authority, "us-east");
-    for stranger in [Authority::new().credentials("c1", "eu-west"), authority.credentials("c2", "eu-west")] {
-        // The server is believed by neither or the client refused by it: either way nobody is connected.
-        if let Ok(connection) = us.called_by(&stranger).await {
+    let strangers = [
+        (other.credentials("c1", "eu-west"), ALPN, "our_certificate"),
+        (other.credentials_that_believe(&authority, "c1", "eu-west"), ALPN, "certificate"),
+        (authority.credentials("c2", "eu-west"), ALPN, "other_cluster"),
+        (authority.credentials("c1", "eu-west"), b"gocomet-sync/9".as_slice(), "version"),
+    ];
+    for (stranger, alpn, reason) in strangers {
+        // In TLS 1.3 a client is connected before it hears that its certificate is not believed.
+        if let Ok(connection) = us.called_for(&stranger, alpn).await {
             let _ = connection.open_bi().await;
             ended(&connection).await;
         }
+        counted.refused(reason, 1).await;
     }
     assert!(us.events.try_recv().is_err(), "nobody was connected");
     us.stop().await;
 }
 
 #[tokio::test]
+async fn a_handshake_that_does_not_go_on_is_ended_and_counted() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let us = Listening::start(&authority, "us-east");
+    // Between them stands somebody who passes on the first packet and nothing after it.
+    let between = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = member.client_config(ALPN).unwrap();
+    let _calling = endpoint.connect_with(config, between.local_addr().unwrap(), "gocomet.invalid").unwrap();
+    let mut packet = [0; 2048];
+    let size = between.recv(&mut packet).await.unwrap();
+    between.send_to(&packet[..size], us.address).await.unwrap();
+    counted.refused("handshake_timeout", 1).await;
+    us.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_above_the_limit_is_refused_and_counted_and_those_before_stay() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let us = Listening::start_for(&authority, "us-east", 2);
+    let first = us.called_by(&member).await.unwrap();
+    let second = us.called_by(&member).await.unwrap();
+    for count in 1..=3 {
+        assert!(us.called_by(&member).await.is_err());
+        counted.refused("too_many_connections", count).await;
+    }
+    assert!(first.close_reason().is_none() && second.close_reason().is_none());
+    us.stop().await;
+}
+
+#[tokio::test]
 async fn whoever_answers_for_another_region_is_hung_up_on() {
+    let counted = Counted::here();
     let authority = Authority::new();
     let us = Listening::start(&authority, "us-east");
     let mut impostor = Listening::start(&authority, "ap-south");
@@ -128,6 +213,7 @@ async fn whoever_answers_for_another_region_is_hung_up_on() {
     assert!(refused.to_string().contains("ap-south"), "{refused}");
     let refused = us.mesh.ask_snapshot(&"eu-west".parse().unwrap(), &impostor.address.to_string()).await;
     assert!(refused.is_err());
+    counted.refused("wrong_region", 2).await;
     assert!(!matches!(impostor.events.try_recv(), Ok(MeshEvent::Connected { .. })));
     us.stop().await;
     impostor.stop().await;
@@ -135,6 +221,7 @@ async fn whoever_answers_for_another_region_is_hung_up_on() {
 
 #[tokio::test]
 async fn frames_that_break_the_rules_end_the_connection_and_reach_nobody() {
+    let counted = Counted::here();
     let authority = Authority::new();
     let member = authority.credentials("c1", "eu-west");
     let mut us = Listening::start(&authority, "us-east");
@@ -158,6 +245,9 @@ async fn frames_that_break_the_rules_end_the_connection_and_reach_nobody() {
         assert_eq!(close.error_code, VarInt::from_u32(2), "{bytes:?}");
         assert!(matches!(us.next().await, MeshEvent::Connected { dialed: false, .. }));
         assert!(matches!(us.next().await, MeshEvent::Disconnected { .. }));
+    }
+    for (reason, count) in [("oversized_frame", 2), ("unreadable_frame", 3), ("truncated_frame", 1)] {
+        counted.refused(reason, count).await;
     }
     us.stop().await;
 }

@@ -18,6 +18,7 @@ use global_sync::{
     },
     node::Node,
     status::{Board, Status},
+    transport::{Credentials, Mesh, MeshEvent, SigningKey},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType};
 use shared::{
@@ -28,13 +29,14 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgPool, postgres::PgPoo
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    sync::mpsc,
     task::JoinHandle,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-const CLUSTER: &str = "test";
+pub(crate) const CLUSTER: &str = "test";
 
 /// Polls until a condition holds; a test that waits in vain says for what.
 pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -110,9 +112,15 @@ impl Process {
 
     /// The sum of a metric over all its labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
+        self.metric_with(name, "").await
+    }
+
+    /// The sum of a metric over those of its lines that have a label, as `reason="version"`.
+    pub(crate) async fn metric_with(&self, name: &str, label: &str) -> f64 {
         let answer = self.get("/metrics").await;
-        let lines =
-            answer.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let lines = answer.lines().filter(|line| {
+            line.contains(label) && line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+        });
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
@@ -134,6 +142,13 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A member of the mesh that keeps to no rule but that of the wire.
+pub(crate) struct Rogue {
+    pub(crate) mesh: Mesh,
+    pub(crate) events: mpsc::Receiver<MeshEvent>,
+    pub(crate) key: SigningKey,
 }
 
 struct Running {
@@ -212,11 +227,20 @@ impl Cluster {
 
     /// How many keys of a region another one has the certificates of.
     pub(crate) async fn known_keys(&self, at: &str, of: &str) -> i64 {
+        self.count_of(at, "SELECT count(*) FROM repl_origin_cert WHERE region = $1", of).await
+    }
+
+    /// How many entries of a region another one has stored.
+    pub(crate) async fn stored_entries(&self, at: &str, of: &str) -> i64 {
+        self.count_of(at, "SELECT count(*) FROM repl_log WHERE origin_region = $1", of).await
+    }
+
+    /// Counts as replication, since nobody else may look there.
+    async fn count_of(&self, at: &str, sql: &'static str, region: &str) -> i64 {
         use secrecy::ExposeSecret as _;
         let url = &self.regions[at].config.database.url;
         let mut connection = PgConnection::connect(url.expose_secret()).await.unwrap();
-        let keys = "SELECT count(*) FROM repl_origin_cert WHERE region = $1";
-        let count = sqlx::query_scalar(keys).bind(of).fetch_one(&mut connection).await.unwrap();
+        let count = sqlx::query_scalar(sql).bind(region).fetch_one(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         count
     }
@@ -247,6 +271,22 @@ impl Cluster {
         #[expect(clippy::disallowed_methods, reason = "a test waits for its tasks itself")]
         let task = tokio::spawn(node.run(shutdown.clone(), String::new));
         region.running = Some(Running { shutdown, task, board });
+    }
+
+    /// Somebody with the certificates and the key of a region who says whatever they like.
+    pub(crate) fn rogue(&self, name: &str) -> Rogue {
+        let Config { region, tls, signing, .. } = &self.regions[name].config;
+        let (id, who) = (&region.cluster_id, &region.name);
+        let credentials = Credentials::load(&tls.ca_file, &tls.cert_file, &tls.key_file, id, who).unwrap();
+        let key = SigningKey::load(&signing.cert_file, &signing.key_file, credentials.roots(), id, who).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let (mesh, events) = Mesh::listen(any, &credentials, id, Duration::from_secs(3600)).unwrap();
+        Rogue { mesh, events, key }
+    }
+
+    /// Where an instance is reached by others.
+    pub(crate) fn address(&self, name: &str) -> String {
+        self.regions[name].config.quic.listen.to_string()
     }
 
     /// Starts an instance as a process of its own.
