@@ -52,7 +52,7 @@ chaos: build ## Run the fault suite (PAYMENT_RUNS=1000: so often something dies 
 	PAYMENT_RUNS=$(PAYMENT_RUNS) $(LOCAL) services -- $(if $(NEXTEST),cargo nextest run --profile chaos -p system-tests -E 'binary(/^chaos/)',cargo test -p system-tests --test 'chaos*')
 
 simulate: ## Search many simulated meshes for one that breaks a law of replication (SEEDS=10000)
-	SEEDS=$(or $(SEEDS),10000) cargo test --workspace --test simulation -- --nocapture
+	SEEDS=$(or $(SEEDS),10000) cargo test --profile simulate -p global-sync --test simulation -- --nocapture
 
 bench: tools $(WEB)/dist/index.html ## Measure, with programs built for speed (BENCH=quick, or sections: BENCH=positions,rides)
 	cargo build --release --workspace --bins

@@ -21,7 +21,7 @@ pub trait Trust {
 }
 
 /// Why a signature is not believed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TrustError {
     /// No certificate came with it and none is known.
     #[error("signed by a key nobody has vouched for")]
@@ -35,7 +35,7 @@ pub enum TrustError {
 }
 
 /// Entries that are what their origin wrote: in order, unbroken, signed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VerifiedBatch {
     /// The log.
     pub log: LogId,
@@ -48,7 +48,7 @@ pub struct VerifiedBatch {
 }
 
 /// Why a batch is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum BatchError {
     /// It does not begin where our log ends: something was lost on the way, nothing is wrong.
     #[error("it begins at {first}, our log ends at {ours}")]

@@ -19,7 +19,7 @@ pub const SALT_BYTES: usize = 16;
 const ENVELOPE_VERSION: u32 = 1;
 
 /// Which tenure of a tenant's home wrote a fact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HomeEpoch {
     /// Raised by a forced move.
     pub term: u64,
@@ -28,7 +28,7 @@ pub struct HomeEpoch {
 }
 
 /// One entry as it is stored and forwarded: bytes that are never written anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// The envelope, byte for byte as its origin wrote it.
     pub envelope: Vec<u8>,
@@ -73,7 +73,7 @@ pub struct Draft {
 }
 
 /// What an envelope says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Envelope {
     /// The mesh it belongs to.
     pub cluster_id: String,
@@ -104,7 +104,7 @@ pub struct Envelope {
 }
 
 /// Why bytes are not an envelope, or not one with this body.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum EnvelopeError {
     /// Longer than [`MAX_ENVELOPE_BYTES`], or a body longer than a fact may be.
     #[error("{0} bytes are more than an entry may have")]

@@ -63,7 +63,7 @@ impl Default for Limits {
 }
 
 /// What can happen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub enum Event {
     /// A connection stands; its certificate names the region.
     Connected {
@@ -188,7 +188,7 @@ pub enum Event {
 }
 
 /// What is to be done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Say something to a peer.
     Send {
@@ -328,7 +328,7 @@ impl Effect {
 }
 
 /// Why we end a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CloseReason {
     /// The peer speaks no version we do.
     Version,
@@ -359,7 +359,7 @@ impl CloseReason {
 }
 
 /// Something a person should look at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Alarm {
     /// A peer sent entries that are not what their origin wrote.
     BadBatch {

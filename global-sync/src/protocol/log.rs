@@ -64,7 +64,7 @@ impl fmt::Display for LogId {
 }
 
 /// The newest entry of a log somebody has. Entries before it are there too: logs have no holes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Head {
     /// Its number; 0 for an empty log.
     pub seq: u64,

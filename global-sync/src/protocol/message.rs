@@ -43,7 +43,7 @@ const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
 const MAX_KEY_BYTES: usize = 256;
 
 /// Where a region stands in its life as a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemberState {
     /// Loading what others have; not counted on yet.
     Joining,
@@ -75,7 +75,7 @@ impl MemberState {
 }
 
 /// The first thing each side says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Hello {
     /// Oldest version spoken.
     pub min_version: u32,
@@ -96,7 +96,7 @@ pub struct Hello {
 }
 
 /// What somebody has of one log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogState {
     /// Stored: durable, verified, fit to be passed on.
     pub head: Head,
@@ -112,7 +112,7 @@ impl LogState {
 }
 
 /// Everything the speaker has. Said often; silence means the peer is gone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Advert {
     /// Every log it knows of, empty ones too.
     pub logs: BTreeMap<LogId, LogState>,
@@ -121,7 +121,7 @@ pub struct Advert {
 }
 
 /// Send me this log from here on, now and as it grows, up to so many bytes. No bytes: stop.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pull {
     /// The log.
     pub log: LogId,
@@ -136,7 +136,7 @@ pub struct Pull {
 }
 
 /// That many more bytes for a running pull.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Credit {
     /// The log.
     pub log: LogId,
@@ -147,7 +147,7 @@ pub struct Credit {
 }
 
 /// The origin vouches for its log up to here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Checkpoint {
     /// The entry, which is the last of its batch.
     pub head: Head,
@@ -160,7 +160,7 @@ pub struct Checkpoint {
 }
 
 /// Consecutive entries of one log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Batch {
     /// The log.
     pub log: LogId,
@@ -173,7 +173,7 @@ pub struct Batch {
 }
 
 /// I have durably stored that much of a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ack {
     /// The log.
     pub log: LogId,
@@ -182,7 +182,7 @@ pub struct Ack {
 }
 
 /// Tell me of the rows you derived from one kind of log.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Inspect {
     /// Which rows: those derived from logs of this stream.
     pub stream: FactStream,
@@ -193,7 +193,7 @@ pub struct Inspect {
 }
 
 /// The answer to [`Inspect`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Digest {
     /// What was asked, its vector filled in.
     pub of: Inspect,
@@ -202,7 +202,7 @@ pub struct Digest {
 }
 
 /// Anything a peer says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     /// See [`Hello`].
     Hello(Hello),

@@ -13,7 +13,7 @@ pub const MAX_ROWS: usize = 256;
 pub const MAX_PREFIX: usize = 8;
 
 /// How many rows a bucket has, and the sum of their hashes modulo 2^256.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Sum {
     /// Rows.
     pub rows: u64,
@@ -36,7 +36,7 @@ impl Sum {
 }
 
 /// One derived row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Row {
     /// What identifies it, as people would look for it.
     pub key: String,
@@ -45,7 +45,7 @@ pub struct Row {
 }
 
 /// A bucket's content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Rows {
     /// By the next byte of the keys' hashes; always 256.
     Sums(Vec<Sum>),
@@ -54,7 +54,7 @@ pub enum Rows {
 }
 
 /// Where two contents differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Difference {
     /// In these buckets below; none means not at all.
     Buckets(Vec<u8>),

@@ -42,7 +42,8 @@ pub(super) struct Session {
 pub(super) struct Subscription {
     pub(super) pull: u64,
     pub(super) next: u64,
-    pub(super) credit: u64,
+    /// Bytes that may be sent; below zero after a group that had to be finished, and paid off by what is granted next.
+    pub(super) credit: i64,
     pub(super) known_keys: Vec<KeyId>,
     /// Entries are being read and sent; at most once at a time.
     pub(super) serving: bool,

@@ -1,4 +1,7 @@
-//! Time, network, crashes, and the laws that must hold throughout.
+//! The world's time: what happens when, and what instances do with their databases when it does.
+//!
+//! Every instance runs as the program does: it takes, renews and loses the lease, numbers, applies, and looks now and again
+//! at what the other one did. What it has under way ends with its process.
 
 use std::{
     cmp::Reverse,
@@ -7,71 +10,91 @@ use std::{
 };
 
 use global_sync::protocol::{
-    Alarm, Batch, Comparison, ConnectionId, Digest, Draft, Effect, Entry, Envelope, Event, Hash, Head, Inspect, LogId,
-    MAX_BATCH_BYTES, MemberState, Message, Millis, Origin, Row, Rows, Summary, VerifiedBatch,
+    Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, LogId, MemberState, Message, Origin, Row,
+    Rows, Summary, VerifiedBatch, features, hash_of,
 };
-use shared::{fact::FactStream, ids::RegionName};
-use uuid::Uuid;
+use shared::ids::RegionName;
 
 use super::{
+    bugs::Bug,
+    disk::{Applying, Disk, LEASE_MS, Waiting, written_anew},
+    faults::{FAULTS_LAST_MS, Plan},
+    laws::{Breach, Law, Laws},
+    network::Network,
     random::Random,
-    region::{Disk, LIMITS, Region},
+    region::{HashTrust, INSTANCES, Instance, LIMITS, Region, Start},
 };
 
-const FAULTS_LAST_MS: u64 = 9_000;
 const CONVERGE_WITHIN_MS: u64 = 30_000;
 const TICK_MS: u64 = 100;
-/// What the database remembers of the members is told this often.
-const MEMBERS_EVERY_MS: u64 = 1_000;
+const LEASE_EVERY_MS: u64 = 500;
+const NUMBER_EVERY_MS: u64 = 20;
+const APPLY_EVERY_MS: u64 = 60;
+/// The database is looked at for what another instance did.
+const REFRESH_EVERY_MS: u64 = 500;
+const LOOK_EVERY_MS: u64 = 100;
 /// Until then relays and lines alter what they carry; whoever did is avoided for half a minute.
-const ALTERED_UNTIL_MS: u64 = 3_000;
+pub(super) const ALTERED_UNTIL_MS: u64 = 3_000;
 
 /// What a run came to.
 pub(crate) struct Outcome {
     pub(crate) trace: u64,
-    pub(crate) failure: Option<String>,
+    pub(crate) breach: Option<Breach>,
     pub(crate) seen: BTreeMap<&'static str, u64>,
 }
 
-/// A mistake around the core that the laws have to find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Bug {
-    /// What is reported as stored is sometimes not.
-    DiskForgets,
-    /// Rows leave the outbox in another transaction than the one that numbers them.
-    OutboxDeletedLater,
-    /// The cursor moves, and a crash comes before the rows.
-    CursorBeforeRows,
-    /// A batch is reported as stored when it arrives.
-    StoredTooEarly,
-    /// Old entries are dropped whoever lacks them.
-    TruncatesForItself,
-    /// A snapshot's vector and rows are of two moments.
-    TornSnapshot,
-    /// Sums leave out the newest row.
-    DigestOmitsRow,
-    /// A region that was restored goes on in the life it was in.
-    OldLifeGoesOn,
-}
-
-enum Happening {
-    Tick { region: usize, life: u64 },
-    Connect { a: usize, b: usize },
-    Deliver { to: usize, life: u64, conn: ConnectionId, message: Message },
-    HangUp { at: usize, life: u64, conn: ConnectionId },
-    Durable { region: usize, life: u64, batch: Box<VerifiedBatch> },
-    Emit { region: usize },
-    Number { region: usize, life: u64 },
-    Crash { region: usize },
+/// Something that happens to an instance, named by its number and the start it belongs to, or to a region.
+pub(super) enum Happening {
+    Tick { at: usize, start: u64 },
+    Lease { at: usize, start: u64 },
+    Number { at: usize, start: u64 },
+    Apply { at: usize, start: u64 },
+    Refresh { at: usize, start: u64 },
+    Dial { at: usize, start: u64, region: usize },
+    Deliver { at: usize, start: u64, conn: ConnectionId, sent: (usize, u64), message: Message },
+    HangUp { at: usize, start: u64, conn: ConnectionId },
+    Durable { at: usize, start: u64, batch: Box<VerifiedBatch>, arrived: u64, fails: bool },
+    Snapshot { at: usize, start: u64, from: usize },
+    Served { at: usize, start: u64, event: Box<Event> },
+    Start { at: usize },
+    Crash { at: usize },
+    Freeze { at: usize, until: u64 },
+    CutOff { at: usize, until: u64 },
+    Emit { region: usize, burst: u64 },
+    Commit { region: usize, timeline: u64, row: Box<Waiting> },
+    Slow { region: usize, until: u64 },
+    Full { region: usize, until: u64 },
     Backup { region: usize },
-    Lose { region: usize },
-    Members { region: usize, life: u64 },
-    Snapshot { region: usize, life: u64, from: usize },
-    Served { region: usize, life: u64, event: Box<Event> },
-    Start { region: usize },
+    Lose { region: usize, processes_too: bool },
+    Back { region: usize },
+    Die { region: usize },
+    Join { region: usize },
+    Drain { region: usize },
+    Settle { region: usize },
     Cut { from: usize, to: usize },
     Mend { from: usize, to: usize },
     Heal,
+    Look,
+}
+
+impl Happening {
+    /// The instance it happens to, if it is one that runs.
+    fn instance(&self) -> Option<(usize, u64)> {
+        match self {
+            Self::Tick { at, start }
+            | Self::Lease { at, start }
+            | Self::Number { at, start }
+            | Self::Apply { at, start }
+            | Self::Refresh { at, start }
+            | Self::Dial { at, start, .. }
+            | Self::Deliver { at, start, .. }
+            | Self::HangUp { at, start, .. }
+            | Self::Durable { at, start, .. }
+            | Self::Snapshot { at, start, .. }
+            | Self::Served { at, start, .. } => Some((*at, *start)),
+            _ => None,
+        }
+    }
 }
 
 struct Due(u64, u64, Happening);
@@ -94,85 +117,48 @@ impl Ord for Due {
 }
 
 pub(crate) struct World {
-    now: u64,
-    random: Random,
+    pub(super) now: u64,
+    pub(super) random: Random,
     due: BinaryHeap<Reverse<Due>>,
     scheduled: u64,
-    regions: Vec<Region>,
-    /// Both ends of each connection, the one that opened it first.
-    connections: BTreeMap<ConnectionId, (usize, usize)>,
-    next_conn: ConnectionId,
-    cut: BTreeSet<(usize, usize)>,
-    /// Bytes a second from one region to another, where it is not plenty, and until when what was sent takes the line.
-    bandwidth: BTreeMap<(usize, usize), u64>,
-    busy_until: BTreeMap<(usize, usize), u64>,
-    /// Connections of a region whose disk was lost: what was on its way is lost too.
-    void: BTreeSet<ConnectionId>,
-    backups: BTreeMap<usize, Disk>,
-    healed: bool,
+    pub(super) regions: Vec<Region>,
+    pub(super) instances: Vec<Instance>,
+    pub(super) network: Network,
+    pub(super) plan: Plan,
+    pub(super) backups: BTreeMap<usize, Disk>,
+    pub(super) healed: bool,
     bug: Option<Bug>,
-    /// Members that a region waits for no more.
-    given_up: BTreeSet<(usize, usize)>,
-    /// Regions that had everything once and came back with less.
-    restored: BTreeSet<usize>,
     /// A row of a region that is not what was derived, and whether anybody has told.
-    tampered: Option<((usize, LogId, u64), bool)>,
-    tampers: bool,
-    /// The one true hash of every entry ever numbered.
-    truth: BTreeMap<(LogId, u64), Hash>,
-    emitted: u64,
-    /// Batches altered on their way that nobody has complained about.
-    altered: u64,
-    /// Facts that were on a lost disk and nowhere else.
-    lost: BTreeSet<Uuid>,
-    /// Of a thousand facts, so many are large.
-    large: u64,
+    pub(super) tampered: Option<((usize, LogId, u64), bool)>,
+    pub(super) emitted: u64,
+    /// How long each fact is, by its number.
+    pub(super) lengths: BTreeMap<u64, u64>,
+    pub(super) laws: Laws,
     trace: DefaultHasher,
-    failure: Option<String>,
     seen: BTreeMap<&'static str, u64>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let count = usize::try_from(random.between(3, 6)).expect("few");
-        let names = ["us-east", "eu-west", "ap-south", "sa-east", "af-south"];
-        let regions = names[..count].iter().map(|name| Region {
-            name: name.parse().expect("a name"),
-            disk: Disk::default(),
-            restore: None,
-            may_be_restored: false,
-            core: None,
-            may_number: false,
-            life: 0,
-            storing: BTreeMap::new(),
-        });
+        let plan = Plan::draw(&mut random);
         let mut world = Self {
             now: 0,
             random,
             due: BinaryHeap::new(),
             scheduled: 0,
-            regions: regions.collect(),
-            connections: BTreeMap::new(),
-            next_conn: 1,
-            cut: BTreeSet::new(),
-            bandwidth: BTreeMap::new(),
-            busy_until: BTreeMap::new(),
-            void: BTreeSet::new(),
+            regions: plan.regions(),
+            instances: (0..plan.count * INSTANCES).map(|_| Instance::default()).collect(),
+            network: Network::default(),
+            plan,
             backups: BTreeMap::new(),
             healed: false,
             bug: None,
-            given_up: BTreeSet::new(),
-            restored: BTreeSet::new(),
             tampered: None,
-            tampers: false,
-            truth: BTreeMap::new(),
             emitted: 0,
-            altered: 0,
-            lost: BTreeSet::new(),
-            large: 20,
+            lengths: BTreeMap::new(),
+            laws: Laws::default(),
             trace: DefaultHasher::new(),
-            failure: None,
             seen: BTreeMap::new(),
         };
         world.plan_faults();
@@ -181,720 +167,748 @@ impl World {
 
     pub(crate) fn with_bug(mut self, bug: Bug) -> Self {
         self.bug = Some(bug);
+        self.plan.tampers = bug == Bug::DigestOfKeys;
         self
     }
 
     /// A row of one region is another than what was derived, once the world has healed.
     pub(crate) fn with_a_tampered_row(mut self) -> Self {
-        self.tampers = true;
-        self
-    }
-
-    /// Every line is slower than a large fact takes until its source is given up.
-    pub(crate) fn with_slow_lines(mut self) -> Self {
-        self.large = 100;
-        for from in 0..self.regions.len() {
-            for to in 0..self.regions.len() {
-                let bytes_a_second = self.random.between(80_000, 120_000);
-                self.bandwidth.insert((from, to), bytes_a_second);
-            }
-        }
+        self.plan.tampers = true;
         self
     }
 
     pub(crate) fn run(mut self) -> Outcome {
         while let Some(Reverse(Due(at, _, happening))) = self.due.pop() {
-            if self.failure.is_some() {
-                break;
-            }
             self.now = at;
-            let look = matches!(happening, Happening::Tick { region: 0, .. });
-            if self.healed && look && self.converged() {
-                break;
-            }
-            if at > FAULTS_LAST_MS + CONVERGE_WITHIN_MS {
-                let vectors: Vec<_> = self.regions.iter().map(|region| self.lengths(region)).collect();
-                self.fail(format!("not converged {CONVERGE_WITHIN_MS} ms after healing: {vectors:?}"));
+            self.laws.now_ms = at;
+            if self.laws.breach.is_some() || (matches!(happening, Happening::Look) && self.looks_done()) {
                 break;
             }
             self.happen(happening);
         }
-        self.check_nothing_lost_or_doubled();
-        Outcome { trace: self.trace.finish(), failure: self.failure, seen: self.seen }
+        self.laws.at_the_end(&self.regions);
+        Outcome { trace: self.trace.finish(), breach: self.laws.breach, seen: self.seen }
     }
 
-    fn plan_faults(&mut self) {
-        let count = self.regions.len();
-        for region in 0..count {
-            let at = self.random.between(0, 400);
-            self.schedule(at, Happening::Start { region });
-            for _ in 0..self.random.between(5, 30) {
-                let at = self.random.between(0, FAULTS_LAST_MS);
-                self.schedule(at, Happening::Emit { region });
-            }
-            for _ in 0..self.random.between(0, 3) {
-                let at = self.random.between(500, FAULTS_LAST_MS);
-                self.schedule(at, Happening::Crash { region });
-            }
-        }
-        for from in 0..count {
-            for to in 0..count {
-                if self.random.chance(250) {
-                    let bytes_a_second = self.random.between(60_000, 300_000);
-                    self.bandwidth.insert((from, to), bytes_a_second);
-                }
-            }
-        }
-        if self.random.chance(400) {
-            let region = usize::try_from(self.random.between(0, count as u64)).expect("few");
-            let backup = self.random.between(0, FAULTS_LAST_MS / 2);
-            let lose = self.random.between(backup + 500, FAULTS_LAST_MS);
-            self.schedule(backup, Happening::Backup { region });
-            self.schedule(lose, Happening::Lose { region });
-        }
-        for _ in 0..self.random.between(0, 8) {
-            let (from, to) = self.two_regions();
-            let at = self.random.between(0, FAULTS_LAST_MS);
-            let both_ways = self.random.chance(400);
-            let lasts = self.random.between(200, 6_000);
-            self.schedule(at, Happening::Cut { from, to });
-            self.schedule(at + lasts, Happening::Mend { from, to });
-            if both_ways {
-                self.schedule(at, Happening::Cut { from: to, to: from });
-                self.schedule(at + lasts, Happening::Mend { from: to, to: from });
-            }
-        }
-        self.schedule(FAULTS_LAST_MS, Happening::Heal);
+    pub(super) fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
     }
 
-    fn two_regions(&mut self) -> (usize, usize) {
-        let count = self.regions.len() as u64;
-        let from = self.random.between(0, count);
-        let to = (from + self.random.between(1, count)) % count;
-        (usize::try_from(from).expect("few"), usize::try_from(to).expect("few"))
+    pub(super) fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
-    fn schedule(&mut self, at: u64, happening: Happening) {
+    pub(super) fn schedule(&mut self, at: u64, happening: Happening) {
         self.scheduled += 1;
         self.due.push(Reverse(Due(at, self.scheduled, happening)));
     }
 
     fn happen(&mut self, happening: Happening) {
+        if let Some((at, start)) = happening.instance() {
+            let instance = &self.instances[at];
+            if !instance.runs() || instance.start != start {
+                return;
+            }
+            if self.is_frozen(at) {
+                self.schedule(self.instances[at].frozen_until, happening);
+                return;
+            }
+        }
         match happening {
-            Happening::Start { region } => self.start(region),
-            Happening::Crash { region } => {
-                if !self.healed && self.regions[region].core.is_some() {
-                    self.crash(region, "crash");
+            Happening::Tick { at, start } => {
+                self.schedule(self.now + TICK_MS, Happening::Tick { at, start });
+                self.give(at, Event::Tick);
+            }
+            Happening::Lease { at, start } => {
+                self.schedule(self.now + LEASE_EVERY_MS, Happening::Lease { at, start });
+                self.keep_lease(at);
+            }
+            Happening::Number { at, start } => {
+                self.schedule(self.now + NUMBER_EVERY_MS, Happening::Number { at, start });
+                self.number(at);
+            }
+            Happening::Apply { at, start } => {
+                self.schedule(self.now + APPLY_EVERY_MS, Happening::Apply { at, start });
+                self.apply(at);
+            }
+            Happening::Refresh { at, start } => {
+                self.schedule(self.now + REFRESH_EVERY_MS, Happening::Refresh { at, start });
+                self.refresh(at);
+            }
+            Happening::Dial { at, region, .. } => self.dial(at, region),
+            Happening::Deliver { at, conn, sent, message, .. } => self.received(at, conn, sent, message),
+            Happening::HangUp { at, conn, .. } => {
+                self.laws.disconnected(at, conn);
+                self.give(at, Event::Disconnected { conn });
+            }
+            Happening::Durable { at, start, batch, arrived, fails } => {
+                if self.reaches_database(at) {
+                    // What was lost with a database was lost on this way too.
+                    let void = self.network.void_before.values().any(|before| arrived < *before);
+                    self.store(at, &batch, fails || void);
+                } else {
+                    let later = self.database_back(at) + 1;
+                    self.schedule(later, Happening::Durable { at, start, batch, arrived, fails: true });
                 }
             }
-            Happening::Backup { region } => {
-                let copy = self.regions[region].disk.clone();
-                self.backups.insert(region, copy);
-            }
-            Happening::Lose { region } => self.lose(region),
-            Happening::Members { region, life } => {
-                if self.alive(region, life) {
-                    let states = self.regions.iter().map(|region| (region.name.clone(), MemberState::Active)).collect();
-                    let acks = self.regions[region].disk.acks.clone();
-                    self.schedule(self.now + MEMBERS_EVERY_MS, Happening::Members { region, life });
-                    self.give(region, Event::Members { states, acks });
-                }
-            }
-            Happening::Snapshot { region, life, from } => {
-                if self.alive(region, life) {
-                    self.load_snapshot(region, from);
-                }
-            }
-            Happening::Served { region, life, event } => {
-                if self.alive(region, life) {
-                    self.give(region, *event);
-                }
-            }
-            Happening::Tick { region, life } => {
-                if self.alive(region, life) {
-                    self.schedule(self.now + TICK_MS, Happening::Tick { region, life });
-                    self.give(region, Event::Tick);
-                }
-            }
-            Happening::Connect { a, b } => self.connect(a, b),
-            Happening::Deliver { to, life, conn, message } => {
-                if self.alive(to, life) && !self.void.contains(&conn) {
-                    self.give(to, Event::Received { conn, message });
-                }
-            }
-            Happening::HangUp { at, life, conn } => {
-                if self.alive(at, life) {
-                    self.give(at, Event::Disconnected { conn });
-                }
-            }
-            Happening::Durable { region, life, batch } => {
-                if self.alive(region, life) {
-                    self.store(region, &batch);
-                }
-            }
-            Happening::Emit { region } => self.emit(region),
-            Happening::Number { region, life } => {
-                if self.alive(region, life) {
-                    self.number(region);
-                    self.schedule(self.now + 20, Happening::Number { region, life });
-                }
-            }
-            Happening::Cut { from, to } => {
-                if !self.healed {
-                    if !self.cut.contains(&(to, from)) {
-                        self.saw("cut one way");
-                    }
-                    self.cut.insert((from, to));
-                }
-            }
-            Happening::Mend { from, to } => {
-                self.cut.remove(&(from, to));
-            }
-            Happening::Heal => {
-                self.healed = true;
-                self.cut.clear();
-                if self.tampers {
-                    let at = usize::try_from(self.random.between(0, self.regions.len() as u64)).expect("few");
-                    let place = self.regions[at].disk.rows.keys().next().cloned();
-                    self.tampered = place.map(|(log, seq)| ((at, log, seq), false));
-                }
-                for region in 0..self.regions.len() {
-                    if self.regions[region].core.is_none() {
-                        self.start(region);
-                    }
-                }
-            }
+            Happening::Snapshot { at, from, .. } => self.load_snapshot(at, from),
+            Happening::Served { at, event, .. } => self.give(at, *event),
+            Happening::Start { at } => self.start(at),
+            fault => self.suffer(fault),
         }
     }
 
-    fn alive(&self, region: usize, life: u64) -> bool {
-        self.regions[region].core.is_some() && self.regions[region].life == life
+    pub(super) fn is_frozen(&self, at: usize) -> bool {
+        self.instances[at].frozen_until > self.now
     }
 
-    fn start(&mut self, region: usize) {
-        if self.regions[region].core.is_some() {
+    fn database_back(&self, at: usize) -> u64 {
+        self.instances[at].away_until.max(self.regions[at / INSTANCES].away_until)
+    }
+
+    pub(super) fn reaches_database(&self, at: usize) -> bool {
+        self.now >= self.database_back(at)
+    }
+
+    pub(super) fn origin_of(&self, at: usize) -> Origin {
+        Origin { region: self.regions[at / INSTANCES].name.clone(), incarnation: self.instances[at].life + 1 }
+    }
+
+    pub(super) fn number_of(&self, name: &RegionName) -> usize {
+        self.regions.iter().position(|region| region.name == *name).expect("a region of this world")
+    }
+
+    fn applying(&self) -> Applying {
+        Applying {
+            counts_again: self.has(Bug::FactCountsTwice),
+            last_body_wins: self.has(Bug::LastBodyWins),
+            stops_at_poison: self.has(Bug::PoisonStopsLog) || self.has(Bug::KindsWaitForEachOther),
+            drops_neighbours: self.has(Bug::PoisonTakesNeighbours),
+        }
+    }
+
+    fn start(&mut self, at: usize) {
+        let region = at / INSTANCES;
+        if self.instances[at].runs() || !self.may_run(region) {
             return;
         }
-        if let Some(old) = self.regions[region].restore.take() {
-            self.restore(region, old);
+        if !self.reaches_database(at) {
+            let again = self.database_back(at) + self.random.between(1, 300);
+            self.schedule(again, Happening::Start { at });
+            return;
         }
-        let names: Vec<_> = self.regions.iter().map(|region| region.name.clone()).collect();
-        self.regions[region].start(Millis(self.now), &names);
-        self.given_up.retain(|(at, _)| *at != region);
-        let life = self.regions[region].life;
-        let logs = self.regions[region].disk.log_states();
-        self.give(region, Event::Leads { logs });
-        self.schedule(self.now + 1, Happening::Tick { region, life });
-        self.schedule(self.now + 2, Happening::Members { region, life });
-        self.schedule(self.now + 5, Happening::Number { region, life });
+        let in_doubt = self.has(Bug::NumbersInDoubt);
+        if !in_doubt {
+            self.regions[region].disk.identify(self.now);
+        }
+        let others = self.regions.iter().enumerate();
+        let expected = others
+            .filter(|(other, peer)| {
+                *other != region && !in_doubt && peer.state.is_some_and(|state| state < MemberState::Retired)
+            })
+            .map(|(_, peer)| peer.name.clone())
+            .collect();
+        let old = !self.healed && self.random.chance(80);
+        let kept_entries = if self.has(Bug::WaitsForTheDead) { u64::MAX / 2 } else { LIMITS.kept_entries };
+        let doubted = self.regions[region].disk.doubted;
+        if in_doubt {
+            self.regions[region].disk.doubted = false;
+        }
+        let how = Start {
+            now: self.now,
+            expected,
+            limits: global_sync::protocol::Limits { kept_entries, ..LIMITS },
+            trust: HashTrust { believes_everybody: self.has(Bug::BelievesEverybody) },
+            features: if old { features::INSPECT } else { features::ALL },
+            random: &mut self.random,
+        };
+        self.instances[at].start(at, &self.regions[region], how);
+        self.regions[region].disk.doubted = doubted && !in_doubt;
+        self.laws.starts(at);
+        let start = self.instances[at].start;
+        self.schedule(self.now + 1, Happening::Tick { at, start });
+        self.schedule(self.now + 2, Happening::Lease { at, start });
+        self.schedule(self.now + 3, Happening::Refresh { at, start });
+        self.schedule(self.now + 5, Happening::Number { at, start });
+        self.schedule(self.now + 6, Happening::Apply { at, start });
         for other in 0..self.regions.len() {
             if other != region {
-                self.schedule(self.now + 3, Happening::Connect { a: region, b: other });
+                self.schedule(self.now + 4, Happening::Dial { at, start, region: other });
             }
         }
     }
 
-    fn crash(&mut self, region: usize, how: &'static str) {
+    pub(super) fn may_run(&self, region: usize) -> bool {
+        let region = &self.regions[region];
+        !region.gone && region.state.is_some_and(|state| state < MemberState::Retired)
+    }
+
+    /// Ends a process; another is started after a while.
+    pub(super) fn crash(&mut self, at: usize, how: &'static str) {
         let restart = self.now + self.random.between(10, 3_000);
-        self.stop(region, how, restart);
+        self.stop(at, how);
+        self.schedule(restart, Happening::Start { at });
     }
 
-    fn stop(&mut self, region: usize, how: &'static str, restart: u64) {
-        self.saw(how);
-        self.regions[region].stop();
-        self.schedule(restart, Happening::Start { region });
-        let gone: Vec<_> =
-            self.connections.iter().filter(|(_, (a, b))| *a == region || *b == region).map(|(c, _)| *c).collect();
-        for conn in gone {
-            self.drop_connection(conn, Some(region));
+    pub(super) fn stop(&mut self, at: usize, how: &'static str) {
+        if self.instances[at].runs() {
+            self.saw(how);
+            self.drop_connections(at);
+            self.instances[at].stop();
         }
     }
 
-    /// A region loses its disk and comes back with a copy of it, when all it said has been stored by others or is lost.
-    fn lose(&mut self, region: usize) {
-        let Some(copy) = self.backups.remove(&region) else { return };
-        if self.regions[region].core.is_none() {
+    /// Ends a life of the program in an orderly way and begins the next.
+    pub(super) fn start_over(&mut self, at: usize, why: &'static str) {
+        if let Some(fence) = self.instances[at].fence
+            && self.reaches_database(at)
+        {
+            self.regions[at / INSTANCES].disk.release_lease(self.now, fence);
+        }
+        self.stop(at, why);
+        let restart = self.now + self.random.between(2, 50);
+        self.schedule(restart, Happening::Start { at });
+    }
+
+    /// Whether the region has begun another life, or another database has taken the place of its own, since the start.
+    fn is_outlived(&self, at: usize) -> bool {
+        let (instance, disk) = (&self.instances[at], &self.regions[at / INSTANCES].disk);
+        instance.life != disk.life || (instance.timeline != disk.timeline && !self.has(Bug::FailoverUnnoticed))
+    }
+
+    /// What the database says when a transaction of an instance asks whether it leads.
+    fn leads(&self, at: usize) -> bool {
+        let disk = &self.regions[at / INSTANCES].disk;
+        self.instances[at].fence.is_some_and(|fence| disk.holds(fence)) && !self.is_outlived(at)
+    }
+
+    /// As `leads`, for a transaction that writes; whoever hears no leads no longer.
+    fn may_write(&mut self, at: usize, what: &'static str, unfenced: bool) -> bool {
+        if self.instances[at].fence.is_none() || !self.reaches_database(at) {
+            return false;
+        }
+        let leads = self.leads(at);
+        if !leads && !unfenced {
+            self.saw("zombie refused");
+            self.follow(at);
+            return false;
+        }
+        self.laws.wrote(what, leads);
+        true
+    }
+
+    fn follow(&mut self, at: usize) {
+        self.instances[at].fence = None;
+        self.laws.starts_over(at);
+        self.give(at, Event::Follows);
+    }
+
+    fn keep_lease(&mut self, at: usize) {
+        let region = at / INSTANCES;
+        let reaches = self.reaches_database(at);
+        let clock = self.instances[at].clock(self.now).0;
+        if reaches && self.is_outlived(at) {
+            self.start_over(at, "outlived");
             return;
         }
-        self.void
-            .extend(self.connections.iter().filter(|(_, (a, b))| *a == region || *b == region).map(|(conn, _)| *conn));
-        let restart = self.now + self.random.between(500, 3_000);
-        self.stop(region, "disk lost", restart);
-        self.regions[region].restore = Some(copy);
-    }
-
-    fn restore(&mut self, region: usize, old: Disk) {
-        let name = self.regions[region].name.clone();
-        let had = std::mem::replace(&mut self.regions[region].disk, old);
-        self.regions[region].may_be_restored = true;
-        self.restored.insert(region);
-        let disks: Vec<Disk> = self
-            .regions
-            .iter()
-            .enumerate()
-            .filter(|(at, _)| *at != region)
-            .map(|(_, other)| other.restore.as_ref().unwrap_or(&other.disk).clone())
-            .collect();
-        let mut kept = self.regions[region].disk.written_by(&name);
-        for disk in &disks {
-            kept.extend(disk.written_by(&name));
-        }
-        self.lost.extend(had.written_by(&name).difference(&kept).copied());
-        // What only the lost disk knew has never been, so its number may be given again.
-        let own = self.regions[region].disk.clone();
-        self.truth.retain(|(log, seq), _| {
-            log.origin.region != name || disks.iter().chain([&own]).any(|disk| disk.head(log).seq >= *seq)
-        });
-    }
-
-    /// The other end notices after a while, or at once.
-    fn drop_connection(&mut self, conn: ConnectionId, closed_by: Option<usize>) {
-        let Some((a, b)) = self.connections.remove(&conn) else { return };
-        for end in [a, b] {
-            if Some(end) != closed_by {
-                let life = self.regions[end].life;
-                let at = self.now + self.random.between(1, 1_500);
-                self.schedule(at, Happening::HangUp { at: end, life, conn });
+        let disk = &mut self.regions[region].disk;
+        match self.instances[at].fence {
+            None if reaches => {
+                let ends = disk.lease_ends_ms;
+                let by = if self.bug == Some(Bug::LeaseByOwnClock) { clock } else { self.now };
+                if by > ends {
+                    let fence = disk.take_lease(self.now, self.instances[at].holder);
+                    let logs = disk.log_states();
+                    self.laws.lease_taken(ends);
+                    self.laws.starts_over(at);
+                    self.instances[at].fence = Some(fence);
+                    self.instances[at].renewed_at = clock;
+                    self.give(at, Event::Leads { logs });
+                }
             }
+            None => {}
+            Some(fence) if reaches => {
+                if disk.renew_lease(self.now, fence) {
+                    self.instances[at].renewed_at = clock;
+                } else {
+                    self.follow(at);
+                }
+            }
+            Some(_) if clock.saturating_sub(self.instances[at].renewed_at) >= LEASE_MS => self.follow(at),
+            Some(_) => {}
         }
     }
 
-    fn connect(&mut self, a: usize, b: usize) {
-        let connected = self.connections.values().any(|ends| *ends == (a, b));
-        let reachable = !self.cut.contains(&(a, b)) && !self.cut.contains(&(b, a));
-        let both_alive = self.regions[a].core.is_some() && self.regions[b].core.is_some();
-        if self.regions[a].core.is_some() {
-            let again = self.now + self.random.between(200, 600);
-            self.schedule(again, Happening::Connect { a, b });
-        }
-        // As the real dialler does: no second connection to a peer that is connected.
-        let known = self.connections.values().any(|ends| *ends == (b, a)) && !self.random.chance(100);
-        if connected || known || !reachable || !both_alive {
+    fn refresh(&mut self, at: usize) {
+        if !self.reaches_database(at) {
             return;
         }
-        let conn = self.next_conn;
-        self.next_conn += 1;
-        self.connections.insert(conn, (a, b));
-        let (name_a, name_b) = (self.regions[a].name.clone(), self.regions[b].name.clone());
-        self.give(a, Event::Connected { conn, region: name_b, dialed: true });
-        self.give(b, Event::Connected { conn, region: name_a, dialed: false });
+        if self.is_outlived(at) {
+            self.start_over(at, "outlived");
+            return;
+        }
+        let states = self.regions.iter().filter_map(|region| Some((region.name.clone(), region.state?))).collect();
+        let acks = self.regions[at / INSTANCES].disk.acks.clone();
+        self.give(at, Event::Members { states, acks });
+        if self.instances[at].runs() && self.instances[at].fence.is_none() {
+            let logs = self.regions[at / INSTANCES].disk.log_states();
+            self.give(at, Event::Refreshed { logs });
+        }
     }
 
-    fn emit(&mut self, region: usize) {
-        self.emitted += 1;
-        let stream = FactStream::ALL[usize::try_from(self.random.between(0, 3)).expect("three")];
-        let length = if self.random.chance(self.large) { 200_000 } else { self.random.between(20, 300) };
-        let draft = Draft {
-            id: Uuid::from_u128(u128::from(self.emitted)),
-            kind: "simulated".to_owned(),
-            tenant: None,
-            home_epoch: None,
-            traceparent: None,
-            committed_at_ms: 0,
-            body: vec![7; usize::try_from(length).expect("small")],
-        };
-        self.regions[region].disk.outbox.push((stream, draft));
-    }
-
-    fn number(&mut self, region: usize) {
-        if !self.regions[region].may_number {
+    fn number(&mut self, at: usize) {
+        let region = at / INSTANCES;
+        if !self.instances[at].may_number || self.regions[region].disk.outbox.is_empty() {
+            return;
+        }
+        if !self.may_write(at, "numbering", self.has(Bug::NumbersUnfenced)) {
             return;
         }
         let at_most = usize::try_from(self.random.between(1, 5)).expect("few");
-        if self.regions[region].disk.outbox.is_empty() {
-            return;
-        }
-        let origin = self.regions[region].origin();
-        let before = self.regions[region].disk.heads.clone();
-        let waited = self.regions[region].disk.outbox.clone();
-        let grown = self.regions[region].disk.number(&origin, at_most);
+        let (origin, how) = (self.origin_of(at), self.applying());
+        let by_position = self.has(Bug::OutboxReadByPosition);
+        let disk = &mut self.regions[region].disk;
+        let (life_over, heads, waited) =
+            (origin != disk.origin(&origin.region), disk.heads.clone(), disk.outbox.clone());
+        disk.outbox.sort_by_key(|row| row.position);
+        let seen = if by_position { disk.position } else { 0 };
+        let (mut rows, mut rest): (Vec<_>, Vec<_>) = disk.outbox.drain(..).partition(|row| row.position > seen);
+        rest.extend(rows.split_off(at_most.min(rows.len())));
+        disk.outbox = rest;
+        disk.position = rows.last().map_or(seen, |row| row.position);
+        let grown = disk.number(&origin, rows, how);
         for (log, _) in &grown {
-            let known = before.get(log).map_or(0, |head| head.seq);
-            let new: Vec<Head> = self.regions[region].disk.after(log, known).map(|(_, head)| *head).collect();
-            for head in new {
-                if self.truth.insert((log.clone(), head.seq), head.hash).is_some() {
-                    self.fail(format!("{log} number {} was given twice", head.seq));
-                    return;
-                }
-            }
+            let known = heads.get(log).map_or(0, |head| head.seq);
+            self.laws.numbered(region, log, &self.regions[region].disk, known, life_over);
+            self.laws.applied(&self.regions[region].disk, log, known);
         }
         if !grown.is_empty() && !self.healed && self.random.chance(20) {
-            if self.bug == Some(Bug::OutboxDeletedLater) {
+            if self.has(Bug::OutboxDeletedLater) {
                 self.regions[region].disk.outbox = waited;
             }
-            self.crash(region, "crash before report");
+            self.crash(at, "crash before report");
             return;
         }
         for (log, head) in grown {
-            self.give(region, Event::Numbered { log, head });
+            self.give(at, Event::Numbered { log, head });
         }
     }
 
-    fn store(&mut self, region: usize, batch: &VerifiedBatch) {
-        if !self.healed && self.random.chance(10) {
-            self.crash(region, "crash before durable");
+    fn apply(&mut self, at: usize) {
+        let region = at / INSTANCES;
+        let disk = &self.regions[region].disk;
+        let unapplied: Vec<LogId> =
+            disk.heads.iter().filter(|(log, head)| head.seq > disk.applied(log)).map(|(log, _)| log.clone()).collect();
+        let start = self.instances[at].start;
+        for log in unapplied {
+            if self.instances[at].start != start || !self.may_write(at, "applying", self.has(Bug::AppliesUnfenced)) {
+                return;
+            }
+            let at_most = usize::try_from(self.random.between(1, 8)).expect("few");
+            let how = self.applying();
+            let forgets = self.has(Bug::AppliedBeforeRows) && !self.healed && self.random.chance(100);
+            let disk = &mut self.regions[region].disk;
+            let known = disk.applied(&log);
+            if forgets {
+                disk.applied.insert(log.clone(), disk.head(&log).seq);
+                self.crash(at, "crash before report");
+                return;
+            }
+            let applied = disk.apply(&log, at_most, how);
+            self.laws.applied(&self.regions[region].disk, &log, known);
+            if !self.healed && self.random.chance(5) {
+                self.crash(at, "crash before report");
+                return;
+            }
+            match applied {
+                Some(applied) => self.give(at, Event::Applied { log, applied }),
+                None if self.has(Bug::KindsWaitForEachOther) => return,
+                None => {}
+            }
+        }
+    }
+
+    fn store(&mut self, at: usize, batch: &VerifiedBatch, fails: bool) {
+        let region = at / INSTANCES;
+        let faulty = !self.healed;
+        if faulty && self.random.chance(10) {
+            self.crash(at, "crash before durable");
             return;
         }
         let log = batch.log.clone();
         let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
-        if let Some(storing) = self.regions[region].storing.get_mut(&log) {
+        if let Some(storing) = self.instances[at].storing.get_mut(&log) {
             *storing = storing.saturating_sub(bytes);
         }
-        let known = self.regions[region].disk.head(&log).seq;
+        let full = self.regions[region].full_until > self.now;
+        let fails = fails || full || (faulty && self.random.chance(20));
         let hit = self.bug.is_some() && self.random.chance(300);
-        let result = if hit && self.bug == Some(Bug::DiskForgets) {
+        let (forgets, breaks_off) = (self.has(Bug::DiskForgets), self.has(Bug::CursorBeforeRows) && faulty);
+        let (blindly, unsigned) = (self.has(Bug::AppendsBlindly), self.has(Bug::CheckpointsNotKept));
+        let disk = &mut self.regions[region].disk;
+        let known = disk.head(&log).seq;
+        let result = if hit && forgets {
             Ok(batch.checkpoint.head)
-        } else if hit && self.bug == Some(Bug::CursorBeforeRows) && !self.healed {
+        } else if hit && breaks_off {
             if known < batch.checkpoint.head.seq {
-                self.regions[region].disk.heads.insert(log, batch.checkpoint.head);
+                disk.heads.insert(log, batch.checkpoint.head);
             }
-            self.crash(region, "crash before durable");
+            self.crash(at, "crash before durable");
             return;
-        } else if !self.healed && self.random.chance(20) {
-            Err(self.regions[region].disk.head(&log))
+        } else if fails {
+            Err(disk.head(&log))
+        } else if blindly {
+            disk.store_from(batch, 0);
+            Ok(disk.head(&log))
         } else {
-            self.regions[region].disk.store(batch)
+            disk.store(batch)
         };
-        let stored: Vec<Head> = self.regions[region].disk.after(&log, known).map(|(_, head)| *head).collect();
-        let kept = self.regions[region].disk.logs.get(&log).and_then(|entries| entries.back());
-        if kept.is_some_and(|(entry, _)| !is_whole(entry)) {
-            self.fail(format!("{} stored an altered entry of {log}", self.regions[region].name));
-            return;
+        if unsigned {
+            disk.checkpoints.remove(&log);
         }
-        for (index, head) in stored.into_iter().enumerate() {
-            if head.seq != known + index as u64 + 1 || self.truth.get(&(log.clone(), head.seq)) != Some(&head.hash) {
-                self.fail(format!("{} stored something else as {log} {}", self.regions[region].name, head.seq));
-                return;
-            }
-        }
-        if !self.healed && self.random.chance(10) {
-            self.crash(region, "crash before report");
+        self.laws.stored(&self.regions[region], &log, known);
+        if faulty && self.random.chance(10) {
+            self.crash(at, "crash before report");
             return;
         }
         match result {
-            Ok(head) => self.give(region, Event::Stored { log, head }),
-            Err(head) => self.give(region, Event::StoreFailed { log, head }),
+            Ok(head) => self.give(at, Event::Stored { log, head }),
+            Err(_) if self.has(Bug::StoreFailureUntold) => {}
+            Err(head) => {
+                if full {
+                    self.saw("disk full");
+                }
+                self.give(at, Event::StoreFailed { log, head });
+            }
         }
     }
 
-    fn give(&mut self, region: usize, event: Event) {
-        let now = Millis(self.now);
-        let Some(core) = self.regions[region].core.as_mut() else { return };
+    pub(super) fn give(&mut self, at: usize, event: Event) {
+        let instance = &mut self.instances[at];
+        let (start, now) = (instance.start, instance.clock(self.now));
+        let Some(core) = instance.core.as_mut() else { return };
+        (self.now, at, now.0).hash(&mut self.trace);
+        event.hash(&mut self.trace);
+        let name = name_of(&event);
         let effects = core.handle(now, event);
-        (self.now, region, effects.len()).hash(&mut self.trace);
+        self.saw(name);
         for effect in effects {
-            if self.regions[region].core.is_none() {
+            if !self.instances[at].runs() || self.instances[at].start != start {
                 return;
             }
-            self.carry_out(region, effect);
-            if !self.healed && self.random.chance(1) && self.random.chance(300) {
-                self.crash(region, "crash");
+            effect.hash(&mut self.trace);
+            self.saw(effect.name());
+            self.carry_out(at, effect);
+            if !self.healed && self.random.chance(1) && self.random.chance(300) && self.instances[at].start == start {
+                self.crash(at, "crash");
             }
         }
     }
 
-    fn carry_out(&mut self, region: usize, effect: Effect) {
-        let life = self.regions[region].life;
+    fn carry_out(&mut self, at: usize, effect: Effect) {
+        let (region, start) = (at / INSTANCES, self.instances[at].start);
         match effect {
             Effect::Send { conn, message } => {
-                self.saw(message.name());
-                self.send(region, conn, message);
-            }
-            Effect::Close { conn, reason } => {
-                self.saw("close");
-                reason.as_str().hash(&mut self.trace);
-                self.drop_connection(conn, Some(region));
-            }
-            Effect::Store { batch, direct: _ } => {
-                self.saw("store");
-                let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
-                let storing = self.regions[region].storing.entry(batch.log.clone()).or_default();
-                *storing += bytes;
-                if *storing > LIMITS.pull_credit_bytes + 2 * MAX_BATCH_BYTES {
-                    self.fail(format!("{bytes} more bytes than granted wait to be stored"));
-                }
-                let at = self.now + self.random.between(1, 30);
-                let (log, head) = (batch.log.clone(), batch.checkpoint.head);
-                self.schedule(at, Happening::Durable { region, life, batch });
-                if self.bug == Some(Bug::StoredTooEarly) {
-                    self.give(region, Event::Stored { log, head });
+                if !self.is_kept_back(&message) {
+                    self.saw(message.name());
+                    self.send(at, conn, message);
                 }
             }
+            Effect::Close { conn, reason: _ } => self.drop_connection(conn, at),
+            Effect::Store { batch, direct: _ } => self.begin_storing(at, batch),
             Effect::Serve { conn, log, pull, from, upto, max_bytes, known_keys: _ } => {
-                self.saw("serve");
-                let found = self.regions[region].disk.read(&log, from, upto, max_bytes);
+                let found =
+                    self.reaches_database(at).then(|| self.regions[region].disk.read(&log, from, upto, max_bytes));
                 let mut served = Event::Served { conn, log: log.clone(), pull, next: from, bytes: 0 };
-                if let Some((entries, checkpoint)) = found {
-                    if log.origin.region != self.regions[region].name {
-                        self.saw("relayed");
-                    }
-                    let bytes = entries.iter().map(|entry| entry.len() as u64).sum();
-                    let next = checkpoint.head.seq + 1;
-                    let batch = Batch { log: log.clone(), pull, entries, checkpoint };
-                    self.saw("batch");
-                    let gone_at = self.send(region, conn, Message::Batch(batch));
-                    served = Event::Served { conn, log, pull, next, bytes };
-                    if gone_at > self.now {
-                        let event = Box::new(served);
-                        self.schedule(gone_at, Happening::Served { region, life, event });
-                        return;
+                let Some((mut entries, checkpoint)) = found.flatten() else {
+                    self.give(at, served);
+                    return;
+                };
+                if log.origin.region != self.regions[region].name {
+                    self.saw("relayed");
+                    if self.has(Bug::RelayWritesAnew) {
+                        entries.iter_mut().for_each(written_anew);
                     }
                 }
-                self.give(region, served);
+                let bytes = entries.iter().map(|entry| entry.len() as u64).sum();
+                let next = checkpoint.head.seq + 1;
+                let batch = Batch { log: log.clone(), pull, entries, checkpoint };
+                self.saw("batch");
+                let gone_at = self.send(at, conn, Message::Batch(batch));
+                let bytes = if self.has(Bug::CreditNotSpent) { 0 } else { bytes };
+                served = Event::Served { conn, log, pull, next, bytes };
+                if gone_at > self.now {
+                    self.schedule(gone_at, Happening::Served { at, start, event: Box::new(served) });
+                } else {
+                    self.give(at, served);
+                }
             }
             Effect::SaveAck { peer, log, state } => {
-                self.check_ack(&peer, &log, state.head);
-                self.regions[region].disk.acks.entry(peer).or_default().insert(log, state.head.seq);
+                let number = self.number_of(&peer);
+                self.laws.acknowledged((number, &self.regions[number]), &log, state.head);
+                if self.reaches_database(at) {
+                    self.regions[region].disk.acks.entry(peer).or_default().insert(log, state.head.seq);
+                }
             }
             Effect::SaveMember { .. } => {}
             Effect::AllowNumbering => {
-                if self.regions[region].life > 1 {
-                    self.saw("late numbering");
+                self.instances[at].may_number = true;
+                if self.reaches_database(at) && !self.is_outlived(at) {
+                    self.regions[region].disk.doubted = false;
                 }
-                self.regions[region].may_number = true;
-                self.regions[region].may_be_restored = false;
             }
-            Effect::BeginIncarnation { after, alone } => {
-                if !self.regions[region].may_be_restored {
-                    self.fail("a region that lost nothing was told that it had".to_owned());
-                    return;
-                }
-                self.saw(if alone { "new life, not everybody heard" } else { "new life" });
-                if self.bug != Some(Bug::OldLifeGoesOn) {
-                    self.regions[region].disk.incarnation = if alone { 1_000_000 + self.now } else { after };
-                }
-                self.regions[region].may_be_restored = false;
-                self.crash(region, "over again");
-            }
-            Effect::Alarm(Alarm::BadBatch { .. }) if self.altered > 0 => {
-                self.saw("altered and noticed");
-                self.altered -= 1;
-            }
+            Effect::BeginIncarnation { after, alone } => self.begin_life(at, after, alone),
+            Effect::Alarm(alarm) => self.heed_alarm(&alarm),
             Effect::CheckHead { peer, log, head } => {
-                self.saw("check head");
-                if self.truth.get(&(log.clone(), head.seq)) != Some(&head.hash) {
-                    self.fail(format!("{peer} has another {log} {}", head.seq));
+                let disk = &self.regions[region].disk;
+                let ours = disk.after(&log, head.seq - 1).next().map(|(_, ours)| *ours);
+                if self.reaches_database(at) && ours.is_some_and(|ours| ours.seq == head.seq && ours != head) {
+                    self.give(at, Event::HeadDiffers { peer, log, seq: head.seq });
                 }
             }
-            Effect::Truncate { log, upto } => self.truncate(region, log, upto),
+            Effect::Truncate { log, upto } => self.truncate(at, log, upto),
             Effect::GiveUpOn { peer, log: _ } => {
-                self.saw("give up on");
                 let peer = self.number_of(&peer);
-                self.given_up.insert((region, peer));
+                self.laws.gives_up_on(at, peer);
             }
             Effect::LoadSnapshot { peer } => {
-                self.saw("load snapshot");
-                let (from, at) = (self.number_of(&peer), self.now + self.random.between(20, 400));
-                self.schedule(at, Happening::Snapshot { region, life, from });
+                let (from, arrives) = (self.number_of(&peer), self.now + self.random.between(20, 1_000));
+                self.schedule(arrives, Happening::Snapshot { at, start, from });
             }
             Effect::Answer { conn, question } => {
-                self.saw("answer");
-                if let Some((vector, mut rows)) = self.derived(region, &question) {
-                    if self.bug == Some(Bug::DigestOmitsRow) {
+                if let Some((vector, mut rows)) = self.derived(at, &question) {
+                    if self.has(Bug::DigestOmitsRow) {
                         rows.pop();
                     }
                     let mut summary = Summary::new(&question.prefix);
                     rows.into_iter().for_each(|row| summary.add(row));
                     let of = Inspect { vector: Some(vector), ..question };
                     self.saw("digest");
-                    self.send(region, conn, Message::Digest(Digest { of, rows: summary.finish() }));
+                    self.send(at, conn, Message::Digest(Digest { of, rows: summary.finish() }));
                 }
-                self.give(region, Event::Answered { conn });
+                self.give(at, Event::Answered { conn });
             }
             Effect::Compare { conn, theirs: Digest { of, rows } } => {
                 self.saw(if matches!(rows, Rows::Sums(_)) { "compare sums" } else { "compare rows" });
-                let difference = self.derived(region, &of).map(|(_, ours)| {
+                let asked = Inspect { vector: of.vector.clone().filter(|_| !self.has(Bug::DigestOfNow)), ..of.clone() };
+                let difference = self.derived(at, &asked).map(|(_, ours)| {
                     let mut comparison = Comparison::new(&of.prefix, rows);
                     ours.into_iter().for_each(|row| comparison.add(row));
                     comparison.finish()
                 });
-                self.give(region, Event::Compared { conn, question: of, difference });
+                self.give(at, Event::Compared { conn, question: of, difference });
             }
-            Effect::Alarm(Alarm::RowsDiffer { keys, .. })
-                if self.tampered.as_ref().is_some_and(|((_, log, seq), _)| keys == [format!("{log} {seq}")]) =>
+        }
+    }
+
+    fn begin_storing(&mut self, at: usize, batch: Box<VerifiedBatch>) {
+        let (region, start) = (at / INSTANCES, self.instances[at].start);
+        let bytes: u64 = batch.entries.iter().map(|(entry, _, _)| entry.len() as u64).sum();
+        let slow = self.regions[region].slow_until > self.now;
+        let takes = if slow { self.random.between(200, 1_500) } else { self.random.between(1, 30) };
+        let instance = &mut self.instances[at];
+        let storing = instance.storing.entry(batch.log.clone()).or_default();
+        *storing += bytes;
+        self.laws.waits_to_be_stored(*storing);
+        // One writer: what comes later is stored later.
+        let durable_at = instance.durable_at.entry(batch.log.clone()).or_default();
+        *durable_at = (self.now + takes).max(*durable_at + 1);
+        let (due, log, head) = (*durable_at, batch.log.clone(), batch.checkpoint.head);
+        self.schedule(due, Happening::Durable { at, start, batch, arrived: self.now, fails: false });
+        if slow {
+            self.saw("slow disk");
+        }
+        if self.has(Bug::StoredTooEarly) {
+            self.give(at, Event::Stored { log, head });
+        }
+    }
+
+    fn begin_life(&mut self, at: usize, after: u64, alone: bool) {
+        let region = at / INSTANCES;
+        if !self.reaches_database(at) {
+            self.crash(at, "crash");
+            return;
+        }
+        let disk = &mut self.regions[region].disk;
+        let doubted = disk.doubted;
+        if self.bug == Some(Bug::OldLifeGoesOn) {
+            disk.doubted = false;
+        } else if disk.begin_life(after, alone, self.now) {
+            self.saw(if alone { "new life, not everybody heard" } else { "new life" });
+            self.laws.life_begins(region, doubted);
+        }
+        self.start_over(at, "over again");
+    }
+
+    fn heed_alarm(&mut self, alarm: &Alarm) {
+        match alarm {
+            Alarm::BadBatch { .. } => self.complained(format!("{alarm:?}")),
+            Alarm::RowsDiffer { keys, .. }
+                if self.tampered.as_ref().is_some_and(|((_, log, seq), _)| *keys == [format!("{log} {seq}")]) =>
             {
                 self.saw("tampered row found");
                 self.tampered.iter_mut().for_each(|(_, told)| *told = true);
             }
-            Effect::Alarm(alarm @ (Alarm::BadBatch { .. } | Alarm::Diverged { .. } | Alarm::RowsDiffer { .. })) => {
-                self.fail(format!("false alarm: {alarm:?}"));
+            Alarm::Diverged { .. } | Alarm::RowsDiffer { .. } => {
+                self.laws.broken(Law::NothingIsDamaged, format!("{alarm:?}"));
             }
         }
-    }
-
-    /// Sends a message and says when the line is free of it.
-    fn send(&mut self, from: usize, conn: ConnectionId, mut message: Message) -> u64 {
-        let Some((a, b)) = self.connections.get(&conn).copied() else { return self.now };
-        let to = if a == from { b } else { a };
-        message.frame_type().hash(&mut self.trace);
-        if let Message::Batch(batch) = &message {
-            batch.checkpoint.head.hash.hash(&mut self.trace);
-        }
-        let life = self.regions[to].life;
-        // Hello opens a connection: without it there is none.
-        if matches!(message, Message::Hello(_)) {
-            self.schedule(self.now + 1, Happening::Deliver { to, life, conn, message });
-            return self.now;
-        }
-        // Entries queue for the line; what is said about them overtakes them, as on streams of another priority.
-        let mut gone_at = self.now;
-        if let (Message::Batch(batch), Some(bytes_a_second)) = (&message, self.bandwidth.get(&(from, to))) {
-            let bytes: u64 = batch.entries.iter().map(|entry| entry.len() as u64).sum();
-            let line = self.busy_until.entry((from, to)).or_default();
-            gone_at = self.now.max(*line) + bytes * 1000 / bytes_a_second;
-            *line = gone_at;
-            if bytes * 1000 / bytes_a_second > 1000 {
-                self.saw("slow batch");
-            }
-        }
-        let faulty = !self.healed;
-        if self.cut.contains(&(from, to)) || (faulty && self.random.chance(30)) {
-            self.saw("lost");
-            return gone_at;
-        }
-        if let Message::Batch(batch) = &mut message
-            && self.now < ALTERED_UNTIL_MS
-            && self.random.chance(20)
-        {
-            self.altered += 1;
-            let last = batch.entries.last_mut().expect("a batch has entries");
-            match (self.random.between(0, 3), &mut last.body) {
-                (0, Some(body)) => body[0] ^= 1,
-                (1, body) => *body = None,
-                _ => batch.checkpoint.signature[0] ^= 1,
-            }
-        }
-        if faulty && self.random.chance(30) {
-            self.saw("doubled");
-            let at = gone_at + self.random.between(2, 400);
-            self.schedule(at, Happening::Deliver { to, life, conn, message: message.clone() });
-        }
-        let at = gone_at + self.random.between(2, 120);
-        self.schedule(at, Happening::Deliver { to, life, conn, message });
-        gone_at
     }
 
     /// What a region derived, or reads as if it had.
-    fn derived(&self, region: usize, question: &Inspect) -> Option<(BTreeMap<Origin, u64>, Vec<Row>)> {
-        let (vector, mut rows) = self.regions[region].disk.derived(question)?;
-        if let Some(((at, log, seq), _)) = &self.tampered
-            && *at == region
+    fn derived(&self, at: usize, question: &Inspect) -> Option<(BTreeMap<Origin, u64>, Vec<Row>)> {
+        if !self.reaches_database(at) {
+            return None;
+        }
+        let (vector, mut rows) = self.regions[at / INSTANCES].disk.derived(question)?;
+        if let Some(((region, log, seq), _)) = &self.tampered
+            && *region == at / INSTANCES
         {
             let key = format!("{log} {seq}");
             rows.iter_mut().filter(|row| row.key == key).for_each(|row| row.hash[0] ^= 1);
         }
+        if self.has(Bug::DigestOfKeys) {
+            rows.iter_mut().for_each(|row| row.hash = hash_of(row.key.as_bytes()));
+        }
         Some((vector, rows))
     }
 
-    /// Law: no entry is dropped that a member lacks, but one that was given up on or has lost its disk since.
-    fn truncate(&mut self, region: usize, log: LogId, upto: u64) {
-        self.saw("truncate");
-        let newest = self.regions[region].disk.head(&log).seq;
-        let upto = if self.bug == Some(Bug::TruncatesForItself) { newest - 1 } else { upto };
-        if upto >= newest {
-            self.fail(format!("the newest entry of {log} is dropped"));
+    fn truncate(&mut self, at: usize, log: LogId, upto: u64) {
+        let region = at / INSTANCES;
+        if !self.may_write(at, "dropping", false) {
             return;
         }
-        for other in 0..self.regions.len() {
-            let excused = other == region || self.restored.contains(&other) || self.given_up.contains(&(region, other));
-            if !excused && self.regions[other].disk.head(&log).seq < upto {
-                self.fail(format!("{log} {upto} is dropped, and {} lacks it", self.regions[other].name));
-                return;
-            }
+        let disk = &self.regions[region].disk;
+        let upto = if self.has(Bug::TruncatesForItself) { disk.head(&log).seq - 1 } else { upto };
+        let upto = upto.min(disk.applied(&log).saturating_sub(1));
+        self.laws.drops(at, &self.regions, &log, upto);
+        let upto = self.regions[region].disk.truncate(&log, upto);
+        if !self.has(Bug::TruncationUntold) {
+            self.give(at, Event::Truncated { log, upto });
         }
-        self.regions[region].disk.truncate(&log, upto);
-        self.give(region, Event::Truncated { log, upto });
     }
 
-    fn load_snapshot(&mut self, region: usize, from: usize) {
-        let reachable = !self.cut.contains(&(region, from)) && !self.cut.contains(&(from, region));
-        let own = self.regions[region].origin();
-        let other = self.regions[from].disk.clone();
+    fn load_snapshot(&mut self, at: usize, from: usize) {
+        let region = at / INSTANCES;
+        let answers = (from * INSTANCES..(from + 1) * INSTANCES)
+            .any(|donor| self.instances[donor].runs() && !self.is_frozen(donor) && self.reaches_database(donor));
         let breaks_off = !self.healed && self.random.chance(200);
-        let up = self.regions[from].core.is_some() && reachable && !breaks_off;
-        let before = self.regions[region].disk.rows.clone();
-        if !up || !self.regions[region].disk.load(&own, &other) {
-            self.saw("snapshot failed");
-            self.give(region, Event::SnapshotFailed);
+        let other = self.regions[from].disk.clone();
+        let news = other.news_for(&self.regions[region].disk);
+        let lacks_own = news.iter().any(|(log, _)| log.origin == self.origin_of(at));
+        let comes = answers && self.network.reachable(region, from) && !lacks_own;
+        if !comes || (breaks_off && !self.has(Bug::SnapshotCursorsFirst)) || !self.may_write(at, "loading", false) {
+            if !self.has(Bug::SnapshotFailureUntold) {
+                self.give(at, Event::SnapshotFailed);
+            }
             return;
         }
-        self.saw("snapshot loaded");
-        if self.bug == Some(Bug::TornSnapshot) {
-            let rows = &mut self.regions[region].disk.rows;
-            let newest = rows.keys().rfind(|place| !before.contains_key(place)).cloned();
-            newest.map(|place| rows.remove(&place));
+        let torn = self.has(Bug::TornSnapshot);
+        let disk = &mut self.regions[region].disk;
+        if breaks_off {
+            disk.load_cursors(&news);
+            self.give(at, Event::SnapshotFailed);
+            return;
+        }
+        let before: BTreeSet<(LogId, u64)> = disk.rows.keys().cloned().collect();
+        disk.load(&news, &other);
+        if torn {
+            let newest = disk.rows.keys().rfind(|place| !before.contains(*place)).cloned();
+            let fact = newest.and_then(|place| disk.rows.remove(&place));
+            fact.map(|fact| disk.facts.remove(&fact));
         }
         if !self.healed && self.random.chance(100) {
-            self.crash(region, "crash before report");
+            self.crash(at, "crash before report");
             return;
         }
         let logs = self.regions[region].disk.log_states();
-        self.give(region, Event::SnapshotLoaded { logs });
+        self.laws.starts_over(at);
+        self.give(at, Event::SnapshotLoaded { logs });
     }
 
-    fn number_of(&self, name: &RegionName) -> usize {
-        self.regions.iter().position(|region| region.name == *name).expect("a region of this world")
-    }
-
-    /// Law: what a peer acknowledged is on its disk.
-    fn check_ack(&mut self, peer: &RegionName, log: &LogId, head: Head) {
-        let Some(peer) = self.regions.iter().find(|region| region.name == *peer) else { return };
-        if peer.disk.head(log).seq < head.seq {
-            let text = format!("{} acknowledged {log} {} without having it", peer.name, head.seq);
-            self.fail(text);
+    /// Whether the world has come to rest, or should have.
+    fn looks_done(&mut self) -> bool {
+        if !self.healed {
+            return false;
         }
+        self.tamper();
+        if self.has_converged() {
+            return true;
+        }
+        if self.now > FAULTS_LAST_MS + CONVERGE_WITHIN_MS {
+            let left = self.regions.iter().enumerate().filter(|(number, _)| self.may_run(*number));
+            let vectors: Vec<_> = left.map(|(_, region)| (region.name.to_string(), heads(&region.disk))).collect();
+            let text = format!("not all is the same {CONVERGE_WITHIN_MS} ms after healing: {vectors:?}");
+            self.laws.broken(Law::AllConverge, text);
+            return true;
+        }
+        self.schedule(self.now + LOOK_EVERY_MS, Happening::Look);
+        false
     }
 
-    /// Law: every fact committed anywhere is in a log of its origin, unless a lost disk was all that had it; every log is
-    /// the same everywhere; and nothing is numbered twice, unless the origin lost its disk and with it the memory of it.
-    fn check_nothing_lost_or_doubled(&mut self) {
-        if self.failure.is_some() {
+    fn tamper(&mut self) {
+        let whole = self.regions.iter().all(|region| region.restore.is_none());
+        if !self.plan.tampers || !whole || self.tampered.is_some() {
             return;
         }
-        let emitted: BTreeSet<Uuid> = (1..=self.emitted).map(|n| Uuid::from_u128(u128::from(n))).collect();
-        let numbered = self.truth.len() as u64;
-        if !self.seen.contains_key("disk lost") && numbered != self.emitted {
-            self.fail(format!("{} facts were committed, {numbered} numbered", self.emitted));
-            return;
-        }
-        let names: Vec<_> = self.regions.iter().map(|region| region.name.clone()).collect();
-        for region in &self.regions {
-            let held: BTreeSet<Uuid> = names.iter().flat_map(|name| region.disk.written_by(name)).collect();
-            let entries = region.disk.rows.len() as u64;
-            let missing: Vec<_> = emitted.difference(&held).filter(|id| !self.lost.contains(id)).collect();
-            if !missing.is_empty() || entries != numbered {
-                let text = format!("{} lacks {missing:?}, has {entries} of {numbered} entries", region.name);
-                self.fail(text);
-                return;
-            }
-        }
+        let left: Vec<usize> = (0..self.regions.len()).filter(|region| self.may_run(*region)).collect();
+        let at = left[usize::try_from(self.random.between(0, left.len() as u64)).expect("few")];
+        let place = self.regions[at].disk.rows.keys().next().cloned();
+        self.tampered = place.map(|(log, seq)| ((at, log, seq), false));
     }
 
-    fn converged(&self) -> bool {
-        self.tampered.as_ref().is_none_or(|(_, told)| *told)
-            && self
-                .regions
-                .iter()
-                .all(|region| region.disk.outbox.is_empty() && self.lengths(region) == self.lengths(&self.regions[0]))
+    fn has_converged(&self) -> bool {
+        let left: Vec<&Region> =
+            self.regions.iter().enumerate().filter(|(number, _)| self.may_run(*number)).map(|(_, r)| r).collect();
+        let settled = |region: &Region| {
+            region.restore.is_none()
+                && region.disk.outbox.is_empty()
+                && heads(&region.disk) == heads(&left[0].disk)
+                && region.disk.heads.iter().all(|(log, head)| region.disk.applied(log) == head.seq)
+                && self.keeps_no_more_than_it_should(region)
+        };
+        let told = if self.plan.tampers { self.tampered.as_ref().is_some_and(|(_, told)| *told) } else { true };
+        told && left.iter().all(|region| settled(region))
     }
 
-    fn lengths(&self, region: &Region) -> BTreeMap<String, u64> {
-        let heads = region.disk.heads.iter().filter(|(_, head)| head.seq > 0);
-        heads.map(|(log, head)| (log.to_string(), head.seq)).collect()
-    }
-
-    fn saw(&mut self, what: &'static str) {
-        *self.seen.entry(what).or_default() += 1;
-    }
-
-    fn fail(&mut self, text: String) {
-        if self.failure.is_none() {
-            self.failure = Some(format!("at {} ms: {text}", self.now));
-        }
+    /// A region that is never heard of again does not keep others from dropping what is old.
+    fn keeps_no_more_than_it_should(&self, region: &Region) -> bool {
+        let gone = self.regions.iter().filter(|other| other.gone && region.disk.acks.contains_key(&other.name));
+        let gone: Vec<_> = gone.collect();
+        region.disk.logs.iter().all(|(log, entries)| {
+            let newest = region.disk.head(log).seq;
+            let lags = gone.iter().any(|gone| gone.disk.head(log).seq + LIMITS.kept_entries < newest);
+            !lags || entries.len() as u64 <= LIMITS.kept_entries + 1
+        })
     }
 }
 
-fn is_whole(entry: &Entry) -> bool {
-    let envelope = Envelope::read(&entry.envelope).expect("only what can be read is stored");
-    entry.body.as_ref().is_some_and(|body| envelope.check_body(body).is_ok())
+/// An event's name, for the account of what was seen.
+fn name_of(event: &Event) -> &'static str {
+    match event {
+        Event::Connected { .. } => "connected",
+        Event::Disconnected { .. } => "disconnected",
+        Event::Received { .. } => "received",
+        Event::Stored { .. } => "stored",
+        Event::StoreFailed { .. } => "store failed",
+        Event::Applied { .. } => "applied",
+        Event::Numbered { .. } => "numbered",
+        Event::Served { .. } => "served",
+        Event::Leads { .. } => "leads",
+        Event::Follows => "follows",
+        Event::Refreshed { .. } => "refreshed",
+        Event::Members { .. } => "members",
+        Event::Truncated { .. } => "truncated",
+        Event::SnapshotLoaded { .. } => "snapshot loaded",
+        Event::SnapshotFailed => "snapshot failed",
+        Event::HeadDiffers { .. } => "head differs",
+        Event::Answered { .. } => "answered",
+        Event::Compared { .. } => "compared",
+        Event::Tick => "tick",
+    }
+}
+
+fn heads(disk: &Disk) -> BTreeMap<String, u64> {
+    let heads = disk.heads.iter().filter(|(_, head)| head.seq > 0);
+    heads.map(|(log, head)| (log.to_string(), head.seq)).collect()
 }

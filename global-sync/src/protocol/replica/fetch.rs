@@ -99,6 +99,7 @@ impl<T: Trust> Replica<T> {
     fn plan_log(&mut self, now: Millis, log: &LogId, effects: &mut Vec<Effect>) {
         let durable = self.logs.get(log).map_or(Head::EMPTY, |state| state.head);
         let mut incoming = self.incoming.remove(log).unwrap_or_else(|| Incoming::new(durable));
+        let before = incoming.fetch.as_ref().map(|fetch| (fetch.conn, fetch.pull));
         self.judge_source(now, log, &mut incoming);
         let chosen = self.choose_source(now, log, &incoming);
         // Whoever is asked may have no more than we do, and be asking us.
@@ -114,7 +115,9 @@ impl<T: Trust> Replica<T> {
         }
         let asked = incoming.fetch.as_ref().map(|fetch| fetch.conn);
         if chosen != asked {
-            if let Some(Fetch { conn, pull, .. }) = incoming.fetch.take() {
+            incoming.fetch = None;
+            // Whoever was asked so far stops, one that stalled too; a new pull of the same peer replaces the old one.
+            if let Some((conn, pull)) = before.filter(|(conn, _)| chosen != Some(*conn)) {
                 let stop = Pull { log: log.clone(), id: pull, from: 1, credit: 0, known_keys: Vec::new() };
                 effects.push(Effect::Send { conn, message: Message::Pull(stop) });
             }

@@ -9,7 +9,7 @@ use crate::protocol::{
 /// Logs one peer may pull at a time.
 const MAX_SUBSCRIPTIONS: usize = 1024;
 /// The most credit a peer can pile up.
-const MAX_CREDIT: u64 = 64 * 1024 * 1024;
+const MAX_CREDIT: i64 = 64 * 1024 * 1024;
 /// After a read that found nothing to send.
 const RETRY_SERVE_MS: u64 = 500;
 
@@ -26,8 +26,14 @@ impl<T: Trust> Replica<T> {
             self.close(conn, CloseReason::OutOfOrder, effects);
             return;
         }
-        let subscription =
-            Subscription { pull: id, next: from, credit: credit.min(MAX_CREDIT), known_keys, serving, retry_at: now };
+        let subscription = Subscription {
+            pull: id,
+            next: from,
+            credit: signed(credit).min(MAX_CREDIT),
+            known_keys,
+            serving,
+            retry_at: now,
+        };
         session.subscriptions.insert(log.clone(), subscription);
         self.serve(now, conn, &log, effects);
     }
@@ -37,7 +43,7 @@ impl<T: Trust> Replica<T> {
         if let Some(subscription) = session.subscriptions.get_mut(&credit.log)
             && subscription.pull == credit.id
         {
-            subscription.credit = subscription.credit.saturating_add(credit.bytes).min(MAX_CREDIT);
+            subscription.credit = subscription.credit.saturating_add(signed(credit.bytes)).min(MAX_CREDIT);
             self.serve(now, conn, &credit.log, effects);
         }
     }
@@ -61,7 +67,7 @@ impl<T: Trust> Replica<T> {
                 subscription.retry_at = now.plus(RETRY_SERVE_MS);
             }
             subscription.next = next.max(subscription.next);
-            subscription.credit = subscription.credit.saturating_sub(bytes);
+            subscription.credit = subscription.credit.saturating_sub(signed(bytes));
         }
         if subscription.credit == 0 && subscription.pull != pull {
             session.subscriptions.remove(log);
@@ -106,7 +112,7 @@ impl<T: Trust> Replica<T> {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let Some(subscription) = session.subscriptions.get_mut(log) else { return };
         let there = state.truncated < subscription.next && subscription.next <= newest;
-        if subscription.serving || subscription.credit == 0 || !there || now < subscription.retry_at {
+        if subscription.serving || subscription.credit <= 0 || !there || now < subscription.retry_at {
             return;
         }
         subscription.serving = true;
@@ -116,8 +122,12 @@ impl<T: Trust> Replica<T> {
             pull: subscription.pull,
             from: subscription.next,
             upto: newest,
-            max_bytes: subscription.credit.min(MAX_BATCH_BYTES),
+            max_bytes: subscription.credit.unsigned_abs().min(MAX_BATCH_BYTES),
             known_keys: subscription.known_keys.clone(),
         });
     }
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }

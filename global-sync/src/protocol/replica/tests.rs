@@ -302,6 +302,39 @@ fn a_pull_is_served_within_its_credit_and_one_read_at_a_time() {
     assert!(matches!(effects.as_slice(), [Effect::Serve { from: 3, max_bytes: 70, .. }]), "{effects:?}");
 }
 
+/// Otherwise more and more would be on its way to a peer that grants what it has stored.
+#[test]
+fn what_a_group_takes_beyond_the_credit_is_owed() {
+    let mut eu = replica_at("eu-west", NOW);
+    connect(&mut eu, NOW, 1, "us-east", advert(&[]));
+    let pull = Pull { log: log_of("eu-west"), id: 1, from: 1, credit: 100, known_keys: vec![] };
+    eu.handle(NOW, Event::Received { conn: 1, message: Message::Pull(pull) });
+    let head = chain("eu-west", 5).checkpoint.head;
+    eu.handle(NOW, Event::Numbered { log: log_of("eu-west"), head });
+    eu.handle(NOW, Event::Served { conn: 1, log: log_of("eu-west"), pull: 1, next: 3, bytes: 700 });
+    let mut grant = |bytes| {
+        let credit = crate::protocol::Credit { log: log_of("eu-west"), id: 1, bytes };
+        eu.handle(NOW, Event::Received { conn: 1, message: Message::Credit(credit) })
+    };
+    assert_eq!(grant(600), [], "that much was sent already");
+    assert!(matches!(grant(50).as_slice(), [Effect::Serve { from: 3, max_bytes: 50, .. }]));
+}
+
+#[test]
+fn a_source_that_is_left_for_another_is_told_to_stop() {
+    let mut us = replica_at("us-east", NOW);
+    let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 9)]));
+    let (_, asked) = pulls(&effects).pop_front().unwrap();
+    connect(&mut us, NOW, 2, "ap-south", advert(&[("eu-west", 9)]));
+    let later = NOW.plus(SILENT_AFTER_MS + 100);
+    let effects = us.handle(later, Event::Received { conn: 2, message: advert(&[("eu-west", 9)]) });
+    assert_eq!(pulls(&effects).front().map(|(conn, _)| *conn), Some(2), "{effects:?}");
+    let stops = effects.iter().any(|effect| {
+        matches!(effect, Effect::Send { conn: 1, message: Message::Pull(pull) } if pull.credit == 0 && pull.id == asked.id)
+    });
+    assert!(stops, "{effects:?}");
+}
+
 #[test]
 fn wrong_cluster_wrong_region_wrong_version_and_a_second_hello_end_the_connection() {
     let refused = |message: Message| {

@@ -1,0 +1,374 @@
+//! What goes wrong in a world, and when: drawn from the seed before anything happens.
+
+use global_sync::protocol::{Draft, MemberState, SALT_BYTES};
+use shared::fact::FactStream;
+use uuid::Uuid;
+
+use super::{
+    disk::{Disk, POISON, Waiting},
+    random::Random,
+    region::{INSTANCES, Region},
+    world::{Happening, World},
+};
+
+pub(super) const FAULTS_LAST_MS: u64 = 9_000;
+/// A region that joins or leaves is looked at this often.
+const SETTLE_EVERY_MS: u64 = 200;
+/// Slower than a batch is ever given time for, and slower than the slowest transaction before the database went away.
+const AWAY_AT_LEAST_MS: u64 = 1_600;
+
+/// What a world is like.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Plan {
+    pub(super) count: usize,
+    /// The region that joins while the others run.
+    joins: Option<usize>,
+    /// Of a thousand facts, so many are large, and how large.
+    large: u64,
+    large_bytes: u64,
+    /// Whether some databases are put back from copies.
+    loses: bool,
+    pub(super) tampers: bool,
+}
+
+impl Plan {
+    pub(super) fn draw(random: &mut Random) -> Self {
+        let count = usize::try_from(random.between(3, 6)).expect("few");
+        Self {
+            count,
+            joins: (count > 3 && random.chance(250)).then_some(count - 1),
+            large: 20,
+            large_bytes: 70_000,
+            loses: random.chance(400),
+            tampers: false,
+        }
+    }
+
+    pub(super) fn regions(&self) -> Vec<Region> {
+        let names = ["us-east", "eu-west", "ap-south", "sa-east", "af-south"];
+        let state = |number| if self.joins == Some(number) { None } else { Some(MemberState::Active) };
+        names[..self.count].iter().enumerate().map(|(number, name)| Region::new(name, state(number))).collect()
+    }
+}
+
+impl World {
+    /// Every line is slower than a large fact takes until its source is given up.
+    pub(crate) fn with_slow_lines(mut self) -> Self {
+        (self.plan.large, self.plan.large_bytes) = (200, 200_000);
+        for from in 0..self.regions.len() {
+            for to in 0..self.regions.len() {
+                let bytes_a_second = self.random.between(80_000, 120_000);
+                self.network.bandwidth.insert((from, to), bytes_a_second);
+            }
+        }
+        self
+    }
+
+    pub(super) fn plan_faults(&mut self) {
+        let count = self.plan.count;
+        for region in 0..count {
+            for at in region * INSTANCES..(region + 1) * INSTANCES {
+                self.sometime(0, 400, Happening::Start { at });
+                for _ in 0..self.random.between(0, 3) {
+                    self.sometime(500, FAULTS_LAST_MS, Happening::Crash { at });
+                }
+                if self.random.chance(300) {
+                    let (begins, ends) = self.span(500, 4_500);
+                    self.schedule(begins, Happening::Freeze { at, until: ends });
+                }
+                if self.random.chance(200) {
+                    let (begins, ends) = self.span(500, 5_000);
+                    self.schedule(begins, Happening::CutOff { at, until: ends });
+                }
+            }
+            for _ in 0..self.random.between(5, 30) {
+                self.sometime(0, FAULTS_LAST_MS, Happening::Emit { region, burst: 1 });
+            }
+            if self.random.chance(150) {
+                let (begins, until) = self.span(500, 3_000);
+                self.schedule(begins, Happening::Slow { region, until });
+            }
+            if self.random.chance(100) {
+                let (begins, until) = self.span(300, 2_000);
+                self.schedule(begins, Happening::Full { region, until });
+            }
+        }
+        for from in 0..count {
+            for to in 0..count {
+                if self.random.chance(250) {
+                    let bytes_a_second = self.random.between(60_000, 300_000);
+                    self.network.bandwidth.insert((from, to), bytes_a_second);
+                }
+            }
+        }
+        if self.random.chance(100) {
+            let (region, burst) = (self.a_region(), 40);
+            self.sometime(500, FAULTS_LAST_MS, Happening::Emit { region, burst });
+        }
+        self.plan_losses();
+        self.plan_cuts();
+        self.plan_members();
+        self.schedule(FAULTS_LAST_MS, Happening::Heal);
+    }
+
+    /// Databases that come back as they were a while or just a moment ago, with or without the processes on them.
+    fn plan_losses(&mut self) {
+        if !self.plan.loses {
+            return;
+        }
+        for _ in 0..self.random.between(1, 3) {
+            let region = self.a_region();
+            let lost = self.random.between(1_000, FAULTS_LAST_MS);
+            let age = if self.random.chance(500) { 300 } else { lost };
+            let backup = lost - self.random.between(20, age);
+            let processes_too = self.random.chance(500);
+            self.schedule(backup, Happening::Backup { region });
+            self.schedule(lost, Happening::Lose { region, processes_too });
+        }
+    }
+
+    fn plan_cuts(&mut self) {
+        for _ in 0..self.random.between(0, 8) {
+            let from = self.a_region();
+            let others = self.plan.count as u64;
+            let to = (from + usize::try_from(self.random.between(1, others)).expect("few")) % self.plan.count;
+            let both_ways = self.random.chance(400);
+            let (begins, ends) = self.span(200, 6_000);
+            self.schedule(begins, Happening::Cut { from, to });
+            self.schedule(ends, Happening::Mend { from, to });
+            if both_ways {
+                self.schedule(begins, Happening::Cut { from: to, to: from });
+                self.schedule(ends, Happening::Mend { from: to, to: from });
+            }
+        }
+    }
+
+    fn plan_members(&mut self) {
+        if let Some(region) = self.plan.joins {
+            self.sometime(1_000, 5_000, Happening::Join { region });
+        }
+        if self.random.chance(200) {
+            let region = self.a_region();
+            self.sometime(2_000, 8_000, Happening::Die { region });
+        }
+        if self.plan.count > 3 && self.random.chance(200) {
+            let region = self.a_region();
+            self.sometime(2_000, 7_000, Happening::Drain { region });
+        }
+    }
+
+    fn sometime(&mut self, from: u64, to: u64, happening: Happening) {
+        let at = self.random.between(from, to);
+        self.schedule(at, happening);
+    }
+
+    fn span(&mut self, shortest: u64, longest: u64) -> (u64, u64) {
+        let begins = self.random.between(0, FAULTS_LAST_MS);
+        (begins, begins + self.random.between(shortest, longest))
+    }
+
+    fn a_region(&mut self) -> usize {
+        usize::try_from(self.random.between(0, self.plan.count as u64)).expect("few")
+    }
+
+    /// Something happens to a region, its people or its database.
+    pub(super) fn suffer(&mut self, happening: Happening) {
+        match happening {
+            Happening::Crash { at } if !self.healed && self.instances[at].runs() => self.crash(at, "crash"),
+            Happening::Freeze { at, until } if !self.healed && self.instances[at].runs() => {
+                self.saw("freeze");
+                self.instances[at].frozen_until = until.min(FAULTS_LAST_MS);
+            }
+            Happening::CutOff { at, until } => {
+                self.saw("instance without database");
+                self.instances[at].away_until = until.min(FAULTS_LAST_MS);
+            }
+            Happening::Slow { region, until } => self.regions[region].slow_until = until.min(FAULTS_LAST_MS),
+            Happening::Full { region, until } => self.regions[region].full_until = until.min(FAULTS_LAST_MS),
+            Happening::Emit { region, burst } => self.emit(region, burst),
+            Happening::Commit { region, timeline, row } => self.commit(region, timeline, *row),
+            Happening::Backup { region } => {
+                let copy = self.regions[region].disk.clone();
+                self.backups.insert(region, copy);
+            }
+            Happening::Lose { region, processes_too } => self.lose(region, processes_too),
+            Happening::Back { region } => self.come_back(region),
+            Happening::Die { region } => self.die(region),
+            Happening::Join { region } => self.join(region),
+            Happening::Drain { region } => self.drain(region),
+            Happening::Settle { region } => self.settle(region),
+            Happening::Cut { from, to } if !self.healed => {
+                if !self.network.cut.contains(&(to, from)) {
+                    self.saw("cut one way");
+                }
+                self.network.cut.insert((from, to));
+            }
+            Happening::Mend { from, to } => {
+                self.network.cut.remove(&(from, to));
+            }
+            Happening::Heal => self.heal(),
+            _ => {}
+        }
+    }
+
+    /// Facts are written by transactions that begin in one order and commit in another.
+    fn emit(&mut self, region: usize, burst: u64) {
+        if self.regions[region].state != Some(MemberState::Active) || self.regions[region].gone {
+            return;
+        }
+        let stream = FactStream::ALL[usize::try_from(self.random.between(0, 3)).expect("three")];
+        for _ in 0..burst {
+            self.emitted += 1;
+            // Settled again after a restart, a fact is the same.
+            let again = self.emitted > 1 && self.random.chance(30);
+            let number = if again { self.random.between(1, self.emitted) } else { self.emitted };
+            let at = self.now + self.random.between(0, 80);
+            let drawn = if burst > 1 { 30_000 } else { self.a_length() };
+            let length = *self.lengths.entry(number).or_insert(drawn);
+            self.begin_transaction(region, stream, number, length, at);
+            // A mistake elsewhere may tell another one under its id.
+            if !again && !self.plan.loses && self.random.chance(20) {
+                self.emitted += 1;
+                self.begin_transaction(region, stream, number, 77, at);
+            }
+        }
+    }
+
+    fn a_length(&mut self) -> u64 {
+        let large = self.random.chance(self.plan.large);
+        if large { self.plan.large_bytes } else { self.random.between(20, 300) }
+    }
+
+    fn begin_transaction(&mut self, region: usize, stream: FactStream, number: u64, length: u64, commits_at: u64) {
+        let salt = [u8::try_from(number % 256).expect("a byte"); SALT_BYTES];
+        let draft = Draft {
+            id: Uuid::from_u128(u128::from(number)),
+            kind: if number.is_multiple_of(41) { POISON } else { "simulated" }.to_owned(),
+            tenant: None,
+            home_epoch: None,
+            traceparent: None,
+            committed_at_ms: 0,
+            body: [salt.as_slice(), &vec![7; usize::try_from(length).expect("small")]].concat(),
+        };
+        let newer = self.random.chance(200);
+        let row = Box::new(Waiting { position: self.emitted, stream, draft, newer });
+        let timeline = self.regions[region].disk.timeline;
+        self.schedule(commits_at, Happening::Commit { region, timeline, row });
+    }
+
+    fn commit(&mut self, region: usize, timeline: u64, row: Waiting) {
+        let away = self.regions[region].away_until > self.now || self.regions[region].gone;
+        if away || self.regions[region].disk.timeline != timeline {
+            return;
+        }
+        self.laws.committed(region, row.draft.id, row.draft.kind == POISON);
+        self.regions[region].disk.outbox.push(row);
+    }
+
+    /// A region loses its database; a copy takes its place after a while.
+    fn lose(&mut self, region: usize, processes_too: bool) {
+        let away = self.regions[region].away_until > self.now;
+        let Some(copy) = self.backups.remove(&region).filter(|_| !away && self.may_run(region)) else { return };
+        self.saw(if processes_too { "disk lost" } else { "disk replaced under running processes" });
+        let back = self.now + self.random.between(AWAY_AT_LEAST_MS, 4_000);
+        self.regions[region].away_until = back;
+        self.regions[region].restore = Some(copy);
+        for at in region * INSTANCES..(region + 1) * INSTANCES {
+            if processes_too && self.instances[at].runs() {
+                self.crash(at, "crash");
+            }
+        }
+        self.schedule(back, Happening::Back { region });
+    }
+
+    fn come_back(&mut self, region: usize) {
+        let Some(copy) = self.regions[region].restore.take() else { return };
+        let had = std::mem::replace(&mut self.regions[region].disk, copy);
+        let disk = &mut self.regions[region].disk;
+        disk.timeline = had.timeline + 1;
+        disk.doubted = true;
+        self.network.void_before.insert(region, self.now);
+        self.laws.disk_lost(region, &self.regions, &had);
+    }
+
+    /// A region is never heard of again.
+    fn die(&mut self, region: usize) {
+        if self.may_run(region) && self.regions[region].restore.is_none() {
+            self.saw("region gone");
+            self.regions[region].gone = true;
+            self.stop_for_good(region);
+        }
+    }
+
+    fn stop_for_good(&mut self, region: usize) {
+        for at in region * INSTANCES..(region + 1) * INSTANCES {
+            self.stop(at, "stop");
+        }
+    }
+
+    fn join(&mut self, region: usize) {
+        self.saw("join");
+        self.regions[region].state = Some(MemberState::Joining);
+        for at in region * INSTANCES..(region + 1) * INSTANCES {
+            self.schedule(self.now, Happening::Start { at });
+        }
+        self.schedule(self.now + SETTLE_EVERY_MS, Happening::Settle { region });
+    }
+
+    fn drain(&mut self, region: usize) {
+        if self.may_run(region) && self.regions[region].state == Some(MemberState::Active) {
+            self.saw("drain");
+            self.regions[region].state = Some(MemberState::Draining);
+            self.schedule(self.now + SETTLE_EVERY_MS, Happening::Settle { region });
+        }
+    }
+
+    /// A region that joins becomes a member once it has what some other has; one that leaves is retired once all others have
+    /// what it said.
+    fn settle(&mut self, region: usize) {
+        let ours = &self.regions[region];
+        let has = |disk: &Disk, of: &Disk| of.heads.iter().all(|(log, head)| disk.head(log).seq >= head.seq);
+        let mut others = self.regions.iter().filter(|other| {
+            other.name != ours.name && !other.gone && other.state.is_some_and(|state| state < MemberState::Retired)
+        });
+        let state = ours.state;
+        match state {
+            Some(MemberState::Joining) if others.any(|other| has(&ours.disk, &other.disk)) => {
+                self.saw("joined");
+                self.regions[region].state = Some(MemberState::Active);
+                self.regions[region].joined_at = self.now;
+                return;
+            }
+            Some(MemberState::Draining) if ours.restore.is_none() && ours.disk.outbox.is_empty() => {
+                let told = |other: &Region| {
+                    let said = ours.disk.heads.iter().filter(|(log, _)| log.origin.region == ours.name);
+                    other.restore.is_none() && said.into_iter().all(|(log, head)| other.disk.head(log).seq >= head.seq)
+                };
+                let everything = others.all(told);
+                if everything && !ours.gone {
+                    self.saw("retired");
+                    self.regions[region].state = Some(MemberState::Retired);
+                    self.stop_for_good(region);
+                    return;
+                }
+            }
+            _ => {}
+        }
+        if !self.regions[region].gone && self.now < FAULTS_LAST_MS {
+            self.schedule(self.now + SETTLE_EVERY_MS, Happening::Settle { region });
+        }
+    }
+
+    /// From now on nothing goes wrong any more, and what runs is of this version.
+    fn heal(&mut self) {
+        self.healed = true;
+        self.network.cut.clear();
+        for at in 0..self.instances.len() {
+            if self.instances[at].is_old() {
+                self.start_over(at, "upgrade");
+            }
+            self.schedule(self.now + 1, Happening::Start { at });
+        }
+        self.schedule(self.now + 200, Happening::Look);
+    }
+}
