@@ -294,6 +294,53 @@ async fn strangers_and_impostors_get_nothing(pool: PgPool) {
     assert!(error.contains("ap-south") && error.contains("eu-west"), "{error}");
 }
 
+#[sqlx::test(migrations = "../migrations")]
+async fn a_bit_that_flips_in_a_log_or_a_signature_reaches_no_region_and_what_was_written_comes_from_another(
+    pool: PgPool,
+) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    let (us, eu) = (cluster.start_process("us-east"), cluster.start_process("eu-west"));
+    let facts = "SELECT count(*) FROM ledger_facts WHERE amount = 1250";
+    let flips = [
+        (
+            "UPDATE repl_log SET envelope = set_bit(envelope, 400, 1 - get_bit(envelope, 400)) WHERE seq <= 3",
+            r#"from="us-east""#,
+        ),
+        (
+            "UPDATE repl_log SET body = set_bit(body, 200, 1 - get_bit(body, 200)) WHERE seq BETWEEN 4 AND 6",
+            r#"from="us-east",reason="entry""#,
+        ),
+        (
+            "UPDATE repl_checkpoint SET signature = set_bit(signature, 9, 1 - get_bit(signature, 9))
+             WHERE seq BETWEEN 7 AND 9",
+            r#"from="us-east",reason="signature""#,
+        ),
+    ];
+    let mut written = 0;
+    for (flip, refused) in flips {
+        for n in 0..3 {
+            cluster.settle("us-east", written as u128 + n).await;
+        }
+        let before = written;
+        written += 3;
+        eventually("eu-west has them", async || cluster.count("eu-west", facts).await == written).await;
+        cluster.tamper("us-east", flip).await;
+        // The origin is all that the third region finds, and it is not believed.
+        eu.signal("STOP");
+        let ap = cluster.start_process("ap-south");
+        let bad_batches = async || ap.metric_with("global_sync_bad_batches_total", refused).await;
+        eventually("what has changed is refused", async || bad_batches().await >= 1.0).await;
+        assert_eq!(cluster.count("ap-south", facts).await, before);
+        eu.signal("CONT");
+        eventually("it is there as it was written", async || cluster.count("ap-south", facts).await == written).await;
+    }
+    eventually("us-east counts what it holds", async || us.metric("global_sync_damaged_entries").await >= 6.0).await;
+    eventually("eu-west has looked", async || eu.metric("global_sync_log_checks_total").await >= 1.0).await;
+    assert_eq!(eu.metric("global_sync_damaged_entries").await, 0.0);
+    drop((us, eu));
+    cluster.stop_all().await;
+}
+
 /// Says things to a region in the place of eu-west, until it hangs up or `over`.
 async fn tell(rogue: &mut Rogue, address: &str, said: &[Message], mut over: impl AsyncFnMut() -> bool) {
     let Rogue { mesh, events, key } = rogue;
