@@ -175,13 +175,14 @@ CREATE TABLE repl_ack (
     PRIMARY KEY (peer, origin_region, origin_incarnation, stream)
 );
 
--- Up to which of its settlements, life by life, this region knows that another one has stored them: what is marked in
--- ledger_facts without an index that every marking would have to change.
+-- When this region knew, life by life, that another one has stored its ledger entries up to `seq`. A fact of its own is
+-- durable elsewhere since the first of these that reaches it: one row for each acknowledgement, none for each fact.
 CREATE TABLE repl_remote_durable (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
     seq                bigint NOT NULL,
-    PRIMARY KEY (origin_region, origin_incarnation)
+    durable_at         timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (origin_region, origin_incarnation, seq)
 );
 
 -- Who sequences and applies. Every such transaction holds a share lock on this row and compares `epoch`; renewing
@@ -219,7 +220,7 @@ CREATE TABLE repl_ledger_digest (
 );
 INSERT INTO repl_ledger_digest (bucket) SELECT generate_series(0, 15);
 
-GRANT SELECT ON repl_self TO gocomet_app, gocomet_system;
+GRANT SELECT ON repl_self, repl_remote_durable TO gocomet_app, gocomet_system;
 -- A payout asks whether other regions remember more of this one than it does.
 GRANT SELECT ON repl_apply, repl_ack TO gocomet_app;
 GRANT SELECT ON repl_cursor, repl_apply, repl_member, repl_ack, repl_lease, repl_lease_expiry TO gocomet_system;
@@ -358,7 +359,7 @@ $$;
 -- ---------------------------------------------------------------------------------------------------------------
 
 -- `position` is local and follows the order of commits, so a reader that remembers the last one misses nothing.
--- `remote_durable_at` is set, for facts of this region, once a peer has acknowledged storing them.
+-- Since when those of this region are durable elsewhere, repl_remote_durable tells.
 CREATE TABLE ledger_facts (
     fact_id            uuid PRIMARY KEY,
     position           bigint GENERATED ALWAYS AS IDENTITY,
@@ -379,7 +380,6 @@ CREATE TABLE ledger_facts (
     settled_at         timestamptz NOT NULL,
     late               boolean NOT NULL DEFAULT false,
     body_hash          bytea NOT NULL CHECK (length(body_hash) = 32),
-    remote_durable_at  timestamptz,
     CONSTRAINT fact_is_of_a_payment_or_a_payout CHECK (CASE kind
         WHEN 'payout' THEN num_nonnulls(payout_id, driver_id) = 2 AND num_nonnulls(payment_id, trip_id) = 0
         ELSE num_nonnulls(payment_id, trip_id) = 2 AND num_nonnulls(payout_id, driver_id) = 0 END)
@@ -396,7 +396,7 @@ CREATE POLICY ledger_facts_tenant ON ledger_facts USING (tenant_id = current_set
 CREATE POLICY ledger_facts_system ON ledger_facts FOR SELECT TO gocomet_system USING (true);
 CREATE POLICY ledger_facts_sync ON ledger_facts TO gocomet_sync USING (true);
 GRANT SELECT ON ledger_facts TO gocomet_app, gocomet_system;
-GRANT SELECT, INSERT, UPDATE ON ledger_facts TO gocomet_sync;
+GRANT SELECT, INSERT ON ledger_facts TO gocomet_sync;
 
 -- What a fact says, whoever told it first and whenever: the same in every region.
 CREATE FUNCTION ledger_fact_hash(fact ledger_facts) RETURNS bytea LANGUAGE sql STABLE AS $$

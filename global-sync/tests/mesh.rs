@@ -33,7 +33,8 @@ async fn facts_of_every_region_arrive_everywhere_and_digests_agree(pool: PgPool)
         assert_eq!(cluster.count(&region, "SELECT count(*) FROM tenant_homes").await, 3);
         eventually("settlements are durable elsewhere", async || {
             let unmarked = format!(
-                "SELECT count(*) FROM ledger_facts WHERE origin_region = '{region}' AND remote_durable_at IS NULL"
+                "SELECT count(*) FROM ledger_facts f WHERE origin_region = '{region}' AND NOT EXISTS
+                     (SELECT FROM repl_remote_durable d WHERE d.origin_region = '{region}' AND d.seq >= f.origin_seq)"
             );
             cluster.count(&region, &unmarked).await == 0
         })

@@ -44,8 +44,8 @@ impl Store {
         Ok(backlog.fetch_one(&self.pool).await?)
     }
 
-    /// Remembers what peers have, and marks the settlements of `own` that another region has now: those it names by the hash
-    /// they have here.
+    /// Remembers what peers have, and since when another region has the settlements of `own`: those it names by the hash they
+    /// have here.
     pub async fn save_acks(
         &self,
         own: &Origin,
@@ -74,51 +74,27 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        let mut durable = 0;
         for ((_, log), state) in acks {
             if log.origin.region == own.region && log.stream == shared::fact::FactStream::Ledger {
-                let marked = sqlx::query!(
-                    "UPDATE ledger_facts SET remote_durable_at = now()
-                     WHERE origin_region = $1 AND origin_incarnation = $2 AND origin_seq <= $3
-                       AND origin_seq > COALESCE((SELECT d.seq FROM repl_remote_durable d
-                                                  WHERE d.origin_region = $1 AND d.origin_incarnation = $2), 0)
-                       AND remote_durable_at IS NULL
-                       AND EXISTS (SELECT 1 FROM repl_log l
-                                   WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $4
-                                     AND l.seq = $3 AND l.hash = $5)",
+                let reached = sqlx::query!(
+                    "INSERT INTO repl_remote_durable (origin_region, origin_incarnation, seq)
+                     SELECT origin_region, origin_incarnation, seq FROM repl_log l
+                     WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4 AND hash = $5
+                       AND NOT EXISTS (SELECT FROM repl_remote_durable d
+                                       WHERE d.origin_region = $1 AND d.origin_incarnation = $2 AND d.seq >= $4)
+                     ON CONFLICT DO NOTHING",
                     log.origin.region.as_str(),
                     to_sql(log.origin.incarnation)?,
-                    to_sql(state.head.seq)?,
                     log.stream.as_str(),
+                    to_sql(state.head.seq)?,
                     state.head.hash.as_slice()
                 )
                 .execute(&mut *tx)
                 .await?;
-                // What is not applied here yet, of an earlier life, has no row that could have been marked.
-                sqlx::query!(
-                    "INSERT INTO repl_remote_durable AS d (origin_region, origin_incarnation, seq)
-                     SELECT $1, $2, LEAST($3, a.applied)
-                     FROM repl_apply a JOIN repl_log l USING (origin_region, origin_incarnation, stream)
-                     WHERE a.origin_region = $1 AND a.origin_incarnation = $2 AND a.stream = $4 AND a.bucket = 0
-                       AND l.seq = $3 AND l.hash = $5
-                     ON CONFLICT (origin_region, origin_incarnation) DO UPDATE SET seq = EXCLUDED.seq
-                     WHERE d.seq < EXCLUDED.seq",
-                    log.origin.region.as_str(),
-                    to_sql(log.origin.incarnation)?,
-                    to_sql(state.head.seq)?,
-                    log.stream.as_str(),
-                    state.head.hash.as_slice()
-                )
-                .execute(&mut *tx)
-                .await?;
-                if marked.rows_affected() > 0 {
+                if reached.rows_affected() > 0 {
                     measure_newest(&mut tx, log, state).await?;
                 }
-                durable += marked.rows_affected();
             }
-        }
-        if durable > 0 {
-            sqlx::query!("SELECT pg_notify('ledger_durable', '')").execute(&mut *tx).await?;
         }
         tx.commit().await?;
         Ok(())

@@ -143,15 +143,21 @@ pub(super) async fn take_facts(connection: &mut PgConnection, own: &Origin) -> R
     let mut sums = lock_sums(connection).await?;
     let newest: i64 =
         sqlx::query_scalar("SELECT COALESCE(max(position), 0) FROM ledger_facts").fetch_one(&mut *connection).await?;
-    // Of what an earlier life of ours has settled another region has just shown that it is durable there.
     let taken = sqlx::query(
         "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
                                    origin_incarnation, origin_seq, home_term, home_n, settled_at, late, body_hash,
-                                   payout_id, driver_id, remote_durable_at)
+                                   payout_id, driver_id)
          SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_incarnation,
-                origin_seq, home_term, home_n, settled_at, late, body_hash, payout_id, driver_id,
-                CASE WHEN origin_region = $1 THEN now() END
+                origin_seq, home_term, home_n, settled_at, late, body_hash, payout_id, driver_id
          FROM incoming_fact ON CONFLICT (fact_id) DO NOTHING",
+    )
+    .execute(&mut *connection)
+    .await?;
+    // Of what an earlier life of ours has settled another region has just shown that it is durable there.
+    sqlx::query(
+        "INSERT INTO repl_remote_durable (origin_region, origin_incarnation, seq)
+         SELECT origin_region, origin_incarnation, max(origin_seq) FROM incoming_fact WHERE origin_region = $1
+         GROUP BY 1, 2 ON CONFLICT DO NOTHING",
     )
     .bind(own.region.as_str())
     .execute(&mut *connection)

@@ -1,10 +1,10 @@
 //! Reading entries for a peer, in pieces that end where their origin signed.
 
 use super::{Store, StoreError, from_sql, hash, to_sql};
-use crate::protocol::{Checkpoint, Entry, Head, KeyId, LogId};
+use crate::protocol::{Checkpoint, Entry, Head, KeyId, LogId, MAX_GROUP_BYTES, MAX_GROUP_ENTRIES};
 
-/// How far ahead one read looks for a good place to end.
-const LOOK_AHEAD: i64 = 4000;
+/// Entries are seldom smaller: what one read looks at is bounded by it, and by the most the origin signs as one.
+const SMALL_ENTRY_BYTES: u64 = 256;
 
 /// Entries ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,41 +26,45 @@ impl Store {
         max_bytes: u64,
         known_keys: &[KeyId],
     ) -> Result<Option<Outgoing>, StoreError> {
-        let region = log.origin.region.as_str();
-        let incarnation = to_sql(log.origin.incarnation)?;
-        let stream = log.stream.as_str();
-        let sizes = sqlx::query!(
-            r#"SELECT l.seq, l.hash, (octet_length(l.envelope) + COALESCE(octet_length(l.body), 0))::bigint AS "size!",
-                      c.key_id AS "key_id?", c.signature AS "signature?"
-               FROM repl_log l
+        let look_at = (max_bytes / SMALL_ENTRY_BYTES).max(MAX_GROUP_ENTRIES as u64);
+        // No entry is read that is too far: one alone can have a megabyte. Of what the origin signed as one, all is.
+        let rows = sqlx::query!(
+            r#"SELECT l.seq, l.hash, l.envelope, l.body, c.key_id AS "key_id?", c.signature AS "signature?"
+               FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS bytes_before
+                     FROM (SELECT seq, octet_length(envelope) + COALESCE(octet_length(body), 0) AS size FROM repl_log
+                           WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq BETWEEN $4 AND $5
+                           ORDER BY seq LIMIT $6) next) counted
+               JOIN repl_log l USING (seq)
                LEFT JOIN repl_checkpoint c USING (origin_region, origin_incarnation, stream, seq)
-               WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3
-                 AND l.seq BETWEEN $4 AND $5
-               ORDER BY l.seq LIMIT $6"#,
-            region,
-            incarnation,
-            stream,
+               WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3 AND bytes_before < $7
+               ORDER BY seq"#,
+            log.origin.region.as_str(),
+            to_sql(log.origin.incarnation)?,
+            log.stream.as_str(),
             to_sql(from)?,
             to_sql(upto)?,
-            LOOK_AHEAD
+            to_sql(look_at)?,
+            to_sql(max_bytes.max(MAX_GROUP_BYTES as u64))?
         )
         .fetch_all(&self.pool)
         .await?;
-        let mut end = None;
-        let mut bytes = 0;
-        for (expected, row) in (to_sql(from)?..).zip(sizes) {
-            if row.seq != expected {
-                break; // what is between them was dropped
-            }
-            bytes += from_sql(row.size);
-            if end.is_some() && bytes > max_bytes {
+        let (mut entries, mut end, mut bytes, mut expected) = (Vec::new(), None, 0, to_sql(from)?);
+        for row in rows {
+            let entry = Entry { envelope: row.envelope, body: row.body };
+            bytes += entry.len() as u64;
+            // What is between them was dropped, or it is enough.
+            if row.seq != expected || (end.is_some() && bytes > max_bytes) {
                 break;
             }
+            entries.push(entry);
             if let (Some(key_id), Some(signature)) = (row.key_id, row.signature) {
-                end = Some((Head { seq: from_sql(row.seq), hash: hash(&row.hash)? }, hash(&key_id)?, signature));
+                let head = Head { seq: from_sql(row.seq), hash: hash(&row.hash)? };
+                end = Some((entries.len(), head, hash(&key_id)?, signature));
             }
+            expected += 1;
         }
-        let Some((head, key_id, signature)) = end else { return Ok(None) };
+        let Some((count, head, key_id, signature)) = end else { return Ok(None) };
+        entries.truncate(count);
         let certificate = if known_keys.contains(&key_id) {
             None
         } else {
@@ -68,22 +72,6 @@ impl Store {
                 .fetch_optional(&self.pool)
                 .await?
         };
-        let rows = sqlx::query!(
-            "SELECT envelope, body FROM repl_log
-             WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq BETWEEN $4 AND $5
-             ORDER BY seq",
-            region,
-            incarnation,
-            stream,
-            to_sql(from)?,
-            to_sql(head.seq)?
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        if rows.len() as u64 != head.seq + 1 - from {
-            return Ok(None); // some were dropped just now
-        }
-        let entries = rows.into_iter().map(|row| Entry { envelope: row.envelope, body: row.body }).collect();
         Ok(Some(Outgoing { entries, checkpoint: Checkpoint { head, key_id, signature, certificate } }))
     }
 }

@@ -216,11 +216,10 @@ impl Cluster {
         connection.close().await.unwrap();
     }
 
-    /// Changes something in a region's database behind replication's back.
+    /// Changes something in a region's database behind replication's back, which takes more rights than replication has.
     pub(crate) async fn tamper(&self, name: &str, sql: &'static str) {
-        use secrecy::ExposeSecret as _;
-        let url = &self.regions[name].config.database.url;
-        let mut connection = PgConnection::connect(url.expose_secret()).await.unwrap();
+        let options = self.regions[name].pool.connect_options().as_ref().clone().username("postgres");
+        let mut connection = PgConnection::connect_with(&options).await.unwrap();
         connection.execute(sql).await.unwrap();
         connection.close().await.unwrap();
     }

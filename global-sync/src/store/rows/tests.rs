@@ -49,7 +49,7 @@ async fn the_ledger_is_compared_as_of_what_both_have_although_one_has_more(pool:
     let beyond = Inspect { vector: Some(beyond), ..later };
     assert_eq!(compared(&us, &beyond, now).await, None, "nobody can tell before it is applied");
 
-    sqlx::query("UPDATE ledger_facts SET amount = 1 WHERE origin_seq = 7").execute(us.store.pool()).await.unwrap();
+    sqlx::query("UPDATE ledger_facts SET amount = 1 WHERE origin_seq = 7").execute(&us.superuser).await.unwrap();
     let altered = BTreeSet::from([format!("fact {}", uuid::Uuid::from_u128(7))]);
     assert_eq!(compared(&us, &of, then).await, Some(Difference::Keys(altered)));
 }
@@ -70,7 +70,7 @@ async fn an_altered_row_among_many_is_found_by_its_key_bucket_by_bucket(pool: Pg
     let (_, rows) = told(&us, &below).await.unwrap();
     sqlx::query("UPDATE ledger_facts SET currency = 'USD' WHERE fact_id = $1")
         .bind(uuid::Uuid::from_u128(321))
-        .execute(us.store.pool())
+        .execute(&us.superuser)
         .await
         .unwrap();
     assert_eq!(compared(&us, &of, sums).await, Some(Difference::Buckets(vec![bucket])));

@@ -76,7 +76,7 @@ async fn a_settlement_that_changed_or_vanished_in_the_ledger_is_named_by_its_id(
     ] {
         let row: Vec<u8> = us.scalar("SELECT body_hash FROM ledger_facts WHERE origin_seq = 7").await;
         let change = format!("UPDATE ledger_facts SET {change} WHERE origin_seq = 7");
-        sqlx::query(sqlx::AssertSqlSafe(change)).execute(us.store.pool()).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(change)).execute(&us.superuser).await.unwrap();
         let damage = us.store.verify_log(&ledger, 1, 100).await.unwrap().damage;
         assert_eq!(damage.len(), 1);
         assert!(damage[0].seq == 7 && damage[0].what.contains(&Uuid::from_u128(7).to_string()), "{damage:?}");
@@ -84,7 +84,7 @@ async fn a_settlement_that_changed_or_vanished_in_the_ledger_is_named_by_its_id(
                            kind = 'settlement', settled_at = to_timestamp(0), body_hash = $1, trip_id = $2
                        WHERE origin_seq = 7";
         let restore = sqlx::query(restore).bind(row).bind(Uuid::from_u128(2_000_007));
-        restore.execute(us.store.pool()).await.unwrap();
+        restore.execute(&us.superuser).await.unwrap();
         assert_eq!(us.store.verify_log(&ledger, 1, 100).await.unwrap().damage, vec![]);
     }
 }

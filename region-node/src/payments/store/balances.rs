@@ -35,7 +35,10 @@ pub(in crate::payments) async fn of_driver(
                SELECT e.currency, sum(p.amount) AS amount,
                       bool_or(e.kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip') AND holding.is_on AND NOT EXISTS
                           (SELECT FROM ledger_facts f
-                           WHERE f.fact_id = e.id AND (f.remote_durable_at IS NOT NULL OR f.origin_region <> $4)))
+                           WHERE f.fact_id = e.id AND (f.origin_region <> $4 OR EXISTS
+                               (SELECT FROM repl_remote_durable d
+                                WHERE d.origin_region = f.origin_region AND d.origin_incarnation = f.origin_incarnation
+                                  AND d.seq >= f.origin_seq))))
                       AS is_held
                FROM holding, ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
                WHERE p.tenant_id = $1 AND p.account = $2 GROUP BY e.currency, e.payment_id)

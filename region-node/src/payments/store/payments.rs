@@ -104,8 +104,10 @@ macro_rules! select {
                    p.commission_amount, p.promotion_amount, p.provider, p.provider_ref, p.failure_code, p.attempts, p.next_attempt_at, p.last_error,
                    p.retried_by, p.retried_at,
                    p.requested_by, p.idempotency_key, p.request_hash, p.created_at, p.settled_at,
-                   (SELECT min(f.remote_durable_at) FROM ledger_facts f
-                    WHERE f.tenant_id = p.tenant_id AND f.payment_id = p.id AND f.kind = 'settlement')
+                   (SELECT d.durable_at FROM ledger_facts f JOIN repl_remote_durable d USING (origin_region, origin_incarnation)
+                    WHERE f.tenant_id = p.tenant_id AND f.payment_id = p.id AND f.kind = 'settlement'
+                      AND d.seq >= f.origin_seq
+                    ORDER BY d.seq LIMIT 1)
                    AS remote_durable_at,
                    (SELECT jsonb_build_object('status', d.status,
                                'amount', jsonb_build_object('amount', d.amount, 'currency', d.currency))

@@ -277,16 +277,24 @@ async fn a_payment_shows_when_another_region_has_it(pool: PgPool) {
     let mut conn = scene.conn().await;
     sqlx::query(
         "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
-             origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash, remote_durable_at)
-         SELECT gen_random_uuid(), p.id, p.trip_id, p.tenant_id, 'settlement', p.amount, p.currency, 'us-east', 1, 1, 1, 0,
-             p.settled_at, decode(repeat('00', 32), 'hex'), p.settled_at
+             origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash)
+         SELECT gen_random_uuid(), p.id, p.trip_id, p.tenant_id, 'settlement', p.amount, p.currency, 'us-east', 1, 4, 1, 0,
+             p.settled_at, decode(repeat('00', 32), 'hex')
          FROM payments p",
     )
     .execute(&mut *conn)
     .await
     .unwrap();
+    // Another region said that it has stored three entries, then five, then seven.
+    for seq in [3, 5, 7] {
+        let acknowledged =
+            "INSERT INTO repl_remote_durable SELECT 'us-east', 1, $1, p.settled_at + make_interval(secs => $1 - 5)
+                            FROM payments p";
+        assert!(scene.payment(id).await["remote_durable_at"].is_null() == (seq <= 5), "{seq}");
+        sqlx::query(acknowledged).bind(seq).execute(&mut *conn).await.unwrap();
+    }
     let payment = scene.payment(id).await;
-    assert_eq!(payment["remote_durable_at"], payment["settled_at"]);
+    assert_eq!(payment["remote_durable_at"], payment["settled_at"], "since the first of them that holds it");
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

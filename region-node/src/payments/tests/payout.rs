@@ -64,12 +64,11 @@ impl Scene {
 
     /// Another region says that it has stored a payment's settlement.
     async fn becomes_durable(&self, payment: PaymentId) {
-        let marked = sqlx::query("UPDATE ledger_facts SET remote_durable_at = now() WHERE payment_id = $1")
-            .bind(payment.0)
-            .execute(&mut *self.conn().await)
-            .await
-            .unwrap();
-        assert_eq!(marked.rows_affected(), 1);
+        let acknowledged = sqlx::query(
+            "INSERT INTO repl_remote_durable (origin_region, origin_incarnation, seq)
+             SELECT origin_region, origin_incarnation, origin_seq FROM ledger_facts WHERE payment_id = $1",
+        );
+        acknowledged.bind(payment.0).execute(&mut *self.conn().await).await.unwrap();
     }
 }
 

@@ -74,7 +74,9 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     table.row("HTTP, 64 connections, 5,000/s", &runs);
     let mut tables = vec![table];
     if !options.quick {
-        tables.push(many(&stand, options).await?);
+        // A stand of its own: those who report no more would be the oldest in its index.
+        drop(stand);
+        tables.push(many(&Stand::start(1).await?, options).await?);
     }
     Ok(tables)
 }
