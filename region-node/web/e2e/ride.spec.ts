@@ -68,27 +68,40 @@ async function signIn(page: Page, client: { id: string; secret: string }): Promi
   await page.getByRole('button', { name: 'Sign in' }).click();
 }
 
-async function register(page: Page, role: 'rider' | 'driver'): Promise<void> {
+/** Keeps what a step left on the screen, where the run says into which directory. */
+async function keep(page: Page, name: string): Promise<void> {
+  const directory = process.env['SCREENSHOTS'];
+  if (directory === undefined) return;
+  // What stays at the top of the window would else stand where it was scrolled to.
+  await page.evaluate('window.scrollTo(0, 0)');
+  await page.screenshot({ path: `${directory}/${name}.png`, fullPage: true });
+}
+
+/** Returns the phone. */
+async function register(page: Page, role: 'rider' | 'driver', name: string): Promise<string> {
   await page.goto(`/${role}?tenant=${tenant}`);
   await page.getByText('Create account', { exact: true }).first().click();
   await expect(page.getByText(/At home in/)).toBeVisible();
-  await page.getByLabel('Name').fill(role === 'rider' ? 'Rosa Rider' : 'Dario Driver');
+  await page.getByLabel('Name').fill(name);
   const unique = `${Date.now()}${Math.floor(Math.random() * 90) + 10}`.slice(-11);
-  await page.getByLabel('Phone').fill(`+${role === 'rider' ? 1 : 2}${unique}`);
+  const phone = `+${role === 'rider' ? 1 : 2}${unique}`;
+  await page.getByLabel('Phone').fill(phone);
   await page.getByLabel('Password').fill('correct horse battery');
   if (role === 'driver') {
     await page.getByLabel('Model').fill('Toyota Prius');
     await page.getByLabel('Plate').fill(`E2E-${unique.slice(-4)}`);
   }
   await page.getByRole('button', { name: 'Create account' }).click();
+  return phone;
 }
 
 test('a ride from the price to the paid receipt', async ({ browser }) => {
   const { page: driver } = await person(browser, 'driver', city.driver);
   const { page: rider } = await person(browser, 'rider', city.pickup);
+  const { page: friend } = await person(browser, 'friend', city.pickup);
 
   await test.step('the driver goes online', async () => {
-    await register(driver, 'driver');
+    await register(driver, 'driver', 'Dario Driver');
     await expect(driver.getByTestId('driver-status')).toHaveText('You are offline');
     await driver.getByRole('button', { name: 'Use my position' }).click();
     await expect(driver.getByRole('img', { name: 'You', exact: true })).toBeVisible();
@@ -101,7 +114,7 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
   });
 
   await test.step('the rider sees a price and requests', async () => {
-    await register(rider, 'rider');
+    await register(rider, 'rider', 'Rosa Rider');
     await rider.getByRole('button', { name: 'Pick me up where I am' }).click();
     await expect(rider.getByRole('img', { name: 'Pick-up' })).toBeVisible();
     await rider.getByRole('combobox', { name: 'Drop-off' }).fill(city.dropoff);
@@ -123,6 +136,19 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     expect(Math.hypot(car.x - pickup.x, car.y - pickup.y)).toBeLessThan(20);
     await driver.getByRole('button', { name: 'I have arrived' }).click();
     await expect(rider.getByTestId('ride-headline')).toHaveText('Your driver is here');
+  });
+
+  await test.step('a friend accepts to share the fare', async () => {
+    const phone = await register(friend, 'rider', 'Finn Friend');
+    await rider.getByRole('button', { name: 'Ask somebody to share' }).click();
+    await rider.getByLabel('Phone of another rider').fill(phone);
+    await rider.getByRole('button', { name: 'Ask', exact: true }).click();
+    await expect(rider.getByTestId('shares')).toContainText('Asked');
+    await expect(friend.getByTestId('invitations')).toContainText('asks you to share a ride');
+    await keep(friend, 'share-invitation');
+    await friend.getByRole('button', { name: 'Accept' }).click();
+    await expect(rider.getByTestId('shares')).toContainText('Accepted');
+    await keep(rider, 'share-accepted');
   });
 
   await test.step('the PIN starts the trip, and it ends at the drop-off', async () => {
@@ -148,6 +174,13 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     const [file] = await Promise.all([rider.waitForEvent('download'), rider.getByRole('button', { name: 'Receipt as PDF' }).click()]);
     expect(file.suggestedFilename()).toMatch(/^receipt-.*\.pdf$/);
     return fare;
+  });
+
+  await test.step('the friend pays the other half', async () => {
+    await expect(rider.getByTestId('paid-shares')).toContainText('Paid');
+    await expect(friend.getByTestId('invitations')).toContainText('Paid');
+    await keep(rider, 'share-paid');
+    await keep(friend, 'share-charged');
   });
 
   await test.step('the rider tips the driver', async () => {
@@ -190,7 +223,7 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await office.getByRole('button', { name: /^Story of ride/ }).first().click();
       const story = office.getByRole('dialog');
       await expect(story.getByRole('heading', { name: 'Payment' })).toBeVisible();
-      await expect(story.getByText('Paid', { exact: true })).toBeVisible();
+      await expect(story.getByText('Paid', { exact: true }).first()).toBeVisible();
       await expect(story.getByTestId('total')).toHaveText(total);
       await expect(story.getByRole('row').nth(1)).toBeVisible();
       await story.getByRole('button', { name: 'Close' }).click();
@@ -207,6 +240,10 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await office.getByRole('button', { name: /^Pay out .*[1-9]/ }).click();
       await expect(office.getByRole('row').filter({ hasText: 'tenant:payouts' })).toContainText(/[1-9]/);
       await expect(office.getByRole('table', { name: 'Payouts, newest first' }).getByRole('row').nth(1)).toContainText('tenant_admin');
+      const days = office.getByRole('table', { name: 'Settlements by day, newest first' });
+      await expect(days.getByRole('row').nth(1)).toContainText(/^\d{4}-\d\d-\d\d[1-9]/);
+      await expect(office.getByRole('region', { name: 'Given up' })).toContainText('No payments wait for anybody.');
+      await keep(office, 'money');
     });
 
     await test.step('the back office adds a label to the config, edits it, and sees it published', async () => {
@@ -222,6 +259,16 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       // Setting, published, draft.
       await expect(setting.getByRole('cell').nth(0)).toHaveText('twice');
       await expect(office.getByText('Draft is published')).toBeVisible();
+    });
+
+    await test.step('the back office pins the version that runs, and lets it go', async () => {
+      const versions = office.getByRole('region', { name: 'Versions' });
+      await expect(versions).toContainText(/Version \d+ runs in /);
+      await versions.getByRole('button', { name: 'In every region' }).click();
+      await expect(versions.getByText(/^Pinned to \d+$/)).toBeVisible();
+      await keep(office, 'versions');
+      await versions.getByRole('button', { name: 'Unpin', exact: true }).click();
+      await expect(versions.getByText(/^Pinned to \d+$/)).toHaveCount(0);
     });
   }
 
