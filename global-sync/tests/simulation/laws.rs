@@ -161,9 +161,13 @@ impl Laws {
         }
     }
 
+    /// Whether a region's database was put back so lately that its instances may still speak of what it had.
+    pub(crate) fn may_not_know(&self, region: usize) -> bool {
+        self.restored.get(&region).is_some_and(|at| self.now_ms < at + NOTICED_WITHIN_MS)
+    }
+
     pub(crate) fn acknowledged(&mut self, (number, peer): (usize, &Region), log: &LogId, head: Head) {
-        let excused = self.restored.get(&number).is_some_and(|at| self.now_ms < at + NOTICED_WITHIN_MS);
-        if !excused && peer.disk.head(log).seq < head.seq {
+        if !self.may_not_know(number) && peer.disk.head(log).seq < head.seq {
             let text = format!("{} acknowledged {log} {} without having it", peer.name, head.seq);
             self.broken(Law::AcknowledgedIsDurable, text);
         }

@@ -658,7 +658,7 @@ impl World {
                 }
             }
             Effect::BeginIncarnation { after, alone } => self.begin_life(at, after, alone),
-            Effect::Alarm(alarm) => self.heed_alarm(&alarm),
+            Effect::Alarm(alarm) => self.heed_alarm(at, &alarm),
             Effect::CheckHead { peer, log, head } => {
                 let disk = &self.regions[region].disk;
                 let ours = disk.after(&log, head.seq - 1).next().map(|(_, ours)| *ours);
@@ -740,7 +740,8 @@ impl World {
         self.start_over(at, "over again");
     }
 
-    fn heed_alarm(&mut self, alarm: &Alarm) {
+    fn heed_alarm(&mut self, at: usize, alarm: &Alarm) {
+        let remembers_another = self.instances[at].timeline != self.regions[at / INSTANCES].disk.timeline;
         match alarm {
             Alarm::BadBatch { .. } => self.complained(format!("{alarm:?}")),
             Alarm::RowsDiffer { keys, .. }
@@ -749,6 +750,8 @@ impl World {
                 self.saw("tampered row found");
                 self.tampered.iter_mut().for_each(|(_, told)| *told = true);
             }
+            // One of the two speaks of what was lost with its database, which it is about to notice.
+            Alarm::Diverged { peer, .. } if remembers_another || self.laws.may_not_know(self.number_of(peer)) => {}
             Alarm::Diverged { .. } | Alarm::RowsDiffer { .. } => {
                 self.laws.broken(Law::NothingIsDamaged, format!("{alarm:?}"));
             }
