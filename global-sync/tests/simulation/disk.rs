@@ -260,14 +260,14 @@ impl Disk {
     }
 
     /// What a snapshot of this database brings to another: logs that are further here, each with its newest applied entry.
-    pub(crate) fn news_for(&self, other: &Self) -> Vec<(LogId, Head)> {
-        let newest = |log: &LogId| {
-            let applied = self.applied(log);
-            let kept = self.after(log, applied.saturating_sub(1)).find(|(_, head)| head.seq == applied);
-            kept.map_or(self.head(log), |(_, head)| *head)
+    /// None while a log's newest applied entry came with a snapshot and is no longer the newest stored: its hash is not known.
+    pub(crate) fn news_for(&self, other: &Self) -> Option<Vec<(LogId, Head)>> {
+        let newest = |log: &LogId, applied: u64| {
+            let kept = self.after(log, applied - 1).map(|(_, head)| *head);
+            kept.chain([self.head(log)]).find(|head| head.seq == applied)
         };
         let further = self.applied.iter().filter(|(log, applied)| **applied > other.head(log).seq);
-        further.map(|(log, _)| (log.clone(), newest(log))).collect()
+        further.map(|(log, applied)| Some((log.clone(), newest(log, *applied)?))).collect()
     }
 
     /// One transaction: what was derived from these logs, and the cursors that say so.

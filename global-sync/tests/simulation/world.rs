@@ -797,9 +797,11 @@ impl World {
             .any(|donor| self.instances[donor].runs() && !self.is_frozen(donor) && self.reaches_database(donor));
         let breaks_off = !self.healed && self.random.chance(200);
         let other = self.regions[from].disk.clone();
-        let news = other.news_for(&self.regions[region].disk);
+        let whole = other.news_for(&self.regions[region].disk);
+        let is_whole = whole.is_some();
+        let news = whole.unwrap_or_default();
         let lacks_own = news.iter().any(|(log, _)| log.origin == self.origin_of(at));
-        let comes = answers && self.network.reachable(region, from) && !lacks_own;
+        let comes = answers && is_whole && self.network.reachable(region, from) && !lacks_own;
         if !comes || (breaks_off && !self.has(Bug::SnapshotCursorsFirst)) || !self.may_write(at, "loading", false) {
             if !self.has(Bug::SnapshotFailureUntold) {
                 self.give(at, Event::SnapshotFailed);
