@@ -17,7 +17,12 @@ impl<T: Trust> Replica<T> {
     pub(super) fn on_pull(&mut self, now: Millis, conn: ConnectionId, pull: Pull, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let Pull { log, id, from, credit, known_keys } = pull;
-        let serving = session.subscriptions.get(&log).is_some_and(|subscription| subscription.serving);
+        let running = session.subscriptions.get(&log);
+        // Said before, or overtaken by a later one: it must not grant its credit again.
+        if running.is_some_and(|running| id < running.pull || (id == running.pull && credit > 0)) {
+            return;
+        }
+        let serving = running.is_some_and(|running| running.serving);
         if credit == 0 && !serving {
             session.subscriptions.remove(&log);
             return;

@@ -321,6 +321,24 @@ fn what_a_group_takes_beyond_the_credit_is_owed() {
 }
 
 #[test]
+fn a_pull_that_is_said_again_or_overtaken_by_a_later_one_grants_nothing() {
+    let mut eu = replica_at("eu-west", NOW);
+    connect(&mut eu, NOW, 1, "us-east", advert(&[]));
+    let head = chain("eu-west", 5).checkpoint.head;
+    eu.handle(NOW, Event::Numbered { log: log_of("eu-west"), head });
+    let mut pull = |id| {
+        let pull = Pull { log: log_of("eu-west"), id, from: 1, credit: 100, known_keys: vec![] };
+        eu.handle(NOW, Event::Received { conn: 1, message: Message::Pull(pull) });
+        let served = Event::Served { conn: 1, log: log_of("eu-west"), pull: id, next: 3, bytes: 100 };
+        eu.handle(NOW, served)
+    };
+    assert_eq!(pull(2), [], "out of credit");
+    for id in [2, 1] {
+        assert_eq!(pull(id), [], "pull {id} has had its credit");
+    }
+}
+
+#[test]
 fn a_source_that_is_left_for_another_is_told_to_stop() {
     let mut us = replica_at("us-east", NOW);
     let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 9)]));
