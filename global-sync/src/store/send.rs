@@ -1,10 +1,10 @@
 //! Reading entries for a peer, in pieces that end where their origin signed.
 
 use super::{Store, StoreError, from_sql, hash, to_sql};
-use crate::protocol::{Checkpoint, Entry, Head, KeyId, LogId, MAX_GROUP_BYTES, MAX_GROUP_ENTRIES};
+use crate::protocol::{Checkpoint, Entry, Head, KeyId, LogId, MAX_BATCH_BYTES};
 
-/// Entries are seldom smaller: what one read looks at is bounded by it, and by the most the origin signs as one.
-const SMALL_ENTRY_BYTES: u64 = 256;
+/// How far ahead one read looks for a good place to end: more entries than a batch can have, whose hashes alone take this much.
+const LOOK_AHEAD: u64 = MAX_BATCH_BYTES / 96;
 
 /// Entries ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ impl Store {
         max_bytes: u64,
         known_keys: &[KeyId],
     ) -> Result<Option<Outgoing>, StoreError> {
-        let look_at = (max_bytes / SMALL_ENTRY_BYTES).max(MAX_GROUP_ENTRIES as u64);
-        // No entry is read that is too far: one alone can have a megabyte. Of what the origin signed as one, all is.
+        // No entry is read that is too far: one alone can have a megabyte. What is signed as one is read whole, which is a group
+        // where it was written and a batch where it came as one.
         let rows = sqlx::query!(
             r#"SELECT l.seq, l.hash, l.envelope, l.body, c.key_id AS "key_id?", c.signature AS "signature?"
                FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS bytes_before
@@ -36,15 +36,18 @@ impl Store {
                            ORDER BY seq LIMIT $6) next) counted
                JOIN repl_log l USING (seq)
                LEFT JOIN repl_checkpoint c USING (origin_region, origin_incarnation, stream, seq)
-               WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3 AND bytes_before < $7
+               WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3
+                 AND (bytes_before < $7 OR seq <= (SELECT min(seq) FROM repl_checkpoint
+                                                   WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3
+                                                     AND seq >= $4))
                ORDER BY seq"#,
             log.origin.region.as_str(),
             to_sql(log.origin.incarnation)?,
             log.stream.as_str(),
             to_sql(from)?,
             to_sql(upto)?,
-            to_sql(look_at)?,
-            to_sql(max_bytes.max(MAX_GROUP_BYTES as u64))?
+            to_sql(LOOK_AHEAD)?,
+            to_sql(max_bytes)?
         )
         .fetch_all(&self.pool)
         .await?;

@@ -223,6 +223,20 @@ async fn committed_facts_get_gapless_numbers_in_their_order_and_a_chain(pool: Pg
     assert!(us.store.read_for_peer(&ledger, 26, 30, 1, &[]).await.unwrap().is_none());
 }
 
+/// Of a batch only its end is known to be signed: whoever passes it on passes it on whole, however little was asked for.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_came_as_one_long_batch_is_passed_on_as_one(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let ledger = log("eu-west", FactStream::Ledger);
+    let facts: Vec<Fact> = (1..=400).map(settlement).collect();
+    let came = batch(&ledger, Head::EMPTY, &facts);
+    us.store.receive(&came).await.unwrap();
+    let passed_on = us.store.read_for_peer(&ledger, 1, 400, 1, &[]).await.unwrap().unwrap();
+    let bytes: usize = passed_on.entries.iter().map(Entry::len).sum();
+    assert!(bytes > crate::protocol::MAX_GROUP_BYTES, "{bytes}");
+    assert_eq!(passed_on.checkpoint.head, came.checkpoint.head);
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn only_the_holder_of_the_lease_numbers_and_applies(pool: PgPool) {
     let first = Home::new(&pool, "us-east").await;

@@ -8,7 +8,7 @@ use std::{
     fmt,
 };
 
-use global_sync::protocol::{ConnectionId, Envelope, Hash, Head, LogId, MAX_BATCH_BYTES, MAX_GROUP_BYTES, MemberState};
+use global_sync::protocol::{ConnectionId, Envelope, Hash, Head, LogId, MAX_BATCH_BYTES, MemberState};
 use uuid::Uuid;
 
 use super::{
@@ -38,7 +38,7 @@ pub(crate) enum Law {
     AcknowledgedIsDurable,
     /// No more waits to be stored than was granted and what a source given up had under way.
     WhatWaitsIsBounded,
-    /// No more is sent than was granted, and the rest of a group.
+    /// No more is sent than was granted, and the rest of what was signed as one: of a batch, where it came as one.
     CreditIsKept,
     /// An instance asks one peer at a time for a log.
     OneFetcher,
@@ -201,7 +201,7 @@ impl Laws {
         let (granted, sent) = self.pulls.entry((asker, log.clone(), pull)).or_default();
         *sent += bytes;
         let (granted, sent) = (*granted, *sent);
-        if sent > granted + MAX_GROUP_BYTES as u64 + longest_entry {
+        if sent > granted + MAX_BATCH_BYTES + longest_entry {
             self.broken(Law::CreditIsKept, format!("{sent} bytes of {log} were sent, {granted} granted"));
         }
     }

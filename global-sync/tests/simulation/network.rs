@@ -125,6 +125,10 @@ impl World {
         }
         if faulty && self.random.chance(30) {
             self.saw("doubled");
+            // No stream of QUIC's does that; whoever is granted something twice may use it twice.
+            if let Message::Credit(credit) = &message {
+                self.laws.granted((from, conn), &credit.log, credit.id, credit.bytes);
+            }
             let at = gone_at + self.random.between(2, 400);
             deliver(at, message.clone(), self);
         }
