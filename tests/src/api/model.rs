@@ -182,6 +182,7 @@ pub struct Settlement {
     pub amount: i64,
     pub currency: String,
     pub origin_region: String,
+    pub late: bool,
 }
 
 /// One page of a list.

@@ -71,4 +71,5 @@ pub const ALL: &[Section] = &[
     Section { name: "rides", run: |options| Box::pin(sections::rides::run(options)) },
     Section { name: "payments", run: |options| Box::pin(sections::payments::run(options)) },
     Section { name: "replication", run: |options| Box::pin(sections::replication::run(options)) },
+    Section { name: "moves", run: |options| Box::pin(sections::moves::run(options)) },
 ];

@@ -2,6 +2,7 @@
 
 pub mod eta;
 pub mod matching;
+pub mod moves;
 pub mod payments;
 pub mod policies;
 pub mod positions;
