@@ -66,6 +66,12 @@ CREATE TABLE repl_self (
     changed_at  timestamptz NOT NULL DEFAULT now()
 );
 
+-- The Postgres this is and its timeline, which a restore to a point in time and a promotion change: what `repl_self.database`
+-- is compared with.
+CREATE FUNCTION repl_database() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat_ws(' ', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) FROM pg_control_system()
+$$;
+
 -- The envelope is stored and forwarded byte for byte; its hash chains it to the entry before it. A body may be
 -- absent: withheld for residency, or erased. Old log rows are truncated per stream, hence the partitions.
 CREATE TABLE repl_log (

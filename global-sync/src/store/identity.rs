@@ -100,10 +100,7 @@ impl Store {
 
     /// Names the Postgres and its timeline, which a restore to a point in time and a promotion change.
     async fn database(&self) -> Result<String, StoreError> {
-        let name = sqlx::query_scalar!(
-            r#"SELECT concat_ws(' ', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) AS "name!"
-               FROM pg_control_system()"#
-        );
+        let name = sqlx::query_scalar!(r#"SELECT repl_database() AS "name!""#);
         Ok(name.fetch_one(&self.pool).await?)
     }
 

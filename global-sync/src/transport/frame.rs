@@ -30,6 +30,8 @@ const READ_WITHIN: Duration = Duration::from_secs(60);
 /// Why a stream of frames ends.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FrameError {
+    #[error("a frame of no bytes")]
+    Empty,
     #[error("a frame of {0} bytes")]
     TooLarge(usize),
     #[error("a frame cannot be unpacked")]
@@ -48,7 +50,7 @@ impl FrameError {
     /// Which rule the peer broke; none if it has gone away.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::TooLarge(0) | Self::Packing | Self::Wire(_) => Some(Refusal::UnreadableFrame),
+            Self::Empty | Self::Packing | Self::Wire(_) => Some(Refusal::UnreadableFrame),
             Self::TooLarge(_) => Some(Refusal::OversizedFrame),
             Self::Slow => Some(Refusal::SlowFrame),
             // It ended its stream in the midst of a frame.
@@ -99,10 +101,11 @@ pub(super) async fn read(stream: &mut RecvStream) -> Result<Option<(Message, usi
         }
         let [a, b, c, d, frame_type] = head;
         let size = u32::from_be_bytes([a, b, c, d]) as usize;
-        if size == 0 || size > MAX_FRAME_BYTES {
+        if size > MAX_FRAME_BYTES {
             return Err(FrameError::TooLarge(size));
         }
-        let content = timeout(READ_WITHIN, read_content(stream, size - 1)).await.map_err(|_| FrameError::Slow)??;
+        let rest = size.checked_sub(1).ok_or(FrameError::Empty)?;
+        let content = timeout(READ_WITHIN, read_content(stream, rest)).await.map_err(|_| FrameError::Slow)??;
         if let Some(message) = decode(frame_type, &content)? {
             return Ok(Some((message, size + 4)));
         }

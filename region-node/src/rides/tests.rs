@@ -560,10 +560,9 @@ async fn a_booking_reads_the_same_whichever_zone_and_precision_its_time_came_in(
     let rider = region.rider().await;
     let at = (region.clock.now() + time::Duration::hours(5)).replace_nanosecond(123_456_789).unwrap();
     let there = at.to_offset(time::UtcOffset::from_hms(5, 30, 0).unwrap());
-    let rfc3339 = Rfc3339;
-    let body = wish_with(json!({"scheduled_at": there.format(&rfc3339).unwrap()}));
+    let body = wish_with(json!({"scheduled_at": there.format(&Rfc3339).unwrap()}));
     let booked = rider.post("/v1/rides", body).await.ok(201);
-    assert_eq!(booked["scheduled_at"], at.replace_nanosecond(123_456_000).unwrap().format(&rfc3339).unwrap());
+    assert_eq!(booked["scheduled_at"], at.replace_nanosecond(123_456_000).unwrap().format(&Rfc3339).unwrap());
     assert_eq!(rider.get(&path(&booked)).await.ok(200), booked);
 }
 

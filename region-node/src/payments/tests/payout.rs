@@ -405,8 +405,7 @@ async fn nobody_is_paid_while_other_regions_may_remember_payouts_that_are_forgot
         }
         is_refused
     };
-    const OWN_DATABASE: &str = "UPDATE repl_self SET database = (SELECT concat_ws(' ', system_identifier,
-        substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) FROM pg_control_system())";
+    const OWN_DATABASE: &str = "UPDATE repl_self SET database = repl_database()";
     scene
         .replication(
             "DELETE FROM repl_self; INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ('test', 'us-east', 1)",
