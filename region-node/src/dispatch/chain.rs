@@ -46,8 +46,7 @@ pub(super) async fn ending_near(
     if rules.chain_within_s == 0 || pickups.is_empty() {
         return Ok(Vec::new());
     }
-    let mut tx = app.db.read(tenant).await?;
-    Ok(store::trips_ending_near(&mut tx, pickups, rules.radius_m.into(), LOOKED_AT).await?)
+    Ok(store::trips_ending_near(app, tenant, pickups, rules.radius_m.into(), LOOKED_AT).await?)
 }
 
 /// A driver who is about to end a trip, and may be asked as if he were free at its end, so much later.

@@ -20,7 +20,7 @@ use super::{
     reason::Reason,
 };
 use crate::{
-    drivers::{Fleet, Found, LIFE, Standing, cell_of},
+    drivers::{Fleet, Found, LIFE, Search, Standing, cell_of},
     travel::TravelTimes,
 };
 
@@ -216,7 +216,9 @@ fn look_around(
     let gate = |standing: &Standing, distance_m: f64| gate(standing, distance_m, &ride.vehicle_class, rules, now);
     let may_be_asked = |standing: &Standing, distance_m: f64| gate(standing, distance_m).is_none();
     let was_asked = |found: &Found| ride.asked.contains_key(&found.driver_id);
-    let mut free = fleet.search(ride.pickup, radius_m, LOOKED_AT * most + ride.asked.len(), now, may_be_asked);
+    let free = Search { radius_m, limit: LOOKED_AT * most + ride.asked.len(), wanted: &may_be_asked };
+    let around = Search { radius_m: radius_m * EXPLAINED_RADIUS, limit: most + EXPLAINED, wanted: &|_, _| true };
+    let [mut free, around] = fleet.search_each(ride.pickup, now, [free, around]);
     free.retain(|found| !was_asked(found));
     free.sort_by_cached_key(|found| costs.guess_s(found.distance_m, person(&found.standing, now)));
     free.truncate(most);
@@ -229,11 +231,9 @@ fn look_around(
     soon.truncate(ARRIVING);
     let free = free.into_iter().map(|found| (found, 0));
     let choices: Vec<_> = free.chain(soon).map(|(found, free_in_s)| Choice { found, free_in_s }).collect();
-    let around = fleet.search(ride.pickup, radius_m * EXPLAINED_RADIUS, most + EXPLAINED, now, |_, _| true);
     let explain = |found: Found| {
         let reason = gate(&found.standing, found.distance_m)
             .or_else(|| ride.asked.get(&found.driver_id).copied())
-            // Searched for twice: somebody may have come free in between, and is a candidate of the next round.
             .unwrap_or(Reason::NotChosen);
         Verdict { driver_id: found.driver_id, reason, pickup_eta_s: None, distance_m: whole_metres(found.distance_m) }
     };

@@ -109,7 +109,8 @@ async fn claim(app: &App, tenant: &TenantId, policy: &DispatchPolicy, map: &Zone
     let lease = now + app.config.dispatch.lease;
     let due = |claiming| store::claim(app, tenant, now, lease, policy.max_offers, claiming);
     let mut claimed = due(Claiming::UnlessSomethingRanOut).await?;
-    if claimed.is_empty() {
+    // Mostly another node was faster, and there is nothing to do.
+    if claimed.is_empty() && store::something_ran_out(app, tenant, now).await? {
         let mut tx = app.db.begin(tenant).await?;
         end_what_ran_out(app, &mut tx, now).await?;
         tx.commit().await?;

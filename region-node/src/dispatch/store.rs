@@ -96,6 +96,19 @@ pub(super) async fn release(tx: &mut TenantTx, rides: &[RideId], now: OffsetDate
     Ok(released.into_iter().map(RideId).collect())
 }
 
+/// Whether there are offers nobody answered in time, or trips that run over while a ride waits for their end.
+pub(super) async fn something_ran_out(app: &App, tenant: &TenantId, now: OffsetDateTime) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM offers WHERE tenant_id = $1 AND status = 'live' AND expires_at <= $2)
+                  OR EXISTS (SELECT FROM trips WHERE tenant_id = $1 AND status = 'accepted'
+                                                 AND after_trip_id IS NOT NULL AND starts_by <= $2) AS "ran_out!""#,
+        tenant.as_str(),
+        now
+    )
+    .fetch_one(app.db.system_alone())
+    .await
+}
+
 /// A ride this node has claimed.
 pub(super) struct Claimed {
     pub(super) wanted: Wanted,
@@ -115,8 +128,9 @@ pub(super) enum Claiming {
 /// Claims rides that are due, until `lease`: nobody else looks at them before, and should this node die, somebody will then.
 /// A ride booked ahead waits its turn: while its rider is on another ride, looks for one, or has booked an earlier one.
 ///
-/// It says nothing but who looks at a ride next, so it is a statement of its own; whether the tenant is still at home here is
-/// made sure of by the command that makes the offers.
+/// It says nothing but who looks at a ride next, so it is a statement of its own, and one that waits for no disk: should
+/// Postgres crash and forget it, the ride is due as before. Whether the tenant is still at home here is made sure of by the
+/// command that makes the offers.
 pub(super) async fn claim(
     app: &App,
     tenant: &TenantId,
@@ -129,6 +143,7 @@ pub(super) async fn claim(
         "UPDATE rides SET dispatch_at = $2
          WHERE id IN (
              SELECT id FROM rides r WHERE tenant_id = $5 AND status IN ('requested', 'offered') AND dispatch_at <= $1
+               AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
                AND EXISTS (SELECT FROM tenant_homes WHERE tenant_id = $5 AND region = $6 AND state = 'active')
                AND ($4 OR NOT (EXISTS (SELECT FROM offers WHERE tenant_id = $5 AND status = 'live' AND expires_at <= $1)
                                OR EXISTS (SELECT FROM trips WHERE tenant_id = $5 AND status = 'accepted'
@@ -349,13 +364,13 @@ pub(super) struct Ending {
 /// Trips under way that end within `radius_m` of any of these places, or little farther: the nearest of each, whose drivers
 /// could be asked to take another ride after it.
 pub(super) async fn trips_ending_near(
-    tx: &mut TenantTx,
+    app: &App,
+    tenant: &TenantId,
     places: &[Point],
     radius_m: f64,
     most: i64,
 ) -> sqlx::Result<Vec<Ending>> {
     const METRES_PER_DEGREE: f64 = 111_195.0;
-    let tenant = tx.tenant().clone();
     let lats: Vec<_> = places.iter().map(|place| place.lat).collect();
     let lngs: Vec<_> = places.iter().map(|place| place.lng).collect();
     // A degree of longitude by its length at each place.
@@ -385,7 +400,7 @@ pub(super) async fn trips_ending_near(
         radius_m / METRES_PER_DEGREE,
         most
     )
-    .fetch_all(tx.conn())
+    .fetch_all(app.db.system_alone())
     .await?;
     let ending = rows.into_iter().map(|row| Ending {
         driver_id: DriverId(row.driver_id),

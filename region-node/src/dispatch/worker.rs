@@ -1,5 +1,8 @@
 //! When tenants are looked at: as soon as a ride is due, which its area's window decides, and everything nobody told of by
 //! polling. A tenant is looked at by one task of this node at a time; what comes due meanwhile is matched together next.
+//!
+//! Most of what a look costs it costs for one ride as for many. So after each a tenant is left alone for as long as that took:
+//! whoever comes alone is still answered at once, and where many come, or the machine is busy, more of them share a look.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,11 +11,14 @@ use std::{
 };
 
 use shared::ids::TenantId;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{Windows, run, store};
 use crate::{app::App, http::Problem};
+
+/// No tenant is left alone for longer, however long the look before took.
+const LONGEST_REST: Duration = Duration::milliseconds(50);
 
 /// Tenants with something due, from whoever knows; cheap to clone.
 #[derive(Clone, Default)]
@@ -38,7 +44,10 @@ impl Due {
 /// A tenant's place in the schedule.
 #[derive(Default)]
 struct Slot {
-    is_running: bool,
+    /// Since when it is looked at.
+    looked_at_since: Option<OffsetDateTime>,
+    /// Until when it is left alone.
+    rests_until: Option<OffsetDateTime>,
     is_due: bool,
     /// When it will be: the ends of windows, which are the same moments for all areas, so there are few.
     later: BTreeSet<OffsetDateTime>,
@@ -47,13 +56,29 @@ struct Slot {
 impl Slot {
     /// Moves what has come due by `now`; whether a look begins.
     fn begins(&mut self, now: OffsetDateTime) -> bool {
-        let later = self.later.split_off(&(now + time::Duration::NANOSECOND));
+        let later = self.later.split_off(&(now + Duration::NANOSECOND));
         self.is_due |= !mem::replace(&mut self.later, later).is_empty();
-        let begins = self.is_due && !self.is_running;
+        let rests = self.rests_until.is_some_and(|until| now < until);
+        let begins = self.is_due && self.looked_at_since.is_none() && !rests;
         if begins {
-            (self.is_running, self.is_due) = (true, false);
+            (self.looked_at_since, self.is_due) = (Some(now), false);
         }
         begins
+    }
+
+    /// A look has ended; one that left something undone is followed by the next at once.
+    fn ends(&mut self, now: OffsetDateTime, there_is_more: bool) {
+        let took = self.looked_at_since.take().map_or(Duration::ZERO, |since| now - since);
+        // A clock that was set back must not make anybody wait.
+        let rest = took.clamp(Duration::ZERO, LONGEST_REST);
+        self.rests_until = (!there_is_more).then_some(now + rest);
+        self.is_due |= there_is_more;
+    }
+
+    /// When a look can begin next, as far as is known now; in the past if it can at once.
+    fn next(&self) -> Option<OffsetDateTime> {
+        let due = if self.is_due { self.rests_until } else { self.later.first().copied() };
+        due.filter(|_| self.looked_at_since.is_none()).map(|due| self.rests_until.map_or(due, |until| due.max(until)))
     }
 }
 
@@ -64,7 +89,7 @@ pub(super) async fn work(app: App) {
     let mut polls = tokio::time::interval(app.config.dispatch.poll_every);
     polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let next = slots.values().filter(|slot| !slot.is_running).filter_map(|slot| slot.later.first()).min().copied();
+        let next = slots.values().filter_map(Slot::next).min();
         let asleep = async {
             match next {
                 // In the past it is due at once.
@@ -88,9 +113,7 @@ pub(super) async fn work(app: App) {
             },
             Some(ended) = running.join_next() => {
                 if let Ok((tenant, there_is_more)) = ended {
-                    let slot = slots.entry(tenant).or_default();
-                    slot.is_running = false;
-                    slot.is_due |= there_is_more;
+                    slots.entry(tenant).or_default().ends(app.clock.now(), there_is_more);
                 }
             }
             () = asleep => {}
@@ -132,22 +155,59 @@ pub(crate) async fn run_due(app: &App) {
 
 #[cfg(test)]
 mod tests {
-    use time::{Duration, macros::datetime};
+    use time::macros::datetime;
 
     use super::*;
 
+    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
+
+    fn after_ms(ms: i64) -> OffsetDateTime {
+        NOW + Duration::milliseconds(ms)
+    }
+
     #[test]
     fn a_tenant_is_looked_at_when_something_is_due_once_at_a_time_and_nothing_is_forgotten() {
-        const NOW: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
         let mut slot = Slot::default();
         assert!(!slot.begins(NOW));
-        slot.later.extend([NOW, NOW + Duration::SECOND]);
+        assert_eq!(slot.next(), None);
+        slot.later.extend([NOW, after_ms(1_000)]);
+        assert_eq!(slot.next(), Some(NOW));
         assert!(slot.begins(NOW));
         // What comes due while a look goes on waits for its end.
-        assert!(!slot.begins(NOW + Duration::SECOND));
-        slot.is_running = false;
-        assert!(slot.begins(NOW + Duration::SECOND));
-        slot.is_running = false;
-        assert!(!slot.begins(NOW + Duration::MINUTE));
+        assert!(!slot.begins(after_ms(1_000)));
+        assert_eq!(slot.next(), None);
+        slot.ends(after_ms(1_000), true);
+        assert!(slot.begins(after_ms(1_000)));
+        slot.ends(after_ms(1_001), false);
+        assert!(!slot.begins(after_ms(60_000)));
+    }
+
+    #[test]
+    fn a_tenant_is_left_alone_for_as_long_as_the_look_took_and_whoever_comes_later_is_looked_at_at_once() {
+        let mut slot = Slot::default();
+        slot.later.extend([NOW, after_ms(11)]);
+        assert!(slot.begins(NOW));
+        slot.ends(after_ms(10), false);
+        assert_eq!(slot.next(), Some(after_ms(20)));
+        assert!(!slot.begins(after_ms(19)));
+        // It has come due, and still the rest is waited for.
+        assert_eq!(slot.next(), Some(after_ms(20)));
+        assert!(slot.begins(after_ms(20)));
+        slot.ends(after_ms(30), false);
+        slot.later.insert(after_ms(100));
+        assert_eq!(slot.next(), Some(after_ms(100)));
+        assert!(slot.begins(after_ms(100)));
+    }
+
+    #[test]
+    fn a_slow_look_or_a_clock_set_back_makes_nobody_wait_for_long() {
+        let mut slot = Slot { is_due: true, ..Slot::default() };
+        assert!(slot.begins(NOW));
+        slot.ends(after_ms(5_000), false);
+        assert_eq!(slot.rests_until, Some(after_ms(5_000) + LONGEST_REST));
+        let mut slot = Slot { is_due: true, ..Slot::default() };
+        assert!(slot.begins(NOW));
+        slot.ends(after_ms(-5_000), false);
+        assert_eq!(slot.rests_until, Some(after_ms(-5_000)));
     }
 }

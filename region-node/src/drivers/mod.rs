@@ -43,7 +43,7 @@ pub use position::{MAX_POSITIONS, Position, PositionInput, PositionsInput};
 pub use record::{Addition, Record};
 pub use standing::{Duty, Standing};
 pub use store::DriverStatus;
-pub use table::{Census, Fleet, Found, LIFE, LiveTable, Observed, ShareRule, Sighting};
+pub use table::{Census, Fleet, Found, LIFE, LiveTable, Observed, Search, ShareRule, Sighting};
 pub use terms::{DocumentFault, Terms};
 
 use crate::{

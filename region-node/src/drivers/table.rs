@@ -6,9 +6,8 @@
 //! neither an old place, nor an offline driver, nor one whose position has expired.
 
 use std::{
-    cell::Cell,
     cmp::Ordering,
-    collections::BinaryHeap,
+    collections::{BinaryHeap, HashMap},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -274,43 +273,54 @@ impl Fleet {
         now: OffsetDateTime,
         wanted: impl Fn(&Standing, f64) -> bool,
     ) -> Vec<Found> {
-        // Shrinks once there are enough: in a crowded city most are looked at in vain, and need no copy made of them.
-        let reach_m = Cell::new(radius_m);
-        let find = |driver_id: DriverId, row: &Row| {
-            if !row.standing.online {
-                return None;
-            }
-            let position = row.fresh_position(now)?;
+        let [found] = self.search_each(center, now, [Search { radius_m, limit, wanted: &wanted }]);
+        found
+    }
+
+    /// Several searches around one place, each answered as by [`Fleet::search`], that look at every driver once.
+    pub fn search_each<const N: usize>(
+        &self,
+        center: Point,
+        now: OffsetDateTime,
+        searches: [Search<'_>; N],
+    ) -> [Vec<Found>; N] {
+        let mut nearest = searches.each_ref().map(|search| Nearest::new(search.limit, search.radius_m));
+        let look_at = |nearest: &mut [Nearest; N], driver_id: DriverId, row: &Row| {
+            let Some(position) = row.fresh_position(now).filter(|_| row.standing.online) else { return };
             let distance_m = center.distance_m(position.point);
-            let found = || Found { driver_id, distance_m, position, standing: row.standing.clone() };
-            (distance_m <= reach_m.get() && wanted(&row.standing, distance_m)).then(found)
+            for (search, nearest) in searches.iter().zip(nearest) {
+                // In a crowded city most are looked at in vain, and need no copy made of them.
+                if distance_m <= nearest.reach_m && (search.wanted)(&row.standing, distance_m) {
+                    nearest.offer(Found { driver_id, distance_m, position, standing: row.standing.clone() });
+                }
+            }
         };
-        let mut nearest = Nearest::new(limit);
-        let rings = cells::rings_within(radius_m);
+        let rings = cells::rings_within(searches.iter().map(|search| search.radius_m).fold(0.0, f64::max));
         if cells::cells_in(rings) >= self.rows.len() as u64 {
-            self.rows.iter().filter_map(|row| find(*row.key(), row.value())).for_each(|found| {
-                reach_m.set(nearest.offer(found).min(radius_m));
-            });
-            return nearest.into_sorted();
+            self.rows.iter().for_each(|row| look_at(&mut nearest, *row.key(), row.value()));
+            return nearest.map(Nearest::into_sorted);
         }
         let mut here = Vec::new();
         let middle = cells::cell_of(center);
         for ring in 0..=rings {
-            // The rings so far are seen whole; whoever is in the others is farther away than these reach.
-            if ring > 0 && nearest.is_full_within(cells::reach_m(ring - 1)) {
-                break;
-            }
             for cell in cells::ring(middle, ring) {
                 // Copied, so that no lock of a cell is held while a row's is taken.
                 here.clear();
                 if let Some(drivers) = self.cells.get(&cell) {
                     here.extend_from_slice(&drivers);
                 }
-                let rows = here.iter().filter_map(|id| self.rows.get(id).and_then(|row| find(*id, &row)));
-                rows.for_each(|found| reach_m.set(nearest.offer(found).min(radius_m)));
+                for id in &here {
+                    if let Some(row) = self.rows.get(id) {
+                        look_at(&mut nearest, *id, &row);
+                    }
+                }
+            }
+            // The rings so far are seen whole; whoever is in the others is farther away than these reach.
+            if nearest.iter().all(|nearest| nearest.reach_m <= cells::reach_m(ring)) {
+                break;
             }
         }
-        nearest.into_sorted()
+        nearest.map(Nearest::into_sorted)
     }
 
     /// Drops positions that have expired, and with them the drivers nothing else is known of.
@@ -369,14 +379,18 @@ impl Fleet {
         self.rows.get(&driver_id).is_some_and(|row| row.standing.online && row.standing.duty == Duty::Free)
     }
 
-    /// What those drive who are online with nothing to do, and where.
-    pub fn free_places(&self, now: OffsetDateTime) -> Vec<(Arc<str>, Point)> {
-        let place = |row: &Row| {
-            let is_free = row.standing.online && row.standing.duty.at(now) == Duty::Free;
-            let position = row.fresh_position(now).filter(|_| is_free)?;
-            Some((row.standing.vehicle_class.clone(), position.point))
-        };
-        self.rows.iter().filter_map(|row| place(row.value())).collect()
+    /// How many are online with nothing to do, by what they drive and the cell they are in.
+    pub fn free_by_cell(&self, now: OffsetDateTime) -> HashMap<(Arc<str>, CellIndex), u32> {
+        let mut free: HashMap<_, u32> = HashMap::new();
+        for row in &self.rows {
+            if let Some(cell) = row.cell
+                && row.standing.duty.at(now) == Duty::Free
+                && row.fresh_position(now).is_some()
+            {
+                *free.entry((row.standing.vehicle_class.clone(), cell)).or_default() += 1;
+            }
+        }
+        free
     }
 
     /// How many online drivers have a fresh position, and how old these are.
@@ -468,32 +482,40 @@ impl Row {
     }
 }
 
+/// Whom to look for around a place.
+pub struct Search<'a> {
+    /// No farther away than this.
+    pub radius_m: f64,
+    /// At most so many, the nearest.
+    pub limit: usize,
+    /// Whether somebody so far away is wanted.
+    pub wanted: &'a dyn Fn(&Standing, f64) -> bool,
+}
+
 /// The `limit` nearest of what it is offered.
 struct Nearest {
     limit: usize,
+    /// How far away others may be and still be among them: shrinks once there are enough.
+    reach_m: f64,
     farthest_first: BinaryHeap<ByDistance>,
 }
 
 struct ByDistance(Found);
 
 impl Nearest {
-    fn new(limit: usize) -> Self {
-        Self { limit, farthest_first: BinaryHeap::new() }
+    fn new(limit: usize, radius_m: f64) -> Self {
+        Self { limit, reach_m: radius_m, farthest_first: BinaryHeap::new() }
     }
 
-    /// Keeps somebody who is among the nearest; how far away others may be and still be.
-    fn offer(&mut self, found: Found) -> f64 {
+    /// Keeps somebody within reach if he is among the nearest.
+    fn offer(&mut self, found: Found) {
         self.farthest_first.push(ByDistance(found));
         if self.farthest_first.len() > self.limit {
             self.farthest_first.pop();
         }
-        let farthest = self.farthest_first.peek().filter(|_| self.farthest_first.len() >= self.limit);
-        farthest.map_or(f64::INFINITY, |farthest| farthest.0.distance_m)
-    }
-
-    fn is_full_within(&self, distance_m: f64) -> bool {
-        self.farthest_first.len() >= self.limit
-            && self.farthest_first.peek().is_none_or(|farthest| farthest.0.distance_m <= distance_m)
+        if self.farthest_first.len() >= self.limit {
+            self.reach_m = self.farthest_first.peek().map_or(0.0, |farthest| farthest.0.distance_m);
+        }
     }
 
     fn into_sorted(self) -> Vec<Found> {

@@ -78,7 +78,13 @@ const NO_DEMAND: f64 = 0.05;
 
 /// The cell of a place, for prices: some 2.5 km across, so that a handful of streets does not count as a market of its own.
 pub fn surge_cell(place: Point) -> CellIndex {
-    LatLng::new(place.lat, place.lng).expect("a validated place is finite").to_cell(Resolution::Seven)
+    surge_cell_of(LatLng::new(place.lat, place.lng).expect("a validated place is finite").to_cell(Resolution::Eight))
+}
+
+/// The same of a smaller cell, such as drivers are found by: a place is in the one that its smaller cells are in, so that those
+/// who are counted by these need no geometry.
+pub fn surge_cell_of(cell: CellIndex) -> CellIndex {
+    cell.parent(Resolution::Seven).expect("the cells of drivers are smaller")
 }
 
 /// The multipliers after what was counted now, so long `since` those `before` were made: demand and supply follow what is

@@ -97,7 +97,12 @@ async fn end(
         ..ride
     };
     store::save(tx, &ride, was).await?;
-    for (offer_id, driver_id) in store::withdraw_offers(tx, ride.id, now).await? {
+    // An accepted ride has no offer left to withdraw.
+    let withdrawn = match was {
+        RideStatus::Offered => store::withdraw_offers(tx, ride.id, now).await?,
+        _ => Vec::new(),
+    };
+    for (offer_id, driver_id) in withdrawn {
         let (tenant, reason) = (ride.tenant.clone(), "ride_cancelled");
         tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id: ride.id, reason, at: now });
     }

@@ -18,7 +18,7 @@ use crate::{
     app::App,
     db::TenantTx,
     http::Problem,
-    pricing::{Surge, SurgeCount, SurgeKey, surge_cell, surge_map},
+    pricing::{Surge, SurgeCount, SurgeKey, surge_cell, surge_cell_of, surge_map},
     serve::every,
 };
 
@@ -95,8 +95,8 @@ pub(crate) async fn compute(app: &App, tenant: &TenantId) -> Result<(), Problem>
     for (vehicle_class, pickup) in store::demand(&mut tx, now, unserved_since).await? {
         counts.entry((vehicle_class, surge_cell(pickup))).or_default().demand += 1.0;
     }
-    for (vehicle_class, place) in app.drivers.live.fleet(tenant).free_places(now) {
-        counts.entry((vehicle_class.as_ref().to_owned(), surge_cell(place))).or_default().supply += 1.0;
+    for ((vehicle_class, cell), free) in app.drivers.live.fleet(tenant).free_by_cell(now) {
+        counts.entry((vehicle_class.as_ref().to_owned(), surge_cell_of(cell))).or_default().supply += f64::from(free);
     }
     let cells = surge_map(policy, &before.cells, &counts, since);
     store::save(&mut tx, &cells, now).await?;
