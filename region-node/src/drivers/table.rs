@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -380,7 +380,7 @@ impl Fleet {
     }
 
     /// How many are online with nothing to do, by what they drive and the cell they are in.
-    pub fn free_by_cell(&self, now: OffsetDateTime) -> HashMap<(Arc<str>, CellIndex), u32> {
+    pub fn free_by_cell(&self, now: OffsetDateTime) -> BTreeMap<(Arc<str>, CellIndex), u32> {
         let mut free: HashMap<_, u32> = HashMap::new();
         for row in &self.rows {
             if let Some(cell) = row.cell
@@ -390,7 +390,7 @@ impl Fleet {
                 *free.entry((row.standing.vehicle_class.clone(), cell)).or_default() += 1;
             }
         }
-        free
+        free.into_iter().collect()
     }
 
     /// How many online drivers have a fresh position, and how old these are.

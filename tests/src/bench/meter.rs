@@ -76,9 +76,18 @@ impl Meter {
 
 /// How much memory a program of a region holds.
 pub fn memory_kib(cluster: &Cluster, region: &str, service: Service) -> anyhow::Result<f64> {
+    status_kib(cluster, region, service, "VmRSS:")
+}
+
+/// The most a program of a region ever held since it started.
+pub fn most_memory_kib(cluster: &Cluster, region: &str, service: Service) -> anyhow::Result<f64> {
+    status_kib(cluster, region, service, "VmHWM:")
+}
+
+fn status_kib(cluster: &Cluster, region: &str, service: Service, field: &str) -> anyhow::Result<f64> {
     let pid = cluster.pid(region, service).with_context(|| format!("{service} of {region} does not run"))?;
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 

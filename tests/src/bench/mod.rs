@@ -24,7 +24,7 @@ pub use crowd::{Crowd, Member, Orders, micros, serve as serve_crowd};
 pub use floor::{Floor, serve as serve_floor};
 pub use line::{Line, frame};
 pub use load::{Cars, Paced, is_in_the_middle, place_in_town, send_paced};
-pub use meter::{Cpu, Meter, memory_kib, sum_of_metric};
+pub use meter::{Cpu, Meter, memory_kib, most_memory_kib, sum_of_metric};
 pub use people::{Person, make_drivers, make_riders};
 pub use signer::Signer;
 pub use stand::Stand;
@@ -71,4 +71,5 @@ pub const ALL: &[Section] = &[
     Section { name: "rides", run: |options| Box::pin(sections::rides::run(options)) },
     Section { name: "payments", run: |options| Box::pin(sections::payments::run(options)) },
     Section { name: "replication", run: |options| Box::pin(sections::replication::run(options)) },
+    Section { name: "bootstrap", run: |options| Box::pin(sections::bootstrap::run(options)) },
 ];

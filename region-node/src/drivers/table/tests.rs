@@ -205,7 +205,7 @@ proptest! {
         for n in 1_000..1_400 {
             online_at(&fleet, n, Point::new(-33.0, 151.0), START);
         }
-        let mut truth = std::collections::BTreeMap::new();
+        let mut truth = BTreeMap::new();
         let mut now = START;
         for step in steps {
             now += Duration::milliseconds(1);

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, ensure};
-use deploy_local::{Cluster, Durability, Links, Route, Service, TenantSpec};
+use deploy_local::{Builder, Cluster, Durability, Links, Route, Service, TenantSpec};
 use serde_json::json;
 use shared::tenant_document::{DocumentActor, TenantDocument};
 use sqlx::{Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
@@ -17,11 +17,11 @@ use crate::{
     bench::{Cpu, Meter, Options, Table, memory_kib, percentile, sum_of_metric},
 };
 
-const HERE: &str = "us-east";
-const THERE: &str = "eu-west";
+pub(super) const HERE: &str = "us-east";
+pub(super) const THERE: &str = "eu-west";
 const ONE_WAY: Duration = Duration::from_millis(40);
 /// Settlements in a second while latency is measured, and when as many as possible are to be kept up with.
-const CALM_PER_S: u32 = 500;
+pub(super) const CALM_PER_S: u32 = 500;
 const BUSY_PER_S: u32 = 2_000;
 /// Commits of a writer are this far apart.
 const COMMITS_EVERY: Duration = Duration::from_millis(10);
@@ -33,14 +33,14 @@ const AT_A_TIME: i64 = 10_000;
 
 /// How settlements get from one region to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     GlobalSync,
     Logical,
 }
 
 impl Way {
     /// The table in which they become visible there.
-    fn table(self) -> &'static str {
+    pub(super) fn table(self) -> &'static str {
         match self {
             Self::GlobalSync => "ledger_facts",
             Self::Logical => "bench_facts",
@@ -115,21 +115,27 @@ fn drafts(options: &Options) -> anyhow::Result<Table> {
     Ok(table)
 }
 
-struct Stand {
-    cluster: Cluster,
-    here: PgPool,
-    there: PgPool,
+/// Two regions, and the same table replicated both ways.
+pub(super) struct Stand {
+    pub(super) cluster: Cluster,
+    pub(super) here: PgPool,
+    pub(super) there: PgPool,
     /// Owns the subscription, whose changes no transaction may hold.
-    logical: PgConnection,
+    pub(super) logical: PgConnection,
     _links: Links,
 }
 
 impl Stand {
     async fn start() -> anyhow::Result<Self> {
+        Self::start_with(|builder| builder).await
+    }
+
+    /// The same with other settings.
+    pub(super) async fn start_with(settings: impl FnOnce(Builder) -> Builder) -> anyhow::Result<Self> {
         let spec = TenantSpec::demo(&[HERE.to_owned()]).into_iter().next().context("the demo has tenants")?;
         let builder = Cluster::builder().regions([HERE, THERE]).links(true).tenants([spec]);
         let builder = builder.postgres_setting("wal_level = logical").durability(Durability::PowerCut);
-        let cluster = builder.start().await?;
+        let cluster = settings(builder).start().await?;
         cluster.all_links().delay(ONE_WAY)?;
         let pool = async |region| PgPoolOptions::new().max_connections(8).connect(&cluster.postgres_url(region)).await;
         let (here, there) = (pool(HERE).await?, pool(THERE).await?);
@@ -159,7 +165,7 @@ impl Stand {
         Ok(Self { cluster, here, there, logical, _links: links })
     }
 
-    async fn count(&self, pool: &PgPool, table: &str) -> anyhow::Result<i64> {
+    pub(super) async fn count(&self, pool: &PgPool, table: &str) -> anyhow::Result<i64> {
         let count = format!("SELECT count(*) FROM {table}");
         Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(pool).await?)
     }
@@ -171,12 +177,12 @@ impl Stand {
         Ok(sum_of_metric(&answer.text(), name, "").unwrap_or_default())
     }
 
-    fn meters(&self) -> anyhow::Result<[Meter; 2]> {
+    pub(super) fn meters(&self) -> anyhow::Result<[Meter; 2]> {
         Ok([Meter::of_region(&self.cluster, HERE)?, Meter::of_region(&self.cluster, THERE)?])
     }
 }
 
-fn used(meters: &[Meter; 2]) -> anyhow::Result<Cpu> {
+pub(super) fn used(meters: &[Meter; 2]) -> anyhow::Result<Cpu> {
     let (a, b) = (meters[0].used()?, meters[1].used()?);
     Ok(Cpu { postgres_us: a.postgres_us + b.postgres_us, sync_us: a.sync_us + b.sync_us, ..Cpu::default() })
 }
@@ -250,7 +256,12 @@ async fn paced(stand: &Stand, way: Way, per_s: u32, duration: Duration) -> anyho
 }
 
 /// Commits some settlements every ten milliseconds; says when each commit was done.
-async fn write(here: PgPool, way: Way, per_s: u32, duration: Duration) -> anyhow::Result<HashMap<Uuid, Instant>> {
+pub(super) async fn write(
+    here: PgPool,
+    way: Way,
+    per_s: u32,
+    duration: Duration,
+) -> anyhow::Result<HashMap<Uuid, Instant>> {
     let mut ticks = interval(COMMITS_EVERY);
     let each = u64::from(per_s) * u64::try_from(COMMITS_EVERY.as_millis())? / 1_000;
     let mut committed = HashMap::new();
@@ -312,7 +323,7 @@ async fn theirs(stand: &Stand, rows: i64) -> anyhow::Result<Vec<Option<f64>>> {
 }
 
 /// Commits many settlements, some in each transaction, as an hour of traffic would have.
-async fn fill(stand: &Stand, way: Way, rows: i64) -> anyhow::Result<()> {
+pub(super) async fn fill(stand: &Stand, way: Way, rows: i64) -> anyhow::Result<()> {
     let mut left = rows;
     while left > 0 {
         let facts: Vec<Uuid> = (0..left.min(AT_A_TIME)).map(|_| Uuid::now_v7()).collect();
@@ -323,7 +334,7 @@ async fn fill(stand: &Stand, way: Way, rows: i64) -> anyhow::Result<()> {
 }
 
 /// Waits until a table has so many rows; counting costs, so seldom.
-async fn until(pool: &PgPool, table: &str, rows: i64) -> anyhow::Result<()> {
+pub(super) async fn until(pool: &PgPool, table: &str, rows: i64) -> anyhow::Result<()> {
     let begun = Instant::now();
     let count = format!("SELECT count(*) FROM {table}");
     loop {
