@@ -61,7 +61,6 @@ CREATE TABLE repl_self (
     cluster_id  text NOT NULL,
     region      text NOT NULL,
     incarnation bigint NOT NULL CHECK (incarnation > 0),
-    state       text NOT NULL DEFAULT 'active' CHECK (state IN ('joining', 'active', 'draining', 'retired')),
     database    text NOT NULL DEFAULT '',
     changed_at  timestamptz NOT NULL DEFAULT now()
 );
@@ -132,15 +131,17 @@ CREATE TABLE repl_apply (
 
 -- Entries that are stored but not applied. 'held': a dependency has not arrived; 'parked': a kind this version does
 -- not know; 'failed': could not be applied; 'conflict': contradicts a fact that was here first; 'stale': an edit of
--- a document generation that was replaced so long ago that it cannot be carried over any more.
+-- a document generation that was replaced so long ago that it cannot be carried over any more; 'skipped': an operator
+-- said that it is never to be applied.
 CREATE TABLE repl_quarantine (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,
     stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     seq                bigint NOT NULL,
+    position           bigint GENERATED ALWAYS AS IDENTITY,
     tenant_id          text,
     kind               text NOT NULL,
-    state              text NOT NULL CHECK (state IN ('held', 'parked', 'failed', 'conflict', 'stale')),
+    state              text NOT NULL CHECK (state IN ('held', 'parked', 'failed', 'conflict', 'stale', 'skipped')),
     reason             text NOT NULL,
     attempts           integer NOT NULL DEFAULT 1,
     first_at           timestamptz NOT NULL DEFAULT now(),
@@ -148,6 +149,7 @@ CREATE TABLE repl_quarantine (
     PRIMARY KEY (origin_region, origin_incarnation, stream, seq)
 );
 CREATE INDEX repl_quarantine_tenant ON repl_quarantine (tenant_id, state);
+CREATE UNIQUE INDEX repl_quarantine_position ON repl_quarantine (position);
 ALTER TABLE repl_quarantine ENABLE ROW LEVEL SECURITY;
 ALTER TABLE repl_quarantine FORCE ROW LEVEL SECURITY;
 CREATE POLICY repl_quarantine_system ON repl_quarantine TO gocomet_system USING (true);
@@ -203,6 +205,34 @@ CREATE TABLE repl_lease_expiry (
     expires_at timestamptz NOT NULL
 );
 
+-- What operators have told this region's replication to do (shared::sync_command), by whom and why, and what came of it:
+-- the audit, of which nothing is deleted. `key` is the operator's name for the request, `request_hash` what it was.
+CREATE TABLE repl_command (
+    id           uuid PRIMARY KEY,
+    position     bigint GENERATED ALWAYS AS IDENTITY,
+    command      jsonb NOT NULL,
+    reason       text NOT NULL,
+    made_by      text NOT NULL,
+    made_at      timestamptz NOT NULL DEFAULT now(),
+    key          text,
+    request_hash bytea,
+    ended_at     timestamptz,
+    done         boolean,
+    outcome      text,
+    CHECK (num_nulls(ended_at, done, outcome) IN (0, 3))
+);
+CREATE UNIQUE INDEX repl_command_position ON repl_command (position);
+CREATE UNIQUE INDEX one_command_per_key ON repl_command (made_by, key);
+CREATE INDEX repl_command_open ON repl_command (position) WHERE ended_at IS NULL;
+
+-- Between this region and a peer no entries of this stream pass, by an operator's command.
+CREATE TABLE repl_pause (
+    peer      text NOT NULL,
+    stream    text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
+    paused_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (peer, stream)
+);
+
 -- Which regions vouched for (tenant, term): the durable half of a forced move.
 CREATE TABLE repl_promise (
     tenant_id   text NOT NULL,
@@ -230,9 +260,13 @@ GRANT SELECT ON repl_self, repl_remote_durable TO gocomet_app, gocomet_system;
 -- A payout asks whether other regions remember more of this one than it does.
 GRANT SELECT ON repl_apply, repl_ack TO gocomet_app;
 GRANT SELECT ON repl_cursor, repl_apply, repl_member, repl_ack, repl_lease, repl_lease_expiry TO gocomet_system;
+-- An operator sees what is set aside, entry and all; bodies hold what may leave the region, and nothing more.
+GRANT SELECT ON repl_log TO gocomet_system;
+GRANT SELECT, INSERT ON repl_command TO gocomet_system;
+GRANT SELECT, UPDATE ON repl_command TO gocomet_sync;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     repl_self, repl_log, repl_checkpoint, repl_origin_cert, repl_cursor, repl_apply, repl_member, repl_ack,
-    repl_remote_durable,
+    repl_remote_durable, repl_pause,
     repl_lease, repl_lease_expiry, repl_promise, repl_ledger_digest
     TO gocomet_sync;
 
@@ -240,15 +274,30 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
 -- Derived: the region directory
 -- ---------------------------------------------------------------------------------------------------------------
 
+-- Where each region is reached, as its life `incarnation` has announced it, and where it stands as a member, as was said of
+-- its life `state_incarnation`; 0 before anything was.
 CREATE TABLE regions (
-    name         text PRIMARY KEY,
-    base_url     text NOT NULL,
-    quic_addr    text NOT NULL,
-    jwks         jsonb NOT NULL DEFAULT '{"keys": []}',
-    incarnation  bigint NOT NULL DEFAULT 1,
-    state        text NOT NULL DEFAULT 'active' CHECK (state IN ('joining', 'active', 'draining', 'retired')),
-    announced_at timestamptz NOT NULL DEFAULT now()
+    name              text PRIMARY KEY,
+    base_url          text NOT NULL,
+    quic_addr         text NOT NULL,
+    jwks              jsonb NOT NULL DEFAULT '{"keys": []}',
+    incarnation       bigint NOT NULL DEFAULT 1,
+    state             text NOT NULL DEFAULT 'joining' CHECK (state IN ('joining', 'active', 'draining', 'retired')),
+    state_incarnation bigint NOT NULL DEFAULT 0,
+    announced_at      timestamptz NOT NULL DEFAULT now()
 );
+
+-- What is said of one life of a region follows this order.
+CREATE FUNCTION member_rank(state text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+    SELECT array_position(ARRAY['joining', 'active', 'draining', 'retired'], state)
+$$;
+
+-- Every region that was ever heard of: where it stands by the directory, or else by its own word.
+CREATE VIEW repl_membership AS
+    SELECT COALESCE(r.name, m.region) AS region,
+           COALESCE(CASE WHEN r.state_incarnation > 0 THEN r.state END, m.state, r.state) AS state
+    FROM regions r FULL JOIN repl_member m ON m.region = r.name;
+GRANT SELECT ON repl_membership TO gocomet_sync, gocomet_system;
 GRANT SELECT, INSERT, UPDATE ON regions TO gocomet_app, gocomet_system, gocomet_sync;
 
 -- A row changes only to a greater (term, n).

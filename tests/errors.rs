@@ -105,6 +105,11 @@ async fn each_role_keeps_to_its_calls(cluster: TestCluster) {
     expect(rider.client.call(Method::GET, &config), 403, "forbidden").await;
     expect(rider.client.call(Method::GET, "/v1/settlements"), 403, "forbidden").await;
     expect(office.call(Method::GET, "/v1/regions"), 403, "forbidden").await;
+    let verify = json!({"command": "verify", "reason": "a drill"});
+    for region in ["us-east", "eu-west"] {
+        let commands = format!("/v1/regions/{region}/sync/commands");
+        expect(office.call(Method::POST, &commands).body(&verify), 403, "forbidden").await;
+    }
     let tenant = json!({"id": "new-cabs", "name": "New", "home_region": "us-east"});
     expect(office.call(Method::POST, "/v1/tenants").body(&tenant), 403, "forbidden").await;
 }

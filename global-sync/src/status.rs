@@ -1,8 +1,8 @@
 //! What an instance says about itself: `/status` for programs, health for supervisors, `/metrics` for graphs.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, RwLock},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -14,15 +14,18 @@ use axum::{
     routing::get,
 };
 use serde::Serialize;
-use shared::ids::RegionName;
+use shared::{fact::FactStream, ids::RegionName};
 use tokio::{sync::Mutex, time::Instant};
+use uuid::Uuid;
 
 use crate::{
-    protocol::Origin,
-    store::{Backlog, Store, StoreError},
+    protocol::{Flow, LogId, MemberState, Origin},
+    store::{Backlog, Lag, Lease, LogLag, Store, StoreError},
     transport::Link,
 };
 
+/// Damaged entries and rows that differ, named to people; more are only counted.
+const NAMED: usize = 100;
 const DIGEST_AGE: Duration = Duration::from_secs(1);
 
 /// What the running parts tell the status page.
@@ -38,8 +41,45 @@ pub struct Board {
 #[derive(Default)]
 struct Inner {
     origin: Option<Origin>,
+    instance: Uuid,
     leader: bool,
     links: BTreeMap<RegionName, Link>,
+    credits: BTreeMap<(RegionName, LogId), i64>,
+    fetched: BTreeMap<(RegionName, FactStream), Fetched>,
+    damage: Option<(Instant, Damaged)>,
+    differing: BTreeMap<(RegionName, FactStream), BTreeSet<String>>,
+    /// Peers, and their logs, that metrics tell of.
+    measured: BTreeSet<RegionName>,
+    measured_logs: BTreeSet<Lacking>,
+}
+
+/// Entries of another origin's that were stored here since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Fetched {
+    /// From the origin itself.
+    pub direct: u64,
+    /// From a region that had them.
+    pub relayed: u64,
+    /// The part that was relayed, 0 to 1.
+    pub relay_share: f64,
+}
+
+/// What a look through all logs has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Damaged {
+    /// Entries and ledger rows that are not what was stored.
+    pub entries: u64,
+    /// The first of them: log, number and what is wrong.
+    pub named: Vec<String>,
+}
+
+impl Damaged {
+    pub(crate) fn add(&mut self, what: String) {
+        self.entries += 1;
+        if self.named.len() < NAMED {
+            self.named.push(what);
+        }
+    }
 }
 
 /// `GET /status`.
@@ -47,8 +87,14 @@ struct Inner {
 pub struct Status {
     /// This region.
     pub region: RegionName,
+    /// This process.
+    pub instance: Uuid,
     /// Whether this instance numbers and applies.
     pub leader: bool,
+    /// Who leads the region.
+    pub lease: Option<Lease>,
+    /// Every region of the mesh, this one included: joining, active, draining or retired.
+    pub members: BTreeMap<RegionName, &'static str>,
     /// Newest entry of every log, by origin and stream.
     pub version_vector: BTreeMap<String, StreamHeads>,
     /// Equal in two regions exactly when they hold the same facts.
@@ -61,8 +107,23 @@ pub struct Status {
     pub outbox: Backlog,
     /// Entries set aside, by state.
     pub quarantine: BTreeMap<String, i64>,
-    /// How many leaders there have been.
-    pub lease_epoch: Option<i64>,
+    /// Entries stored here since the start, by origin and stream, and which way they came.
+    pub fetched: BTreeMap<String, Fetched>,
+    /// What the last look through all logs found; none before the first, and where another instance looks.
+    pub damage: Option<DamageSeen>,
+    /// Rows found to be others in another region than here, by region and stream, since the start or the last command to
+    /// compare.
+    pub differing: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// What a look through all logs has found, and how long ago.
+#[derive(Debug, Serialize)]
+pub struct DamageSeen {
+    /// Since the look ended.
+    pub seconds_ago: u64,
+    /// What it found.
+    #[serde(flatten)]
+    pub found: Damaged,
 }
 
 /// How far a log is here.
@@ -98,8 +159,23 @@ pub struct PeerStatus {
     pub lag_entries: u64,
     /// Age of the oldest of them.
     pub lag_ms: u64,
-    /// Entries it has not stored, whoever wrote them: by origin and stream, where there are some.
-    pub lacks: BTreeMap<String, u64>,
+    /// Every log that is here, by origin and stream: how far the peer is behind, and what it may be sent.
+    pub logs: BTreeMap<String, PeerLog>,
+    /// Streams of which no entries pass between it and this region, by an operator's command.
+    pub paused: BTreeSet<FactStream>,
+}
+
+/// How far a peer is behind on one log, whoever writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerLog {
+    /// Entries it has not stored.
+    pub lag_entries: u64,
+    /// Their bytes; where they are many, estimated from the oldest.
+    pub lag_bytes: u64,
+    /// How long the oldest of them has been here.
+    pub lag_ms: u64,
+    /// Bytes it lets this instance send; missing if it does not pull the log from here.
+    pub credit_bytes: Option<i64>,
 }
 
 impl Board {
@@ -108,49 +184,113 @@ impl Board {
         Self { inner: Arc::default(), store, region, configured: configured.collect(), digest: Arc::default() }
     }
 
-    pub(crate) fn set_origin(&self, origin: Origin) {
-        self.inner.write().expect("nobody panics while holding it").origin = Some(origin);
+    pub(crate) fn set_origin(&self, origin: Origin, instance: Uuid) {
+        let mut inner = self.write();
+        (inner.origin, inner.instance) = (Some(origin), instance);
     }
 
     pub(crate) fn set_leader(&self, leader: bool) {
-        self.inner.write().expect("nobody panics while holding it").leader = leader;
+        self.write().leader = leader;
         metrics::gauge!("global_sync_leader").set(if leader { 1.0 } else { 0.0 });
     }
 
     pub(crate) fn set_links(&self, links: BTreeMap<RegionName, Link>) {
-        self.inner.write().expect("nobody panics while holding it").links = links;
+        self.write().links = links;
+    }
+
+    /// Whether a region is connected to this instance.
+    pub(crate) fn is_connected(&self, region: &RegionName) -> bool {
+        self.read().links.contains_key(region)
+    }
+
+    /// What peers let us send.
+    pub(crate) fn set_flows(&self, flows: Vec<Flow>) {
+        let credits: BTreeMap<_, _> =
+            flows.into_iter().map(|Flow { peer, log, credit_bytes }| ((peer, log), credit_bytes)).collect();
+        let gauge = |(peer, log): &(RegionName, LogId)| {
+            metrics::gauge!(
+                "global_sync_peer_credit_bytes",
+                "peer" => peer.to_string(), "origin" => log.origin.region.to_string(), "stream" => log.stream.as_str()
+            )
+        };
+        let mut inner = self.write();
+        inner.credits.keys().filter(|ended| !credits.contains_key(*ended)).for_each(|ended| gauge(ended).set(0.0));
+        credits.iter().for_each(|(flow, credit)| gauge(flow).set(*credit as f64));
+        inner.credits = credits;
+    }
+
+    /// Entries of another origin's are about to be stored.
+    pub(crate) fn count_fetched(&self, log: &LogId, entries: u64, direct: bool) {
+        let mut inner = self.write();
+        let fetched = inner.fetched.entry((log.origin.region.clone(), log.stream)).or_default();
+        *(if direct { &mut fetched.direct } else { &mut fetched.relayed }) += entries;
+        fetched.relay_share = fetched.relayed as f64 / (fetched.direct + fetched.relayed).max(1) as f64;
+    }
+
+    /// What a look through all logs has found; none when another instance looks from now on.
+    pub(crate) fn set_damage(&self, found: Option<Damaged>) {
+        metrics::gauge!("global_sync_damaged_entries").set(found.as_ref().map_or(0.0, |found| found.entries as f64));
+        self.write().damage = found.map(|found| (Instant::now(), found));
+    }
+
+    /// Rows that are others at a peer than here.
+    pub(crate) fn add_differing(&self, peer: &RegionName, stream: FactStream, keys: &[String]) {
+        let mut inner = self.write();
+        let known = inner.differing.entry((peer.clone(), stream)).or_default();
+        known.extend(keys.iter().take(NAMED.saturating_sub(known.len())).cloned());
+    }
+
+    /// Everything is about to be compared again.
+    pub(crate) fn forget_differing(&self) {
+        self.write().differing.clear();
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().expect("nobody panics while holding it")
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().expect("nobody panics while holding it")
     }
 
     /// Everything `/status` says.
     pub async fn status(&self) -> Result<Option<Status>, StoreError> {
-        let (origin, leader, links) = {
-            let inner = self.inner.read().expect("nobody panics while holding it");
-            (inner.origin.clone(), inner.leader, inner.links.clone())
-        };
-        let Some(origin) = origin else { return Ok(None) };
+        let Some(origin) = self.read().origin.clone() else { return Ok(None) };
         let mut version_vector: BTreeMap<String, StreamHeads> = BTreeMap::new();
         let mut logs = BTreeMap::new();
         for (log, state) in self.store.logs().await?.into_iter().filter(|(_, state)| state.head.seq > 0) {
             logs.insert(log.to_string(), LogStatus { stored: state.head.seq, applied: state.applied });
             let heads = version_vector.entry(log.origin.to_string()).or_default();
             match log.stream {
-                shared::fact::FactStream::Control => heads.control = state.head.seq,
-                shared::fact::FactStream::Config => heads.config = state.head.seq,
-                shared::fact::FactStream::Ledger => heads.ledger = state.head.seq,
+                FactStream::Control => heads.control = state.head.seq,
+                FactStream::Config => heads.config = state.head.seq,
+                FactStream::Ledger => heads.ledger = state.head.seq,
             }
         }
-        let peers = self.peers(&origin, &links).await?;
+        let peers = self.peers(&origin, self.store.log_lags().await?).await?;
         let digest = self.digest().await?;
+        let members = self.store.membership().await?.states;
+        let (lease, outbox) = (self.store.lease().await?, self.store.backlog().await?);
+        let quarantine = self.store.quarantine_counts().await?.into_iter().collect();
+        let inner = self.read();
         Ok(Some(Status {
             region: self.region.clone(),
-            leader,
+            instance: inner.instance,
+            leader: inner.leader,
+            lease,
+            members: members.into_iter().map(|(region, state)| (region, state.as_str())).collect(),
             version_vector,
             digest,
             peers,
             logs,
-            outbox: self.store.backlog().await?,
-            quarantine: self.store.quarantine_counts().await?.into_iter().collect(),
-            lease_epoch: self.store.lease_epoch().await?,
+            outbox,
+            quarantine,
+            fetched: by_name(&inner.fetched),
+            damage: inner
+                .damage
+                .as_ref()
+                .map(|(at, found)| DamageSeen { seconds_ago: at.elapsed().as_secs(), found: found.clone() }),
+            differing: by_name(&inner.differing),
         }))
     }
 
@@ -167,35 +307,32 @@ impl Board {
         Ok(digest)
     }
 
-    async fn peers(&self, origin: &Origin, links: &BTreeMap<RegionName, Link>) -> Result<Vec<PeerStatus>, StoreError> {
+    async fn peers(&self, origin: &Origin, log_lags: Vec<LogLag>) -> Result<Vec<PeerStatus>, StoreError> {
         let mut lags = self.store.lag(origin).await?;
-        for region in links.keys().chain(self.configured.iter()) {
+        let pauses = self.store.pauses().await?;
+        let inner = self.read();
+        let paused_peers = pauses.iter().map(|(peer, _)| peer);
+        for region in inner.links.keys().chain(self.configured.iter()).chain(paused_peers) {
             lags.entry(region.clone()).or_default();
         }
         lags.remove(&self.region);
-        let mut lacks: BTreeMap<RegionName, BTreeMap<String, u64>> = BTreeMap::new();
-        let mut sums: BTreeMap<(RegionName, RegionName, &str), u64> = BTreeMap::new();
-        for (peer, log, entries) in self.store.log_lags().await? {
-            *sums.entry((peer.clone(), log.origin.region.clone(), log.stream.as_str())).or_default() += entries;
-            if entries > 0 {
-                lacks.entry(peer).or_default().insert(log.to_string(), entries);
-            }
-        }
-        for ((peer, origin, stream), entries) in sums {
-            metrics::gauge!(
-                "global_sync_peer_log_lag_entries",
-                "peer" => peer.to_string(), "origin" => origin.to_string(), "stream" => stream
-            )
-            .set(entries as f64);
+        let mut logs: BTreeMap<RegionName, BTreeMap<String, PeerLog>> = BTreeMap::new();
+        for LogLag { peer, log, lag, bytes } in log_lags {
+            let name = log.to_string();
+            let credit_bytes = inner.credits.get(&(peer.clone(), log)).copied();
+            let of_log = PeerLog { lag_entries: lag.entries, lag_bytes: bytes, lag_ms: lag.ms, credit_bytes };
+            logs.entry(peer).or_default().insert(name, of_log);
         }
         let peers = lags.into_iter().map(|(region, lag)| {
-            let link = links.get(&region);
+            let link = inner.links.get(&region);
+            let paused = pauses.iter().filter(|(peer, _)| *peer == region).map(|(_, stream)| *stream);
             PeerStatus {
                 connected: link.is_some(),
                 rtt_ms: link.map(|link| (link.rtt().as_secs_f64() * 1e6).round() / 1e3),
                 lag_entries: lag.entries,
                 lag_ms: lag.ms,
-                lacks: lacks.remove(&region).unwrap_or_default(),
+                logs: logs.remove(&region).unwrap_or_default(),
+                paused: paused.collect(),
                 region,
             }
         });
@@ -204,12 +341,45 @@ impl Board {
 
     /// Puts lag and quarantine into metrics.
     pub(crate) async fn measure(&self) -> Result<(), StoreError> {
-        let (origin, links) = {
-            let inner = self.inner.read().expect("nobody panics while holding it");
-            (inner.origin.clone(), inner.links.clone())
-        };
-        let Some(origin) = origin else { return Ok(()) };
-        for peer in self.peers(&origin, &links).await? {
+        let Some(origin) = self.read().origin.clone() else { return Ok(()) };
+        let log_lags = self.store.log_lags().await?;
+        let mut lacking: BTreeMap<_, _> = summed(&log_lags)
+            .into_iter()
+            .map(|(log, (lag, bytes))| (log, (lag.entries as f64, bytes as f64, lag.ms as f64 / 1e3)))
+            .collect();
+        // A gauge cannot be taken back; of a region that has left it is no number, which raises no alarm.
+        let present: BTreeSet<_> = lacking.keys().cloned().collect();
+        let before = std::mem::replace(&mut self.write().measured_logs, present.clone());
+        lacking.extend(before.difference(&present).map(|left| (left.clone(), (f64::NAN, f64::NAN, f64::NAN))));
+        for ((peer, origin, stream), (entries, bytes, seconds)) in lacking {
+            let labels = [("peer", peer.to_string()), ("origin", origin.to_string()), ("stream", stream.to_string())];
+            metrics::gauge!("global_sync_peer_log_lag_entries", &labels).set(entries);
+            metrics::gauge!("global_sync_peer_log_lag_bytes", &labels).set(bytes);
+            metrics::gauge!("global_sync_peer_log_lag_seconds", &labels).set(seconds);
+        }
+        for (region, state) in self.store.membership().await?.states {
+            for other in MemberState::ALL {
+                metrics::gauge!("global_sync_member", "member" => region.to_string(), "state" => other.as_str())
+                    .set(f64::from(u8::from(other == state)));
+            }
+        }
+        if let Some((at, _)) = &self.read().damage {
+            metrics::gauge!("global_sync_log_check_age_seconds").set(at.elapsed().as_secs_f64());
+        }
+        let peers = self.peers(&origin, log_lags).await?;
+        let present: BTreeSet<_> = peers.iter().map(|peer| peer.region.clone()).collect();
+        let before = std::mem::replace(&mut self.write().measured, present.clone());
+        for left in before.difference(&present) {
+            let name = left.to_string();
+            metrics::gauge!("global_sync_peer_connected", "peer" => name.clone()).set(f64::NAN);
+            metrics::gauge!("global_sync_peer_lag_entries", "peer" => name.clone()).set(f64::NAN);
+            metrics::gauge!("global_sync_peer_lag_seconds", "peer" => name).set(f64::NAN);
+        }
+        for peer in peers {
+            for stream in FactStream::ALL {
+                metrics::gauge!("global_sync_paused", "peer" => peer.region.to_string(), "stream" => stream.as_str())
+                    .set(f64::from(u8::from(peer.paused.contains(&stream))));
+            }
             let name = peer.region.to_string();
             metrics::gauge!("global_sync_peer_connected", "peer" => name.clone())
                 .set(f64::from(u8::from(peer.connected)));
@@ -228,6 +398,25 @@ impl Board {
         }
         Ok(())
     }
+}
+
+/// By region and stream, as one name.
+fn by_name<T: Clone>(map: &BTreeMap<(RegionName, FactStream), T>) -> BTreeMap<String, T> {
+    map.iter().map(|((region, stream), value)| (format!("{region}/{stream}"), value.clone())).collect()
+}
+
+/// A peer, and a region's logs of one stream.
+type Lacking = (RegionName, RegionName, FactStream);
+
+/// What peers lack, with the lives of an origin together, as metrics name them.
+fn summed(lags: &[LogLag]) -> BTreeMap<Lacking, (Lag, u64)> {
+    let mut sums: BTreeMap<Lacking, (Lag, u64)> = BTreeMap::new();
+    for LogLag { peer, log, lag, bytes } in lags {
+        let (sum, sum_bytes) = sums.entry((peer.clone(), log.origin.region.clone(), log.stream)).or_default();
+        *sum = Lag { entries: sum.entries + lag.entries, ms: sum.ms.max(lag.ms) };
+        *sum_bytes += bytes;
+    }
+    sums
 }
 
 /// The pages of an instance.
@@ -253,7 +442,7 @@ async fn status(State(board): State<Board>) -> Response {
 }
 
 async fn ready(State(board): State<Board>) -> Response {
-    let started = board.inner.read().expect("nobody panics while holding it").origin.is_some();
+    let started = board.read().origin.is_some();
     let answers = tokio::time::timeout(Duration::from_secs(2), board.store.is_ready()).await;
     if started && matches!(answers, Ok(Ok(true))) {
         Json(serde_json::json!({"status": "ok"})).into_response()

@@ -228,7 +228,7 @@ async fn damage_is_told_of_by_the_leader_alone(pool: PgPool) {
     cluster.settle("us-east", 1).await;
     eventually("it is applied", async || cluster.count("us-east", "SELECT count(*) FROM ledger_facts").await == 1)
         .await;
-    cluster.tamper("us-east", "UPDATE repl_log SET body = body || 'x'").await;
+    cluster.tamper("us-east", "UPDATE repl_log SET body = body || 'x' WHERE stream = 'ledger'").await;
     eventually("the leader tells", async || damaged(&first).await == 1.0).await;
     let second = cluster.start_process("us-standby");
     first.signal("STOP");

@@ -16,6 +16,9 @@ use uuid::Uuid;
 /// The largest JSON body a fact may have; a config version with every label a tenant can dream of fits.
 pub const MAX_BODY_BYTES: usize = 256 * 1024;
 
+/// What an entry's body begins with: random bytes, so that nobody can guess a body from its hash.
+pub const SALT_BYTES: usize = 16;
+
 /// Which of an origin's three logs a fact belongs to. Each has numbers of its own, so that none delays another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,6 +54,52 @@ impl fmt::Display for FactStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Where a region stands in its life as a member of the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberState {
+    /// Loading what others have; not everybody counts on it yet.
+    Joining,
+    /// A full member.
+    Active,
+    /// Leaving: it takes no new tenant and finishes sending what it has.
+    Draining,
+    /// Gone for good; its logs are complete.
+    Retired,
+}
+
+impl MemberState {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 4] = [Self::Joining, Self::Active, Self::Draining, Self::Retired];
+
+    /// The name used in SQL, on the wire and in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// Where a region stands. It says so itself, except that any region may say, by an operator's command, that one that is gone
+/// has retired. What is said of a later life overrules an earlier one; of one life, what comes later in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionState {
+    /// The region.
+    pub region: String,
+    /// Which life of the region.
+    pub incarnation: u64,
+    /// Where it stands.
+    pub state: MemberState,
 }
 
 /// A region says where it is reached and with which keys its tokens verify.
@@ -220,6 +269,8 @@ pub enum Fact {
     Adjustment(LedgerEntry),
     /// `payout`
     Payout(PayoutMade),
+    /// `region.state`
+    RegionState(RegionState),
 }
 
 /// Why a body is no fact.
@@ -257,7 +308,7 @@ pub enum FactError {
 
 impl Fact {
     /// Every kind this version understands.
-    pub const KINDS: [&'static str; 11] = [
+    pub const KINDS: [&'static str; 12] = [
         "region.announced",
         "tenant.created",
         "config.changed",
@@ -269,6 +320,7 @@ impl Fact {
         "refund",
         "adjustment",
         "payout",
+        "region.state",
     ];
 
     /// The fact's kind, as it stands in outbox and envelope.
@@ -285,13 +337,14 @@ impl Fact {
             Self::Refund(_) => "refund",
             Self::Adjustment(_) => "adjustment",
             Self::Payout(_) => "payout",
+            Self::RegionState(_) => "region.state",
         }
     }
 
     /// The log the fact belongs to.
     pub fn stream(&self) -> FactStream {
         match self {
-            Self::RegionAnnounced(_) | Self::TenantCreated(_) => FactStream::Control,
+            Self::RegionAnnounced(_) | Self::RegionState(_) | Self::TenantCreated(_) => FactStream::Control,
             Self::ConfigChanged(_)
             | Self::ConfigCompacted(_)
             | Self::ConfigAdopted(_)
@@ -304,7 +357,7 @@ impl Fact {
     /// The tenant it is about, if it is about one.
     pub fn tenant(&self) -> Option<&str> {
         match self {
-            Self::RegionAnnounced(_) => None,
+            Self::RegionAnnounced(_) | Self::RegionState(_) => None,
             Self::TenantCreated(fact) => Some(&fact.tenant),
             Self::ConfigChanged(fact) => Some(&fact.tenant),
             Self::ConfigCompacted(fact) => Some(&fact.tenant),
@@ -342,6 +395,7 @@ impl Fact {
             "refund" => Self::Refund(read(kind, body)?),
             "adjustment" => Self::Adjustment(read(kind, body)?),
             "payout" => Self::Payout(read(kind, body)?),
+            "region.state" => Self::RegionState(read(kind, body)?),
             unknown => return Err(FactError::UnknownKind(unknown.to_owned())),
         })
     }
@@ -369,6 +423,7 @@ impl Fact {
         let stored = |number: u64| i64::try_from(number).map(|_| ()).map_err(|_| format!("{number} is too great"));
         match self {
             Self::RegionAnnounced(fact) => stored(fact.incarnation),
+            Self::RegionState(fact) => stored(fact.incarnation),
             Self::TenantCreated(fact) => stored(fact.term).and_then(|()| stored(fact.n)),
             Self::ConfigChanged(_) => Ok(()),
             Self::ConfigCompacted(ConfigCompacted { generation, .. })
@@ -406,6 +461,7 @@ impl Fact {
             Self::ConfigRollout(fact) => serde_json::to_value(fact),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => serde_json::to_value(fact),
             Self::Payout(fact) => serde_json::to_value(fact),
+            Self::RegionState(fact) => serde_json::to_value(fact),
         }
         .expect("facts are plain structs of strings, numbers and JSON")
     }
@@ -495,6 +551,11 @@ mod tests {
             Fact::Refund(settlement()),
             Fact::Adjustment(settlement()),
             Fact::Payout(payout()),
+            Fact::RegionState(RegionState {
+                region: "eu-west".to_owned(),
+                incarnation: 1,
+                state: MemberState::Draining,
+            }),
         ]
     }
 
@@ -531,6 +592,7 @@ mod tests {
         refund: amount currency fact_id payment_id settled_at tenant trip_id
         adjustment: amount currency fact_id payment_id settled_at tenant trip_id
         payout: amount currency driver_id fact_id paid_at payout_id tenant
+        region.state: incarnation region state
         ");
     }
 

@@ -14,6 +14,7 @@ pub mod local_time;
 pub mod money;
 pub mod problem;
 pub mod promotion;
+pub mod sync_command;
 pub mod tariff;
 pub mod telemetry;
 pub mod tenant_config;

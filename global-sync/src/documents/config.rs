@@ -45,7 +45,8 @@ pub(crate) async fn apply_config(
             | Fact::Settlement(_)
             | Fact::Refund(_)
             | Fact::Adjustment(_)
-            | Fact::Payout(_) => set_aside.push(SetAside::new(seq, "failed", "not a config fact")),
+            | Fact::Payout(_)
+            | Fact::RegionState(_) => set_aside.push(SetAside::new(seq, "failed", "not a config fact")),
         }
     }
     for (tenant, edits) in edits {

@@ -1,6 +1,6 @@
 //! Regions and homes: rows that change only to something newer.
 
-use shared::fact::{Fact, RegionAnnounced, TenantCreated};
+use shared::fact::{Fact, MemberState, RegionAnnounced, RegionState, TenantCreated};
 use sqlx::PgConnection;
 
 use crate::{
@@ -17,6 +17,7 @@ pub(crate) async fn apply_control(
     for stored in entries {
         let refused = match &stored.fact {
             Fact::RegionAnnounced(fact) => announce(connection, &stored.origin, fact).await?,
+            Fact::RegionState(fact) => stand(connection, &stored.origin, fact).await?,
             Fact::TenantCreated(fact) => settle_tenant(connection, fact).await?,
             Fact::ConfigChanged(_)
             | Fact::ConfigCompacted(_)
@@ -60,6 +61,32 @@ async fn announce(
     .execute(connection)
     .await?;
     Ok(None)
+}
+
+/// A region speaks for itself, and any region for one that is gone: its operators were told so.
+async fn stand(connection: &mut PgConnection, origin: &Origin, fact: &RegionState) -> Result<Refusal, StoreError> {
+    if fact.region != origin.region.as_str() && fact.state != MemberState::Retired {
+        let reason = format!("{origin} cannot say that {} is {}", fact.region, fact.state.as_str());
+        return Ok(Some(("failed", reason)));
+    }
+    keep_state(connection, fact).await?;
+    Ok(None)
+}
+
+/// Keeps where a region stands, unless what is known is of a later life, or later in the same one.
+pub(crate) async fn keep_state(connection: &mut PgConnection, fact: &RegionState) -> Result<(), StoreError> {
+    sqlx::query!(
+        "INSERT INTO regions (name, base_url, quic_addr, state, state_incarnation) VALUES ($1, '', '', $2, $3)
+         ON CONFLICT (name) DO UPDATE SET state = EXCLUDED.state, state_incarnation = EXCLUDED.state_incarnation
+         WHERE (regions.state_incarnation, member_rank(regions.state))
+             < (EXCLUDED.state_incarnation, member_rank(EXCLUDED.state))",
+        fact.region,
+        fact.state.as_str(),
+        to_sql(fact.incarnation)?
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// A greater (term, n) wins. Two regions that create one tenant at the same moment both begin at (1, 0): then the

@@ -9,6 +9,6 @@ mod rollout;
 mod snapshot;
 
 pub(crate) use config::{apply_config, keep_version};
-pub(crate) use control::apply_control;
+pub(crate) use control::{apply_control, keep_state};
 pub(crate) use rollout::{keep_rollout, take_rollouts};
 pub(crate) use snapshot::{take_documents, take_versions};

@@ -15,7 +15,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    Trusted, Vital, targets,
+    Trusted, Vital,
+    operations::{self, Office},
+    targets,
     tasks::{self, Acks, Leader},
 };
 use crate::{
@@ -30,6 +32,8 @@ use crate::{
     transport::{KeyRing, Link, Mesh, MeshEvent, SigningKey},
 };
 
+/// What peers are sent is shown this often.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
 /// Tables read as a whole at a time, for whoever asks.
 const READ_AT_ONCE: usize = 2;
@@ -81,6 +85,7 @@ struct Driver {
     reading: Arc<Semaphore>,
     connected: watch::Sender<BTreeSet<RegionName>>,
     work: TaskTracker,
+    shown_at: Instant,
     /// Begin an incarnation after this one, and whether not everybody could be asked.
     incarnation_after: Option<(u64, bool)>,
 }
@@ -119,7 +124,7 @@ impl Life<'_> {
         };
         tracing::info!(origin = %identity.origin, "replicating as {}", identity.origin);
         let board = self.board;
-        board.set_origin(identity.origin.clone());
+        board.set_origin(identity.origin.clone(), Uuid::from_u128(settings.instance));
         let end = self.drive(settings, signer.clone(), ring, events, shutdown).await;
         board.set_leader(false);
         board.set_links(BTreeMap::new());
@@ -175,7 +180,17 @@ impl Life<'_> {
         let acknowledging = tasks::save_acks(self.store.clone(), origin.clone(), acks.clone(), stop.clone());
         vital.spawn("acknowledging", acknowledging);
         vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
-        vital.spawn("checking the logs", tasks::check_logs(leader.clone(), self.config.digest.check_logs_every));
+        let check_every = self.config.digest.check_logs_every;
+        vital.spawn("checking the logs", tasks::check_logs(leader.clone(), check_every, self.board.clone()));
+        let office = Office {
+            config: self.config.clone(),
+            mesh: self.mesh.clone(),
+            own: origin.clone(),
+            board: self.board.clone(),
+        };
+        vital.spawn("carrying out commands", operations::carry_out(leader.clone(), office));
+        let configured = self.config.peers.keys().cloned().collect();
+        vital.spawn("joining the mesh", tasks::join_mesh(leader.clone(), origin.clone(), configured));
         vital.spawn("looking at the database", tasks::refresh(leader, origin));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
@@ -196,6 +211,7 @@ impl Life<'_> {
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             connected,
             work: work.clone(),
+            shown_at: started,
             incarnation_after: None,
         };
         let end = driver.run(events, &mut reported, &mut vital, &mut self.trusted, shutdown).await;
@@ -249,7 +265,13 @@ impl Driver {
                 },
                 ended = vital.ended() => return Err(ended.into()),
                 Ok(()) = trusted.changed() => return Ok(End::NewCertificates),
-                _ = ticks.tick() => self.feed(Event::Tick),
+                _ = ticks.tick() => {
+                    self.feed(Event::Tick);
+                    if self.shown_at.elapsed() >= SHOW_EVERY {
+                        self.shown_at = Instant::now();
+                        self.board.set_flows(self.replica.flows());
+                    }
+                }
             }
             if let Some((after, alone)) = self.incarnation_after.take() {
                 if alone {
@@ -315,6 +337,7 @@ impl Driver {
                 }
             }
             Effect::Store { batch, direct } => {
+                self.board.count_fetched(&batch.log, batch.entries.len() as u64, direct);
                 metrics::counter!(
                     "global_sync_stored_total",
                     "origin" => batch.log.origin.region.to_string(),
@@ -387,7 +410,7 @@ impl Driver {
             }
             Effect::Answer { conn, question } => self.answer(conn, question),
             Effect::Compare { conn, theirs } => self.compare(conn, theirs),
-            Effect::Alarm(alarm) => raise(&alarm, self.mesh.refusals()),
+            Effect::Alarm(alarm) => raise(&alarm, self.mesh.refusals(), &self.board),
         }
     }
 
@@ -507,7 +530,7 @@ fn limits(config: &Config) -> Limits {
 }
 
 /// Loads a snapshot of `peer` and says what the database holds then.
-async fn snapshot_of(
+pub(super) async fn snapshot_of(
     store: &Store,
     mesh: &Mesh,
     config: &Config,
@@ -523,7 +546,7 @@ async fn snapshot_of(
     Ok(store.logs().await?)
 }
 
-fn raise(alarm: &Alarm, refusals: &Refusals) {
+fn raise(alarm: &Alarm, refusals: &Refusals, board: &Board) {
     match alarm {
         Alarm::BadBatch { from, log, error } => refusals.entries(from, log, error),
         Alarm::Diverged { peer, log, seq } => {
@@ -531,6 +554,7 @@ fn raise(alarm: &Alarm, refusals: &Refusals) {
             tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");
         }
         Alarm::RowsDiffer { peer, stream, keys } => {
+            board.add_differing(peer, *stream, keys);
             metrics::counter!(
                 "global_sync_rows_differ_total",
                 "peer" => peer.to_string(),

@@ -5,6 +5,7 @@
 //! and every part survives the database going away.
 
 mod driver;
+mod operations;
 mod tasks;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -20,6 +20,7 @@ use crate::{
     config::Config,
     once::Once,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
+    status::{Board, Damaged},
     store::{Damage, Fence, LEASE_S, Membership, Store, StoreError},
     transport::{Mesh, SigningKey},
 };
@@ -42,7 +43,7 @@ pub(super) struct Leader {
 
 impl Leader {
     /// The fence, once this instance leads; `None` when told to stop.
-    async fn lead(&mut self) -> Option<Fence> {
+    pub(super) async fn lead(&mut self) -> Option<Fence> {
         tokio::select! {
             fence = self.fence.wait_for(Option::is_some) => fence.ok().and_then(|fence| *fence),
             () = self.stop.cancelled() => None,
@@ -50,7 +51,7 @@ impl Leader {
     }
 
     /// False when told to stop meanwhile.
-    async fn pause(&self, duration: Duration) -> bool {
+    pub(super) async fn pause(&self, duration: Duration) -> bool {
         tokio::select! {
             () = sleep(duration) => true,
             () = self.stop.cancelled() => false,
@@ -58,7 +59,7 @@ impl Leader {
     }
 
     /// False when the lease was lost meanwhile, or we were told to stop.
-    async fn pause_leading(&mut self, held: Fence, duration: Duration) -> bool {
+    pub(super) async fn pause_leading(&mut self, held: Fence, duration: Duration) -> bool {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
@@ -67,7 +68,7 @@ impl Leader {
         }
     }
 
-    async fn after(&self, what: &str, error: &StoreError) -> bool {
+    pub(super) async fn after(&self, what: &str, error: &StoreError) -> bool {
         if matches!(error, StoreError::NotLeading) {
             self.lost.notify_one();
         } else {
@@ -378,10 +379,32 @@ pub(super) async fn refresh(leader: Leader, origin: Origin) {
         if let Ok(Membership { states, acks }) = leader.store.membership().await {
             let _ = leader.reports.send(Report::Core(Box::new(Event::Members { states, acks })));
         }
+        if let Ok(paused) = leader.store.pauses().await {
+            let _ = leader.reports.send(Report::Core(Box::new(Event::Paused(paused))));
+        }
         if leader.fence.borrow().is_none()
             && let Ok(logs) = leader.store.logs().await
         {
             let _ = leader.reports.send(Report::Core(Box::new(Event::Refreshed { logs })));
+        }
+    }
+}
+
+/// Brings the region into the mesh: says that it joins, and that it is a member as soon as every other region counts on it.
+pub(super) async fn join_mesh(mut leader: Leader, own: Origin, configured: Vec<RegionName>) {
+    while let Some(fence) = leader.lead().await {
+        match leader.store.join_mesh(&fence, &own, &configured).await {
+            Ok(Some(state)) => tracing::info!(%own, "{own} is {} now", state.as_str()),
+            Ok(None) => {}
+            Err(error) => {
+                if leader.after("where this region stands is not said", &error).await {
+                    continue;
+                }
+                return;
+            }
+        }
+        if !leader.pause(Duration::from_secs(1)).await {
+            return;
         }
     }
 }
@@ -416,13 +439,12 @@ const LOOKED_AT: i64 = 2_000;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// Looks through every log for entries that are not what was stored, once round, then again after a while.
-pub(super) async fn check_logs(mut leader: Leader, every: Duration) {
+pub(super) async fn check_logs(mut leader: Leader, every: Duration, board: Board) {
     let once = Once::default();
-    let damaged = metrics::gauge!("global_sync_damaged_entries");
     while let Some(fence) = leader.lead().await {
         match look_through_logs(&mut leader, fence, &once).await {
             Ok(Some(found)) => {
-                damaged.set(f64::from(found));
+                board.set_damage(Some(found));
                 metrics::counter!("global_sync_log_checks_total").increment(1);
                 if leader.pause_leading(fence, every).await {
                     continue;
@@ -439,13 +461,17 @@ pub(super) async fn check_logs(mut leader: Leader, every: Duration) {
             return;
         }
         // Another instance looks now; what this one saw last is no news of the logs any more.
-        damaged.set(0.0);
+        board.set_damage(None);
     }
 }
 
-/// How many entries of all logs are damaged; none if the lease was lost or the end came before all were looked at.
-async fn look_through_logs(leader: &mut Leader, fence: Fence, once: &Once) -> Result<Option<u32>, StoreError> {
-    let mut found = 0;
+/// What of all logs is damaged; none if the lease was lost or the end came before all were looked at.
+pub(super) async fn look_through_logs(
+    leader: &mut Leader,
+    fence: Fence,
+    once: &Once,
+) -> Result<Option<Damaged>, StoreError> {
+    let mut found = Damaged::default();
     for log in leader.store.logs().await?.into_keys() {
         let mut from = Some(1);
         while let Some(at) = from {
@@ -454,10 +480,11 @@ async fn look_through_logs(leader: &mut Leader, fence: Fence, once: &Once) -> Re
             }
             let looked = leader.store.verify_log(&log, at, LOOKED_AT).await?;
             for Damage { log, seq, what } in looked.damage {
-                found += 1;
-                if once.is_new(&format!("{log} {seq} {what}")) {
-                    tracing::error!(%log, seq, "entry {seq} of {log} is damaged: {what}");
+                let named = format!("entry {seq} of {log} is damaged: {what}");
+                if once.is_new(&named) {
+                    tracing::error!(%log, seq, "{named}");
                 }
+                found.add(format!("{log}/{seq}: {what}"));
             }
             from = looked.next;
         }
@@ -595,7 +622,8 @@ mod tests {
         let (hold, fence) = watch::channel(Some(us.fence));
         let stop = CancellationToken::new();
         let mut leader = Leader { store: us.store.clone(), fence, lost: Arc::default(), reports, stop };
-        assert_eq!(look_through_logs(&mut leader, us.fence, &Once::default()).await.unwrap(), Some(1));
+        let found = look_through_logs(&mut leader, us.fence, &Once::default()).await.unwrap();
+        assert_eq!(found.map(|found| found.entries), Some(1));
         hold.send_replace(None);
         assert_eq!(look_through_logs(&mut leader, us.fence, &Once::default()).await.unwrap(), None);
     }

@@ -12,8 +12,7 @@ use super::log::{GENESIS_HASH, Hash, Head, LogId, MAX_NUMBER, Origin, hash_of};
 /// The largest envelope; checked before anything of it is read.
 pub const MAX_ENVELOPE_BYTES: usize = 8 * 1024;
 
-/// Random bytes before every body, so that a withheld body cannot be guessed from its hash.
-pub const SALT_BYTES: usize = 16;
+pub use shared::fact::SALT_BYTES;
 
 /// The version of envelopes this program writes.
 const ENVELOPE_VERSION: u32 = 1;

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shared::{fact::FactStream, ids::RegionName};
+use shared::{
+    fact::{FactStream, MemberState},
+    ids::RegionName,
+};
 
 use super::{
     batch::{BatchError, VerifiedBatch},
     log::{Head, KeyId, LogId, Origin},
-    message::{Digest, Inspect, LogState, MemberState, Message},
+    message::{Digest, Inspect, LogState, Message},
     rows::Difference,
 };
 
@@ -146,6 +149,10 @@ pub enum Event {
         /// What was acknowledged, in this life or an earlier one.
         acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
     },
+    /// With these peers no entries of these streams pass, by an operator's command.
+    Paused(BTreeSet<(RegionName, FactStream)>),
+    /// An operator wants everything compared with all peers now.
+    CompareNow,
     /// Old entries of a log are gone.
     Truncated {
         /// The log.

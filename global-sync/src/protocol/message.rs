@@ -6,7 +6,10 @@
 use std::collections::BTreeMap;
 
 use prost::Message as _;
-use shared::{fact::FactStream, ids::RegionName};
+use shared::{
+    fact::{FactStream, MemberState},
+    ids::RegionName,
+};
 
 use super::{
     envelope::{Entry, MAX_ENVELOPE_BYTES},
@@ -41,38 +44,6 @@ const MAX_BATCH_ENTRIES: usize = 65_536;
 const MAX_KINDS: usize = 256;
 const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
 const MAX_KEY_BYTES: usize = 256;
-
-/// Where a region stands in its life as a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MemberState {
-    /// Loading what others have; not counted on yet.
-    Joining,
-    /// A full member.
-    Active,
-    /// Leaving: it finishes sending what it has.
-    Draining,
-    /// Gone for good; its logs are complete.
-    Retired,
-}
-
-impl MemberState {
-    const ALL: [Self; 4] = [Self::Joining, Self::Active, Self::Draining, Self::Retired];
-
-    /// The name used in SQL, on the wire and in answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Joining => "joining",
-            Self::Active => "active",
-            Self::Draining => "draining",
-            Self::Retired => "retired",
-        }
-    }
-
-    /// The state of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|state| state.as_str() == name)
-    }
-}
 
 /// The first thing each side says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

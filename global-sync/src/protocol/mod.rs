@@ -23,7 +23,8 @@ pub use log::{
 };
 pub use message::{
     Ack, Advert, Batch, Checkpoint, Credit, Digest, Hello, Inspect, LogState, MAX_BATCH_BYTES, MAX_FRAME_BYTES,
-    MAX_GROUP_BYTES, MAX_GROUP_ENTRIES, MemberState, Message, PROTOCOL_VERSION, Pull, WireError, features,
+    MAX_GROUP_BYTES, MAX_GROUP_ENTRIES, Message, PROTOCOL_VERSION, Pull, WireError, features,
 };
-pub use replica::Replica;
+pub use replica::{Flow, Replica};
 pub use rows::{Comparison, Difference, MAX_PREFIX, MAX_ROWS, Row, Rows, Sum, Summary};
+pub use shared::fact::MemberState;

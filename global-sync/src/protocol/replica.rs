@@ -9,7 +9,7 @@ mod serve;
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
-    fact::{Fact, FactStream},
+    fact::{Fact, FactStream, MemberState},
     ids::RegionName,
 };
 
@@ -17,7 +17,7 @@ use super::{
     batch::{BatchError, Trust},
     event::{Alarm, CloseReason, ConnectionId, Effect, Event, Settings},
     log::{Head, KeyId, LogId, Millis, VersionVector},
-    message::{Ack, Advert, Batch, Hello, LogState, MemberState, Message, PROTOCOL_VERSION, features},
+    message::{Ack, Advert, Batch, Hello, LogState, Message, PROTOCOL_VERSION, features},
     session::{Greeting, Session},
 };
 use entropy::Entropy;
@@ -57,7 +57,20 @@ pub struct Replica<T> {
     unplanned: BTreeSet<LogId>,
     diverged: BTreeSet<(RegionName, LogId)>,
     members: Members,
+    /// With whom no entries of which streams pass.
+    paused: BTreeSet<(RegionName, FactStream)>,
     entropy: Entropy,
+}
+
+/// A log that a peer is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// The peer.
+    pub peer: RegionName,
+    /// The log.
+    pub log: LogId,
+    /// Bytes it still takes; below zero after a group that had to be finished.
+    pub credit_bytes: i64,
 }
 
 impl<T: Trust> Replica<T> {
@@ -79,6 +92,7 @@ impl<T: Trust> Replica<T> {
             unplanned: BTreeSet::new(),
             diverged: BTreeSet::new(),
             members: Members::new(now),
+            paused: BTreeSet::new(),
             entropy: Entropy::new(now),
         };
         replica.take_logs(logs);
@@ -103,6 +117,8 @@ impl<T: Trust> Replica<T> {
                 self.serve_all(now, &log, &mut effects);
             }
             Event::Members { states, acks } => self.on_members(states, acks),
+            Event::Paused(paused) => self.on_paused(paused),
+            Event::CompareNow => self.entropy.hurry(now),
             Event::Truncated { log, upto } => {
                 if let Some(state) = self.logs.get_mut(&log) {
                     state.truncated = state.truncated.max(upto);
@@ -152,6 +168,29 @@ impl<T: Trust> Replica<T> {
     /// Peers that have said hello, with the connection that is in use.
     pub fn peers(&self) -> impl Iterator<Item = (ConnectionId, &RegionName)> {
         self.sessions.iter().filter(|(_, session)| session.is_ready()).map(|(conn, session)| (*conn, &session.region))
+    }
+
+    /// What peers are sent.
+    pub fn flows(&self) -> Vec<Flow> {
+        let flow =
+            |peer: &RegionName, log: &LogId, credit_bytes| Flow { peer: peer.clone(), log: log.clone(), credit_bytes };
+        self.sessions
+            .values()
+            .flat_map(|session| session.subscriptions.iter().map(|(log, wants)| (&session.region, log, wants.credit)))
+            .map(|(peer, log, credit)| flow(peer, log, credit))
+            .collect()
+    }
+
+    /// Whether no entries of a stream pass between us and a peer.
+    fn is_paused(&self, peer: &RegionName, stream: FactStream) -> bool {
+        !self.paused.is_empty() && self.paused.contains(&(peer.clone(), stream))
+    }
+
+    fn on_paused(&mut self, paused: BTreeSet<(RegionName, FactStream)>) {
+        if self.paused != paused {
+            self.paused = paused;
+            self.planned_at = None;
+        }
     }
 
     /// What was under way is void: another leads, or has led meanwhile.

@@ -20,6 +20,22 @@ pub struct Lag {
     pub ms: u64,
 }
 
+/// How far a peer is behind on one log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogLag {
+    /// The peer.
+    pub peer: RegionName,
+    /// The log.
+    pub log: LogId,
+    /// Entries it lacks, and since when the oldest of them is here.
+    pub lag: Lag,
+    /// Their bytes; where they are many, as many times the mean of the oldest hundred.
+    pub bytes: u64,
+}
+
+/// Entries weighed to know what all of them weigh.
+const WEIGHED: i64 = 100;
+
 /// What waits to be numbered.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Backlog {
@@ -108,10 +124,11 @@ impl Store {
                        WHERE l.origin_region = c.origin_region AND l.origin_incarnation = c.origin_incarnation
                          AND l.stream = c.stream AND l.seq = COALESCE(a.stored, 0) + 1) AS ms
                FROM repl_member m
+               JOIN repl_membership s USING (region)
                CROSS JOIN repl_cursor c
                LEFT JOIN repl_ack a ON a.peer = m.region AND a.origin_region = c.origin_region
                     AND a.origin_incarnation = c.origin_incarnation AND a.stream = c.stream
-               WHERE c.origin_region = $1 AND m.state <> 'retired'"#,
+               WHERE c.origin_region = $1 AND s.state <> 'retired'"#,
             own.region.as_str()
         )
         .fetch_all(&self.pool)
@@ -127,24 +144,38 @@ impl Store {
         Ok(lags)
     }
 
-    /// How many entries of every log each peer lacks of those that are here, whoever wrote them; those it lacks none of too.
-    pub async fn log_lags(&self) -> Result<Vec<(RegionName, LogId, u64)>, StoreError> {
+    /// What each peer lacks of every log that is here, whoever wrote it; logs it lacks nothing of too.
+    pub async fn log_lags(&self) -> Result<Vec<LogLag>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT m.region AS "peer!", c.origin_region AS "origin_region!", c.origin_incarnation AS "incarnation!",
-                      c.stream AS "stream!", GREATEST(c.stored - COALESCE(a.stored, 0), 0) AS "entries!"
+                      c.stream AS "stream!", GREATEST(c.stored - COALESCE(a.stored, 0), 0) AS "entries!",
+                      oldest.mean_bytes, oldest.ms
                FROM repl_member m
+               JOIN repl_membership s USING (region)
                JOIN repl_cursor c ON c.origin_region <> m.region AND c.stored > 0
                LEFT JOIN repl_ack a ON a.peer = m.region AND a.origin_region = c.origin_region
                     AND a.origin_incarnation = c.origin_incarnation AND a.stream = c.stream
-               WHERE m.state <> 'retired' AND m.region <> (SELECT region FROM repl_self)
-               ORDER BY 1, 2, 3, 4"#
+               LEFT JOIN LATERAL (
+                   SELECT avg(octet_length(envelope) + COALESCE(octet_length(body), 0))::float8 AS mean_bytes,
+                          (extract(epoch FROM clock_timestamp() - min(received_at)) * 1000)::bigint AS ms
+                   FROM (SELECT envelope, body, received_at FROM repl_log l
+                         WHERE l.origin_region = c.origin_region AND l.origin_incarnation = c.origin_incarnation
+                           AND l.stream = c.stream AND l.seq > COALESCE(a.stored, 0)
+                         ORDER BY l.seq LIMIT $1) lacking
+               ) oldest ON c.stored > COALESCE(a.stored, 0)
+               WHERE s.state <> 'retired' AND m.region <> (SELECT region FROM repl_self)
+               ORDER BY 1, 2, 3, 4"#,
+            WEIGHED
         )
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter()
             .map(|row| {
                 let log = super::log_id(&row.origin_region, row.incarnation, &row.stream)?;
-                Ok((region_name(&row.peer)?, log, from_sql(row.entries)))
+                let entries = from_sql(row.entries);
+                let lag = Lag { entries, ms: row.ms.map_or(0, |ms| from_sql(ms.max(0))) };
+                let bytes = (row.mean_bytes.unwrap_or_default() * entries as f64).round() as u64;
+                Ok(LogLag { peer: region_name(&row.peer)?, log, lag, bytes })
             })
             .collect()
     }

@@ -136,19 +136,7 @@ impl Store {
 
     async fn retry_entry(&self, fence: &Fence, log: &LogId, seq: i64) -> Result<bool, StoreError> {
         let mut tx = self.begin_fenced(fence).await?;
-        let row = sqlx::query!(
-            "SELECT hash, envelope, body FROM repl_log
-             WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4",
-            log.origin.region.as_str(),
-            to_sql(log.origin.incarnation)?,
-            log.stream.as_str(),
-            seq
-        )
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(row) = row else { return Ok(false) };
-        let entry = Entry { envelope: row.envelope, body: row.body };
-        let applied = apply_entries(&mut tx, log, vec![(from_sql(seq), row.hash, entry)]).await?.is_empty();
+        let applied = apply_again(&mut tx, log, seq).await?.unwrap_or_default();
         if applied {
             release(&mut tx, log, &[from_sql(seq)]).await?;
             tx.commit().await?;
@@ -160,7 +148,7 @@ impl Store {
     pub async fn quarantine_counts(&self) -> Result<Vec<(String, i64)>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT s.state AS "state!", count(q.state) AS "count!"
-               FROM UNNEST(ARRAY['held', 'parked', 'failed', 'conflict', 'stale']) AS s (state)
+               FROM UNNEST(ARRAY['held', 'parked', 'failed', 'conflict', 'stale', 'skipped']) AS s (state)
                LEFT JOIN repl_quarantine q USING (state) GROUP BY s.state ORDER BY s.state"#
         )
         .fetch_all(&self.pool)
@@ -172,7 +160,7 @@ impl Store {
         let count = sqlx::query_scalar!(
             r#"SELECT COALESCE(sum(CASE WHEN tenant_id IS NULL THEN found ELSE LEAST(found, $4) END), 0)::bigint AS "count!"
                FROM (SELECT tenant_id, count(*) AS found FROM repl_quarantine
-                     WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND state <> 'stale'
+                     WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND state NOT IN ('stale', 'skipped')
                      GROUP BY tenant_id) tenants"#,
             log.origin.region.as_str(),
             to_sql(log.origin.incarnation)?,
@@ -224,6 +212,28 @@ impl Store {
         tx.commit().await?;
         Ok(Some(Applied { applied: last, entries: count, set_aside }))
     }
+}
+
+/// Applies an entry that was set aside; whether it could be, and none if it is not here.
+pub(super) async fn apply_again(
+    connection: &mut PgConnection,
+    log: &LogId,
+    seq: i64,
+) -> Result<Option<bool>, StoreError> {
+    let row = sqlx::query!(
+        "SELECT hash, envelope, body FROM repl_log
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation)?,
+        log.stream.as_str(),
+        seq
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let entry = Entry { envelope: row.envelope, body: row.body };
+    let set_aside = apply_entries(connection, log, vec![(from_sql(seq), row.hash, entry)]).await?;
+    Ok(Some(set_aside.is_empty()))
 }
 
 /// Applies entries and sets aside those that cannot be; returns the numbers of the latter.

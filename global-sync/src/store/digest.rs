@@ -35,7 +35,7 @@ impl Store {
                         ORDER BY tenant_id COLLATE "C"), 'UTF8'))
                  FROM tenant_homes) AS homes,
                 (SELECT sha256(convert_to(string_agg(concat_ws(' ', name, md5(base_url), md5(quic_addr),
-                                                               md5(jwks::text)), E'\n'
+                                                               md5(jwks::text), state, state_incarnation), E'\n'
                         ORDER BY name COLLATE "C"), 'UTF8'))
                  FROM regions) AS regions"#
         )

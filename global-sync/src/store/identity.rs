@@ -13,7 +13,7 @@ const LONGEST_RESTART_S: f64 = 10.0;
 /// Every region of the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
-    /// Where each stands, by the directory or by its own word, whichever is further.
+    /// Where each stands, by the directory, or by its own word where that says nothing yet.
     pub states: BTreeMap<RegionName, MemberState>,
     /// What each had of every log by its last word.
     pub acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
@@ -45,13 +45,14 @@ impl Store {
         .execute(&self.pool)
         .await?;
         let row = sqlx::query!(
-            r#"SELECT cluster_id, region, incarnation, state,
+            r#"SELECT cluster_id, region, incarnation, (SELECT state FROM regions WHERE name = $3) AS state,
                       database <> $1 OR COALESCE((SELECT isfinite(expires_at)
                           AND expires_at < clock_timestamp() - make_interval(secs => $2) FROM repl_lease_expiry), false)
                       AS "may_be_restored!"
                FROM repl_self"#,
             self.database().await?,
-            LONGEST_RESTART_S
+            LONGEST_RESTART_S,
+            region.as_str()
         )
         .fetch_one(&self.pool)
         .await?;
@@ -66,7 +67,7 @@ impl Store {
             sqlx::query!("UPDATE repl_self SET database = ''").execute(&self.pool).await?;
         }
         let origin = Origin { region: region.clone(), incarnation: from_sql(row.incarnation) };
-        let state = MemberState::from_name(&row.state).unwrap_or(MemberState::Active);
+        let state = row.state.as_deref().and_then(MemberState::from_name).unwrap_or(MemberState::Joining);
         Ok(Identity { origin, state, may_be_restored: row.may_be_restored })
     }
 
@@ -130,9 +131,11 @@ impl Store {
 
     /// Regions that have been members and are not gone for good.
     pub async fn members(&self) -> Result<Vec<RegionName>, StoreError> {
-        let rows = sqlx::query_scalar!("SELECT region FROM repl_member WHERE state <> 'retired' ORDER BY region")
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = sqlx::query_scalar!(
+            "SELECT region FROM repl_member JOIN repl_membership s USING (region) WHERE s.state <> 'retired' ORDER BY region"
+        )
+        .fetch_all(&self.pool)
+        .await?;
         rows.iter().map(|region| region_name(region)).collect()
     }
 
@@ -140,13 +143,10 @@ impl Store {
     pub async fn membership(&self) -> Result<Membership, StoreError> {
         let mut membership = Membership::default();
         let states: Vec<(String, String)> =
-            sqlx::query_as("SELECT name, state FROM regions UNION ALL SELECT region, state FROM repl_member")
-                .fetch_all(&self.pool)
-                .await?;
+            sqlx::query_as("SELECT region, state FROM repl_membership").fetch_all(&self.pool).await?;
         for (region, state) in states {
             let state = MemberState::from_name(&state).unwrap_or(MemberState::Active);
-            let known = membership.states.entry(region_name(&region)?).or_insert(state);
-            *known = state.max(*known);
+            membership.states.insert(region_name(&region)?, state);
         }
         let acks: Vec<(String, String, i64, String, i64)> =
             sqlx::query_as("SELECT peer, origin_region, origin_incarnation, stream, stored FROM repl_ack")

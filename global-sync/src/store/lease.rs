@@ -18,6 +18,17 @@ pub struct Fence {
     holder: Uuid,
 }
 
+/// Who leads the region.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Lease {
+    /// How many leaders there have been.
+    pub epoch: i64,
+    /// The instance that leads, or led last.
+    pub holder: Uuid,
+    /// How long it still may without renewing, milliseconds; 0 if nobody leads.
+    pub valid_for_ms: i64,
+}
+
 impl Fence {
     /// Counts the leaders there have been.
     pub fn epoch(&self) -> i64 {
@@ -87,9 +98,16 @@ impl Store {
         Ok(())
     }
 
-    /// How many leaders there have been; none before the first.
-    pub async fn lease_epoch(&self) -> Result<Option<i64>, StoreError> {
-        Ok(sqlx::query_scalar!("SELECT epoch FROM repl_lease").fetch_optional(&self.pool).await?)
+    /// Who leads; none before the first.
+    pub async fn lease(&self) -> Result<Option<Lease>, StoreError> {
+        let lease = sqlx::query_as!(
+            Lease,
+            r#"SELECT epoch, holder, CASE WHEN isfinite(expires_at)
+                   THEN GREATEST(extract(epoch FROM expires_at - clock_timestamp()) * 1000, 0)::bigint
+                   ELSE 0 END AS "valid_for_ms!"
+               FROM repl_lease, repl_lease_expiry"#
+        );
+        Ok(lease.fetch_optional(&self.pool).await?)
     }
 
     async fn set_expiry(&self, fence: &Fence, seconds: i32) -> Result<bool, StoreError> {

@@ -47,7 +47,8 @@ impl LedgerRow {
             | Fact::ConfigCompacted(_)
             | Fact::ConfigAdopted(_)
             | Fact::ConfigPublished(_)
-            | Fact::ConfigRollout(_) => None,
+            | Fact::ConfigRollout(_)
+            | Fact::RegionState(_) => None,
         }
     }
 }

@@ -10,7 +10,9 @@ mod digest;
 mod identity;
 mod lease;
 mod ledger;
+mod membership;
 mod number;
+mod operations;
 mod receive;
 mod rows;
 mod send;
@@ -26,12 +28,14 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use acks::{AckRow, Backlog, Lag};
+pub use acks::{AckRow, Backlog, Lag, LogLag};
 pub use apply::{Applied, MAX_EXCEPTIONS};
 pub(crate) use apply::{SetAside, Stored, held_edits, quarantine, release};
 pub use identity::{Identity, Membership};
-pub use lease::{Fence, LEASE_S};
+pub use lease::{Fence, LEASE_S, Lease};
+pub use membership::Leaving;
 pub use number::{Numbered, Signer};
+pub use operations::{Order, Outcome};
 pub use send::Outgoing;
 pub use snapshot::{Imported, Piece};
 pub use verify::{Damage, Looked};
@@ -66,7 +70,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Whether the data itself was refused, so that trying again cannot help.
-    fn is_about_data(&self) -> bool {
+    pub(crate) fn is_about_data(&self) -> bool {
         match self {
             Self::Database(sqlx::Error::Database(error)) => {
                 error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))

@@ -40,7 +40,8 @@ fn rows_of(stream: FactStream) -> &'static str {
              FROM tenant_homes
              UNION ALL
              SELECT 'region ' || name,
-                    sha256(convert_to(concat_ws(' ', md5(base_url), md5(quic_addr), md5(jwks::text)), 'UTF8'))
+                    sha256(convert_to(concat_ws(' ', md5(base_url), md5(quic_addr), md5(jwks::text), state,
+                                                state_incarnation), 'UTF8'))
              FROM regions"
         }
     }

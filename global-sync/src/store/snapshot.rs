@@ -78,7 +78,7 @@ const TABLES: [Table; 10] = [
          WHERE a.applied > 0"
     ),
     table!("certificate", "key_id, region, certificate", "repl_origin_cert"),
-    table!("region", "name, base_url, quic_addr, jwks, incarnation, state", "regions"),
+    table!("region", "name, base_url, quic_addr, jwks, incarnation, state, state_incarnation", "regions"),
     table!("home", "tenant_id, name, region, term, n, state", "tenant_homes"),
     table!(
         "document",
@@ -243,15 +243,17 @@ async fn take_in(connection: &mut PgConnection, own: &Origin) -> Result<Imported
 const DIRECTORY: &str = r#"
     INSERT INTO repl_origin_cert (key_id, region, certificate)
         SELECT key_id, region, certificate FROM incoming_certificate ON CONFLICT DO NOTHING;
-    INSERT INTO regions (name, base_url, quic_addr, jwks, incarnation, state)
-        SELECT name, base_url, quic_addr, jwks, incarnation, state FROM incoming_region
+    INSERT INTO regions (name, base_url, quic_addr, jwks, incarnation, state, state_incarnation)
+        SELECT name, base_url, quic_addr, jwks, incarnation, state, 0 FROM incoming_region
         ON CONFLICT (name) DO UPDATE
         SET base_url = EXCLUDED.base_url, quic_addr = EXCLUDED.quic_addr, jwks = EXCLUDED.jwks,
-            incarnation = EXCLUDED.incarnation, state = EXCLUDED.state, announced_at = now()
+            incarnation = EXCLUDED.incarnation, announced_at = now()
         WHERE regions.incarnation < EXCLUDED.incarnation
            OR (regions.incarnation = EXCLUDED.incarnation
                AND EXISTS (SELECT 1 FROM advanced a WHERE a.origin_region = EXCLUDED.name
                              AND a.origin_incarnation = EXCLUDED.incarnation AND a.stream = 'control'));
+    UPDATE regions r SET state = i.state, state_incarnation = i.state_incarnation FROM incoming_region i
+        WHERE i.name = r.name AND (r.state_incarnation, member_rank(r.state)) < (i.state_incarnation, member_rank(i.state));
     INSERT INTO tenant_homes (tenant_id, name, region, term, n, state)
         SELECT tenant_id, name, region, term, n, state FROM incoming_home
         ON CONFLICT (tenant_id) DO UPDATE

@@ -736,7 +736,8 @@ async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(
     assert_eq!(membership.acks, BTreeMap::from([(eu.clone(), BTreeMap::from([(ledger, 2)]))]));
     let state = async || us.store.membership().await.unwrap().states[&eu];
     assert_eq!(state().await, crate::protocol::MemberState::Active);
-    let retire = "INSERT INTO regions (name, base_url, quic_addr, state) VALUES ('eu-west', '', '', 'retired')";
+    let retire = "INSERT INTO regions (name, base_url, quic_addr, state, state_incarnation)
+                  VALUES ('eu-west', '', '', 'retired', 1)";
     sqlx::query(retire).execute(&us.store.pool).await.unwrap();
     assert_eq!(state().await, crate::protocol::MemberState::Retired, "the directory says so");
 }

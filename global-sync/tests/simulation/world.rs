@@ -903,6 +903,8 @@ fn name_of(event: &Event) -> &'static str {
         Event::Follows => "follows",
         Event::Refreshed { .. } => "refreshed",
         Event::Members { .. } => "members",
+        Event::Paused(_) => "paused",
+        Event::CompareNow => "compare now",
         Event::Truncated { .. } => "truncated",
         Event::SnapshotLoaded { .. } => "snapshot loaded",
         Event::SnapshotFailed => "snapshot failed",

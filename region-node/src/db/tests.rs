@@ -228,6 +228,8 @@ async fn the_schema_decides_every_race(pool: PgPool) {
             VALUES ('cabs', 'sandbox', 'evt_1', now())"),
         ("one_daily_reconciliation", "INSERT INTO reconciliations (id, tenant_id, provider, day, from_time, to_time, status, phase, list_from, attempts, listed, differences, created_at)
             SELECT gen_random_uuid(), tenant_id, provider, day, from_time, to_time, 'running', 'charges', list_from, 0, 0, 0, now() FROM reconciliations"),
+        ("one_command_per_key", "INSERT INTO repl_command (id, command, reason, made_by, key, request_hash)
+            SELECT gen_random_uuid(), '\"verify\"', 'a drill', 'operator', 'one', '\\x01' FROM generate_series(1, 2)"),
     ];
     for (rule, attempt) in attempts {
         assert_eq!(broken_rule(&pool, attempt).await.as_deref(), Some(rule), "{attempt}");

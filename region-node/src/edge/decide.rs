@@ -36,7 +36,9 @@ pub(super) async fn decide(edge: &Edge, request: Request) -> Result<(Decision, R
         return Ok((Decision::Own, request));
     }
     let routed = path.starts_with("/v1/") || path.starts_with("/socket.io");
-    let decision = if !routed || is_answered_anywhere(path, request.method()) {
+    let decision = if let Some(region) = region_named_in(path) {
+        decide_by_region(edge, region)
+    } else if !routed || is_answered_anywhere(path, request.method()) {
         Decision::Anywhere
     } else {
         decide_by_tenant(edge, tenant_of(&request))
@@ -52,6 +54,18 @@ fn is_remembered(edge: &Edge, request: &Request) -> bool {
         "/v1/route" => tenant_of(request).is_some_and(|tenant| (edge.0.directory)().homes.contains_key(&tenant)),
         _ => false,
     }
+}
+
+/// The region a call is about.
+fn region_named_in(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1/regions/")?.split('/').next()
+}
+
+/// A region nobody knows is refused by whoever answers.
+fn decide_by_region(edge: &Edge, region: &str) -> Decision {
+    let region =
+        region.parse::<RegionName>().ok().filter(|region| *region == edge.0.region || edge.base_url(region).is_some());
+    region.map_or(Decision::Anywhere, Decision::Home)
 }
 
 /// What every region holds, and therefore answers: config, the ledger, regions, homes.
@@ -95,10 +109,7 @@ async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Requ
         Some("password") => decide_by_tenant(edge, tenant),
         Some("refresh_token") => {
             let token = grant.as_ref().and_then(|grant| grant.refresh_token.as_deref()).unwrap_or_default();
-            match region_of_refresh_token(token) {
-                Some(region) if region == edge.0.region || edge.base_url(&region).is_some() => Decision::Home(region),
-                _ => Decision::Anywhere,
-            }
+            region_of_refresh_token(token).map_or(Decision::Anywhere, |region| decide_by_region(edge, region.as_str()))
         }
         _ => Decision::Anywhere,
     };

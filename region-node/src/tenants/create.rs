@@ -69,6 +69,10 @@ pub(super) async fn create_tenant(
     let home = home_region.parse::<RegionName>().ok().filter(|region| knows_region(&app, region));
     let home = home.ok_or_else(|| Problem::field("home_region", format!("no region '{home_region}' is known here")))?;
 
+    if let Some(state) = leaving(&app, &home) {
+        return Err(Problem::field("home_region", format!("{home} is {state}: it takes no new tenant")).into());
+    }
+
     let client_id = format!("{tenant}-office");
     let client_secret = random_secret();
     let mut patch = match config {
@@ -128,6 +132,12 @@ pub(super) async fn create_tenant(
 
 fn knows_region(app: &App, region: &RegionName) -> bool {
     *region == app.region || app.tenants.directory().regions.contains_key(region)
+}
+
+/// The state of a region that takes no new tenant.
+fn leaving(app: &App, region: &RegionName) -> Option<String> {
+    let state = app.tenants.directory().regions.get(region)?.state.clone();
+    matches!(state.as_str(), "draining" | "retired").then_some(state)
 }
 
 fn random_secret() -> String {

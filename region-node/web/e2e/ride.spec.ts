@@ -282,6 +282,13 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       const regions = await mesh.getByRole('article').count();
       await expect(mesh.getByRole('article').filter({ hasText: 'Ready' })).toHaveCount(regions);
       if (regions > 1) await expect(mesh.getByTestId('agreement')).toHaveText(`${regions} regions hold the same facts`);
+      // A command waits for its reason, and is kept with what came of it.
+      const compare = mesh.getByRole('button', { name: 'Compare with all regions' });
+      await expect(compare).toBeDisabled();
+      await mesh.getByLabel('Reason').fill('a walk through the console');
+      await compare.click();
+      await expect(mesh.getByRole('table', { name: 'Commands, newest first' })).toContainText('done');
+      await keep(mesh, 'mesh');
     });
   }
 

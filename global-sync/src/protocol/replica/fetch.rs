@@ -141,6 +141,7 @@ impl<T: Trust> Replica<T> {
         incoming.liars.retain(|_, until| now < *until);
         let has_more = |session: &Session| {
             session.is_ready()
+                && !self.is_paused(&session.region, log.stream)
                 && session.stored(log) > incoming.pending.seq
                 && session.truncated(log) <= incoming.pending.seq
         };
@@ -180,7 +181,8 @@ impl<T: Trust> Replica<T> {
                 let direct = session.region == log.origin.region && session.logs.contains_key(log);
                 let relay = session.stored(log) > incoming.pending.seq || Some(**conn) == current;
                 let has_next = session.truncated(log) <= incoming.pending.seq;
-                session.is_ready() && has_next && (direct || relay) && !incoming.liars.contains_key(&session.region)
+                let may = !incoming.liars.contains_key(&session.region) && !self.is_paused(&session.region, log.stream);
+                session.is_ready() && has_next && (direct || relay) && may
             })
             .max_by_key(|(conn, session)| {
                 let direct = session.region == log.origin.region;

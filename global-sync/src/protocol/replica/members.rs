@@ -77,7 +77,8 @@ impl Members {
         self.last_heard(region).is_some_and(|logs| stored(logs) + kept < newest)
     }
 
-    /// Regions that are to have everything: all but those that are gone, and newcomers that have not begun.
+    /// Regions that are to have everything: all but those that are gone, and newcomers that have not begun. A newcomer stays
+    /// one until every region has told it that it knows of it, and so has heard it and counts it.
     fn counted(&self, us: &RegionName) -> Vec<RegionName> {
         let all: BTreeSet<_> = self.states.keys().chain(self.heard.keys()).filter(|region| *region != us).collect();
         let counts = |region: &RegionName| match self.states.get(region) {
@@ -90,10 +91,9 @@ impl Members {
 }
 
 impl<T: Trust> Replica<T> {
-    /// Where this region stands.
+    /// Where this region stands: by the directory, which knows of all its lives.
     pub fn state(&self) -> MemberState {
-        let directory = self.members.states.get(&self.settings.origin.region).copied();
-        directory.map_or(self.settings.state, |state| state.max(self.settings.state))
+        self.members.states.get(&self.settings.origin.region).copied().unwrap_or(self.settings.state)
     }
 
     pub(super) fn on_members(&mut self, states: BTreeMap<RegionName, MemberState>, remembered: Acks) {

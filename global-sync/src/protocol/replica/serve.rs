@@ -117,7 +117,8 @@ impl<T: Trust> Replica<T> {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
         let Some(subscription) = session.subscriptions.get_mut(log) else { return };
         let there = state.truncated < subscription.next && subscription.next <= newest;
-        if subscription.serving || subscription.credit <= 0 || !there || now < subscription.retry_at {
+        let paused = !self.paused.is_empty() && self.paused.contains(&(session.region.clone(), log.stream));
+        if paused || subscription.serving || subscription.credit <= 0 || !there || now < subscription.retry_at {
             return;
         }
         subscription.serving = true;

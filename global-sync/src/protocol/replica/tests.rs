@@ -497,3 +497,51 @@ fn two_copies_that_end_alike_but_differ_raise_one_alarm() {
     assert!(diverged(us.handle(NOW, says())));
     assert!(!diverged(us.handle(NOW, says())), "once is enough");
 }
+
+#[test]
+fn between_us_and_a_peer_no_entries_of_a_paused_stream_pass_until_it_is_resumed() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Numbered { log: log_of("us-east"), head: Head { seq: 3, hash: [3; 32] } });
+    let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 2)]));
+    assert_eq!(pulls(&effects).len(), 1);
+    let wants = Pull { log: log_of("us-east"), id: 1, from: 4, credit: 1_000, known_keys: Vec::new() };
+    us.handle(NOW, Event::Received { conn: 1, message: Message::Pull(wants) });
+
+    let paused = BTreeSet::from([(region("eu-west"), FactStream::Ledger)]);
+    let effects = us.handle(NOW, Event::Paused(paused));
+    let stops =
+        |effect: &Effect| matches!(effect, Effect::Send { message: Message::Pull(pull), .. } if pull.credit == 0);
+    assert!(effects.iter().any(stops), "the pull ends: {effects:?}");
+    let later = NOW.plus(60_000);
+    let serves = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Serve { .. }));
+    let grown = Event::Numbered { log: log_of("us-east"), head: Head { seq: 5, hash: [5; 32] } };
+    assert!(!serves(&us.handle(NOW.plus(100), grown)));
+    let effects = us.handle(NOW.plus(200), Event::Received { conn: 1, message: advert(&[("eu-west", 4)]) });
+    assert!(pulls(&effects).is_empty());
+    assert_eq!(us.flows().iter().map(|flow| flow.credit_bytes).collect::<Vec<_>>(), [1_000]);
+    // Another region has them too.
+    let effects = connect(&mut us, NOW.plus(300), 2, "ap-south", advert(&[("eu-west", 4)]));
+    assert_eq!(pulls(&effects).pop_front().map(|(conn, pull)| (conn, pull.from)), Some((2, 1)));
+
+    us.handle(later, Event::Paused(BTreeSet::new()));
+    us.handle(later, Event::Received { conn: 1, message: advert(&[("eu-west", 4)]) });
+    assert!(serves(&us.handle(later.plus(50), Event::Tick)));
+}
+
+#[test]
+fn rows_are_compared_at_once_when_an_operator_asks() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Tick);
+    us.handle(NOW, Event::Connected { conn: 1, region: region("eu-west"), dialed: true });
+    let Message::Hello(greeting) = hello("eu-west") else { unreachable!() };
+    let able = Message::Hello(Hello { features: features::ALL, ..greeting });
+    us.handle(NOW, Event::Received { conn: 1, message: able });
+    us.handle(NOW, Event::Received { conn: 1, message: advert(&[]) });
+    let asks = |effects: &[Effect]| {
+        let asked = effects.iter().filter(|e| matches!(e, Effect::Send { message: Message::Inspect(_), .. }));
+        asked.count()
+    };
+    assert_eq!(asks(&us.handle(NOW.plus(50), Event::Tick)), 0, "it is not due for a while");
+    us.handle(NOW.plus(60), Event::CompareNow);
+    assert_eq!(asks(&us.handle(NOW.plus(100), Event::Tick)), FactStream::ALL.len());
+}

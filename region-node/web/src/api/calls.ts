@@ -7,6 +7,7 @@ import type {
   DriverBalance,
   Estimate,
   FareShare,
+  GivenCommand,
   GivenUp,
   NearbyDriver,
   Offer,
@@ -15,12 +16,14 @@ import type {
   PaymentMethod,
   Payout,
   Place,
+  QuarantinedEntry,
   RegionsView,
   Ride,
   RollupDay,
   Route,
   Settlement,
   Surge,
+  SyncCommand,
   TenantBalances,
   Trip,
   Vehicle,
@@ -279,6 +282,27 @@ export const settlements = (
 
 export const regions = (client: Client, signal?: AbortSignal): Promise<RegionsView> =>
   client.json({ method: 'GET', path: '/v1/regions', signal });
+
+const syncPath = (region: string, what: 'commands' | 'quarantine'): string => `/v1/regions/${enc(region)}/sync/${what}`;
+
+/** What a region has stored and not applied. */
+export const quarantine = (
+  client: Client,
+  region: string,
+  cursor: string | undefined,
+  signal?: AbortSignal,
+): Promise<Page<QuarantinedEntry>> => client.json({ method: 'GET', path: syncPath(region, 'quarantine'), query: { cursor }, signal });
+
+/** What a region's replication was told to do, the newest first. */
+export const syncCommands = (client: Client, region: string, signal?: AbortSignal): Promise<Page<GivenCommand>> =>
+  client.json({ method: 'GET', path: syncPath(region, 'commands'), query: { limit: 10 }, signal });
+
+export const giveSyncCommand = (
+  client: Client,
+  region: string,
+  command: { command: SyncCommand; reason: string },
+  idempotencyKey: string,
+): Promise<GivenCommand> => client.json({ method: 'POST', path: syncPath(region, 'commands'), body: command, idempotencyKey });
 
 export interface NodeHealth {
   status?: string;

@@ -644,6 +644,58 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/regions/{region}/sync/commands": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a region's replication was told to do, by whom and why, and what came of it, the newest first. */
+        get: operations["list_commands"];
+        put?: never;
+        /** Has a region's replication do something. Waits a few seconds for what comes of it; 202 if it waits or goes on then. */
+        post: operations["give_command"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/regions/{region}/sync/quarantine": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a region has set aside, the newest first. */
+        get: operations["list_quarantine"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/regions/{region}/sync/quarantine/{origin}/{incarnation}/{stream}/{seq}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One entry a region has set aside, and what it says. */
+        get: operations["show_quarantined"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/riders": {
         parameters: {
             query?: never;
@@ -1592,6 +1644,23 @@ export interface components {
          * @enum {string}
          */
         EntryKind: "settlement" | "refund" | "cancellation_fee" | "no_show_fee" | "adjustment" | "tip" | "payout";
+        /** @description One entry of a log. */
+        EntryPlace: {
+            /**
+             * Format: int64
+             * @description Which life of that region, from 1.
+             */
+            incarnation: number;
+            /** @description The region that wrote it. */
+            origin: string;
+            /**
+             * Format: int64
+             * @description Its number, from 1.
+             */
+            seq: number;
+            /** @description Which of its logs. */
+            stream: string;
+        };
         /** @description A tenant's home epoch: a later one beats every earlier one, term first. */
         Epoch: {
             /**
@@ -1801,6 +1870,11 @@ export interface components {
             /** @description ISO 4217. */
             currency: components["schemas"]["Currency"];
         };
+        /** @description A region of the mesh. */
+        NamedRegion: {
+            /** @description Its name. */
+            region: string;
+        };
         /** @description A car. */
         NearbyDriver: {
             /**
@@ -1846,6 +1920,13 @@ export interface components {
             password: string;
             /** @description Digits, with or without a leading +; found again by the same digits. */
             phone: string;
+        };
+        /** @description A command, and why it is given. */
+        NewSyncCommand: {
+            /** @description What replication is to do. */
+            command: components["schemas"]["SyncCommand"];
+            /** @description Why: it stays beside what came of it. */
+            reason: string;
         };
         /** @description A new tenant. */
         NewTenant: {
@@ -2018,6 +2099,41 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description One page of a list. */
+        Page_QuarantinedView: {
+            /** @description At most `limit` of them. */
+            items: {
+                /** Format: int32 */
+                attempts: number;
+                /** Format: date-time */
+                first_at: string;
+                /**
+                 * Format: int64
+                 * @description Which life of that region.
+                 */
+                incarnation: number;
+                /** @description Its kind, as far as it can be told. */
+                kind: string;
+                /** Format: date-time */
+                last_at: string;
+                /** @description The region that wrote it. */
+                origin: string;
+                reason: string;
+                /**
+                 * Format: int64
+                 * @description Its number there.
+                 */
+                seq: number;
+                /** @description held, parked, failed, conflict, stale or skipped. */
+                state: string;
+                /** @description Which of its logs. */
+                stream: string;
+                /** @description Whose it is, as far as it can be told. */
+                tenant?: string | null;
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
         Page_Reconciliation: {
             /** @description At most `limit` of them. */
             items: {
@@ -2160,6 +2276,33 @@ export interface components {
             next_cursor?: string | null;
         };
         /** @description One page of a list. */
+        Page_SyncCommandView: {
+            /** @description At most `limit` of them. */
+            items: {
+                /** @description What replication was told to do. */
+                command: Record<string, never>;
+                /** @description Whether it was done; false if it was refused. */
+                done?: boolean | null;
+                /**
+                 * Format: date-time
+                 * @description When it was carried out or refused; null while it waits or goes on.
+                 */
+                ended_at?: string | null;
+                /** Format: uuid */
+                id: string;
+                /** Format: date-time */
+                made_at: string;
+                /** @description The operator's client id. */
+                made_by: string;
+                /** @description What was done, or why nothing was. */
+                outcome?: string | null;
+                /** @description Why. */
+                reason: string;
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
         Page_VersionView: {
             /** @description At most `limit` of them. */
             items: {
@@ -2260,6 +2403,13 @@ export interface components {
         /** @description How much to pay a driver. */
         PayoutRequest: {
             amount?: components["schemas"]["AskedAmount"] | null;
+        };
+        /** @description What entries of one kind pass between this region and one other. */
+        PeerStream: {
+            /** @description The other region. */
+            peer: string;
+            /** @description The kind of log. */
+            stream: string;
         };
         /** @description A version to pin. */
         Pin: {
@@ -2473,6 +2623,45 @@ export interface components {
             published_at: string;
             /** Format: int64 */
             version: number;
+        };
+        /** @description An entry that is set aside, and what it says. */
+        QuarantinedEntry: components["schemas"]["QuarantinedView"] & {
+            /** @description What it says; null where the body is withheld or no JSON. */
+            body?: Record<string, never> | null;
+            /** @description The envelope, base64. */
+            envelope?: string | null;
+            /** @description SHA-256 of the envelope as it was stored, in hex; null where the log has the entry no more. */
+            hash?: string | null;
+        };
+        /** @description An entry that is stored and not applied. */
+        QuarantinedView: {
+            /** Format: int32 */
+            attempts: number;
+            /** Format: date-time */
+            first_at: string;
+            /**
+             * Format: int64
+             * @description Which life of that region.
+             */
+            incarnation: number;
+            /** @description Its kind, as far as it can be told. */
+            kind: string;
+            /** Format: date-time */
+            last_at: string;
+            /** @description The region that wrote it. */
+            origin: string;
+            reason: string;
+            /**
+             * Format: int64
+             * @description Its number there.
+             */
+            seq: number;
+            /** @description held, parked, failed, conflict, stale or skipped. */
+            state: string;
+            /** @description Which of its logs. */
+            stream: string;
+            /** @description Whose it is, as far as it can be told. */
+            tenant?: string | null;
         };
         /** @description A place in a zone's queue. */
         QueuePlace: {
@@ -2939,6 +3128,11 @@ export interface components {
          * @enum {string}
          */
         ShareStatus: "invited" | "accepted" | "declined" | "withdrawn" | "lapsed" | "fixed" | "fallen_back";
+        /** @description Where a snapshot comes from. */
+        SnapshotSource: {
+            /** @description The region that gives it. */
+            peer: string;
+        };
         /** @description What stands on an account. */
         Standing: {
             account: string;
@@ -3019,6 +3213,51 @@ export interface components {
             items: components["schemas"]["SurgeItem"][];
             /** @description Always null. */
             next_cursor?: string | null;
+        };
+        /** @description What is to be done. */
+        SyncCommand: {
+            /** @description Try once more to apply an entry that is set aside. */
+            retry: components["schemas"]["EntryPlace"];
+        } | {
+            /** @description Never apply an entry that is set aside: it stays in the log, and is shown as skipped. */
+            skip: components["schemas"]["EntryPlace"];
+        } | {
+            /** @description Let no entries pass, in either direction, until resumed. They still come by way of other regions. */
+            pause: components["schemas"]["PeerStream"];
+        } | {
+            /** @description Let entries pass again. */
+            resume: components["schemas"]["PeerStream"];
+        } | {
+            /** @description Forget the entries of another region's log from this one on and fetch them anew. What was applied stays. */
+            refetch: components["schemas"]["EntryPlace"];
+        } | {
+            /** @description Load a snapshot of another region: what it has applied, of every log in which it is further. */
+            load_snapshot: components["schemas"]["SnapshotSource"];
+        } | "compare" | "verify" | "drain" | "leave" | "join" | {
+            /** @description Say that another region is gone for good: nobody waits for it any more. */
+            retire: components["schemas"]["NamedRegion"];
+        };
+        /** @description A command and what came of it. */
+        SyncCommandView: {
+            /** @description What replication was told to do. */
+            command: Record<string, never>;
+            /** @description Whether it was done; false if it was refused. */
+            done?: boolean | null;
+            /**
+             * Format: date-time
+             * @description When it was carried out or refused; null while it waits or goes on.
+             */
+            ended_at?: string | null;
+            /** Format: uuid */
+            id: string;
+            /** Format: date-time */
+            made_at: string;
+            /** @description The operator's client id. */
+            made_by: string;
+            /** @description What was done, or why nothing was. */
+            outcome?: string | null;
+            /** @description Why. */
+            reason: string;
         };
         /** @description How many positions were taken. */
         Taken: {
@@ -5206,6 +5445,240 @@ export interface operations {
                 };
             };
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_commands: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                region: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_SyncCommandView"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    give_command: {
+        parameters: {
+            query?: never;
+            header?: {
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                region: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["NewSyncCommand"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SyncCommandView"];
+                };
+            };
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SyncCommandView"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_quarantine: {
+        parameters: {
+            query?: {
+                /** @description held, parked, failed, conflict, stale or skipped; all, if not said. */
+                state?: string;
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                region: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_QuarantinedView"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    show_quarantined: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                region: string;
+                origin: string;
+                incarnation: number;
+                stream: string;
+                seq: number;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["QuarantinedEntry"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -387,6 +387,19 @@ export interface PeerStatus {
   rtt_ms: number | null;
   lag_entries: number | null;
   lag_ms: number | null;
+  /** Every log there is, by origin and stream. */
+  logs?: Record<string, PeerLog>;
+  paused?: FactStream[];
+}
+
+export type FactStream = 'control' | 'config' | 'ledger';
+
+/** How far a peer is behind on one log. */
+export interface PeerLog {
+  lag_entries: number;
+  lag_bytes: number;
+  lag_ms: number;
+  credit_bytes: number | null;
 }
 
 export type VersionVector = Record<string, { control: number; config: number; ledger: number }>;
@@ -397,6 +410,14 @@ export interface SyncStatus {
   version_vector: VersionVector;
   digest: string;
   peers: PeerStatus[];
+  instance?: string;
+  lease?: { epoch: number; holder: string; valid_for_ms: number } | null;
+  members?: Record<string, string>;
+  quarantine?: Record<string, number>;
+  fetched?: Record<string, { direct: number; relayed: number; relay_share: number }>;
+  damage?: { seconds_ago: number; entries: number; named: string[] } | null;
+  /** Keys of rows that are others in another region, by region and stream. */
+  differing?: Record<string, string[]>;
 }
 
 export interface RegionView {
@@ -405,6 +426,51 @@ export interface RegionView {
   state: string;
   health: { ready: boolean; postgres: boolean; redis: boolean; sync: boolean };
   sync: SyncStatus | null;
+}
+
+export interface EntryPlace {
+  origin: string;
+  incarnation: number;
+  stream: FactStream;
+  seq: number;
+}
+
+/** An entry that is stored and not applied. */
+export interface QuarantinedEntry extends EntryPlace {
+  tenant?: string | null;
+  kind: string;
+  state: string;
+  reason: string;
+  attempts: number;
+  first_at: string;
+  last_at: string;
+}
+
+/** What replication can be told to do. */
+export type SyncCommand =
+  | { retry: EntryPlace }
+  | { skip: EntryPlace }
+  | { refetch: EntryPlace }
+  | { pause: { peer: string; stream: FactStream } }
+  | { resume: { peer: string; stream: FactStream } }
+  | { load_snapshot: { peer: string } }
+  | { retire: { region: string } }
+  | 'compare'
+  | 'verify'
+  | 'drain'
+  | 'leave'
+  | 'join';
+
+/** A command, who gave it and why, and what came of it. */
+export interface GivenCommand {
+  id: string;
+  command: SyncCommand;
+  reason: string;
+  made_by: string;
+  made_at: string;
+  ended_at?: string | null;
+  done?: boolean | null;
+  outcome?: string | null;
 }
 
 export interface RegionsView {

@@ -1,12 +1,13 @@
 import { regions as loadRegions } from '../api/calls';
 import { clientOf, useSession } from '../api/session';
-import type { RegionView } from '../api/types';
+import type { RegionView, SyncStatus } from '../api/types';
 import { useLoad } from '../lib/hooks';
 import { OperatorPanel } from '../shell/client-panel';
 import { Badge, Empty, Skeleton, type Tone } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { agreement, furthest, known } from './agreement';
 import { MeshDrawing } from './mesh-drawing';
+import { Operations } from './operations';
 import '../styles/mesh.css';
 
 export default function MeshScreen() {
@@ -53,6 +54,7 @@ function Mesh() {
           </div>
           <Links regions={regions} />
           <Vectors regions={regions} />
+          <Operations regions={regions} onChange={view.reload} />
         </>
       )}
     </div>
@@ -82,10 +84,34 @@ function RegionCard({ region }: { region: RegionView }) {
       <p className="small">
         <a href={region.base_url}>{region.base_url}</a>
       </p>
+      {region.sync != null && <Findings sync={region.sync} />}
       <p className="mono muted" title={region.sync?.digest}>
         digest {region.sync === null ? 'unknown' : region.sync.digest.slice(0, 16)}
       </p>
     </article>
+  );
+}
+
+/** Who leads, and what people should look at. */
+function Findings({ sync }: { sync: SyncStatus }) {
+  const aside = Object.entries(sync.quarantine ?? {}).filter(([state, count]) => count > 0 && state !== 'skipped');
+  const differing = Object.values(sync.differing ?? {}).flat().length;
+  const damaged = sync.damage?.entries ?? 0;
+  return (
+    <p className="row small">
+      {sync.lease != null && (
+        <span className="muted" title={`instance ${sync.lease.holder}`}>
+          {sync.lease.valid_for_ms > 0 ? `leader no. ${sync.lease.epoch}` : 'nobody leads'}
+        </span>
+      )}
+      {aside.map(([state, count]) => (
+        <Badge key={state} tone="warn">
+          {count} {state}
+        </Badge>
+      ))}
+      {damaged > 0 && <Badge tone="bad">{damaged} damaged</Badge>}
+      {differing > 0 && <Badge tone="bad">{differing} rows differ</Badge>}
+    </p>
   );
 }
 

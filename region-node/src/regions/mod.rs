@@ -1,4 +1,14 @@
-//! Health, metrics, and what this region knows of all regions.
+//! Health, metrics, what this region knows of all regions, and what operators have its replication do.
+//!
+//! What replication says of itself is read from global-sync's status page, which takes no commands. A command is a row that
+//! an operator's call writes and global-sync carries out, so that whoever may give one has shown a token and is named beside
+//! what came of it.
+
+mod commands;
+mod quarantine;
+mod store;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -27,7 +37,22 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Endpoints for operators and their tools.
 pub fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(regions)).routes(routes!(live)).routes(routes!(ready)).routes(routes!(health))
+    OpenApiRouter::new()
+        .routes(routes!(regions))
+        .routes(routes!(commands::give_command, commands::list_commands))
+        .routes(routes!(quarantine::list_quarantine))
+        .routes(routes!(quarantine::show_quarantined))
+        .routes(routes!(live))
+        .routes(routes!(ready))
+        .routes(routes!(health))
+}
+
+/// Calls about one region are answered there: the edge forwards them.
+fn must_be_here(app: &App, region: &str) -> Result<(), Problem> {
+    match region == app.region.as_str() {
+        true => Ok(()),
+        false => Err(Problem::new(Code::UnknownRegion, format!("no region '{region}' is known here"))),
+    }
 }
 
 /// The health of the node and the region in detail, on the node's internal address.

@@ -1,0 +1,188 @@
+//! Carries out what operators tell replication to do.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use shared::sync_command::SyncCommand;
+use tokio::{task::JoinSet, time::Instant};
+use uuid::Uuid;
+
+use super::{
+    driver::{Report, snapshot_of},
+    tasks::{Leader, look_through_logs},
+};
+use crate::{
+    config::Config,
+    once::Once,
+    protocol::{Event, LogId, Origin},
+    status::{Board, Damaged},
+    store::{Fence, Leaving, Order, Outcome, StoreError},
+    transport::Mesh,
+};
+
+/// Commands are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A region that leaves waits this long for the others, before its operator is told what they lack.
+const LEAVE_WITHIN: Duration = Duration::from_secs(60);
+
+/// What commands need beside the leader's.
+#[derive(Clone)]
+pub(super) struct Office {
+    pub(super) config: Config,
+    pub(super) mesh: Mesh,
+    pub(super) own: Origin,
+    pub(super) board: Board,
+}
+
+/// Carries out commands in their order, as long as this instance leads. What takes long goes on beside the rest; what a
+/// lost lease or the end cuts short, whoever leads next begins again.
+pub(super) async fn carry_out(mut leader: Leader, office: Office) {
+    let begun: Arc<Mutex<BTreeSet<Uuid>>> = Arc::default();
+    let mut long = JoinSet::new();
+    while let Some(fence) = leader.lead().await {
+        match leader.store.orders().await {
+            Ok(orders) => {
+                for order in orders {
+                    let is_new = begun.lock().unwrap_or_else(PoisonError::into_inner).insert(order.id);
+                    if !is_new {
+                        continue;
+                    }
+                    let (leader, office, begun) = (leader.clone(), office.clone(), begun.clone());
+                    let takes_long = matches!(
+                        order.command,
+                        Some(SyncCommand::LoadSnapshot(_) | SyncCommand::Verify | SyncCommand::Leave)
+                    );
+                    let carried_out = async move {
+                        let id = order.id;
+                        let store = leader.store.clone();
+                        let outcome = match obey(leader, &fence, &office, &order).await {
+                            Err(error) if error.is_about_data() => {
+                                let refused = Err(error.to_string());
+                                store.end_order(&fence, id, &refused).await.map(|()| refused)
+                            }
+                            other => other,
+                        };
+                        tell(&order, outcome);
+                        begun.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                    };
+                    if takes_long {
+                        long.spawn(carried_out);
+                    } else {
+                        carried_out.await;
+                    }
+                }
+            }
+            Err(error) => tracing::warn!("commands cannot be read: {error}"),
+        }
+        while long.try_join_next().is_some() {}
+        if !leader.pause(LOOK_EVERY).await {
+            break;
+        }
+    }
+    long.shutdown().await;
+}
+
+fn tell(order: &Order, outcome: Result<Outcome, StoreError>) {
+    let Order { id, made_by, reason, .. } = order;
+    let name = order.command.as_ref().map_or("unknown", SyncCommand::name);
+    let (result, said) = match outcome {
+        Ok(Ok(said)) => ("done", said),
+        Ok(Err(said)) => ("refused", said),
+        Err(error) => {
+            tracing::warn!(%id, "command {name} is carried out later: {error}");
+            return;
+        }
+    };
+    metrics::counter!("global_sync_commands_total", "command" => name, "outcome" => result).increment(1);
+    tracing::info!(
+        audit.by = made_by,
+        audit.deed = format!("sync.{name}"),
+        audit.reason = reason,
+        "command {id} to {name} is {result}: {said}"
+    );
+}
+
+async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order) -> Result<Outcome, StoreError> {
+    let (store, id) = (leader.store.clone(), order.id);
+    let Some(command) = &order.command else {
+        let outcome = Err("this release of global-sync does not know the command".to_owned());
+        store.end_order(fence, id, &outcome).await?;
+        return Ok(outcome);
+    };
+    let outcome = match command {
+        SyncCommand::Retry(entry) => return store.retry_by_hand(fence, id, entry).await,
+        SyncCommand::Skip(entry) => return store.skip(fence, order, entry).await,
+        SyncCommand::Pause(what) | SyncCommand::Resume(what) => {
+            let pauses = matches!(command, SyncCommand::Pause(_));
+            let outcome = store.pause(fence, id, what, pauses).await?;
+            let paused = store.pauses().await?;
+            let _ = leader.reports.send(Report::Core(Box::new(Event::Paused(paused))));
+            return Ok(outcome);
+        }
+        SyncCommand::Refetch(entry) => {
+            let (outcome, head) = store.forget_from(fence, id, &office.own, entry).await?;
+            if let Some(head) = head {
+                let origin = Origin { region: entry.origin.clone(), incarnation: entry.incarnation };
+                let log = LogId { origin, stream: entry.stream };
+                // As after a batch that was not stored: this is what the database holds.
+                let _ = leader.reports.send(Report::Core(Box::new(Event::StoreFailed { log, head })));
+            }
+            return Ok(outcome);
+        }
+        SyncCommand::LoadSnapshot(from) => {
+            let loaded = snapshot_of(&store, &office.mesh, &office.config, Some(*fence), &office.own, &from.peer).await;
+            match loaded {
+                Ok(logs) => {
+                    let _ = leader.reports.send(Report::Core(Box::new(Event::SnapshotLoaded { logs })));
+                    Ok(format!("a snapshot of {} is loaded", from.peer))
+                }
+                Err(error) => Err(format!("{error:#}")),
+            }
+        }
+        SyncCommand::Compare => {
+            office.board.forget_differing();
+            let _ = leader.reports.send(Report::Core(Box::new(Event::CompareNow)));
+            Ok("every connected region is asked; what differs is in `differing`, by its key".to_owned())
+        }
+        SyncCommand::Verify => match look_through_logs(&mut leader, *fence, &Once::default()).await? {
+            Some(found) => {
+                office.board.set_damage(Some(found.clone()));
+                Ok(summary(&found))
+            }
+            None => return Err(StoreError::NotLeading),
+        },
+        SyncCommand::Drain => return store.drain(fence, id, &office.own).await,
+        SyncCommand::Join => return store.join_again(fence, id, &office.own).await,
+        SyncCommand::Retire(gone) if gone.region == office.own.region => {
+            Err("a region leaves by itself: drain it, then have it leave".to_owned())
+        }
+        SyncCommand::Retire(gone) if office.board.is_connected(&gone.region) => {
+            Err(format!("{} is connected: drain it, then have it leave", gone.region))
+        }
+        SyncCommand::Retire(gone) => return store.retire(fence, id, &gone.region).await,
+        SyncCommand::Leave => {
+            let begun = Instant::now();
+            loop {
+                match store.leave(fence, &office.own).await? {
+                    Leaving::Left => break Ok("every region has all it wrote: its programs can be stopped".to_owned()),
+                    Leaving::Refused(why) => break Err(why),
+                    Leaving::Waits(what) if begun.elapsed() >= LEAVE_WITHIN => break Err(what),
+                    Leaving::Waits(_) if leader.pause_leading(*fence, LOOK_EVERY).await => {}
+                    Leaving::Waits(_) => return Err(StoreError::NotLeading),
+                }
+            }
+        }
+    };
+    store.end_order(fence, id, &outcome).await?;
+    Ok(outcome)
+}
+
+fn summary(found: &Damaged) -> String {
+    match found.entries {
+        0 => "every entry is what was stored".to_owned(),
+        entries => format!("{entries} are not what was stored: {}", found.named.join("; ")),
+    }
+}

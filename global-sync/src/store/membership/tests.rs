@@ -1,0 +1,177 @@
+use std::collections::BTreeMap;
+
+use shared::fact::FactStream;
+use sqlx::PgPool;
+
+use super::*;
+use crate::{
+    protocol::{Head, LogId, LogState},
+    store::tests::{Home, batch, created, log, settlement},
+};
+
+fn region(name: &str) -> RegionName {
+    name.parse().unwrap()
+}
+
+async fn meet(us: &Home, name: &str) {
+    let origin = Origin { region: region(name), incarnation: 1 };
+    us.store.save_member(&origin, MemberState::Active, 0, &[]).await.unwrap();
+}
+
+/// A peer says how far it is with a log.
+async fn hear(us: &Home, peer: &str, of: LogId, seq: u64) {
+    let state = LogState { head: Head { seq, hash: [0; 32] }, applied: seq, truncated: 0 };
+    us.store.save_acks(&us.origin, &BTreeMap::from([((region(peer), of), state)])).await.unwrap();
+}
+
+async fn join(us: &Home, configured: &[&str]) -> Option<MemberState> {
+    let configured: Vec<_> = configured.iter().map(|name| region(name)).collect();
+    us.store.join_mesh(&us.fence, &us.origin, &configured).await.unwrap()
+}
+
+fn said(region: &str, incarnation: u64, state: MemberState) -> Fact {
+    Fact::RegionState(RegionState { region: region.to_owned(), incarnation, state })
+}
+
+async fn stands(us: &Home, name: &str) -> Option<MemberState> {
+    us.store.membership().await.unwrap().states.get(&region(name)).copied()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_joins_until_every_other_one_has_applied_that_it_does_and_it_has_what_they_have(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let own = log("us-east", FactStream::Control);
+    assert_eq!(join(&us, &["eu-west"]).await, Some(MemberState::Joining));
+    assert_eq!(join(&us, &["eu-west"]).await, None, "it is not numbered yet");
+    us.number().await;
+    assert_eq!(join(&us, &["eu-west"]).await, None, "eu-west was never met");
+    meet(&us, "eu-west").await;
+    meet(&us, "ap-south").await;
+    hear(&us, "eu-west", own.clone(), 1).await;
+    assert_eq!(join(&us, &["eu-west"]).await, None, "ap-south was met, and may not know of us");
+    hear(&us, "ap-south", own.clone(), 0).await;
+    assert_eq!(join(&us, &["eu-west"]).await, None, "ap-south has not applied it");
+    hear(&us, "ap-south", own, 1).await;
+    let eu = log("eu-west", FactStream::Control);
+    hear(&us, "ap-south", eu.clone(), 1).await;
+    assert_eq!(join(&us, &["eu-west"]).await, None, "others know more of the directory");
+    us.store.receive(&batch(&eu, Head::EMPTY, &[created("eu-west", 1, 0)])).await.unwrap();
+    assert_eq!(join(&us, &["eu-west"]).await, None, "what is stored is not applied yet");
+    us.apply_all().await;
+    assert_eq!(join(&us, &["eu-west"]).await, Some(MemberState::Active));
+    us.number().await;
+    assert_eq!(join(&us, &["eu-west"]).await, None);
+    assert_eq!(stands(&us, "us-east").await, Some(MemberState::Active));
+    assert_eq!(us.store.logs().await.unwrap()[&log("us-east", FactStream::Control)].head.seq, 2);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_that_is_alone_is_a_member_at_once_and_nobody_waits_for_one_that_is_gone(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    assert_eq!(join(&us, &[]).await, Some(MemberState::Joining));
+    us.number().await;
+    let eu = log("eu-west", FactStream::Control);
+    let gone = said("ap-south", 1, MemberState::Retired);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[gone])).await.unwrap();
+    us.apply_all().await;
+    assert_eq!(join(&us, &["ap-south"]).await, Some(MemberState::Active));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_leaves_once_no_tenant_is_at_home_there_and_the_others_have_all_it_wrote(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    join(&us, &[]).await;
+    meet(&us, "eu-west").await;
+    let leave = async || us.store.leave(&us.fence, &us.origin).await.unwrap();
+    assert!(matches!(leave().await, Leaving::Refused(why) if why.contains("drain")));
+    us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
+    assert!(us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().is_err(), "it drains already");
+
+    let at_home =
+        "INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ('cabs', 'Cabs', 'us-east', 1, 0)";
+    sqlx::query(at_home).execute(&us.superuser).await.unwrap();
+    assert!(matches!(leave().await, Leaving::Refused(why) if why.contains("cabs")));
+    sqlx::query("UPDATE tenant_homes SET region = 'eu-west'").execute(&us.superuser).await.unwrap();
+
+    us.commit(&settlement(1)).await;
+    assert_eq!(leave().await, Leaving::Waits("3 facts are not numbered yet".to_owned()));
+    us.number().await;
+    let (control, ledger) = (log("us-east", FactStream::Control), log("us-east", FactStream::Ledger));
+    hear(&us, "eu-west", control.clone(), 2).await;
+    assert_eq!(leave().await, Leaving::Waits("eu-west has not stored 1 entries of this region".to_owned()));
+    hear(&us, "eu-west", ledger, 1).await;
+    assert_eq!(leave().await, Leaving::Waits("others have not heard that it has left".to_owned()));
+    assert_eq!(stands(&us, "us-east").await, Some(MemberState::Retired));
+    us.number().await;
+    assert!(matches!(leave().await, Leaving::Waits(_)));
+    hear(&us, "eu-west", control, 3).await;
+    assert_eq!(leave().await, Leaving::Left);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_that_left_comes_back_as_a_new_life_on_which_others_count_before_it_is_a_member(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    join(&us, &[]).await;
+    assert!(us.store.join_again(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().is_err(), "it has not left");
+    meet(&us, "eu-west").await;
+    us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
+    us.number().await;
+    let control = log("us-east", FactStream::Control);
+    hear(&us, "eu-west", control.clone(), 2).await;
+    us.store.leave(&us.fence, &us.origin).await.unwrap();
+
+    us.store.join_again(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
+    assert_eq!(us.store.incarnation().await.unwrap(), 2);
+    assert_eq!(stands(&us, "us-east").await, Some(MemberState::Joining), "a new life begins anew");
+    assert!(us.store.join_again(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().is_err(), "it has come back");
+    // The life that ends still numbers what the new one has said.
+    us.number().await;
+    let back = Origin { incarnation: 2, ..us.origin.clone() };
+    assert_eq!(us.store.join_mesh(&us.fence, &back, &[]).await.unwrap(), None, "eu-west does not know");
+    hear(&us, "eu-west", control, 4).await;
+    assert_eq!(us.store.join_mesh(&us.fence, &back, &[]).await.unwrap(), Some(MemberState::Active));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn any_region_may_say_of_another_that_it_is_gone_and_nothing_else(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Control);
+    let ap = log("ap-south", FactStream::Control);
+    let facts = [
+        said("ap-south", 1, MemberState::Draining),
+        said("eu-west", 1, MemberState::Active),
+        said("eu-west", 1, MemberState::Joining),
+    ];
+    us.store.receive(&batch(&eu, Head::EMPTY, &facts)).await.unwrap();
+    assert_eq!(us.apply_all().await, 1, "eu-west does not speak for ap-south");
+    assert_eq!(stands(&us, "eu-west").await, Some(MemberState::Active), "what comes later in a life stays");
+    let gone = batch(&ap, Head::EMPTY, &[said("eu-west", 1, MemberState::Retired)]);
+    us.store.receive(&gone).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    assert_eq!(stands(&us, "eu-west").await, Some(MemberState::Retired));
+    assert_eq!(us.store.members().await.unwrap(), vec![]);
+
+    // It comes back; what is said late of the life before does not matter.
+    let back = [said("eu-west", 2, MemberState::Joining), said("eu-west", 1, MemberState::Retired)];
+    us.store.receive(&batch(&ap, gone.checkpoint.head, &back[1..])).await.unwrap();
+    let head = us.store.logs().await.unwrap()[&eu].head;
+    us.store.receive(&batch(&eu, head, &back[..1])).await.unwrap();
+    us.apply_all().await;
+    assert_eq!(stands(&us, "eu-west").await, Some(MemberState::Joining));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_where_tenants_are_at_home_is_not_given_up(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let retire = async |name: &str| us.store.retire(&us.fence, Uuid::now_v7(), &region(name)).await.unwrap();
+    assert!(retire("mars-1").await.is_err(), "nobody knows it");
+    meet(&us, "eu-west").await;
+    let at_home =
+        "INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ('cabs', 'Cabs', 'eu-west', 1, 0)";
+    sqlx::query(at_home).execute(&us.superuser).await.unwrap();
+    assert!(retire("eu-west").await.is_err_and(|why| why.contains("cabs")));
+    sqlx::query("UPDATE tenant_homes SET region = 'us-east'").execute(&us.superuser).await.unwrap();
+    retire("eu-west").await.unwrap();
+    assert_eq!(stands(&us, "eu-west").await, Some(MemberState::Retired));
+    assert_eq!(us.store.log_lags().await.unwrap(), vec![], "nobody waits for it");
+}
