@@ -828,3 +828,19 @@ async fn a_tenants_role_sees_only_its_own_ledger_and_writes_no_log(pool: PgPool)
     assert!(sqlx::query("SELECT 1 FROM repl_log").execute(&app).await.is_err());
     assert!(sqlx::query("DELETE FROM repl_outbox").execute(&app).await.is_err());
 }
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_payment_of_a_home_that_was_overruled_is_in_the_ledger_and_marked_late(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let (control, ledger) = (log("ap-south", FactStream::Control), log("eu-west", FactStream::Ledger));
+    let before = batch(&ledger, Head::EMPTY, &[settlement(1)]);
+    us.store.receive(&before).await.unwrap();
+    us.apply_all().await;
+    us.store.receive(&batch(&control, Head::EMPTY, &[created("ap-south", 2, 0)])).await.unwrap();
+    us.apply_all().await;
+    // Taken in the first term of the home, and heard of in the second.
+    us.store.receive(&batch(&ledger, before.checkpoint.head, &[settlement(2)])).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    let late = "SELECT string_agg(amount || ' ' || late, ', ' ORDER BY amount) FROM ledger_facts";
+    assert_eq!(us.scalar::<String>(late).await, "10 false, 20 true");
+}

@@ -276,3 +276,18 @@ async fn a_database_without_a_schema_says_what_to_run(pool: PgPool) {
     crate::db::MIGRATOR.run(&pool).await.unwrap();
     crate::db::must_be_migrated(&pool).await.unwrap();
 }
+
+/// A commit that notifies waits for every other one that does, whatever it is about.
+#[test]
+fn only_config_and_the_directory_are_told_by_notify() {
+    let mut channels = BTreeSet::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.sqlx")).unwrap() {
+        let statement = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let statement: serde_json::Value = serde_json::from_str(&statement).unwrap();
+        let sql = statement["query"].as_str().unwrap();
+        assert!(!sql.contains("NOTIFY"), "{sql}");
+        let told = sql.split("pg_notify('").skip(1).filter_map(|rest| rest.split('\'').next());
+        channels.extend(told.map(str::to_owned));
+    }
+    assert_eq!(channels, ["config_changed", "directory_changed"].map(str::to_owned).into());
+}

@@ -60,6 +60,22 @@ async fn an_edit_of_what_was_read_earlier_keeps_what_others_wrote_since(pool: Pg
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn edits_on_two_nodes_of_a_region_at_once_all_stand(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let admin = region.admin().await;
+    let other = region.another_node().await;
+    let there = other.visited_by(&admin);
+    let edits = (0..20).map(|n| {
+        let user = if n % 2 == 0 { &admin } else { &there };
+        async move { patch(user, json!({"labels": {(format!("n{n}")): "set"}}), None).await.ok(200) }
+    });
+    futures::future::join_all(edits).await;
+    let config = admin.get(CONFIG).await.ok(200);
+    assert_eq!(config["config"]["labels"].as_object().unwrap().len(), 20);
+    assert_eq!(config["conflicts"], json!([]));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_tenant_that_publishes_by_hand_runs_the_old_version_until_then(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let admin = region.admin().await;
