@@ -55,18 +55,20 @@ GRANT SELECT, INSERT, DELETE ON repl_rejected TO gocomet_sync;
 -- ---------------------------------------------------------------------------------------------------------------
 
 -- Who this region is. A region restored from a backup starts a new incarnation, so that it never reuses a number.
--- `database` names the Postgres and its timeline: another one means a restore or a promoted replica.
+-- `database` names the Postgres and its timeline that the incarnation began on: another one means a restore or a promoted
+-- replica. `doubted`: nobody had led the region for so long that an old copy may have been put in its place meanwhile.
 CREATE TABLE repl_self (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     cluster_id  text NOT NULL,
     region      text NOT NULL,
     incarnation bigint NOT NULL CHECK (incarnation > 0),
     database    text NOT NULL DEFAULT '',
+    doubted     boolean NOT NULL DEFAULT false,
     changed_at  timestamptz NOT NULL DEFAULT now()
 );
 
--- The Postgres this is and its timeline, which a restore to a point in time and a promotion change: what `repl_self.database`
--- is compared with.
+-- The Postgres this is and its timeline, which a restore to a point in time and a promotion change: what `database` of
+-- `repl_self` and `repl_lease` is compared with.
 CREATE FUNCTION repl_database() RETURNS text LANGUAGE sql STABLE AS $$
     SELECT concat_ws(' ', system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)) FROM pg_control_system()
 $$;
@@ -194,11 +196,13 @@ CREATE TABLE repl_remote_durable (
 );
 
 -- Who sequences and applies. Every such transaction holds a share lock on this row and compares `epoch`; renewing
--- touches only the expiry beside it, so a busy leader never waits for itself.
+-- touches only the expiry beside it, so a busy leader never waits for itself. A copy of the database has the row too:
+-- `database` names the one the lease was taken on, and no other honours it.
 CREATE TABLE repl_lease (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     epoch    bigint NOT NULL,
-    holder   uuid NOT NULL
+    holder   uuid NOT NULL,
+    database text NOT NULL DEFAULT ''
 );
 CREATE TABLE repl_lease_expiry (
     only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),

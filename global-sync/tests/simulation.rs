@@ -61,9 +61,10 @@ const SEEN: &[&[&str]] = &[
     &["lost", "doubled", "cut one way", "slow batch", "altered and noticed", "forged", "relayed", "compare rows"],
     // What becomes of instances
     &["crash", "crash before durable", "crash before report", "freeze", "instance without database", "zombie refused"],
-    &["outlived", "over again", "new life", "new life, not everybody heard", "upgrade", "stop"],
+    &["outlived", "over again", "upgrade", "stop"],
+    &["new life", "new life, not everybody heard", "new life on a copy"],
     // What becomes of databases
-    &["slow disk", "disk full", "disk lost", "disk replaced under running processes"],
+    &["slow disk", "disk full", "disk lost", "disk replaced under running processes", "disk put back as it lay"],
     // Who comes and goes
     &["join", "joined", "drain", "retired", "region gone"],
 ];

@@ -24,11 +24,11 @@ use crate::{
     config::Config,
     protocol::{
         Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, Limits, LogId, LogState, Message,
-        Millis, Origin, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
+        Millis, Origin, Past, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
     },
     refusal::{Refusal, Refusals},
     status::Board,
-    store::{Fence, Signer, Store},
+    store::{Fence, Identity, Signer, Store},
     transport::{KeyRing, Link, Mesh, MeshEvent, SigningKey},
 };
 
@@ -54,6 +54,7 @@ pub(super) struct Life<'a> {
 pub(super) enum End {
     Shutdown,
     NewIncarnation,
+    Outlived,
     NewCertificates,
 }
 
@@ -61,10 +62,10 @@ pub(super) enum End {
 pub(super) enum Report {
     Core(Box<Event>),
     /// This instance leads from now on; with it comes what the database holds.
-    Leads(BTreeMap<LogId, LogState>),
+    Leads(Fence, BTreeMap<LogId, LogState>),
     /// This instance leads no longer.
     Follows,
-    /// The incarnation in the database is no longer ours.
+    /// Another incarnation has begun, or the database is another than at the start, or may be.
     Outlived,
 }
 
@@ -75,7 +76,8 @@ struct Driver {
     store: Store,
     mesh: Mesh,
     config: Config,
-    fence: watch::Receiver<Option<Fence>>,
+    /// Whether this instance leads, as the core has been told.
+    fence: Option<Fence>,
     board: Board,
     reports: mpsc::UnboundedSender<Report>,
     /// One writer for each kind of log; what waits there is bounded by the credits we granted.
@@ -118,14 +120,14 @@ impl Life<'_> {
             instance: Uuid::new_v4().as_u128(),
             state: identity.state,
             expected,
-            may_be_restored: identity.may_be_restored,
+            past: identity.past,
             features: features::ALL,
             limits: limits(self.config),
         };
         tracing::info!(origin = %identity.origin, "replicating as {}", identity.origin);
         let board = self.board;
         board.set_origin(identity.origin.clone(), Uuid::from_u128(settings.instance));
-        let end = self.drive(settings, signer.clone(), ring, events, shutdown).await;
+        let end = self.drive(settings, identity, signer.clone(), ring, events, shutdown).await;
         board.set_leader(false);
         board.set_links(BTreeMap::new());
         end
@@ -134,6 +136,7 @@ impl Life<'_> {
     async fn drive(
         &mut self,
         settings: Settings,
+        identity: Identity,
         signer: Arc<SigningKey>,
         ring: KeyRing,
         events: &mut mpsc::Receiver<MeshEvent>,
@@ -153,7 +156,7 @@ impl Life<'_> {
         let acks = Arc::new(Acks::default());
         let leader = Leader {
             store: self.store.clone(),
-            fence: fence_seen.clone(),
+            fence: fence_seen,
             lost: Arc::new(Notify::new()),
             reports: reports.clone(),
             stop: stop.clone(),
@@ -168,7 +171,7 @@ impl Life<'_> {
             vital.spawn("storing", writing);
             vital.spawn("applying", tasks::apply(leader.clone(), stream, stored));
         }
-        vital.spawn("leading", tasks::keep_lease(leader.clone(), holder, fence));
+        vital.spawn("leading", tasks::keep_lease(leader.clone(), holder, identity.clone(), fence));
         let numbering = tasks::Numbering {
             cluster_id: self.config.region.cluster_id.clone(),
             origin: origin.clone(),
@@ -191,7 +194,7 @@ impl Life<'_> {
         vital.spawn("carrying out commands", operations::carry_out(leader.clone(), office));
         let configured = self.config.peers.keys().cloned().collect();
         vital.spawn("joining the mesh", tasks::join_mesh(leader.clone(), origin.clone(), configured));
-        vital.spawn("looking at the database", tasks::refresh(leader, origin));
+        vital.spawn("looking at the database", tasks::refresh(leader, identity));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
 
@@ -202,7 +205,7 @@ impl Life<'_> {
             store: self.store.clone(),
             mesh: self.mesh.clone(),
             config: self.config.clone(),
-            fence: fence_seen,
+            fence: None,
             board: self.board.clone(),
             reports,
             writers,
@@ -249,15 +252,18 @@ impl Driver {
                 () = shutdown.cancelled() => return Ok(End::Shutdown),
                 report = reported.recv() => match report {
                     Some(Report::Core(event)) => self.feed(*event),
-                    Some(Report::Leads(logs)) => {
+                    Some(Report::Leads(fence, logs)) => {
                         self.board.set_leader(true);
+                        self.fence = Some(fence);
                         self.feed(Event::Leads { logs });
                     }
                     Some(Report::Follows) => {
                         self.board.set_leader(false);
+                        self.fence = None;
+                        self.may_number.send_replace(false);
                         self.feed(Event::Follows);
                     }
-                    Some(Report::Outlived) | None => return Ok(End::NewIncarnation),
+                    Some(Report::Outlived) | None => return Ok(End::Outlived),
                 },
                 event = events.recv() => match event {
                     Some(event) => self.on_mesh(event),
@@ -274,13 +280,17 @@ impl Driver {
                 }
             }
             if let Some((after, alone)) = self.incarnation_after.take() {
-                if alone {
+                if self.replica.settings().past == Past::Copied {
+                    tracing::warn!("this database is a promoted or restored copy: facts of ours may be known that it lacks");
+                } else if alone {
                     tracing::warn!("this database may be a restored one, and not every region could be asked");
                 } else {
                     tracing::error!("facts of ours are known that this database lacks: it was restored from a backup");
                 }
                 self.may_number.send_replace(false);
-                self.store.begin_incarnation(after, alone).await?;
+                // Whoever has lost the lease meanwhile begins nothing: another leads, and sees the same.
+                let Some(fence) = self.fence else { return Ok(End::Outlived) };
+                self.store.begin_incarnation(&fence, after, alone).await?;
                 return Ok(End::NewIncarnation);
             }
         }
@@ -382,10 +392,11 @@ impl Driver {
             Effect::SaveAck { peer, log, state } => self.acks.add(peer, log, state),
             Effect::AllowNumbering => {
                 self.may_number.send_replace(true);
+                let Some(fence) = self.fence else { return };
                 let store = self.store.clone();
                 self.work.spawn(async move {
-                    if let Err(error) = store.confirm_database().await {
-                        tracing::warn!("the database's name is not remembered: {error}");
+                    if let Err(error) = store.confirm_database(&fence).await {
+                        tracing::warn!("that the database is in no doubt is not remembered: {error}");
                     }
                 });
             }
@@ -415,7 +426,7 @@ impl Driver {
     }
 
     fn truncate(&self, log: LogId, upto: u64) {
-        let Some(fence) = *self.fence.borrow() else { return };
+        let Some(fence) = self.fence else { return };
         let (store, reports) = (self.store.clone(), self.reports.clone());
         let keep_s = self.config.log.keep.as_secs_f64();
         self.work.spawn(async move {
@@ -438,8 +449,7 @@ impl Driver {
 
     fn load_snapshot(&self, peer: RegionName) {
         let (store, mesh, config) = (self.store.clone(), self.mesh.clone(), self.config.clone());
-        let (fence, own, reports) =
-            (*self.fence.borrow(), self.replica.settings().origin.clone(), self.reports.clone());
+        let (fence, own, reports) = (self.fence, self.replica.settings().origin.clone(), self.reports.clone());
         tracing::warn!(%peer, "entries we lack are nowhere any more: loading a snapshot from {peer}");
         self.work.spawn(async move {
             let event = match snapshot_of(&store, &mesh, &config, fence, &own, &peer).await {

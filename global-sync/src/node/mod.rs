@@ -151,6 +151,9 @@ impl Node {
                 match life.run(&mut events, &shutdown).await {
                     Ok(driver::End::Shutdown) => break Ok(()),
                     Ok(driver::End::NewIncarnation) => tracing::warn!("starting over as a new incarnation"),
+                    Ok(driver::End::Outlived) => {
+                        tracing::warn!("starting over: the database is another or in another incarnation, or may be");
+                    }
                     Ok(driver::End::NewCertificates) => tracing::info!("starting over with changed certificates"),
                     Err(error) if shutdown.is_cancelled() || is_final(&error) => break Err(error),
                     Err(error) => {

@@ -21,7 +21,7 @@ use crate::{
     once::Once,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
     status::{Board, Damaged},
-    store::{Damage, Fence, LEASE_S, Membership, Store, StoreError},
+    store::{Damage, Fence, Identity, LEASE_S, Membership, Store, StoreError},
     transport::{Mesh, SigningKey},
 };
 
@@ -79,13 +79,18 @@ impl Leader {
 }
 
 /// Takes the lease when it is free, renews it, and gives it back at the end.
-pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sender<Option<Fence>>) {
+pub(super) async fn keep_lease(
+    leader: Leader,
+    holder: Uuid,
+    identity: Identity,
+    fence: watch::Sender<Option<Fence>>,
+) {
     let mut renewed_at = Instant::now();
     loop {
         let held = *fence.borrow();
         let asked_at = Instant::now();
         let next = match held {
-            None => lead(&leader, holder).await.unwrap_or_else(|error| {
+            None => lead(&leader, holder, &identity).await.unwrap_or_else(|error| {
                 tracing::warn!("the lease cannot be had: {error}");
                 None
             }),
@@ -129,11 +134,11 @@ pub(super) async fn keep_lease(leader: Leader, holder: Uuid, fence: watch::Sende
 }
 
 /// Takes the lease if it is free and tells the driver what the database holds from then on: nobody else numbers any more.
-async fn lead(leader: &Leader, holder: Uuid) -> Result<Option<Fence>, StoreError> {
-    let Some(fence) = leader.store.take_lease(holder).await? else { return Ok(None) };
+async fn lead(leader: &Leader, holder: Uuid, identity: &Identity) -> Result<Option<Fence>, StoreError> {
+    let Some(fence) = leader.store.take_lease(holder, identity).await? else { return Ok(None) };
     match leader.store.logs().await {
         Ok(logs) => {
-            let _ = leader.reports.send(Report::Leads(logs));
+            let _ = leader.reports.send(Report::Leads(fence, logs));
             Ok(Some(fence))
         }
         Err(error) => {
@@ -366,14 +371,14 @@ pub(super) async fn save_acks(store: Store, own: Origin, acks: Arc<Acks>, stop: 
 }
 
 /// Tells the core what another instance of the region has done to the database, and when this life is over.
-pub(super) async fn refresh(leader: Leader, origin: Origin) {
+pub(super) async fn refresh(leader: Leader, identity: Identity) {
     while leader.pause(Duration::from_secs(1)).await {
-        match leader.store.incarnation().await {
-            Ok(incarnation) if incarnation != origin.incarnation => {
+        match leader.store.is_outlived(&identity).await {
+            Ok(true) => {
                 let _ = leader.reports.send(Report::Outlived);
                 return;
             }
-            Ok(_) => {}
+            Ok(false) => {}
             Err(_) => continue,
         }
         if let Ok(Membership { states, acks }) = leader.store.membership().await {

@@ -30,12 +30,24 @@ pub struct Settings {
     pub state: MemberState,
     /// Regions that may know more of us than we do after a restore; numbering waits a little for them.
     pub expected: BTreeSet<RegionName>,
-    /// Whether the database may be a restored backup, for all that can be seen from here.
-    pub may_be_restored: bool,
+    /// What can be seen from here of what became of the database before this start.
+    pub past: Past,
     /// Bits of what this instance can do beyond the first version, see [`super::features`].
     pub features: u64,
     /// How often and how much.
     pub limits: Limits,
+}
+
+/// What became of the database before a start, for all that can be seen from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// The incarnation began on it, and nobody has been away for long.
+    Known,
+    /// Nobody had led the region for long: an old copy may have been put in its place meanwhile.
+    Doubted,
+    /// It is a copy of the one the incarnation began on, restored or promoted. What it lacks of that may be anywhere: on the
+    /// other database still, on its way to a peer, or being stored by one.
+    Copied,
 }
 
 /// How often things are done and how much of them at a time.
@@ -255,13 +267,13 @@ pub enum Effect {
         /// What it has.
         state: LogState,
     },
-    /// Facts of our own may be numbered from now on.
+    /// Facts of our own may be numbered from now on, as long as we lead.
     AllowNumbering,
     /// This database lacks facts of ours, or may: begin an incarnation after this one, then start over.
     BeginIncarnation {
         /// The newest incarnation we know of.
         after: u64,
-        /// Not everybody could be asked: only an incarnation that nobody can have begun before will do.
+        /// What others know was not or could not be asked of all: only an incarnation that nobody can have begun before will do.
         alone: bool,
     },
     /// Drop old entries of a log, those that are old enough, then report [`Event::Truncated`].

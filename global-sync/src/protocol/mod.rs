@@ -17,7 +17,7 @@ mod session;
 
 pub use batch::{BatchError, Trust, TrustError, VerifiedBatch, verify};
 pub use envelope::{Draft, Entry, Envelope, EnvelopeError, HomeEpoch, MAX_ENVELOPE_BYTES, SALT_BYTES};
-pub use event::{Alarm, CloseReason, ConnectionId, Effect, Event, Limits, Settings};
+pub use event::{Alarm, CloseReason, ConnectionId, Effect, Event, Limits, Past, Settings};
 pub use log::{
     GENESIS_HASH, Hash, Head, KeyId, LogId, MAX_NUMBER, Millis, Origin, VersionVector, checkpoint_message, hash_of,
 };

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use shared::ids::RegionName;
+use sqlx::PgConnection;
 
-use super::{Store, StoreError, from_sql, hash, log_id, region_name, to_sql};
-use crate::protocol::{KeyId, LogId, MemberState, Origin};
+use super::{Fence, Store, StoreError, from_sql, hash, log_id, region_name, to_sql};
+use crate::protocol::{KeyId, LogId, MemberState, Origin, Past};
 
 /// A database that nobody has led for longer than this may have been put back from a backup meanwhile.
 const LONGEST_RESTART_S: f64 = 10.0;
@@ -19,16 +20,34 @@ pub struct Membership {
     pub acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
 }
 
-/// This region as its database knows it.
+/// This region as its database knows it, at the start of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Region and incarnation.
     pub origin: Origin,
     /// Where it stands as a member.
     pub state: MemberState,
-    /// Whether the database may be a restored one: it runs elsewhere than it did, or nobody has led it for longer than
-    /// a restart takes.
-    pub may_be_restored: bool,
+    /// What can be seen of what became of the database before.
+    pub past: Past,
+    /// The Postgres and its timeline.
+    database: String,
+}
+
+impl Identity {
+    /// Whether this is over: another incarnation has begun, another database has taken this one's place, or may have, since
+    /// nobody has led the region for longer than a restart takes.
+    pub(super) async fn is_outlived(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
+        let outlived = sqlx::query_scalar!(
+            r#"SELECT incarnation <> $1 OR repl_database() <> $2
+                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE isfinite(expires_at)
+                                AND expires_at < clock_timestamp() - make_interval(secs => $3)) AS "outlived!"
+               FROM repl_self"#,
+            to_sql(self.origin.incarnation)?,
+            self.database,
+            LONGEST_RESTART_S
+        );
+        Ok(outlived.fetch_one(connection).await?)
+    }
 }
 
 impl Store {
@@ -36,22 +55,27 @@ impl Store {
     /// log would be continued under a wrong name.
     pub async fn identify(&self, cluster_id: &str, region: &RegionName) -> Result<Identity, StoreError> {
         sqlx::query!(
-            "INSERT INTO repl_self (cluster_id, region, incarnation, database) VALUES ($1, $2, 1, $3)
+            "INSERT INTO repl_self (cluster_id, region, incarnation, database) VALUES ($1, $2, 1, repl_database())
              ON CONFLICT DO NOTHING",
             cluster_id,
-            region.as_str(),
-            self.database().await?
+            region.as_str()
+        )
+        .execute(&self.pool)
+        .await?;
+        // Whoever leads next is to doubt it too, until it is settled; and whoever began before is outlived, until this.
+        sqlx::query!(
+            "WITH unled AS (UPDATE repl_lease_expiry SET expires_at = clock_timestamp()
+                            WHERE isfinite(expires_at) AND expires_at < clock_timestamp() - make_interval(secs => $1)
+                            RETURNING expires_at)
+             UPDATE repl_self SET doubted = true FROM unled",
+            LONGEST_RESTART_S
         )
         .execute(&self.pool)
         .await?;
         let row = sqlx::query!(
-            r#"SELECT cluster_id, region, incarnation, (SELECT state FROM regions WHERE name = $3) AS state,
-                      database <> $1 OR COALESCE((SELECT isfinite(expires_at)
-                          AND expires_at < clock_timestamp() - make_interval(secs => $2) FROM repl_lease_expiry), false)
-                      AS "may_be_restored!"
+            r#"SELECT cluster_id, region, incarnation, (SELECT state FROM regions WHERE name = $1) AS state,
+                      doubted, database AS began_on, repl_database() AS "database!"
                FROM repl_self"#,
-            self.database().await?,
-            LONGEST_RESTART_S,
             region.as_str()
         )
         .fetch_one(&self.pool)
@@ -62,47 +86,44 @@ impl Store {
                 row.region, row.cluster_id
             )));
         }
-        if row.may_be_restored {
-            // Whoever leads next is to doubt it too, until it is settled.
-            sqlx::query!("UPDATE repl_self SET database = ''").execute(&self.pool).await?;
-        }
+        let past = match (row.began_on == row.database, row.doubted) {
+            (false, _) => Past::Copied,
+            (true, true) => Past::Doubted,
+            (true, false) => Past::Known,
+        };
         let origin = Origin { region: region.clone(), incarnation: from_sql(row.incarnation) };
         let state = row.state.as_deref().and_then(MemberState::from_name).unwrap_or(MemberState::Joining);
-        Ok(Identity { origin, state, may_be_restored: row.may_be_restored })
+        Ok(Identity { origin, state, past, database: row.database })
     }
 
-    /// The incarnation the database is in.
-    pub async fn incarnation(&self) -> Result<u64, StoreError> {
-        Ok(from_sql(sqlx::query_scalar!("SELECT incarnation FROM repl_self").fetch_one(&self.pool).await?))
+    /// Whether what an instance began with is over: then it has to start anew.
+    pub async fn is_outlived(&self, identity: &Identity) -> Result<bool, StoreError> {
+        identity.is_outlived(&mut *self.pool.acquire().await?).await
     }
 
-    /// Starts a life after `after`. Another instance may have done so already, which is as good. When not everybody could
-    /// be asked, lives may have been that nobody here knows of, so it is named after the time: no two begin in a second.
-    pub async fn begin_incarnation(&self, after: u64, alone: bool) -> Result<(), StoreError> {
+    /// Starts a life after `after`, and ends the lease: whoever takes it next leads in that life. When not everybody could be
+    /// asked, lives may have been that nobody here knows of, so it is named after the time: no two begin in a second.
+    pub async fn begin_incarnation(&self, fence: &Fence, after: u64, alone: bool) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        fence.end(&mut tx).await?;
         sqlx::query!(
-            "UPDATE repl_self SET database = $3, changed_at = now(), incarnation = GREATEST(
-                 $1 + 1, CASE WHEN $2 THEN extract(epoch FROM clock_timestamp())::bigint ELSE 0 END)
-             WHERE incarnation <= $1",
+            "UPDATE repl_self SET database = repl_database(), doubted = false, changed_at = now(), incarnation = GREATEST(
+                 incarnation + 1, $1::bigint + 1, CASE WHEN $2 THEN extract(epoch FROM clock_timestamp())::bigint ELSE 0 END)",
             to_sql(after)?,
-            alone,
-            self.database().await?
+            alone
         )
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await?;
+        tx.commit().await?;
         Ok(())
     }
 
-    /// Everybody was heard and knows nothing of this region that is not here: the database is its own.
-    pub async fn confirm_database(&self) -> Result<(), StoreError> {
-        let database = self.database().await?;
-        sqlx::query!("UPDATE repl_self SET database = $1 WHERE database <> $1", database).execute(&self.pool).await?;
+    /// Everybody was heard and knows nothing of this region that is not here: there is no doubt any more.
+    pub async fn confirm_database(&self, fence: &Fence) -> Result<(), StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        sqlx::query!("UPDATE repl_self SET doubted = false WHERE doubted").execute(&mut *tx).await?;
+        tx.commit().await?;
         Ok(())
-    }
-
-    /// Names the Postgres and its timeline, which a restore to a point in time and a promotion change.
-    async fn database(&self) -> Result<String, StoreError> {
-        let name = sqlx::query_scalar!(r#"SELECT repl_database() AS "name!""#);
-        Ok(name.fetch_one(&self.pool).await?)
     }
 
     /// Remembers a member.

@@ -83,24 +83,25 @@ impl Store {
         Ok(Leaving::Waits("others have not heard that it has left".to_owned()))
     }
 
-    /// Comes back after leaving: a new life of the region begins, which joins.
+    /// Comes back after leaving: a new life of the region begins, which joins, and the lease of the one that left ends.
     pub async fn join_again(&self, fence: &Fence, id: Uuid, own: &Origin) -> Result<Outcome, StoreError> {
-        let mut tx = self.begin_fenced(fence).await?;
+        let mut tx = self.pool.begin().await?;
+        fence.end(&mut tx).await?;
         let state = state_of(&mut tx, &own.region).await?.unwrap_or(MemberState::Joining);
-        let outcome = if state < MemberState::Draining {
-            Err(format!("this region is {} already", state.as_str()))
-        } else {
-            let next = own.incarnation + 1;
-            sqlx::query!(
-                "UPDATE repl_self SET incarnation = $1, changed_at = now() WHERE incarnation < $1",
-                to_sql(next)?
-            )
-            .execute(&mut *tx)
-            .await?;
-            say(&mut tx, &own.region, next, MemberState::Joining).await?;
-            Ok(format!("life {next} of this region joins"))
-        };
-        finish(tx, id, outcome).await
+        if state < MemberState::Draining {
+            tx.rollback().await?;
+            let refused = Err(format!("this region is {} already", state.as_str()));
+            return finish(self.begin_fenced(fence).await?, id, refused).await;
+        }
+        let next = own.incarnation + 1;
+        sqlx::query!(
+            "UPDATE repl_self SET incarnation = $1, changed_at = now() WHERE incarnation < $1",
+            to_sql(next)?
+        )
+        .execute(&mut *tx)
+        .await?;
+        say(&mut tx, &own.region, next, MemberState::Joining).await?;
+        finish(tx, id, Ok(format!("life {next} of this region joins"))).await
     }
 
     /// Says that another region is gone for good, unless tenants are at home there.

@@ -45,8 +45,8 @@ use crate::protocol::{Hash, Head, LogId, LogState, Origin};
 /// A failure of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Another instance has taken the lease: stop at once, change nothing.
-    #[error("another instance leads this region now")]
+    /// The lease was taken by another, ended, or is of another database: stop at once, change nothing.
+    #[error("this instance does not lead its region any more")]
     NotLeading,
     /// The batch does not continue what is stored.
     #[error("the batch does not continue what is stored")]

@@ -34,6 +34,14 @@ pub(crate) enum Bug {
     OldLifeGoesOn,
     /// A database that went back while its leader ran is taken for the one it was.
     FailoverUnnoticed,
+    /// An instance goes on although its life is over or its database is another, and takes the lease when it can.
+    OutlivedGoesOn,
+    /// That nobody has led the database for long raises no doubt: who stays silent is not waited for.
+    DoubtForgotten,
+    /// A copy of the database honours the lease that was copied with it, until somebody looks.
+    LeaseOfCopyHolds,
+    /// A promoted or restored copy goes on in its life once everybody was asked.
+    CopyKeepsItsLife,
     /// Signatures are not looked at.
     BelievesEverybody,
     /// A relay writes envelopes anew and drops what it does not know.
@@ -42,6 +50,8 @@ pub(crate) enum Bug {
     CheckpointsNotKept,
     /// A source that is left is not told to stop.
     SourcesNotStopped,
+    /// That entries were sent is not reported.
+    ServedUntold,
     /// What was sent is not taken off the credit.
     CreditNotSpent,
     /// An entry that cannot be applied stops its log.
@@ -115,7 +125,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::AppendsBlindly,
         pitfall: "a batch that comes twice is stored twice",
         laws: &[Law::CopiesAreTrue],
-        seed: 54,
+        seed: 10,
     },
     Planted {
         bug: Bug::StoreFailureUntold,
@@ -139,19 +149,19 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::OutboxReadByPosition,
         pitfall: "what commits late is never read",
         laws: &[Law::AllConverge],
-        seed: 4,
+        seed: 0,
     },
     Planted {
         bug: Bug::NumbersUnfenced,
         pitfall: "a leader that lost its lease numbers on",
         laws: &[Law::OnlyTheLeaderWrites],
-        seed: 2,
+        seed: 29,
     },
     Planted {
         bug: Bug::AppliesUnfenced,
         pitfall: "a leader that lost its lease applies on",
         laws: &[Law::OnlyTheLeaderWrites],
-        seed: 39,
+        seed: 5,
     },
     Planted {
         bug: Bug::LeaseByOwnClock,
@@ -163,7 +173,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::NumbersInDoubt,
         pitfall: "a restored region numbers before it asks",
         laws: &[Law::NumbersAreGivenOnce, Law::NothingIsDamaged],
-        seed: 29,
+        seed: 18,
     },
     Planted {
         bug: Bug::OldLifeGoesOn,
@@ -178,10 +188,34 @@ pub(crate) const PLANTED: &[Planted] = &[
         seed: 73,
     },
     Planted {
+        bug: Bug::OutlivedGoesOn,
+        pitfall: "a standby takes the lease in a life that is over",
+        laws: &[Law::NumbersAreGivenOnce, Law::OldLivesAreOver],
+        seed: 32,
+    },
+    Planted {
+        bug: Bug::DoubtForgotten,
+        pitfall: "a region put back as it lay believes that silence is consent",
+        laws: &[Law::NumbersAreGivenOnce],
+        seed: 232,
+    },
+    Planted {
+        bug: Bug::LeaseOfCopyHolds,
+        pitfall: "a promoted copy has the leader's lease too",
+        laws: &[Law::NumbersAreGivenOnce],
+        seed: 176,
+    },
+    Planted {
+        bug: Bug::CopyKeepsItsLife,
+        pitfall: "what a copy lacks is on its way where nobody is asked",
+        laws: &[Law::NumbersAreGivenOnce, Law::CopiesAreTrue, Law::NothingIsDamaged],
+        seed: 18,
+    },
+    Planted {
         bug: Bug::BelievesEverybody,
         pitfall: "a relay forges what another region wrote",
         laws: &[Law::CopiesAreTrue],
-        seed: 7,
+        seed: 12,
     },
     Planted {
         bug: Bug::RelayWritesAnew,
@@ -193,9 +227,15 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::CheckpointsNotKept,
         pitfall: "a relay cannot prove what it has",
         laws: &[Law::AllConverge],
-        seed: 7,
+        seed: 9,
     },
     Planted { bug: Bug::SourcesNotStopped, pitfall: "two peers send the same", laws: &[Law::OneFetcher], seed: 0 },
+    Planted {
+        bug: Bug::ServedUntold,
+        pitfall: "whoever is sent something is never sent more",
+        laws: &[Law::AllConverge],
+        seed: 168,
+    },
     Planted {
         bug: Bug::CreditNotSpent,
         pitfall: "a slow peer is sent more than it can take",
@@ -207,7 +247,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::PoisonTakesNeighbours,
         pitfall: "good entries are set aside with a bad one",
         laws: &[Law::NothingIsDamaged, Law::NothingIsLost],
-        seed: 2,
+        seed: 0,
     },
     Planted {
         bug: Bug::KindsWaitForEachOther,
@@ -221,7 +261,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         laws: &[Law::FactsCountOnce],
         seed: 0,
     },
-    Planted { bug: Bug::LastBodyWins, pitfall: "one id, two bodies", laws: &[Law::FactsCountOnce], seed: 1 },
+    Planted { bug: Bug::LastBodyWins, pitfall: "one id, two bodies", laws: &[Law::FactsCountOnce], seed: 0 },
     Planted {
         bug: Bug::TornSnapshot,
         pitfall: "vector and rows of two moments",
@@ -232,13 +272,13 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::SnapshotCursorsFirst,
         pitfall: "cursors before the last rows",
         laws: &[Law::NothingIsLost, Law::NothingIsDamaged, Law::AllConverge],
-        seed: 26,
+        seed: 53,
     },
     Planted {
         bug: Bug::SnapshotFailureUntold,
         pitfall: "a snapshot that broke off is never asked for again",
         laws: &[Law::AllConverge],
-        seed: 26,
+        seed: 9,
     },
     Planted {
         bug: Bug::TruncatesForItself,
@@ -256,7 +296,7 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::WaitsForTheDead,
         pitfall: "a dead region keeps the logs growing",
         laws: &[Law::AllConverge],
-        seed: 8,
+        seed: 9,
     },
     Planted {
         bug: Bug::DigestOmitsRow,

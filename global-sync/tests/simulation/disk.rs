@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use global_sync::protocol::{
-    Checkpoint, Draft, Entry, Envelope, Hash, Head, Inspect, LogId, LogState, MAX_GROUP_BYTES, Origin, Row,
+    Checkpoint, Draft, Entry, Envelope, Hash, Head, Inspect, LogId, LogState, MAX_GROUP_BYTES, Origin, Past, Row,
     VerifiedBatch, checkpoint_message, hash_of,
 };
 use shared::{fact::FactStream, ids::RegionName};
@@ -15,7 +15,7 @@ use super::region::{CLUSTER, sign};
 /// How long a lease lasts that nobody renews.
 pub(crate) const LEASE_MS: u64 = 3_000;
 /// Who has not been led for longer than this may have been put back from a backup.
-const LONGEST_RESTART_MS: u64 = 6_000;
+const LONGEST_RESTART_MS: u64 = 2_000;
 /// Entries of this kind cannot be applied.
 pub(crate) const POISON: &str = "poison";
 /// A field that no version of envelopes has yet, as a newer one may.
@@ -60,12 +60,16 @@ pub(crate) struct Disk {
     pub(crate) acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
     /// The life the region is in, less one.
     pub(crate) life: u64,
-    /// It may be a restored backup, and nobody could tell yet what it lacks.
+    /// Nobody had led the region for long, and nobody could tell yet what it lacks.
     pub(crate) doubted: bool,
-    /// Told from the one it was before by whoever knew that: restored or promoted copies have another.
+    /// What it is told by from others: a copy that is promoted, or restored to a point in time, has another.
     pub(crate) timeline: u64,
+    /// The timeline the life began on.
+    began_on: u64,
     epoch: u64,
     holder: u128,
+    /// The timeline the lease was taken on.
+    leased_on: u64,
     pub(crate) lease_ends_ms: u64,
     /// The last position of the outbox that was read, for a planted bug.
     pub(crate) position: u64,
@@ -110,12 +114,13 @@ impl Disk {
     pub(crate) fn take_lease(&mut self, now_ms: u64, holder: u128) -> Fence {
         self.epoch += 1;
         self.holder = holder;
+        self.leased_on = self.timeline;
         self.lease_ends_ms = now_ms + LEASE_MS;
         (self.epoch, holder)
     }
 
     pub(crate) fn renew_lease(&mut self, now_ms: u64, fence: Fence) -> bool {
-        let held = self.holds(fence);
+        let held = self.holds(now_ms, fence);
         if held {
             self.lease_ends_ms = now_ms + LEASE_MS;
         }
@@ -123,29 +128,57 @@ impl Disk {
     }
 
     pub(crate) fn release_lease(&mut self, now_ms: u64, fence: Fence) {
-        if self.holds(fence) {
+        if self.holds(now_ms, fence) {
             self.lease_ends_ms = now_ms - 1;
         }
     }
 
     /// Every transaction of a leader begins with this question.
-    pub(crate) fn holds(&self, fence: Fence) -> bool {
+    pub(crate) fn holds(&self, now_ms: u64, fence: Fence) -> bool {
+        self.is_of(fence) && self.leased_on == self.timeline && now_ms <= self.lease_ends_ms
+    }
+
+    /// Whether it names a fence, as a copy of the database does too.
+    pub(crate) fn is_of(&self, fence: Fence) -> bool {
         (self.epoch, self.holder) == fence
     }
 
-    /// What an instance makes of the database at its start.
-    pub(crate) fn identify(&mut self, now_ms: u64) {
-        self.doubted |= self.epoch > 0 && self.lease_ends_ms + LONGEST_RESTART_MS < now_ms;
+    /// Whether nobody has led it for longer than a restart takes.
+    pub(crate) fn is_unled(&self, now_ms: u64) -> bool {
+        self.epoch > 0 && self.lease_ends_ms + LONGEST_RESTART_MS < now_ms
     }
 
-    /// Begins a life after this one. Another instance may have done so already.
-    pub(crate) fn begin_life(&mut self, after: u64, alone: bool, now_ms: u64) -> bool {
-        let begins = self.life < after;
-        if begins {
-            self.life = if alone { 1_000_000 + now_ms } else { after };
-            self.doubted = false;
+    /// What an instance makes of the database at its start.
+    pub(crate) fn identify(&mut self, now_ms: u64) -> Past {
+        if self.is_unled(now_ms) {
+            self.doubted = true;
+            self.lease_ends_ms = now_ms;
         }
-        begins
+        match (self.began_on == self.timeline, self.doubted) {
+            (false, _) => Past::Copied,
+            (true, true) => Past::Doubted,
+            (true, false) => Past::Known,
+        }
+    }
+
+    /// Whether it says of itself that it is not the one its life began on.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.began_on != self.timeline
+    }
+
+    /// Begins a life after this one and ends the lease of this.
+    pub(crate) fn begin_life(&mut self, after: u64, alone: bool, now_ms: u64) {
+        self.life = after.max(self.life + 1).max(if alone { 1_000_000 + now_ms } else { 0 });
+        self.takes_for_its_own();
+        self.epoch += 1;
+        self.holder = 0;
+        self.lease_ends_ms = now_ms - 1;
+    }
+
+    /// The life goes on here, or begins here.
+    pub(crate) fn takes_for_its_own(&mut self) {
+        self.doubted = false;
+        self.began_on = self.timeline;
     }
 
     fn append(&mut self, log: &LogId, entry: Entry, head: Head) {

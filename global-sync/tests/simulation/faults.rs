@@ -121,9 +121,9 @@ impl World {
             let lost = self.random.between(1_000, FAULTS_LAST_MS);
             let age = if self.random.chance(500) { 300 } else { lost };
             let backup = lost - self.random.between(20, age);
-            let processes_too = self.random.chance(500);
+            let (processes_too, as_it_lay) = (self.random.chance(500), self.random.chance(500));
             self.schedule(backup, Happening::Backup { region });
-            self.schedule(lost, Happening::Lose { region, processes_too });
+            self.schedule(lost, Happening::Lose { region, processes_too, as_it_lay });
         }
     }
 
@@ -186,13 +186,13 @@ impl World {
             Happening::Slow { region, until } => self.regions[region].slow_until = until.min(FAULTS_LAST_MS),
             Happening::Full { region, until } => self.regions[region].full_until = until.min(FAULTS_LAST_MS),
             Happening::Emit { region, burst } => self.emit(region, burst),
-            Happening::Commit { region, timeline, row } => self.commit(region, timeline, *row),
+            Happening::Commit { region, database, row } => self.commit(region, database, *row),
             Happening::Backup { region } => {
                 let copy = self.regions[region].disk.clone();
                 self.backups.insert(region, copy);
             }
-            Happening::Lose { region, processes_too } => self.lose(region, processes_too),
-            Happening::Back { region } => self.come_back(region),
+            Happening::Lose { region, processes_too, as_it_lay } => self.lose(region, processes_too, as_it_lay),
+            Happening::Back { region, as_it_lay } => self.come_back(region, as_it_lay),
             Happening::Die { region } => self.die(region),
             Happening::Join { region } => self.join(region),
             Happening::Drain { region } => self.drain(region),
@@ -252,25 +252,28 @@ impl World {
         };
         let newer = self.random.chance(200);
         let row = Box::new(Waiting { position: self.emitted, stream, draft, newer });
-        let timeline = self.regions[region].disk.timeline;
-        self.schedule(commits_at, Happening::Commit { region, timeline, row });
+        let database = self.regions[region].lost;
+        self.schedule(commits_at, Happening::Commit { region, database, row });
     }
 
-    fn commit(&mut self, region: usize, timeline: u64, row: Waiting) {
+    fn commit(&mut self, region: usize, database: u64, row: Waiting) {
         let away = self.regions[region].away_until > self.now || self.regions[region].gone;
-        if away || self.regions[region].disk.timeline != timeline {
+        if away || self.regions[region].lost != database {
             return;
         }
         self.laws.committed(region, row.draft.id, row.draft.kind == POISON);
         self.regions[region].disk.outbox.push(row);
     }
 
-    /// A region loses its database; a copy takes its place after a while.
-    fn lose(&mut self, region: usize, processes_too: bool) {
+    /// A region loses its database; a copy takes its place after a while. It is promoted, or restored to a point in time, and
+    /// says so by its timeline; or its folder is put back as it lay, which nothing in it says but a lease that ran out long
+    /// ago.
+    fn lose(&mut self, region: usize, processes_too: bool, as_it_lay: bool) {
         let away = self.regions[region].away_until > self.now;
         let Some(copy) = self.backups.remove(&region).filter(|_| !away && self.may_run(region)) else { return };
         self.saw(if processes_too { "disk lost" } else { "disk replaced under running processes" });
         let back = self.now + self.random.between(AWAY_AT_LEAST_MS, 4_000);
+        let as_it_lay = as_it_lay && copy.is_unled(back);
         self.regions[region].away_until = back;
         self.regions[region].restore = Some(copy);
         for at in region * INSTANCES..(region + 1) * INSTANCES {
@@ -278,17 +281,20 @@ impl World {
                 self.crash(at, "crash");
             }
         }
-        self.schedule(back, Happening::Back { region });
+        self.schedule(back, Happening::Back { region, as_it_lay });
     }
 
-    fn come_back(&mut self, region: usize) {
-        let Some(copy) = self.regions[region].restore.take() else { return };
-        let had = std::mem::replace(&mut self.regions[region].disk, copy);
-        let disk = &mut self.regions[region].disk;
-        disk.timeline = had.timeline + 1;
-        disk.doubted = true;
-        self.network.void_before.insert(region, self.now);
-        self.laws.disk_lost(region, &self.regions, &had);
+    fn come_back(&mut self, region: usize, as_it_lay: bool) {
+        let ours = &mut self.regions[region];
+        let Some(copy) = ours.restore.take() else { return };
+        let had = std::mem::replace(&mut ours.disk, copy);
+        ours.lost += 1;
+        if as_it_lay {
+            self.saw("disk put back as it lay");
+        } else {
+            ours.disk.timeline = had.timeline + 1;
+        }
+        self.laws.disk_lost(region, &self.regions, &had, as_it_lay);
     }
 
     /// A region is never heard of again.

@@ -8,7 +8,8 @@ use std::{
     fmt,
 };
 
-use global_sync::protocol::{ConnectionId, Envelope, Hash, Head, LogId, MAX_BATCH_BYTES, MemberState};
+use global_sync::protocol::{ConnectionId, Entry, Envelope, Hash, Head, LogId, MAX_BATCH_BYTES, MemberState, hash_of};
+use shared::ids::RegionName;
 use uuid::Uuid;
 
 use super::{
@@ -22,7 +23,8 @@ const NOTICED_WITHIN_MS: u64 = 4_000;
 /// A law, by the name it is reported with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Law {
-    /// No number of a log is given to two entries, unless all that knew of the first are lost.
+    /// No number of a log is given to two entries, unless its region's database was put back as it lay and all disks that
+    /// knew of the first are lost.
     NumbersAreGivenOnce,
     /// A row of the outbox becomes one entry, unless it came back with an old copy of the database.
     RowsAreNumberedOnce,
@@ -88,6 +90,12 @@ pub(crate) struct Laws {
     bodies: BTreeMap<Uuid, Hash>,
     /// Facts that were on lost disks and nowhere else.
     lost: BTreeSet<Uuid>,
+    /// Regions whose database was put back as it lay: they number on where it ends once everybody was asked, and whoever is
+    /// asked answers with what is on its disk.
+    put_back: BTreeSet<RegionName>,
+    /// Entries of such a region that were on lost disks and nowhere else: they have never been, on their way or waiting to be
+    /// stored neither. To put a folder back takes longer than anything is on its way.
+    forgotten: BTreeSet<Hash>,
     /// Regions that had everything once and came back with less, and when.
     restored: BTreeMap<usize, u64>,
     /// Members that an instance waits for no more.
@@ -122,6 +130,7 @@ impl Laws {
             if *numbered > *committed && !self.restored.contains_key(&region) {
                 self.broken(Law::RowsAreNumberedOnce, format!("{log} {} is a row that was numbered before", head.seq));
             }
+            self.forgotten.remove(&head.hash);
             if self.truth.insert((log.clone(), head.seq), head.hash).is_some() {
                 self.broken(Law::NumbersAreGivenOnce, format!("{log} number {} was given twice", head.seq));
             }
@@ -142,6 +151,11 @@ impl Laws {
 
     pub(crate) fn is_true(&self, log: &LogId, head: Head) -> bool {
         self.truth.get(&(log.clone(), head.seq)) == Some(&head.hash)
+    }
+
+    /// Whether an entry has never been, for all that anybody can know.
+    pub(crate) fn is_forgotten(&self, entry: &Entry) -> bool {
+        !self.forgotten.is_empty() && self.forgotten.contains(&hash_of(&entry.envelope))
     }
 
     /// A region has stored what comes after `known`.
@@ -261,14 +275,21 @@ impl Laws {
         }
     }
 
-    /// A region's database has been put back: what only the lost one knew has never been, so its numbers may be given again.
-    pub(crate) fn disk_lost(&mut self, region: usize, regions: &[Region], had: &Disk) {
+    /// A region's database has been put back.
+    pub(crate) fn disk_lost(&mut self, region: usize, regions: &[Region], had: &Disk, as_it_lay: bool) {
         self.restored.insert(region, self.now_ms);
+        if as_it_lay {
+            self.put_back.insert(regions[region].name.clone());
+        }
         // A database that is about to be put back too counts as what it will be.
         let disks: Vec<&Disk> = regions.iter().map(|other| other.restore.as_ref().unwrap_or(&other.disk)).collect();
         let kept: BTreeSet<Uuid> = disks.iter().flat_map(|disk| disk.told()).collect();
         self.lost.extend(had.told().difference(&kept).copied());
-        self.truth.retain(|(log, seq), _| disks.iter().any(|disk| disk.head(log).seq >= *seq));
+        let put_back = &self.put_back;
+        let gone = self.truth.extract_if(.., |(log, seq), _| {
+            put_back.contains(&log.origin.region) && disks.iter().all(|disk| disk.head(log).seq < *seq)
+        });
+        self.forgotten.extend(gone.map(|(_, hash)| hash));
     }
 
     /// A region begins another life.

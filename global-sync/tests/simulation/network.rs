@@ -22,8 +22,6 @@ pub(super) struct Network {
     /// Bytes a second from one region to another, where it is not plenty, and until when what was sent takes the line.
     pub(super) bandwidth: BTreeMap<(usize, usize), u64>,
     busy_until: BTreeMap<(usize, usize), u64>,
-    /// What a region sent before this is lost with the database it was read from.
-    pub(super) void_before: BTreeMap<usize, u64>,
     /// Batches altered on their way that nobody has complained about.
     pub(super) altered: u64,
 }
@@ -92,8 +90,7 @@ impl World {
         let line = (from / INSTANCES, to / INSTANCES);
         let deliver = |at: u64, message: Message, world: &mut Self| {
             let start = world.instances[to].start;
-            let sent = (line.0, world.now);
-            world.schedule(at, Happening::Deliver { at: to, start, conn, sent, message });
+            world.schedule(at, Happening::Deliver { at: to, start, conn, message });
         };
         // Hello opens a connection: without it there is none.
         if matches!(message, Message::Hello(_)) {
@@ -179,15 +176,16 @@ impl World {
         }
     }
 
-    pub(super) fn received(&mut self, at: usize, conn: ConnectionId, sent: (usize, u64), message: Message) {
-        let (from, sent_at) = sent;
+    pub(super) fn received(&mut self, at: usize, conn: ConnectionId, message: Message) {
         let asker = self.network.other_end(conn, at).map(|peer| (peer, conn));
         match (&message, asker) {
             (Message::Pull(pull), Some(asker)) => self.laws.granted(asker, &pull.log, pull.id, pull.credit),
             (Message::Credit(credit), Some(asker)) => self.laws.granted(asker, &credit.log, credit.id, credit.bytes),
             _ => {}
         }
-        if self.network.void_before.get(&from).is_some_and(|before| sent_at < *before) {
+        if let Message::Batch(batch) = &message
+            && batch.entries.iter().any(|entry| self.laws.is_forgotten(entry))
+        {
             return;
         }
         self.give(at, Event::Received { conn, message });

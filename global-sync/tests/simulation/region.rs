@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use global_sync::protocol::{
-    Checkpoint, KeyId, Limits, LogId, MemberState, Millis, Replica, Settings, Trust, TrustError, features, hash_of,
+    Checkpoint, KeyId, Limits, LogId, MemberState, Millis, Past, Replica, Settings, Trust, TrustError, features,
+    hash_of,
 };
 use shared::ids::RegionName;
 
@@ -59,6 +60,8 @@ pub(crate) struct Region {
     pub(crate) gone: bool,
     /// The copy of the disk that is put in its place once the database is back.
     pub(crate) restore: Option<Disk>,
+    /// How many databases it has had before this one.
+    pub(crate) lost: u64,
     /// Nobody reaches the database before this.
     pub(crate) away_until: u64,
     /// Transactions take long until then, or are refused.
@@ -75,6 +78,7 @@ impl Region {
             joined_at: 0,
             gone: false,
             restore: None,
+            lost: 0,
             away_until: 0,
             slow_until: 0,
             full_until: 0,
@@ -94,8 +98,9 @@ pub(crate) struct Instance {
     pub(crate) frozen_until: u64,
     /// Its own connection to the database is down until then.
     pub(crate) away_until: u64,
-    /// The database and the life of the region it was started with.
+    /// The database and the life of the region it was started with, as it can tell, and as it is.
     pub(crate) timeline: u64,
+    pub(crate) lost: u64,
     pub(crate) life: u64,
     pub(crate) fence: Option<Fence>,
     pub(crate) renewed_at: u64,
@@ -114,6 +119,7 @@ pub(crate) struct Instance {
 pub(crate) struct Start<'a> {
     pub(crate) now: u64,
     pub(crate) expected: BTreeSet<RegionName>,
+    pub(crate) past: Past,
     pub(crate) limits: Limits,
     pub(crate) trust: HashTrust,
     pub(crate) features: u64,
@@ -128,6 +134,7 @@ impl Instance {
             holder: u128::from(start) << 8 | number as u128,
             away_until: self.away_until,
             timeline: region.disk.timeline,
+            lost: region.lost,
             life: region.disk.life,
             clock_ahead_ms: how.random.between(0, 3_600_000),
             clock_pace: how.random.between(970, 1_030),
@@ -140,7 +147,7 @@ impl Instance {
             instance: self.holder,
             state: region.state.unwrap_or(MemberState::Joining),
             expected: how.expected,
-            may_be_restored: region.disk.doubted,
+            past: how.past,
             features: how.features,
             limits: how.limits,
         };

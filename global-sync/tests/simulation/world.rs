@@ -10,8 +10,8 @@ use std::{
 };
 
 use global_sync::protocol::{
-    Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, LogId, MemberState, Message, Origin, Row,
-    Rows, Summary, VerifiedBatch, features, hash_of,
+    Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, LogId, MemberState, Message, Origin, Past,
+    Row, Rows, Summary, VerifiedBatch, features, hash_of,
 };
 use shared::ids::RegionName;
 
@@ -51,9 +51,9 @@ pub(super) enum Happening {
     Apply { at: usize, start: u64 },
     Refresh { at: usize, start: u64 },
     Dial { at: usize, start: u64, region: usize },
-    Deliver { at: usize, start: u64, conn: ConnectionId, sent: (usize, u64), message: Message },
+    Deliver { at: usize, start: u64, conn: ConnectionId, message: Message },
     HangUp { at: usize, start: u64, conn: ConnectionId },
-    Durable { at: usize, start: u64, batch: Box<VerifiedBatch>, arrived: u64, fails: bool },
+    Durable { at: usize, start: u64, batch: Box<VerifiedBatch>, fails: bool },
     Snapshot { at: usize, start: u64, from: usize },
     Served { at: usize, start: u64, event: Box<Event> },
     Start { at: usize },
@@ -61,12 +61,12 @@ pub(super) enum Happening {
     Freeze { at: usize, until: u64 },
     CutOff { at: usize, until: u64 },
     Emit { region: usize, burst: u64 },
-    Commit { region: usize, timeline: u64, row: Box<Waiting> },
+    Commit { region: usize, database: u64, row: Box<Waiting> },
     Slow { region: usize, until: u64 },
     Full { region: usize, until: u64 },
     Backup { region: usize },
-    Lose { region: usize, processes_too: bool },
-    Back { region: usize },
+    Lose { region: usize, processes_too: bool, as_it_lay: bool },
+    Back { region: usize, as_it_lay: bool },
     Die { region: usize },
     Join { region: usize },
     Drain { region: usize },
@@ -236,19 +236,18 @@ impl World {
                 self.refresh(at);
             }
             Happening::Dial { at, region, .. } => self.dial(at, region),
-            Happening::Deliver { at, conn, sent, message, .. } => self.received(at, conn, sent, message),
+            Happening::Deliver { at, conn, message, .. } => self.received(at, conn, message),
             Happening::HangUp { at, conn, .. } => {
                 self.laws.disconnected(at, conn);
                 self.give(at, Event::Disconnected { conn });
             }
-            Happening::Durable { at, start, batch, arrived, fails } => {
+            Happening::Durable { at, start, batch, fails } => {
                 if self.reaches_database(at) {
-                    // What was lost with a database was lost on this way too.
-                    let void = self.network.void_before.values().any(|before| arrived < *before);
-                    self.store(at, &batch, fails || void);
+                    let forgotten = batch.entries.iter().any(|(entry, ..)| self.laws.is_forgotten(entry));
+                    self.store(at, &batch, fails || forgotten);
                 } else {
                     let later = self.database_back(at) + 1;
-                    self.schedule(later, Happening::Durable { at, start, batch, arrived, fails: true });
+                    self.schedule(later, Happening::Durable { at, start, batch, fails: true });
                 }
             }
             Happening::Snapshot { at, from, .. } => self.load_snapshot(at, from),
@@ -298,9 +297,12 @@ impl World {
             return;
         }
         let in_doubt = self.has(Bug::NumbersInDoubt);
-        if !in_doubt {
-            self.regions[region].disk.identify(self.now);
-        }
+        let past = match self.regions[region].disk.identify(self.now) {
+            _ if in_doubt => Past::Known,
+            Past::Copied if self.has(Bug::CopyKeepsItsLife) => Past::Doubted,
+            Past::Doubted if self.has(Bug::DoubtForgotten) => Past::Known,
+            past => past,
+        };
         let others = self.regions.iter().enumerate();
         let expected = others
             .filter(|(other, peer)| {
@@ -310,20 +312,16 @@ impl World {
             .collect();
         let old = !self.healed && self.random.chance(80);
         let kept_entries = if self.has(Bug::WaitsForTheDead) { u64::MAX / 2 } else { LIMITS.kept_entries };
-        let doubted = self.regions[region].disk.doubted;
-        if in_doubt {
-            self.regions[region].disk.doubted = false;
-        }
         let how = Start {
             now: self.now,
             expected,
+            past,
             limits: global_sync::protocol::Limits { kept_entries, ..LIMITS },
             trust: HashTrust { believes_everybody: self.has(Bug::BelievesEverybody) },
             features: if old { features::INSPECT } else { features::ALL },
             random: &mut self.random,
         };
         self.instances[at].start(at, &self.regions[region], how);
-        self.regions[region].disk.doubted = doubted && !in_doubt;
         self.laws.starts(at);
         let start = self.instances[at].start;
         self.schedule(self.now + 1, Happening::Tick { at, start });
@@ -370,16 +368,20 @@ impl World {
         self.schedule(restart, Happening::Start { at });
     }
 
-    /// Whether the region has begun another life, or another database has taken the place of its own, since the start.
+    /// Whether the region has begun another life since the start, or another database has taken the place of its own, or may
+    /// have.
     fn is_outlived(&self, at: usize) -> bool {
         let (instance, disk) = (&self.instances[at], &self.regions[at / INSTANCES].disk);
-        instance.life != disk.life || (instance.timeline != disk.timeline && !self.has(Bug::FailoverUnnoticed))
+        let another = instance.timeline != disk.timeline || disk.is_unled(self.now);
+        let outlived = instance.life != disk.life || (another && !self.has(Bug::FailoverUnnoticed));
+        outlived && !self.has(Bug::OutlivedGoesOn)
     }
 
     /// What the database says when a transaction of an instance asks whether it leads.
     fn leads(&self, at: usize) -> bool {
         let disk = &self.regions[at / INSTANCES].disk;
-        self.instances[at].fence.is_some_and(|fence| disk.holds(fence)) && !self.is_outlived(at)
+        let copy_too = self.has(Bug::LeaseOfCopyHolds) || self.has(Bug::FailoverUnnoticed);
+        self.instances[at].fence.is_some_and(|fence| disk.holds(self.now, fence) || (copy_too && disk.is_of(fence)))
     }
 
     /// As `leads`, for a transaction that writes; whoever hears no leads no longer.
@@ -399,6 +401,7 @@ impl World {
 
     fn follow(&mut self, at: usize) {
         self.instances[at].fence = None;
+        self.instances[at].may_number = false;
         self.laws.starts_over(at);
         self.give(at, Event::Follows);
     }
@@ -637,6 +640,9 @@ impl World {
                 let gone_at = self.send(at, conn, Message::Batch(batch));
                 let bytes = if self.has(Bug::CreditNotSpent) { 0 } else { bytes };
                 served = Event::Served { conn, log, pull, next, bytes };
+                if self.has(Bug::ServedUntold) {
+                    return;
+                }
                 if gone_at > self.now {
                     self.schedule(gone_at, Happening::Served { at, start, event: Box::new(served) });
                 } else {
@@ -653,8 +659,12 @@ impl World {
             Effect::SaveMember { .. } => {}
             Effect::AllowNumbering => {
                 self.instances[at].may_number = true;
-                if self.reaches_database(at) && !self.is_outlived(at) {
-                    self.regions[region].disk.doubted = false;
+                if self.reaches_database(at) && self.leads(at) {
+                    let disk = &mut self.regions[region].disk;
+                    if self.bug == Some(Bug::CopyKeepsItsLife) {
+                        disk.takes_for_its_own();
+                    }
+                    disk.doubted = false;
                 }
             }
             Effect::BeginIncarnation { after, alone } => self.begin_life(at, after, alone),
@@ -714,7 +724,7 @@ impl World {
         let durable_at = instance.durable_at.entry(batch.log.clone()).or_default();
         *durable_at = (self.now + takes).max(*durable_at + 1);
         let (due, log, head) = (*durable_at, batch.log.clone(), batch.checkpoint.head);
-        self.schedule(due, Happening::Durable { at, start, batch, arrived: self.now, fails: false });
+        self.schedule(due, Happening::Durable { at, start, batch, fails: false });
         if slow {
             self.saw("slow disk");
         }
@@ -729,19 +739,26 @@ impl World {
             self.crash(at, "crash");
             return;
         }
-        let disk = &mut self.regions[region].disk;
-        let doubted = disk.doubted;
-        if self.bug == Some(Bug::OldLifeGoesOn) {
-            disk.doubted = false;
-        } else if disk.begin_life(after, alone, self.now) {
-            self.saw(if alone { "new life, not everybody heard" } else { "new life" });
-            self.laws.life_begins(region, doubted);
+        if self.leads(at) {
+            let disk = &mut self.regions[region].disk;
+            let (doubted, copied) = (disk.doubted, disk.is_copied());
+            if self.bug == Some(Bug::OldLifeGoesOn) {
+                disk.takes_for_its_own();
+            } else {
+                disk.begin_life(after, alone, self.now);
+                self.saw(match (copied, alone) {
+                    (true, _) => "new life on a copy",
+                    (false, true) => "new life, not everybody heard",
+                    (false, false) => "new life",
+                });
+                self.laws.life_begins(region, doubted);
+            }
         }
         self.start_over(at, "over again");
     }
 
     fn heed_alarm(&mut self, at: usize, alarm: &Alarm) {
-        let remembers_another = self.instances[at].timeline != self.regions[at / INSTANCES].disk.timeline;
+        let remembers_another = self.instances[at].lost != self.regions[at / INSTANCES].lost;
         match alarm {
             Alarm::BadBatch { .. } => self.complained(format!("{alarm:?}")),
             Alarm::RowsDiffer { keys, .. }

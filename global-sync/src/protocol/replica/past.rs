@@ -1,11 +1,13 @@
 //! What became of us before this start: whether the database may be an old backup, and when numbers may be given.
 //!
-//! A restored region that goes on counting gives a number twice, and two histories of one log exist. So nothing is
-//! numbered before every expected peer has been heard; where one stays silent and the database may be a restored one, a
-//! new incarnation begins. What a peer says it has of ours is believed once it shows an entry with our own signature.
+//! A restored region that goes on counting gives a number twice, and two histories of one log exist. On a copy that says so
+//! itself a new incarnation begins, whatever others know: entries it lacks may be on their way, where nobody can be asked.
+//! Else nothing is numbered before every expected peer has been heard; where one stays silent and the database may be a
+//! restored one, a new incarnation begins too. What a peer says it has of ours is believed once it shows an entry with our
+//! own signature.
 
 use super::*;
-use crate::protocol::{batch::prove, message::Pull};
+use crate::protocol::{batch::prove, event::Past, message::Pull};
 
 /// How long a region waits at start to hear whether others know newer facts of its own than it does.
 pub(super) const NUMBERING_GRACE_MS: u64 = 3_000;
@@ -47,8 +49,12 @@ impl<T: Trust> Replica<T> {
             .map(|(log, _)| log.origin.incarnation)
             .max();
         self.take_logs(logs);
-        if went_back || newest_life.is_some_and(|life| life > own.incarnation) {
-            self.begin_incarnation(newest_life.unwrap_or_default(), false, effects);
+        let copied = self.settings.past == Past::Copied;
+        if copied || went_back || newest_life.is_some_and(|life| life > own.incarnation) {
+            self.begin_incarnation(newest_life.unwrap_or_default(), copied, effects);
+        }
+        if self.numbering == Numbering::Allowed {
+            effects.push(Effect::AllowNumbering);
         }
         let said: Vec<_> = self
             .sessions
@@ -148,7 +154,7 @@ impl<T: Trust> Replica<T> {
         };
         let in_question = self.sessions.values().any(|session| later_life(session) || has_more(session));
         let all_heard = self.settings.expected.is_subset(&self.heard);
-        if (all_heard && !in_question) || (now >= until && !self.settings.may_be_restored) {
+        if (all_heard && !in_question) || (now >= until && self.settings.past == Past::Known) {
             self.numbering = Numbering::Allowed;
             effects.push(Effect::AllowNumbering);
         } else if now >= until {

@@ -13,7 +13,7 @@ use super::{
 use crate::protocol::{
     batch::TrustError,
     envelope::{Draft, Envelope},
-    event::Limits,
+    event::{Limits, Past},
     log::{KeyId, Origin, hash_of},
     message::{Checkpoint, Pull},
 };
@@ -53,7 +53,7 @@ pub(super) fn replica_at(name: &str, now: Millis) -> Replica<HashTrust> {
         instance: 1,
         state: MemberState::Active,
         expected: BTreeSet::new(),
-        may_be_restored: false,
+        past: Past::Known,
         features: features::ALL,
         limits: Limits::default(),
     };
@@ -476,7 +476,7 @@ fn numbering_waits_for_the_expected_peers_but_not_for_ever() {
     let mut alone = expecting();
     assert!(!alone.handle(NOW.plus(100), Event::Tick).contains(&Effect::AllowNumbering));
     assert!(alone.handle(NOW.plus(NUMBERING_GRACE_MS), Event::Tick).contains(&Effect::AllowNumbering));
-    let settings = Settings { may_be_restored: true, ..expecting().settings().clone() };
+    let settings = Settings { past: Past::Doubted, ..expecting().settings().clone() };
     let mut restored = Replica::new(settings, HashTrust, BTreeMap::new(), NOW);
     restored.handle(NOW, Event::Leads { logs: BTreeMap::new() });
     assert!(!begins(&restored.handle(NOW.plus(100), Event::Tick)));
@@ -485,6 +485,18 @@ fn numbering_waits_for_the_expected_peers_but_not_for_ever() {
     let mut met = expecting();
     connect(&mut met, NOW, 1, "eu-west", advert(&[]));
     assert!(met.handle(NOW.plus(100), Event::Tick).contains(&Effect::AllowNumbering));
+}
+
+/// What it lacks may be in a peer's memory, where nobody says that it has it.
+#[test]
+fn on_a_promoted_or_restored_copy_a_life_begins_that_nobody_can_have_begun_whatever_others_know() {
+    let settings = Settings { past: Past::Copied, ..replica_at("us-east", NOW).settings().clone() };
+    let mut us = Replica::new(settings, HashTrust, BTreeMap::new(), NOW);
+    connect(&mut us, NOW, 1, "eu-west", advert(&[]));
+    assert!(!begins(&us.handle(NOW, Event::Tick)), "only a leader begins one");
+    let effects = us.handle(NOW, Event::Leads { logs: BTreeMap::new() });
+    assert!(effects.contains(&Effect::BeginIncarnation { after: 1, alone: true }), "{effects:?}");
+    assert!(!us.handle(NOW.plus(15_000), Event::Tick).contains(&Effect::AllowNumbering));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use sqlx::PgPool;
 use super::*;
 use crate::{
     protocol::{Head, LogId, LogState},
-    store::tests::{Home, batch, created, log, settlement},
+    store::tests::{CLUSTER, HashSigner, Home, batch, created, log, settlement},
 };
 
 fn region(name: &str) -> RegionName {
@@ -116,20 +116,20 @@ async fn a_region_that_left_comes_back_as_a_new_life_on_which_others_count_befor
     meet(&us, "eu-west").await;
     us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
     us.number().await;
-    let control = log("us-east", FactStream::Control);
-    hear(&us, "eu-west", control.clone(), 2).await;
+    hear(&us, "eu-west", log("us-east", FactStream::Control), 2).await;
     us.store.leave(&us.fence, &us.origin).await.unwrap();
 
     us.store.join_again(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
-    assert_eq!(us.store.incarnation().await.unwrap(), 2);
+    let over = us.store.number(&us.fence, CLUSTER, &us.origin, &HashSigner).await;
+    assert!(matches!(over, Err(StoreError::NotLeading)), "the life that left numbers nothing any more");
+    let us = Home::new(&pool, "us-east").await;
+    assert_eq!(us.origin.incarnation, 2);
     assert_eq!(stands(&us, "us-east").await, Some(MemberState::Joining), "a new life begins anew");
     assert!(us.store.join_again(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().is_err(), "it has come back");
-    // The life that ends still numbers what the new one has said.
     us.number().await;
-    let back = Origin { incarnation: 2, ..us.origin.clone() };
-    assert_eq!(us.store.join_mesh(&us.fence, &back, &[]).await.unwrap(), None, "eu-west does not know");
-    hear(&us, "eu-west", control, 4).await;
-    assert_eq!(us.store.join_mesh(&us.fence, &back, &[]).await.unwrap(), Some(MemberState::Active));
+    assert_eq!(join(&us, &[]).await, None, "eu-west does not know");
+    hear(&us, "eu-west", LogId { origin: us.origin.clone(), stream: FactStream::Control }, 2).await;
+    assert_eq!(join(&us, &[]).await, Some(MemberState::Active));
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -24,7 +24,7 @@ pub(in crate::payments) async fn is_driver(tx: &mut TenantTx, driver: DriverId) 
 /// was one, and not every region has spoken since, or one has more of what this region wrote than is applied here.
 pub(in crate::payments) async fn are_in_doubt(tx: &mut TenantTx, region: &RegionName) -> sqlx::Result<bool> {
     let sql = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM repl_self WHERE database <> repl_database())
+        r#"SELECT EXISTS (SELECT FROM repl_self WHERE doubted OR database <> repl_database())
                OR EXISTS (SELECT FROM repl_self s, regions r
                           WHERE s.incarnation > 1 AND r.name <> $1 AND r.state <> 'retired'
                             AND NOT EXISTS (SELECT FROM repl_ack a WHERE a.peer = r.name AND a.acked_at >= s.changed_at))
