@@ -184,11 +184,13 @@ impl Life<'_> {
         vital.spawn("acknowledging", acknowledging);
         vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
         let check_every = self.config.digest.check_logs_every;
-        vital.spawn("checking the logs", tasks::check_logs(leader.clone(), check_every, self.board.clone()));
+        let checking = tasks::check_logs(leader.clone(), ring.clone(), check_every, self.board.clone());
+        vital.spawn("checking the logs", checking);
         let office = Office {
             config: self.config.clone(),
             mesh: self.mesh.clone(),
             own: origin.clone(),
+            ring: ring.clone(),
             board: self.board.clone(),
         };
         vital.spawn("carrying out commands", operations::carry_out(leader.clone(), office));
@@ -281,7 +283,9 @@ impl Driver {
             }
             if let Some((after, alone)) = self.incarnation_after.take() {
                 if self.replica.settings().past == Past::Copied {
-                    tracing::warn!("this database is a promoted or restored copy: facts of ours may be known that it lacks");
+                    tracing::warn!(
+                        "this database is a promoted or restored copy: facts of ours may be known that it lacks"
+                    );
                 } else if alone {
                     tracing::warn!("this database may be a restored one, and not every region could be asked");
                 } else {

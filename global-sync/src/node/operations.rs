@@ -20,7 +20,7 @@ use crate::{
     protocol::{Event, LogId, Origin},
     status::{Board, Damaged},
     store::{Fence, Leaving, Order, Outcome, StoreError},
-    transport::Mesh,
+    transport::{KeyRing, Mesh},
 };
 
 /// Commands are looked for this often.
@@ -34,6 +34,8 @@ pub(super) struct Office {
     pub(super) config: Config,
     pub(super) mesh: Mesh,
     pub(super) own: Origin,
+    /// The keys that were known at the start.
+    pub(super) ring: KeyRing,
     pub(super) board: Board,
 }
 
@@ -147,13 +149,15 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
             let _ = leader.reports.send(Report::Core(Box::new(Event::CompareNow)));
             Ok("every connected region is asked; what differs is in `differing`, by its key".to_owned())
         }
-        SyncCommand::Verify => match look_through_logs(&mut leader, *fence, &Once::default()).await? {
-            Some(found) => {
-                office.board.set_damage(Some(found.clone()));
-                Ok(summary(&found))
+        SyncCommand::Verify => {
+            match look_through_logs(&mut leader, *fence, office.ring.clone(), &Once::default()).await? {
+                Some(found) => {
+                    office.board.set_damage(Some(found.clone()));
+                    Ok(summary(&found))
+                }
+                None => return Err(StoreError::NotLeading),
             }
-            None => return Err(StoreError::NotLeading),
-        },
+        }
         SyncCommand::Drain => return store.drain(fence, id, &office.own).await,
         SyncCommand::Join => return store.join_again(fence, id, &office.own).await,
         SyncCommand::Retire(gone) if gone.region == office.own.region => {

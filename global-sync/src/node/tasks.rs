@@ -22,7 +22,7 @@ use crate::{
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
     status::{Board, Damaged},
     store::{Damage, Fence, Identity, LEASE_S, Membership, Store, StoreError},
-    transport::{Mesh, SigningKey},
+    transport::{KeyRing, Mesh, SigningKey},
 };
 
 /// After a failure of the database.
@@ -79,12 +79,7 @@ impl Leader {
 }
 
 /// Takes the lease when it is free, renews it, and gives it back at the end.
-pub(super) async fn keep_lease(
-    leader: Leader,
-    holder: Uuid,
-    identity: Identity,
-    fence: watch::Sender<Option<Fence>>,
-) {
+pub(super) async fn keep_lease(leader: Leader, holder: Uuid, identity: Identity, fence: watch::Sender<Option<Fence>>) {
     let mut renewed_at = Instant::now();
     loop {
         let held = *fence.borrow();
@@ -443,11 +438,12 @@ pub(super) async fn check_ledger(mut leader: Leader, every: Duration) {
 const LOOKED_AT: i64 = 2_000;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
-/// Looks through every log for entries that are not what was stored, once round, then again after a while.
-pub(super) async fn check_logs(mut leader: Leader, every: Duration, board: Board) {
+/// Looks through every log for entries that are not what was stored, once round, then again after a while. `ring` holds the
+/// keys that are known already.
+pub(super) async fn check_logs(mut leader: Leader, ring: KeyRing, every: Duration, board: Board) {
     let once = Once::default();
     while let Some(fence) = leader.lead().await {
-        match look_through_logs(&mut leader, fence, &once).await {
+        match look_through_logs(&mut leader, fence, ring.clone(), &once).await {
             Ok(Some(found)) => {
                 board.set_damage(Some(found));
                 metrics::counter!("global_sync_log_checks_total").increment(1);
@@ -470,20 +466,29 @@ pub(super) async fn check_logs(mut leader: Leader, every: Duration, board: Board
     }
 }
 
-/// What of all logs is damaged; none if the lease was lost or the end came before all were looked at.
+/// What of all logs is damaged, and of the certificates of keys that signed them; none if the lease was lost or the end came
+/// before all were looked at.
 pub(super) async fn look_through_logs(
     leader: &mut Leader,
     fence: Fence,
+    mut ring: KeyRing,
     once: &Once,
 ) -> Result<Option<Damaged>, StoreError> {
     let mut found = Damaged::default();
+    for named in look_at_certificates(&leader.store, &mut ring).await? {
+        if once.is_new(&named) {
+            tracing::error!("{named}");
+        }
+        found.add(named);
+    }
+    let cluster_id = ring.cluster_id().to_owned();
     for log in leader.store.logs().await?.into_keys() {
         let mut from = Some(1);
         while let Some(at) = from {
             if !leader.pause_leading(fence, BETWEEN_LOOKS).await {
                 return Ok(None);
             }
-            let looked = leader.store.verify_log(&log, at, LOOKED_AT).await?;
+            let looked = leader.store.verify_log(&cluster_id, &log, at, LOOKED_AT, &mut ring).await?;
             for Damage { log, seq, what } in looked.damage {
                 let named = format!("entry {seq} of {log} is damaged: {what}");
                 if once.is_new(&named) {
@@ -495,6 +500,17 @@ pub(super) async fn look_through_logs(
         }
     }
     Ok(Some(found))
+}
+
+/// The certificates that are not what was stored, each by its key, and what is wrong with it; `ring` recalls the others.
+async fn look_at_certificates(store: &Store, ring: &mut KeyRing) -> Result<Vec<String>, StoreError> {
+    let certificates = store.certificates().await?.into_iter();
+    let damaged = certificates.filter_map(|(region, key_id, certificate)| {
+        let error = ring.recall(&region, &key_id, &certificate).err()?;
+        let key: String = key_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("the certificate of key {key} of {region} is damaged: {error}"))
+    });
+    Ok(damaged.collect())
 }
 
 /// Calls every region that is known and not connected, less and less often when it does not answer.
@@ -614,23 +630,84 @@ mod tests {
     use super::*;
     use crate::{
         protocol::Head,
-        store::tests::{Home, batch, log, published},
+        store::{
+            Signer as _,
+            tests::{CLUSTER, Home, batch, log, published, settlement},
+        },
+        transport::tests::Authority,
     };
+
+    /// Who leads with this fence until it is taken away.
+    fn leading(us: &Home) -> (Leader, watch::Sender<Option<Fence>>) {
+        let (reports, _reported) = mpsc::unbounded_channel();
+        let (hold, fence) = watch::channel(Some(us.fence));
+        let stop = CancellationToken::new();
+        (Leader { store: us.store.clone(), fence, lost: Arc::default(), reports, stop }, hold)
+    }
+
+    /// Flips the eighth bit of a column of every row; done twice it is undone.
+    async fn flip(us: &Home, table: &str, column: &str) {
+        let sql = match column {
+            "region" => format!("UPDATE {table} SET region = translate(region, 'ef', 'fe')"),
+            _ => format!("UPDATE {table} SET {column} = set_bit({column}, 7, 1 - get_bit({column}, 7))"),
+        };
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&us.superuser).await.unwrap();
+    }
+
+    #[sqlx::test(migrations = "../migrations")]
+    async fn a_bit_that_flips_in_a_signature_or_a_certificate_is_found_where_it_lies(pool: PgPool) {
+        let us = Home::new(&pool, "us-east").await;
+        let (signer, roots) = Authority::new().signing_key(CLUSTER, "us-east");
+        us.store.save_certificate(&us.origin.region, &signer.key_id(), signer.certificate()).await.unwrap();
+        for n in 1..=3 {
+            us.commit(&settlement(n)).await;
+            us.store.number(&us.fence, CLUSTER, &us.origin, &signer).await.unwrap();
+        }
+        let (mut leader, _hold) = leading(&us);
+        let ring = KeyRing::new(roots, CLUSTER);
+        let mut found = async |us: &Home| {
+            let found = look_through_logs(&mut leader, us.fence, ring.clone(), &Once::default()).await.unwrap();
+            let mut recalled = ring.clone();
+            let certificates = look_at_certificates(&us.store, &mut recalled).await.unwrap();
+            let ledger = log("us-east", FactStream::Ledger);
+            let looked = us.store.verify_log(CLUSTER, &ledger, 1, 100, &mut recalled).await.unwrap();
+            let entries: Vec<u64> = looked.damage.iter().map(|damage| damage.seq).collect();
+            assert_eq!(found.map(|found| found.entries), Some((certificates.len() + entries.len()) as u64));
+            (certificates, entries)
+        };
+        assert_eq!(found(&us).await, (vec![], vec![]));
+        for column in ["signature", "key_id"] {
+            flip(&us, "repl_checkpoint", column).await;
+            assert_eq!(found(&us).await, (vec![], vec![1, 2, 3]), "{column}");
+            flip(&us, "repl_checkpoint", column).await;
+        }
+        for column in ["certificate", "key_id", "region"] {
+            flip(&us, "repl_origin_cert", column).await;
+            let key: String = us.scalar("SELECT encode(key_id, 'hex') FROM repl_origin_cert").await;
+            let (certificates, _) = found(&us).await;
+            assert!(certificates.len() == 1 && certificates[0].contains(&key), "{column}: {certificates:?}");
+            flip(&us, "repl_origin_cert", column).await;
+        }
+        assert_eq!(found(&us).await, (vec![], vec![]));
+    }
 
     #[sqlx::test(migrations = "../migrations")]
     async fn a_look_through_the_logs_that_is_cut_short_by_a_lost_lease_is_none(pool: PgPool) {
         let us = Home::new(&pool, "us-east").await;
-        let arrived = batch(&log("eu-west", FactStream::Config), Head::EMPTY, &[published(1, "EUR")]);
-        us.store.receive(&arrived).await.unwrap();
+        let (signer, roots) = Authority::new().signing_key(CLUSTER, "us-east");
+        us.commit(&settlement(1)).await;
+        us.store.number(&us.fence, CLUSTER, &us.origin, &signer).await.unwrap();
+        let mut ring = KeyRing::new(roots, CLUSTER);
+        ring.learn(&us.origin.region, signer.certificate()).unwrap();
         sqlx::query("UPDATE repl_log SET body = body || 'x'").execute(&pool).await.unwrap();
-        let (reports, _reported) = mpsc::unbounded_channel();
-        let (hold, fence) = watch::channel(Some(us.fence));
-        let stop = CancellationToken::new();
-        let mut leader = Leader { store: us.store.clone(), fence, lost: Arc::default(), reports, stop };
-        let found = look_through_logs(&mut leader, us.fence, &Once::default()).await.unwrap();
-        assert_eq!(found.map(|found| found.entries), Some(1));
+        let (mut leader, hold) = leading(&us);
+        let mut look = async || {
+            let found = look_through_logs(&mut leader, us.fence, ring.clone(), &Once::default()).await.unwrap();
+            found.map(|found| found.entries)
+        };
+        assert_eq!(look().await, Some(1));
         hold.send_replace(None);
-        assert_eq!(look_through_logs(&mut leader, us.fence, &Once::default()).await.unwrap(), None);
+        assert_eq!(look().await, None);
     }
 
     #[sqlx::test(migrations = "../migrations")]
@@ -644,10 +721,7 @@ mod tests {
             let arrived = batch(&log(region, FactStream::Config), Head::EMPTY, &[published(version, "EUR")]);
             us.store.receive(&arrived).await.unwrap();
         }
-        let (reports, _reported) = mpsc::unbounded_channel();
-        let (_hold, fence) = watch::channel(Some(us.fence));
-        let stop = CancellationToken::new();
-        let leader = Leader { store: us.store.clone(), fence, lost: Arc::default(), reports, stop };
+        let (leader, _hold) = leading(&us);
         let failed = apply_all(&leader, &us.fence, FactStream::Config).await;
         assert!(matches!(failed, Err(StoreError::Database(_))), "{failed:?}");
         assert_eq!(us.scalar::<i64>("SELECT max(version) FROM tenant_config_versions").await, 2);

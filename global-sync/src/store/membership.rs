@@ -94,12 +94,9 @@ impl Store {
             return finish(self.begin_fenced(fence).await?, id, refused).await;
         }
         let next = own.incarnation + 1;
-        sqlx::query!(
-            "UPDATE repl_self SET incarnation = $1, changed_at = now() WHERE incarnation < $1",
-            to_sql(next)?
-        )
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query!("UPDATE repl_self SET incarnation = $1, changed_at = now() WHERE incarnation < $1", to_sql(next)?)
+            .execute(&mut *tx)
+            .await?;
         say(&mut tx, &own.region, next, MemberState::Joining).await?;
         finish(tx, id, Ok(format!("life {next} of this region joins"))).await
     }

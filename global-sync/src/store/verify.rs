@@ -1,7 +1,10 @@
-//! Looking for bits that changed where they lay: entries are compared with their hashes, their bodies and their neighbours,
-//! a few thousand at a time.
+//! Looking for bits that changed where they lay: entries are compared with their hashes, their bodies, their neighbours and
+//! what their origin signed, a few thousand at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use shared::fact::{Fact, FactStream};
 use sqlx::PgConnection;
@@ -9,11 +12,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    Store, StoreError, from_sql,
+    Store, StoreError, from_sql, hash,
     ledger::{LedgerRow, fact_hash},
     to_sql,
 };
-use crate::protocol::{Envelope, LogId, SALT_BYTES, hash_of};
+use crate::protocol::{
+    Checkpoint, Envelope, Hash, Head, KeyId, LogId, MAX_NUMBER, SALT_BYTES, Trust, checkpoint_message, hash_of,
+};
 
 /// An entry that is not what was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +44,16 @@ pub struct Looked {
 
 impl Store {
     /// Looks at up to `limit` entries of a log from `from` on: envelopes hash to what stands beside them, chain to the entry
-    /// before, vouch for their bodies, and the cursor's head is that of the last; settlements stand in the ledger as they say.
-    /// What is gone is damage too.
-    pub async fn verify_log(&self, log: &LogId, from: u64, limit: i64) -> Result<Looked, StoreError> {
+    /// before, vouch for their bodies, and the cursor's head is that of the last; their origin signed them, by the keys that
+    /// `trust` knows; settlements stand in the ledger as they say. What is gone is damage too.
+    pub async fn verify_log(
+        &self,
+        cluster_id: &str,
+        log: &LogId,
+        from: u64,
+        limit: i64,
+        trust: &mut impl Trust,
+    ) -> Result<Looked, StoreError> {
         let (region, incarnation) = (log.origin.region.as_str(), to_sql(log.origin.incarnation)?);
         let stream = log.stream.as_str();
         let mut tx = self.pool.begin().await?;
@@ -74,6 +86,7 @@ impl Store {
         let mut before: Option<(u64, Vec<u8>)> = None;
         let mut expected = first;
         let mut facts = BTreeMap::new();
+        let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
         for row in rows {
             let seq = from_sql(row.seq);
             let mut damaged =
@@ -84,7 +97,10 @@ impl Store {
                 }
                 expected = seq + 1;
                 looked.entries += 1;
-                if hash_of(&row.envelope).as_slice() != row.hash {
+                let hash = hash_of(&row.envelope);
+                if hash.as_slice() == row.hash {
+                    hashes.insert(seq, hash);
+                } else {
                     damaged(seq, "its envelope does not have the hash it was stored with");
                 }
                 let follows = before.as_ref().filter(|(at, _)| at + 1 == seq).map(|(_, hash)| hash.as_slice());
@@ -104,6 +120,29 @@ impl Store {
             }
         }
         looked.next = full.then_some(expected);
+        // A signature that strayed before the first entry or after the last is found with these.
+        let (stored, truncated) = (from_sql(cursor.stored), from_sql(cursor.truncated));
+        let places = if from <= truncated + 1 { 0 } else { first }..=if full { expected - 1 } else { MAX_NUMBER };
+        let mut signed = false;
+        for (seq, key_id, signature) in checkpoints(&mut tx, log, places).await? {
+            signed |= seq == stored;
+            let wrong = match hashes.get(&seq) {
+                Some(hash) => {
+                    let head = Head { seq, hash: *hash };
+                    let checkpoint = Checkpoint { head, key_id, signature, certificate: None };
+                    let message = checkpoint_message(cluster_id, log, &head);
+                    trust.verify(&log.origin.region, &checkpoint, &message).err().map(|error| error.to_string())
+                }
+                None if seq <= truncated || seq > stored => Some("a signature lies here for no entry".to_owned()),
+                // The entry is damaged itself, which has been said.
+                None => None,
+            };
+            looked.damage.extend(wrong.map(|what| Damage { log: log.clone(), seq, what }));
+        }
+        if !full && stored > truncated && !signed {
+            let what = "its origin's signature is gone".to_owned();
+            looked.damage.push(Damage { log: log.clone(), seq: stored, what });
+        }
         if log.stream == FactStream::Ledger {
             looked.damage.extend(compare_with_ledger(&mut tx, log, &facts).await?);
         }
@@ -138,6 +177,27 @@ fn look_into(
         return (None, wrong);
     }
     (Some((envelope.kind, body.get(SALT_BYTES..).unwrap_or_default().to_vec())), wrong)
+}
+
+/// Where the origin of a log signed between these places, with which key, and its signature.
+async fn checkpoints(
+    connection: &mut PgConnection,
+    log: &LogId,
+    places: RangeInclusive<u64>,
+) -> Result<Vec<(u64, KeyId, Vec<u8>)>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT seq, key_id, signature FROM repl_checkpoint
+         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq BETWEEN $4 AND $5 ORDER BY seq",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation)?,
+        log.stream.as_str(),
+        to_sql(*places.start())?,
+        to_sql(*places.end())?
+    )
+    .fetch_all(connection)
+    .await?;
+    // An id of another length is that of no key.
+    Ok(rows.into_iter().map(|row| (from_sql(row.seq), hash(&row.key_id).unwrap_or_default(), row.signature)).collect())
 }
 
 /// Settlements that do not stand in the ledger as their entries say, named by their ids.

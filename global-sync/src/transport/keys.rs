@@ -15,7 +15,7 @@ use rustls::{
     server::ParsedCertificate,
 };
 use shared::ids::RegionName;
-use x509_parser::{oid_registry::OID_SIG_ED25519, prelude::FromDer};
+use x509_parser::{certificate::X509Certificate, oid_registry::OID_SIG_ED25519, prelude::FromDer};
 
 use super::tls::{TlsError, load_certificates, show_end, uri, uri_name};
 use crate::{
@@ -91,12 +91,16 @@ impl KeyRing {
         Self { roots, cluster_id: cluster_id.to_owned(), keys: BTreeMap::new(), stored: BTreeSet::new() }
     }
 
+    /// The mesh whose keys these are.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
     /// Takes a certificate in if the authority vouched for it and it names the region.
     pub fn learn(&mut self, region: &RegionName, certificate: &[u8]) -> Result<KeyId, TrustError> {
         let bad = |reason: String| TrustError::BadCertificate(reason);
         let der = CertificateDer::from(certificate.to_vec());
-        let (_, parsed) =
-            x509_parser::certificate::X509Certificate::from_der(certificate).map_err(|error| bad(error.to_string()))?;
+        let parsed = parse(certificate)?;
         // A signature stays good after its certificate has expired: facts are older than keys are allowed to be. So the
         // chain is judged at the moment the certificate began.
         let issued = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or_default();
@@ -105,19 +109,40 @@ impl KeyRing {
         let end_entity = ParsedCertificate::try_from(&der).map_err(|error| bad(error.to_string()))?;
         verify_server_cert_signed_by_trust_anchor(&end_entity, &self.roots, &[], at, algorithms)
             .map_err(|error| bad(error.to_string()))?;
+        self.take_in(region, certificate, &parsed)
+    }
+
+    /// Takes a certificate in that was believed when it was stored, whoever the authority is by now; an error if it is not
+    /// what was stored under this id for this region.
+    pub fn recall(&mut self, region: &RegionName, key_id: &KeyId, certificate: &[u8]) -> Result<(), TrustError> {
+        let is = self.take_in(region, certificate, &parse(certificate)?)?;
+        if is == *key_id { Ok(()) } else { Err(TrustError::BadCertificate("it has another id".to_owned())) }
+    }
+
+    fn take_in(
+        &mut self,
+        region: &RegionName,
+        certificate: &[u8],
+        parsed: &X509Certificate<'_>,
+    ) -> Result<KeyId, TrustError> {
         let expected = uri(&self.cluster_id, region);
-        if uri_name(&der).as_deref() != Some(expected.as_str()) {
-            return Err(bad(format!("it does not name {expected}")));
+        if uri_name(&CertificateDer::from(certificate)).as_deref() != Some(expected.as_str()) {
+            return Err(TrustError::BadCertificate(format!("it does not name {expected}")));
         }
         let public = parsed.public_key();
         if public.algorithm.algorithm != OID_SIG_ED25519 {
-            return Err(bad("its key is not Ed25519".to_owned()));
+            return Err(TrustError::BadCertificate("its key is not Ed25519".to_owned()));
         }
         let key_id = hash_of(certificate);
         let key = public.subject_public_key.data.to_vec();
         self.keys.entry(region.clone()).or_default().insert(key_id, key);
         Ok(key_id)
     }
+}
+
+fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, TrustError> {
+    let parsed = X509Certificate::from_der(certificate);
+    parsed.map(|(_, parsed)| parsed).map_err(|error| TrustError::BadCertificate(error.to_string()))
 }
 
 impl Trust for KeyRing {

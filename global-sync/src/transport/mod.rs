@@ -19,4 +19,4 @@ pub use tls::{Credentials, TlsError};
 pub const ALPN: &[u8] = b"gocomet-sync/1";
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,10 +1,11 @@
 //! A mesh and whoever calls it: strangers, impostors, and members that do not keep to the wire.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use quinn::{Connection, ConnectionError, Endpoint, VarInt};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType};
+use rustls::RootCertStore;
 use tokio::{
     sync::mpsc,
     time::{sleep, timeout},
@@ -17,13 +18,13 @@ use crate::{
     store::Piece,
 };
 
-struct Authority {
+pub(crate) struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
@@ -39,20 +40,40 @@ impl Authority {
 
     /// The same, for somebody who believes another authority.
     fn credentials_that_believe(&self, believed: &Self, cluster: &str, region: &str) -> Credentials {
-        let folder: PathBuf = std::env::temp_dir().join(format!("gocomet-tls-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let contents = [believed.pem.clone(), self.certificate(cluster, region, &key), key.serialize_pem()];
+        let region = region.parse().unwrap();
+        in_files(contents, |[ca, cert, key]| Credentials::load(ca, cert, key, cluster, &region).unwrap())
+    }
+
+    /// The key a region signs its facts with, and the authorities that vouch for it.
+    pub(crate) fn signing_key(&self, cluster: &str, region: &str) -> (SigningKey, Arc<RootCertStore>) {
+        let roots = self.credentials(cluster, region).roots();
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let contents = [self.certificate(cluster, region, &key), key.serialize_pem()];
+        let region = region.parse().unwrap();
+        let load = |[cert, key]: &[PathBuf; 2]| SigningKey::load(cert, key, roots.clone(), cluster, &region).unwrap();
+        (in_files(contents, load), roots)
+    }
+
+    fn certificate(&self, cluster: &str, region: &str, key: &KeyPair) -> String {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::URI(format!("gocomet://{cluster}/{region}").try_into().unwrap()));
-        let key = KeyPair::generate().unwrap();
-        let files = ["ca.pem", "node.pem", "node.key"].map(|name| folder.join(name));
-        std::fs::write(&files[0], &believed.pem).unwrap();
-        std::fs::write(&files[1], params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
-        std::fs::write(&files[2], key.serialize_pem()).unwrap();
-        let credentials =
-            Credentials::load(&files[0], &files[1], &files[2], cluster, &region.parse().unwrap()).unwrap();
-        std::fs::remove_dir_all(folder).unwrap();
-        credentials
+        params.signed_by(key, &self.issuer).unwrap().pem()
     }
+}
+
+/// What `load` makes of files with these contents, which are gone afterwards.
+fn in_files<const COUNT: usize, T>(contents: [String; COUNT], load: impl FnOnce(&[PathBuf; COUNT]) -> T) -> T {
+    let folder = std::env::temp_dir().join(format!("gocomet-tls-{}", uuid::Uuid::now_v7()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let files = std::array::from_fn(|number| folder.join(number.to_string()));
+    for (file, content) in files.iter().zip(contents) {
+        std::fs::write(file, content).unwrap();
+    }
+    let loaded = load(&files);
+    std::fs::remove_dir_all(folder).unwrap();
+    loaded
 }
 
 struct Listening {

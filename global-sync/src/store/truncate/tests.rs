@@ -1,7 +1,7 @@
 use shared::fact::FactStream;
 use sqlx::PgPool;
 
-use crate::store::tests::{Home, log, settlement};
+use crate::store::tests::{CLUSTER, HashSigner, Home, log, settlement};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn only_old_and_applied_entries_up_to_the_given_one_are_dropped_and_none_that_is_set_aside(pool: PgPool) {
@@ -29,5 +29,5 @@ async fn only_old_and_applied_entries_up_to_the_given_one_are_dropped_and_none_t
     assert_eq!(read(7).await.map(|sent| sent.entries.len()), Some(4));
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 10);
     assert_eq!(truncate(10, 0.0).await, (9, false), "the newest stays");
-    assert_eq!(us.store.verify_log(&ledger, 1, 100).await.unwrap().damage, vec![]);
+    assert_eq!(us.store.verify_log(CLUSTER, &ledger, 1, 100, &mut HashSigner).await.unwrap().damage, vec![]);
 }

@@ -3,13 +3,13 @@ use sqlx::PgPool;
 
 use super::*;
 use crate::protocol::Head;
-use crate::store::tests::{Home, batch, log, settlement};
+use crate::store::tests::{CLUSTER, HashSigner, Home, batch, log, settlement};
 
 async fn look(us: &Home, log: &LogId) -> Vec<u64> {
     let mut found = Vec::new();
     let mut from = 1;
     loop {
-        let looked = us.store.verify_log(log, from, 7).await.unwrap();
+        let looked = us.store.verify_log(CLUSTER, log, from, 7, &mut HashSigner).await.unwrap();
         found.extend(looked.damage.into_iter().map(|damage| damage.seq));
         let Some(next) = looked.next else { return found };
         from = next;
@@ -41,6 +41,35 @@ async fn a_bit_that_flips_anywhere_in_a_row_of_the_log_is_found_by_its_number(po
     }
     sqlx::query("DELETE FROM repl_log WHERE seq IN (9, 20)").execute(us.store.pool()).await.unwrap();
     assert_eq!(look(&us, &ledger).await, [9, 20]);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_signature_that_changed_strayed_or_vanished_is_found_by_the_number_of_its_entry(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    for n in 1..=20 {
+        us.commit(&settlement(n)).await;
+        us.number().await;
+    }
+    let ledger = log("us-east", FactStream::Ledger);
+    us.store.truncate(&us.fence, &ledger, 3, 0.0).await.unwrap();
+    assert_eq!(look(&us, &ledger).await, Vec::<u64>::new());
+    let flip = "SET signature = set_bit(signature, 99, 1 - get_bit(signature, 99)) WHERE seq =";
+    for (change, undo, found) in [
+        (format!("{flip} 4"), format!("{flip} 4"), vec![4]),
+        (format!("{flip} 11"), format!("{flip} 11"), vec![11]),
+        (format!("{flip} 20"), format!("{flip} 20"), vec![20]),
+        ("SET seq = 2 WHERE seq = 6".to_owned(), "SET seq = 6 WHERE seq = 2".to_owned(), vec![2]),
+        ("SET seq = 84 WHERE seq = 20".to_owned(), "SET seq = 20 WHERE seq = 84".to_owned(), vec![84, 20]),
+    ] {
+        let update = async |what: &str| {
+            let sql = format!("UPDATE repl_checkpoint {what}");
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(us.store.pool()).await.unwrap();
+        };
+        update(&change).await;
+        assert_eq!(look(&us, &ledger).await, found, "{change}");
+        update(&undo).await;
+    }
+    assert_eq!(look(&us, &ledger).await, Vec::<u64>::new());
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -77,7 +106,7 @@ async fn a_settlement_that_changed_or_vanished_in_the_ledger_is_named_by_its_id(
         let row: Vec<u8> = us.scalar("SELECT body_hash FROM ledger_facts WHERE origin_seq = 7").await;
         let change = format!("UPDATE ledger_facts SET {change} WHERE origin_seq = 7");
         sqlx::query(sqlx::AssertSqlSafe(change)).execute(&us.superuser).await.unwrap();
-        let damage = us.store.verify_log(&ledger, 1, 100).await.unwrap().damage;
+        let damage = us.store.verify_log(CLUSTER, &ledger, 1, 100, &mut HashSigner).await.unwrap().damage;
         assert_eq!(damage.len(), 1);
         assert!(damage[0].seq == 7 && damage[0].what.contains(&Uuid::from_u128(7).to_string()), "{damage:?}");
         let restore = "UPDATE ledger_facts SET amount = 70, currency = 'EUR', tenant_id = 'porto-taxis',
@@ -85,6 +114,6 @@ async fn a_settlement_that_changed_or_vanished_in_the_ledger_is_named_by_its_id(
                        WHERE origin_seq = 7";
         let restore = sqlx::query(restore).bind(row).bind(Uuid::from_u128(2_000_007));
         restore.execute(&us.superuser).await.unwrap();
-        assert_eq!(us.store.verify_log(&ledger, 1, 100).await.unwrap().damage, vec![]);
+        assert_eq!(us.store.verify_log(CLUSTER, &ledger, 1, 100, &mut HashSigner).await.unwrap().damage, vec![]);
     }
 }
