@@ -1,5 +1,5 @@
 //! One ride after another, explored: every order in which a driver's trip can end while he accepts the next ride, and somebody
-//! gives it up, cancels it or goes offline.
+//! gives it up, cancels it or goes offline, or a node dies in the middle.
 //!
 //! As in `model.rs`, the steps are the grain at which transactions see each other. A ride's row is its lock; who accepts reads
 //! the trip before and holds it, who ends a trip writes it and only then looks for what follows.
@@ -80,6 +80,10 @@ enum Step {
     GivesBack(RideNo),
     Cancels(RideNo),
     GoesOffline,
+    /// The node that accepts dies before it commits.
+    DiesAccepting,
+    /// The node that ends a trip does.
+    DiesEnding,
 }
 
 impl World {
@@ -145,7 +149,10 @@ impl Model for Protocol {
             }
         }
         if world.accepting.is_some() {
-            steps.push(Step::Accepted);
+            steps.extend([Step::Accepted, Step::DiesAccepting]);
+        }
+        if world.ending.is_some() {
+            steps.push(Step::DiesEnding);
         }
         match world.ending {
             Some(Ending { found: None, .. }) => steps.push(Step::Looks),
@@ -216,6 +223,12 @@ impl Model for Protocol {
                 {
                     next.rides[found].status = Status::UnderWay;
                 }
+            }
+            // Postgres rolls the transaction back.
+            Step::DiesAccepting => next.accepting = None,
+            Step::DiesEnding => {
+                next.rides[world.ending?.ride].status = Status::UnderWay;
+                next.ending = None;
             }
             Step::GivesBack(ride) => next.rides[ride].status = Status::Requested,
             Step::Cancels(ride) => next.rides[ride].status = Status::Cancelled,

@@ -4,7 +4,8 @@
 //! The model is this module's SQL at the grain at which transactions see each other: a node claims, plans, inserts under the
 //! snapshot its statement began with, marks under a new one, and commits; it may be slow or die anywhere in between. What is
 //! locked cannot be changed, and what is not committed cannot be seen, by others. Whom a node asks is free: its table may
-//! believe anything. Each rule of the protocol can be left out, and then the model must find what that rule is for.
+//! believe anything. That no ride hangs is asked of each state: whatever happened, nodes and time alone end every ride. Each
+//! rule of the protocol can be left out, and then the model must find what that rule is for.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,11 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 const RIDES: usize = 2;
 const DRIVERS: usize = 2;
 const NODES: usize = 2;
-/// Claims of one ride; enough for each node to claim, die or be slow, and be overtaken.
+/// Claims of one ride that may go wrong; enough for each node to claim, die or be slow, and be overtaken. What ends the ride is
+/// claimed after them, too, by a node that is in time.
 const MOST_CLAIMS: u8 = 3;
+/// More than all nodes have left to do once nobody disturbs them.
+const REST: usize = 40;
 
 type RideNo = usize;
 type DriverNo = usize;
@@ -41,6 +45,8 @@ struct Protocol {
     accepts_under_the_lock: bool,
     /// A lease ends by itself.
     leases_end: bool,
+    /// A ride nobody took in time is claimed to be ended.
+    expires: bool,
 }
 
 const KEPT: Protocol = Protocol {
@@ -53,6 +59,7 @@ const KEPT: Protocol = Protocol {
     takes_the_others_back: true,
     accepts_under_the_lock: true,
     leases_end: true,
+    expires: true,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,6 +75,8 @@ struct Ride {
     /// Number of the claim that holds it; none while it is due.
     lease: Option<u8>,
     claims: u8,
+    /// Nobody took it in time; clocks differ, so that some may take it for open still.
+    is_late: bool,
     locked_by: Option<NodeNo>,
     /// Who drives.
     trips: Drivers,
@@ -110,6 +119,13 @@ enum Status {
     Offered,
     Accepted,
     Cancelled,
+    Expired,
+}
+
+impl Status {
+    fn is_open(self) -> bool {
+        matches!(self, Self::Requested | Self::Offered)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -145,6 +161,11 @@ enum Node {
         claim: u8,
         made: Drivers,
     },
+    /// Claimed a ride to end it.
+    Ending {
+        ride: RideNo,
+        claim: u8,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -157,6 +178,12 @@ enum Step {
     Begins(NodeNo),
     Inserts(NodeNo),
     MarksAndCommits(NodeNo),
+    TimeIsUp(RideNo),
+    ClaimsToEnd {
+        node: NodeNo,
+        ride: RideNo,
+    },
+    Ends(NodeNo),
     Dies(NodeNo),
     LeaseEnds(RideNo),
     Accepts {
@@ -171,6 +198,26 @@ enum Step {
     GivesUp(RideNo),
     Cancels(RideNo),
     GoesOffline(DriverNo),
+}
+
+impl Step {
+    /// In which order things happen that need neither people nor faults: nodes finish what they do, then time passes and brings
+    /// them work. None for what may never happen.
+    fn turn(&self) -> Option<u8> {
+        match self {
+            Self::Begins(_) | Self::Inserts(_) | Self::MarksAndCommits(_) | Self::Ends(_) => Some(0),
+            Self::LetsGo { .. } => Some(1),
+            Self::TimeIsUp(_) => Some(2),
+            Self::LeaseEnds(_) => Some(3),
+            Self::ClaimsToEnd { .. } => Some(4),
+            Self::Claims { .. }
+            | Self::Dies(_)
+            | Self::Accepts { .. }
+            | Self::GivesUp(_)
+            | Self::Cancels(_)
+            | Self::GoesOffline(_) => None,
+        }
+    }
 }
 
 impl World {
@@ -201,6 +248,26 @@ impl World {
             (of.status, of.lease) = (Status::Requested, None);
         }
     }
+
+    /// Whether every ride ends once people do nothing more and no node fails: from wherever it is, time and the nodes alone
+    /// bring it to its end.
+    fn comes_to_rest(&self, protocol: &Protocol) -> bool {
+        let mut world = self.clone();
+        let mut steps = Vec::new();
+        for _ in 0..REST {
+            if !world.rides.iter().any(|ride| ride.status.is_open()) {
+                return true;
+            }
+            protocol.actions(&world, &mut steps);
+            let by_turn = |step: &Step| Some((step.turn()?, step.clone()));
+            let Some((_, step)) = steps.drain(..).filter_map(|step| by_turn(&step)).min_by_key(|(turn, _)| *turn)
+            else {
+                return false;
+            };
+            world = protocol.next_state(&world, step).expect("what happens by itself is never refused");
+        }
+        false
+    }
 }
 
 impl Model for Protocol {
@@ -208,8 +275,14 @@ impl Model for Protocol {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        let ride =
-            Ride { status: Status::Requested, lease: None, claims: 0, locked_by: None, trips: Drivers::default() };
+        let ride = Ride {
+            status: Status::Requested,
+            lease: None,
+            claims: 0,
+            is_late: false,
+            locked_by: None,
+            trips: Drivers::default(),
+        };
         let driver =
             || Driver { online: true, offers: BTreeMap::new(), remembers: BTreeSet::new(), pending: BTreeSet::new() };
         vec![World { rides: [ride; RIDES], drivers: [driver(), driver()], nodes: [Node::Idle, Node::Idle] }]
@@ -220,14 +293,19 @@ impl Model for Protocol {
             match state {
                 Node::Idle => {
                     for (ride, of) in world.rides.iter().enumerate() {
-                        let is_due = of.status == Status::Requested && of.lease.is_none();
-                        if is_due && of.locked_by.is_none() && of.claims < MOST_CLAIMS {
+                        let is_due = of.status.is_open() && of.lease.is_none() && of.locked_by.is_none();
+                        let is_asked_for = is_due && of.status == Status::Requested && of.claims < MOST_CLAIMS;
+                        if is_asked_for && !of.is_late {
                             steps.extend(Drivers::groups().map(|ask| Step::Claims { node, ride, ask }));
+                        }
+                        if is_due && of.is_late && self.expires {
+                            steps.push(Step::ClaimsToEnd { node, ride });
                         }
                     }
                 }
                 Node::Planned { ride, .. } if world.rides[*ride].locked_by.is_none() => steps.push(Step::Begins(node)),
-                Node::Planned { .. } => {}
+                Node::Ending { ride, .. } if world.rides[*ride].locked_by.is_none() => steps.push(Step::Ends(node)),
+                Node::Planned { .. } | Node::Ending { .. } => {}
                 // The index makes it wait for who inserts, and has not committed, the same.
                 Node::Inserting { ask, .. } => {
                     let is_free = |driver: DriverNo| world.drivers[driver].pending.is_empty();
@@ -237,15 +315,19 @@ impl Model for Protocol {
                 }
                 Node::Inserted { .. } => steps.push(Step::MarksAndCommits(node)),
             }
-            if *state != Node::Idle {
+            let is_in_time = matches!(state, Node::Ending { claim, .. } if *claim > MOST_CLAIMS);
+            if *state != Node::Idle && !is_in_time {
                 steps.push(Step::Dies(node));
             }
         }
         for (ride, of) in world.rides.iter().enumerate().filter(|(_, ride)| ride.locked_by.is_none()) {
-            if of.lease.is_some() && of.status == Status::Requested && self.leases_end {
+            if of.lease.is_some_and(|claim| claim <= MOST_CLAIMS) && of.status.is_open() && self.leases_end {
                 steps.push(Step::LeaseEnds(ride));
             }
-            if of.status != Status::Cancelled {
+            if of.status.is_open() && !of.is_late {
+                steps.push(Step::TimeIsUp(ride));
+            }
+            if !matches!(of.status, Status::Cancelled | Status::Expired) {
                 steps.push(Step::Cancels(ride));
             }
             if !of.trips.is_empty() {
@@ -280,8 +362,7 @@ impl Model for Protocol {
             Step::Begins(node) => {
                 let Node::Planned { ride, claim, ask } = next.nodes[node].clone() else { return None };
                 let of = &mut next.rides[ride];
-                let is_open = matches!(of.status, Status::Requested | Status::Offered);
-                if !is_open || (self.checks_the_lease && of.lease != Some(claim)) {
+                if !of.status.is_open() || (self.checks_the_lease && of.lease != Some(claim)) {
                     next.nodes[node] = Node::Idle;
                 } else {
                     of.locked_by = Some(node);
@@ -315,6 +396,22 @@ impl Model for Protocol {
                 }
                 next.nodes[node] = Node::Idle;
             }
+            Step::TimeIsUp(ride) => next.rides[ride].is_late = true,
+            Step::ClaimsToEnd { node, ride } => {
+                let of = &mut next.rides[ride];
+                of.claims += 1;
+                of.lease = Some(of.claims);
+                next.nodes[node] = Node::Ending { ride, claim: of.claims };
+            }
+            Step::Ends(node) => {
+                let Node::Ending { ride, claim } = next.nodes[node].clone() else { return None };
+                next.nodes[node] = Node::Idle;
+                let of = next.rides[ride];
+                if of.status.is_open() && (!self.checks_the_lease || of.lease == Some(claim)) {
+                    next.withdraw(ride);
+                    (next.rides[ride].status, next.rides[ride].lease) = (Status::Expired, None);
+                }
+            }
             Step::Dies(node) => {
                 // Postgres rolls its transaction back.
                 if let Node::Inserting { ride, .. } | Node::Inserted { ride, .. } = next.nodes[node].clone() {
@@ -345,7 +442,8 @@ impl Model for Protocol {
             }
             Step::GivesUp(ride) => {
                 let of = &mut next.rides[ride];
-                (of.status, of.trips, of.lease) = (Status::Requested, Drivers::default(), None);
+                // Its time begins anew.
+                (of.status, of.trips, of.lease, of.is_late) = (Status::Requested, Drivers::default(), None, false);
             }
             Step::Cancels(ride) => {
                 next.withdraw(ride);
@@ -385,17 +483,10 @@ impl Model for Protocol {
             Property::always("only an open ride is offered, and an offered one has its offer", |_, world: &World| {
                 (0..RIDES).all(|ride| (world.rides[ride].status == Status::Offered) == world.is_offered(ride))
             }),
-            Property::always("a ride that waits is due, or will be", |protocol: &Self, world: &World| {
-                world.rides.iter().enumerate().all(|(number, ride)| {
-                    let is_worked_on = world.nodes.iter().any(|node| match node {
-                        Node::Idle => false,
-                        Node::Planned { ride, .. } | Node::Inserting { ride, .. } | Node::Inserted { ride, .. } => {
-                            *ride == number
-                        }
-                    });
-                    ride.status != Status::Requested || ride.lease.is_none() || is_worked_on || protocol.leases_end
-                })
+            Property::always("only a ride nobody took in time expires", |_, world: &World| {
+                world.rides.iter().all(|ride| ride.status != Status::Expired || ride.is_late)
             }),
+            Property::always("a ride never hangs", |protocol: &Self, world: &World| world.comes_to_rest(protocol)),
             Property::sometimes("both rides are driven", |_, world: &World| {
                 world.rides.iter().all(|ride| !ride.trips.is_empty())
             }),
@@ -404,6 +495,9 @@ impl Model for Protocol {
             }),
             Property::sometimes("a ride is driven after a node died and another was overtaken", |_, world: &World| {
                 world.rides.iter().any(|ride| ride.claims == MOST_CLAIMS && !ride.trips.is_empty())
+            }),
+            Property::sometimes("a ride expires after nodes failed to end it", |_, world: &World| {
+                world.rides.iter().any(|ride| ride.claims > MOST_CLAIMS && ride.status == Status::Expired)
             }),
         ]
     }
@@ -434,7 +528,9 @@ fn each_rule_of_the_protocol_is_there_for_something() {
             "only an open ride is offered, and an offered one has its offer",
         ),
         (Protocol { accepts_under_the_lock: false, ..KEPT }, "a ride has one driver at most"),
-        (Protocol { leases_end: false, ..KEPT }, "a ride that waits is due, or will be"),
+        (Protocol { checks_the_lease: false, ..KEPT }, "only a ride nobody took in time expires"),
+        (Protocol { leases_end: false, ..KEPT }, "a ride never hangs"),
+        (Protocol { expires: false, ..KEPT }, "a ride never hangs"),
     ];
     for (protocol, broken) in left_out {
         let found = HasDiscoveries::AllOf([broken].into());
