@@ -4,6 +4,7 @@ use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use fred::interfaces::ClientLike;
 use futures::{SinkExt, StreamExt};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use shared::{
     geo::Point,
@@ -315,6 +316,10 @@ async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let address = region.serve().await;
     let driver = region.driver().await;
+    // Of this thread, on which all of the test runs.
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    let _counted_here = metrics::set_default_local_recorder(&recorder);
     let mut client = slow_reader(address, &driver).await;
     for _ in 0..30_000 {
         tell_of_an_offer(&region, &driver);
@@ -322,6 +327,11 @@ async fn a_reader_too_slow_for_what_it_must_know_is_cut_off(pool: PgPool) {
         let () = region.app.redis.ping(None).await.unwrap();
     }
     while !matches!(client.text().await.as_str(), "41" | "closed") {}
+    let counted = metrics.render();
+    assert!(
+        counted.contains(r#"region_node_slow_sockets_total{why="queue_full"} 1"#),
+        "cut off, but not for that: {counted}"
+    );
 }
 
 /// Settings of nodes that hear each other and nobody else.
@@ -422,16 +432,33 @@ async fn hears_at_another_node(here: &TestRegion) {
             assert_eq!(client.event("ride:offer_withdrawn").await["offer_id"], offer_id);
         }
     }
-    // Of positions only the latest counts.
-    let rider = here.rider().await;
+    let (rider, other) = (here.rider().await, here.rider().await);
     let mut client = Client::signed_in(address, &rider).await;
+    let mut outsiders =
+        vec![Client::signed_in(address, &other).await, Client::signed_in(here.serve().await, &other).await];
+    outsiders.extend(drivers.into_iter().map(|(client, _)| client));
     let (rider_id, ride_id) = (RiderId(rider.id), RideId::new());
-    for lat in 0..=50 {
-        let position =
-            Position { point: Point::new(f64::from(lat), 2.0), heading: None, recorded_at: here.clock.now() };
+    let tell_position = |rider_id: RiderId, lat: f64| {
+        let position = Position { point: Point::new(lat, 2.0), heading: None, recorded_at: here.clock.now() };
         here.app.events.tell(Event::DriverMoved { tenant: rider.tenant.clone(), ride_id, rider_id, position });
+    };
+    for lat in 0..=50 {
+        tell_position(rider_id, f64::from(lat));
+        // Delivering takes a way to Redis and back: as long as this, so that no reader is too slow for all of them.
+        let () = here.app.redis.ping(None).await.unwrap();
     }
-    while client.event("driver:location").await["lat"] != 50.0 {}
+    for lat in 0..=50 {
+        assert_eq!(client.event("driver:location").await["lat"], f64::from(lat));
+    }
+    // What the others hear next is what is theirs.
+    tell_position(RiderId(other.id), 77.0);
+    for outsider in &mut outsiders[..2] {
+        assert_eq!(outsider.event("driver:location").await["lat"], 77.0);
+    }
+    for outsider in &mut outsiders[2..] {
+        outsider.emit("location:update", json!({"lat": 1.0, "lng": 1.0})).await;
+        assert_eq!(outsider.early, [], "drivers hear of no car");
+    }
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
