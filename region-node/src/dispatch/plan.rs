@@ -290,7 +290,7 @@ mod tests {
             };
             fleet.learn(*id, standing);
             let point = Point::new(PICKUP.lat + north_m / 111_195.0, PICKUP.lng);
-            fleet.observe(*id, &[Position { point, heading: None, recorded_at: NOW }], NOW);
+            fleet.observe(*id, &mut [Position { point, heading: None, recorded_at: NOW }], NOW);
         }
         fleet
     }

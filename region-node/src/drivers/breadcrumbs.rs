@@ -4,8 +4,12 @@
 //! is decided there, by driver and time, so that a table that knows too little or too much loses and invents nothing.
 //! Until Postgres has taken a batch it stays here, whatever becomes of the call that writes it: who ends a trip writes what
 //! waits, other drivers' traces among it, and may hang up in the middle.
+//!
+//! While Postgres is away the room is shared out: whoever holds more than an equal share keeps every second of his own
+//! positions, the newest among them. So nobody pushes out another's, and each trace becomes coarser, never cut off.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -35,20 +39,63 @@ pub(super) struct Breadcrumbs {
     held: Arc<Mutex<Held>>,
     /// Held while a batch is written, so that whoever needs a whole trace waits for what is under way.
     writing: Arc<tokio::sync::Mutex<()>>,
-    most_held: usize,
+    /// Of what waits. As much may be in the midst of being written, and come back.
+    most_waiting: usize,
 }
 
-/// What Postgres has not taken yet.
+/// What waits to be written.
 #[derive(Default)]
 struct Held {
-    waiting: Vec<Breadcrumb>,
-    /// Taken out to be written; they come back if they are not.
-    being_written: usize,
+    traces: BTreeMap<DriverId, Trace>,
+    /// Positions of all of them.
+    count: usize,
+}
+
+struct Trace {
+    tenant: TenantId,
+    positions: Vec<Position>,
 }
 
 impl Held {
     fn of(held: &Mutex<Self>) -> MutexGuard<'_, Self> {
         held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&mut self, tenant: &TenantId, driver_id: DriverId, positions: &[Position]) {
+        let new = || Trace { tenant: tenant.clone(), positions: Vec::new() };
+        self.traces.entry(driver_id).or_insert_with(new).positions.extend_from_slice(positions);
+        self.count += positions.len();
+    }
+
+    /// Makes what is held fit, but for the newest position of each driver.
+    fn thin(&mut self, most: usize) {
+        let before = self.count;
+        while self.count > most {
+            let share = (most / self.traces.len()).max(1);
+            let held = self.count;
+            for trace in self.traces.values_mut().filter(|trace| trace.positions.len() > share) {
+                self.count -= trace.keep_every_second();
+            }
+            if self.count == held {
+                break;
+            }
+        }
+        if self.count < before {
+            metrics::counter!("region_node_breadcrumbs_dropped_total").increment((before - self.count) as u64);
+        }
+    }
+}
+
+impl Trace {
+    /// Counted from the newest; how many are gone.
+    fn keep_every_second(&mut self) -> usize {
+        let before = self.positions.len();
+        let mut left = before;
+        self.positions.retain(|_| {
+            left -= 1;
+            left.is_multiple_of(2)
+        });
+        before - self.positions.len()
     }
 }
 
@@ -56,6 +103,7 @@ impl Held {
 /// known to be there; what was written after all is found there by its key and not written twice.
 struct Batches<'a> {
     held: &'a Mutex<Held>,
+    most_waiting: usize,
     crumbs: Vec<Breadcrumb>,
     written: usize,
 }
@@ -70,28 +118,28 @@ impl Batches<'_> {
 impl Drop for Batches<'_> {
     fn drop(&mut self) {
         let mut held = Held::of(self.held);
-        held.being_written = 0;
-        let later = mem::replace(&mut held.waiting, self.crumbs.split_off(self.written));
-        held.waiting.extend(later);
+        let later = mem::take(&mut *held);
+        for Breadcrumb { tenant, driver_id, position } in &self.crumbs[self.written..] {
+            held.add(tenant, *driver_id, &[*position]);
+        }
+        for (driver_id, Trace { tenant, positions }) in later.traces {
+            held.add(&tenant, driver_id, &positions);
+        }
+        held.thin(self.most_waiting);
     }
 }
 
 impl Breadcrumbs {
-    /// Holds at most `most_held`.
+    /// Holds at most `most_held`, what is being written included.
     pub(super) fn new(most_held: usize) -> Self {
-        Self { held: Arc::default(), writing: Arc::default(), most_held }
+        Self { held: Arc::default(), writing: Arc::default(), most_waiting: most_held / 2 }
     }
 
     /// Takes the positions of a driver who may be on a trip.
     pub(super) fn drop_all(&self, tenant: &TenantId, driver_id: DriverId, positions: &[Position]) {
         let mut held = Held::of(&self.held);
-        let room = self.most_held.saturating_sub(held.waiting.len() + held.being_written);
-        let crumb = |position: &Position| Breadcrumb { tenant: tenant.clone(), driver_id, position: *position };
-        held.waiting.extend(positions.iter().take(room).map(crumb));
-        let dropped = positions.len().saturating_sub(room);
-        if dropped > 0 {
-            metrics::counter!("region_node_breadcrumbs_dropped_total").increment(dropped as u64);
-        }
+        held.add(tenant, driver_id, positions);
+        held.thin(self.most_waiting);
     }
 
     /// Writes all that waits here; returns once what it found is in Postgres.
@@ -106,15 +154,13 @@ impl Breadcrumbs {
     }
 
     fn take_all(&self) -> Batches<'_> {
-        let mut held = Held::of(&self.held);
-        let mut crumbs = mem::take(&mut held.waiting);
-        held.being_written = crumbs.len();
-        drop(held);
-        // In the order of the key, so that two nodes that write at once never wait for each other in a circle.
-        crumbs.sort_by(|a, b| {
-            (&a.tenant, a.driver_id, a.position.recorded_at).cmp(&(&b.tenant, b.driver_id, b.position.recorded_at))
+        let traces = mem::take(&mut *Held::of(&self.held)).traces;
+        // In an order that is the same everywhere, so that two nodes that write at once never wait for each other in a circle.
+        let crumbs = traces.into_iter().flat_map(|(driver_id, Trace { tenant, mut positions })| {
+            positions.sort_by_key(|position| position.recorded_at);
+            positions.into_iter().map(move |position| Breadcrumb { tenant: tenant.clone(), driver_id, position })
         });
-        Batches { held: &self.held, crumbs, written: 0 }
+        Batches { held: &self.held, most_waiting: self.most_waiting, crumbs: crumbs.collect(), written: 0 }
     }
 }
 
@@ -125,38 +171,62 @@ mod tests {
 
     use super::*;
 
-    const MOST: usize = 6;
-
-    fn trace(from: usize, to: usize) -> Vec<Position> {
-        let at = |i: usize| Position {
+    fn trace(seconds: impl IntoIterator<Item = i64>) -> Vec<Position> {
+        let at = |second: i64| Position {
             point: Point::new(40.0, -74.0),
             heading: None,
-            recorded_at: datetime!(2026-03-01 12:00 UTC) + Duration::seconds(i64::try_from(i).unwrap()),
+            recorded_at: datetime!(2026-03-01 12:00 UTC) + Duration::seconds(second),
         };
-        (from..to).map(at).collect()
+        seconds.into_iter().map(at).collect()
     }
 
-    fn held(crumbs: &Breadcrumbs) -> Vec<Position> {
-        Held::of(&crumbs.held).waiting.iter().map(|crumb| crumb.position).collect()
+    fn held(crumbs: &Breadcrumbs, driver: DriverId) -> Vec<Position> {
+        Held::of(&crumbs.held).traces.get(&driver).map(|trace| trace.positions.clone()).unwrap_or_default()
     }
 
     #[test]
     fn what_was_not_written_comes_back_before_what_came_meanwhile_and_all_of_it_is_bounded() {
-        let (crumbs, tenant, driver) = (Breadcrumbs::new(MOST), "cabs".parse().unwrap(), DriverId::new());
-        crumbs.drop_all(&tenant, driver, &trace(0, 4));
+        let (crumbs, tenant, driver) = (Breadcrumbs::new(12), "cabs".parse().unwrap(), DriverId::new());
+        crumbs.drop_all(&tenant, driver, &trace(0..4));
         let mut batches = crumbs.take_all();
-        assert_eq!(held(&crumbs), []);
-        // What is being written may come back, so there is room for two more only.
-        crumbs.drop_all(&tenant, driver, &trace(4, 9));
+        assert_eq!(held(&crumbs, driver), []);
+        crumbs.drop_all(&tenant, driver, &trace(4..7));
         batches.written = 1;
         drop(batches);
-        assert_eq!(held(&crumbs), trace(1, 6));
-        crumbs.drop_all(&tenant, driver, &trace(6, 9));
-        assert_eq!(held(&crumbs), trace(1, 7));
+        assert_eq!(held(&crumbs, driver), trace(1..7));
+        crumbs.drop_all(&tenant, driver, &trace(7..8));
+        assert_eq!(held(&crumbs, driver), trace([1, 3, 5, 7]), "coarser, from its beginning to its end");
         let mut batches = crumbs.take_all();
         batches.written = batches.next().unwrap().len();
         assert!(batches.next().is_none());
         drop(batches);
-        assert_eq!(held(&crumbs), [], "what was written is gone");
+        assert_eq!(held(&crumbs, driver), [], "what was written is gone");
+    }
+
+    #[test]
+    fn whoever_says_much_pushes_out_nobody_else_s_trace() {
+        let (crumbs, tenant) = (Breadcrumbs::new(200), "cabs".parse().unwrap());
+        let (quiet, loud) = (DriverId::new(), DriverId::new());
+        crumbs.drop_all(&tenant, quiet, &trace(0..50));
+        for second in 0..1_000 {
+            crumbs.drop_all(&tenant, loud, &trace([second]));
+        }
+        assert_eq!(held(&crumbs, quiet), trace(0..50), "not above an equal share");
+        let (all, newest) = (held(&crumbs, loud), trace([999]));
+        assert!((25..=50).contains(&all.len()), "{}", all.len());
+        assert_eq!(all.last(), newest.last());
+        // Somebody more: now all three share.
+        let late = DriverId::new();
+        crumbs.drop_all(&tenant, late, &trace(0..30));
+        assert_eq!(held(&crumbs, late), trace(0..30));
+        assert!(Held::of(&crumbs.held).count <= 100);
+    }
+
+    #[test]
+    fn the_newest_of_each_driver_is_kept_however_many_there_are() {
+        let (crumbs, tenant) = (Breadcrumbs::new(4), "cabs".parse().unwrap());
+        let drivers: Vec<DriverId> = (0..10).map(|_| DriverId::new()).collect();
+        drivers.iter().for_each(|driver| crumbs.drop_all(&tenant, *driver, &trace(0..3)));
+        assert!(drivers.iter().all(|driver| held(&crumbs, *driver) == trace([2])));
     }
 }

@@ -24,7 +24,8 @@ pub struct DriversConfig {
     /// How often the traces of running trips go to Postgres: what a crash of this node can lose of them.
     #[serde(with = "humantime_serde")]
     pub breadcrumbs_every: Duration,
-    /// Positions of running trips held while Postgres is away; beyond this the newest are dropped.
+    /// Positions of running trips held while Postgres is away, half of them at most in the midst of being written; beyond this
+    /// the drivers with most of them keep every second of their own.
     pub breadcrumbs_held: usize,
     /// How often what the table believes of busy drivers is compared with Postgres.
     #[serde(with = "humantime_serde")]

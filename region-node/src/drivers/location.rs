@@ -7,7 +7,7 @@ use serde::Serialize;
 use shared::ids::{DriverId, TenantId};
 use time::OffsetDateTime;
 
-use super::{Duty, Fleet, Observed, Position, PositionsInput, store};
+use super::{Duty, Fleet, LIFE, Observed, Position, PositionsInput, store};
 use crate::{
     app::App,
     http::{Command, Path, Problem, ProblemBody},
@@ -22,6 +22,10 @@ pub struct Taken {
     pub accepted: usize,
     /// Whether riders can find the driver there: offline drivers are found nowhere.
     pub online: bool,
+    /// Seconds since the newest was recorded, if that is too long for anybody to find the driver there: it was sent late, or the
+    /// device's clock is behind. A clock that stays behind by as much is put right within a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late_s: Option<i64>,
 }
 
 /// Takes a driver's position, or an array of 1 to 100 of them; the newest counts, and all of them while on a trip.
@@ -38,9 +42,9 @@ pub(super) async fn take_location(
 ) -> Result<(StatusCode, Json<Taken>), Problem> {
     let id = caller.driver_is(id)?;
     let now = app.clock.now();
-    let positions = command.body.received_at(now);
+    let mut positions = command.body.received_at(now);
     let reporter = Reporter::new(&app, caller.tenant(), id);
-    let taken = reporter.take(&app, &positions, now).await?;
+    let taken = reporter.take(&app, &mut positions, now).await?;
     app.drivers.taken.rest.increment(positions.len() as u64);
     Ok((StatusCode::ACCEPTED, Json(taken)))
 }
@@ -60,18 +64,18 @@ impl Reporter {
     }
 
     /// Takes validated positions, oldest first, in memory alone; none if this node knows nothing of the driver yet.
-    pub fn take_known(&self, app: &App, positions: &[Position], now: OffsetDateTime) -> Option<Taken> {
-        match self.fleet.observe(self.driver_id, positions, now) {
-            Observed::Known { duty, online, moved_to } => {
-                self.follow(app, positions, duty, moved_to);
-                Some(Taken { accepted: positions.len(), online })
-            }
-            Observed::Stranger => None,
-        }
+    pub fn take_known(&self, app: &App, positions: &mut [Position], now: OffsetDateTime) -> Option<Taken> {
+        let (duty, online, moved, before) = match self.fleet.observe(self.driver_id, positions, now) {
+            Observed::Known { duty, online, moved, before } => (duty, online, moved.len(), before),
+            Observed::Stranger => return None,
+        };
+        let late_s = if moved == 0 { note_unused(positions, now) } else { None };
+        self.follow(app, positions, duty, moved, &before);
+        Some(Taken { accepted: positions.len(), online, late_s })
     }
 
     /// Takes validated positions, oldest first, and looks up first who the driver is if this node does not know.
-    pub async fn take(&self, app: &App, positions: &[Position], now: OffsetDateTime) -> Result<Taken, Problem> {
+    pub async fn take(&self, app: &App, positions: &mut [Position], now: OffsetDateTime) -> Result<Taken, Problem> {
         loop {
             if let Some(taken) = self.take_known(app, positions, now) {
                 return Ok(taken);
@@ -90,14 +94,18 @@ impl Reporter {
         Ok(())
     }
 
-    /// What a running trip needs of the positions: its trace whole, its rider shown the newest.
-    fn follow(&self, app: &App, positions: &[Position], duty: Duty, moved_to: Option<Position>) {
+    /// What a running trip needs of the positions: its trace whole, and its rider shown each of the `moved` newest.
+    fn follow(&self, app: &App, positions: &[Position], duty: Duty, moved: usize, before: &[Position]) {
         let Self { tenant, driver_id, .. } = self;
         match duty {
             Duty::OnTrip { ride_id, rider_id } => {
+                if !before.is_empty() {
+                    app.drivers.breadcrumbs.drop_all(tenant, *driver_id, before);
+                }
                 app.drivers.breadcrumbs.drop_all(tenant, *driver_id, positions);
-                if let Some(position) = moved_to {
-                    app.events.tell(Event::DriverMoved { tenant: tenant.clone(), ride_id, rider_id, position });
+                for position in &positions[positions.len() - moved..] {
+                    let (tenant, position) = (tenant.clone(), *position);
+                    app.events.tell(Event::DriverMoved { tenant, ride_id, rider_id, position });
                 }
             }
             // Postgres will know whether there is a trip this node has not heard of.
@@ -107,4 +115,13 @@ impl Reporter {
             Duty::Free | Duty::Offered { .. } => {}
         }
     }
+}
+
+/// Counts positions none of which brought anything new; how late the newest is, in seconds, if that is why.
+fn note_unused(positions: &[Position], now: OffsetDateTime) -> Option<i64> {
+    let late = now - positions.last()?.recorded_at;
+    let is_over = late >= LIFE;
+    let reason = if is_over { "too_old" } else { "overtaken" };
+    metrics::counter!("region_node_positions_unused_total", "reason" => reason).increment(positions.len() as u64);
+    is_over.then(|| late.whole_seconds())
 }

@@ -7,7 +7,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -22,6 +22,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     cells,
+    device_clock::DeviceClock,
     earnings::Middle,
     position::Position,
     record::Record,
@@ -33,6 +34,11 @@ mod tests;
 
 /// A position older than this is gone.
 pub const LIFE: Duration = Duration::seconds(60);
+
+/// A trip this node has not heard of is known to it within this: what its driver says until then is kept, at most so many
+/// positions of each driver.
+const UNHEARD: Duration = Duration::seconds(10);
+const MOST_UNHEARD: usize = 64;
 
 /// When other nodes need to hear of a driver again.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +77,12 @@ struct Row {
     shared: Option<(Point, OffsetDateTime)>,
     waits_to_share: bool,
     waits_to_store: bool,
+    /// Of the device that reports to this node.
+    clock: Option<DeviceClock>,
+    /// It was said that the device's clock is behind.
+    is_known_behind: bool,
+    /// What a driver without a trip said lately: he may have one of which this node is yet to hear.
+    unheard: VecDeque<Position>,
 }
 
 /// A driver as nodes tell each other of one.
@@ -86,7 +98,7 @@ pub struct Sighting {
 
 /// What came of a message with positions.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Observed {
+pub enum Observed<'a> {
     /// Nothing is known of the driver here: look the standing up, [`Fleet::learn`] it and observe again.
     Stranger,
     /// The driver is known.
@@ -95,8 +107,10 @@ pub enum Observed {
         duty: Duty,
         /// The driver is online.
         online: bool,
-        /// The newest position, if it is newer than what was known.
-        moved_to: Option<Position>,
+        /// The positions that are newer than what was known and not over, oldest first; the last is where the driver is.
+        moved: &'a [Position],
+        /// What the driver of a trip said shortly before this node heard of the trip.
+        before: Vec<Position>,
     },
 }
 
@@ -145,14 +159,18 @@ impl Fleet {
         }
     }
 
-    /// Takes positions a driver sent to this node, oldest first. Only one newer than what is known counts, and none
-    /// that is over already.
-    pub fn observe(&self, driver_id: DriverId, positions: &[Position], now: OffsetDateTime) -> Observed {
+    /// Takes positions a driver sent to this node, oldest first. Only those newer than what is known count, and none that is
+    /// over already. A device whose clock is behind has their times put right.
+    pub fn observe<'a>(&self, driver_id: DriverId, positions: &'a mut [Position], now: OffsetDateTime) -> Observed<'a> {
         let Some(mut row) = self.rows.get_mut(&driver_id) else { return Observed::Stranger };
-        let newest = positions.last().copied().filter(|position| {
-            let known = row.position.map(|known| known.recorded_at);
-            position.recorded_at > now - LIFE && known.is_none_or(|known| position.recorded_at >= known)
-        });
+        row.put_right(driver_id, positions, now);
+        let positions: &'a [Position] = positions;
+        let known = row.position.map(|known| known.recorded_at);
+        let is_old = |position: &Position| {
+            position.recorded_at <= now - LIFE || known.is_some_and(|known| position.recorded_at < known)
+        };
+        let moved = &positions[positions.partition_point(is_old)..];
+        let newest = moved.last().copied();
         if let Some(position) = newest {
             row.position = Some(position);
             row.heard_here = true;
@@ -168,7 +186,15 @@ impl Fleet {
                 lock(&self.to_store).push(driver_id);
             }
         }
-        Observed::Known { duty: row.standing.duty.at(now), online: row.standing.online, moved_to: newest }
+        let duty = row.standing.duty.at(now);
+        let before = match duty {
+            Duty::OnTrip { .. } => mem::take(&mut row.unheard).into(),
+            Duty::Free | Duty::Offered { .. } => {
+                row.keep_unheard(positions, now);
+                Vec::new()
+            }
+        };
+        Observed::Known { duty, online: row.standing.online, moved, before }
     }
 
     /// Takes over what is known of a driver's standing, unless something later is known, and shares it.
@@ -470,6 +496,32 @@ impl Row {
             shared: None,
             waits_to_share: false,
             waits_to_store: false,
+            clock: None,
+            is_known_behind: false,
+            unheard: VecDeque::new(),
+        }
+    }
+
+    /// Puts the times right that a device gave whose clock is behind.
+    fn put_right(&mut self, driver_id: DriverId, positions: &mut [Position], now: OffsetDateTime) {
+        let Some(newest) = positions.last().map(|newest| newest.recorded_at) else { return };
+        let behind = self.clock.get_or_insert_with(|| DeviceClock::new(newest, now)).behind(newest, now);
+        if behind.is_zero() {
+            return;
+        }
+        positions.iter_mut().for_each(|position| position.recorded_at += behind);
+        metrics::counter!("region_node_positions_put_right_total").increment(positions.len() as u64);
+        if !mem::replace(&mut self.is_known_behind, true) {
+            let behind_s = behind.whole_seconds();
+            tracing::info!(driver.id = %driver_id, behind_s, "the clock of driver {driver_id}'s device is {behind_s} s behind");
+        }
+    }
+
+    fn keep_unheard(&mut self, positions: &[Position], now: OffsetDateTime) {
+        self.unheard.extend(positions);
+        let is_over = |position: &Position| position.recorded_at <= now - UNHEARD;
+        while self.unheard.len() > MOST_UNHEARD || self.unheard.front().is_some_and(is_over) {
+            self.unheard.pop_front();
         }
     }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::Duration;
+use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use super::*;
@@ -156,6 +157,46 @@ async fn reconcile_all(region: &TestRegion) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_trace_loses_nothing_to_a_node_that_has_yet_to_hear_of_the_trip_nor_to_a_clock_that_is_behind(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let behind = Duration::seconds(90);
+    // How late the driver is told to be, by second.
+    let drives = async |seconds: i32| {
+        let mut told = Vec::new();
+        for second in 0..seconds {
+            let at = (region.clock.now() - behind).format(&time::format_description::well_known::Rfc3339).unwrap();
+            let place = json!({"lat": 40.758 + f64::from(second) * 1e-4, "lng": -73.9855, "recorded_at": at});
+            let taken = driver.post(&path(&driver, "location"), place).await.ok(202);
+            told.push(taken["late_s"].as_i64());
+            region.clock.advance(Duration::SECOND);
+        }
+        told
+    };
+    set_status(&driver, "online").await;
+    let told = drives(60).await;
+    assert_eq!((told[0], told[59]), (Some(90), None));
+    let (ride, trip) = accepted(&region, &rider, &driver).await;
+    let drive = async |what: &str, body: Value| driver.post(&format!("{trip}/{what}"), body).await.ok(200);
+    drive("arrive", json!({})).await;
+    let pin = rider.get(&format!("/v1/rides/{}", ride["id"].as_str().unwrap())).await.ok(200)["pin"].clone();
+    drive("start", json!({"pin": pin})).await;
+    // As another node believes it that did not hear of the trip, until it looks.
+    let fleet = region.app.drivers.live.fleet(&region.tenant);
+    fleet.set_duty(DriverId(driver.id), Duty::Free, region.clock.now());
+    region.app.drivers.set_sharing(true);
+    drives(5).await;
+    background::reconcile(&region.app, false).await.unwrap();
+    drives(15).await;
+    flush_breadcrumbs(&region.app).await.unwrap();
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM breadcrumbs").fetch_one(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    // Times are put right to the second: the first may be of just before the start.
+    assert!((19..=20).contains(&kept), "{kept} of 20");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn the_table_believes_what_postgres_knows(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let (rider, driver) = (region.rider().await, region.driver().await);
@@ -227,7 +268,7 @@ impl Node {
         };
         self.fleet().learn(id, standing);
         let position = Position { point: shared::geo::Point::new(1.0, 1.0), heading: None, recorded_at: now };
-        self.fleet().observe(id, &[position], now);
+        self.fleet().observe(id, &mut [position], now);
         id
     }
 }
@@ -320,9 +361,12 @@ async fn a_node_that_joins_knows_twenty_thousand_drivers_within_seconds() {
     assert_eq!(joins.finds(now), 10);
 }
 
-/// Settings of nodes that hear each other and nobody else.
+/// Settings of nodes that hear each other and nobody else, and in Postgres leave nobody's place.
 fn alone_together(redis: &str) -> String {
-    format!("region = {{ cluster_id = \"{}\" }}\n{redis}\ndrivers = {{ share_every = \"50ms\" }}", Uuid::now_v7())
+    format!(
+        "region = {{ cluster_id = \"{}\" }}\n{redis}\ndrivers = {{ share_every = \"50ms\", store_every = \"1h\" }}",
+        Uuid::now_v7()
+    )
 }
 
 /// Waits until a place shows so many cars.
@@ -347,11 +391,38 @@ async fn set_status(driver: &TestUser, status: &str) {
     driver.post(&path(driver, "status"), json!({"status": status})).await.ok(200);
 }
 
+/// A node that can die as a process does: all at once, in the midst of whatever it does.
+struct Mortal {
+    region: TestRegion,
+    runtime: Option<Runtime>,
+}
+
+impl Mortal {
+    async fn start(pool: PgPool, settings: String) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let born = async move {
+            let region = TestRegion::with_settings(pool, &settings).await;
+            start(&region.app).await.unwrap();
+            region
+        };
+        let region = runtime.spawn(born).await.unwrap();
+        Self { region, runtime: Some(runtime) }
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_node_that_dies_loses_nobody_and_leaves_no_ghost(pool: PgPool) {
-    let here = TestRegion::with_settings(pool, &alone_together("")).await;
+    let dying = Mortal::start(pool, alone_together("")).await;
+    let here = &dying.region;
     let there = here.another_node().await;
-    start(&here.app).await.unwrap();
     start(&there.app).await.unwrap();
     let (rider, moves, leaves) = (there.visited_by(&here.rider().await), here.driver().await, here.driver().await);
     for driver in [&moves, &leaves] {
@@ -359,9 +430,12 @@ async fn a_node_that_dies_loses_nobody_and_leaves_no_ghost(pool: PgPool) {
         report(driver, 40.758).await;
     }
     shows(&rider, 40.758, 2).await;
-    here.app.stop.cancel();
-    here.app.tasks.close();
-    here.app.tasks.wait().await;
+    drop(dying);
+    let mut tx = there.app.db.system().await.unwrap();
+    let written: i64 = sqlx::query_scalar("SELECT count(*) FROM driver_places").fetch_one(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(written, 0, "it had no time to write");
+    shows(&rider, 40.758, 2).await;
     // Both come back at the other node: one somewhere else, one to go home.
     report(&there.visited_by(&moves), 40.768).await;
     set_status(&there.visited_by(&leaves), "offline").await;

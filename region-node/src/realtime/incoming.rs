@@ -21,7 +21,7 @@ use super::{
 use crate::{
     app::App,
     dispatch::{self, AnswerRequest},
-    drivers::{PositionsInput, Reporter},
+    drivers::{PositionsInput, Reporter, Taken},
     http::Problem,
 };
 
@@ -46,7 +46,7 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
         }
         let input = read_positions(&socket, &mut value, ack_id);
         let input = input.and_then(|input| check(&input).map(|()| input));
-        let (positions, now) = match input {
+        let (mut positions, now) = match input {
             Ok(input) => {
                 let now = self.app.clock.now();
                 (input.received_at(now), now)
@@ -59,13 +59,13 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
             return send_taken(ack, ack_id, Err(problem));
         }
         self.app.drivers.taken.socket.increment(positions.len() as u64);
-        if self.reporter.take_known(&self.app, &positions, now).is_some() {
-            return send_taken(ack, ack_id, Ok(()));
+        if let Some(taken) = self.reporter.take_known(&self.app, &mut positions, now) {
+            return send_taken(ack, ack_id, Ok(taken));
         }
         let (app, reporter) = (self.app.clone(), self.reporter.clone());
         self.app.spawn(async move {
-            let taken = reporter.take(&app, &positions, now).await;
-            send_taken(ack, ack_id, taken.map(drop));
+            let taken = reporter.take(&app, &mut positions, now).await;
+            send_taken(ack, ack_id, taken);
         });
     }
 }
@@ -98,12 +98,13 @@ fn admit(socket: &Socket<Adapter>, verdict: Verdict) -> Result<(), Problem> {
     Err(Problem::new(Code::RateLimited, "this socket sends too much"))
 }
 
-fn send_taken(ack: AckSender<Adapter>, ack_id: Option<i64>, taken: Result<(), Problem>) {
+fn send_taken(ack: AckSender<Adapter>, ack_id: Option<i64>, taken: Result<Taken, Problem>) {
     if ack_id.is_none() {
         return;
     }
     let answer = match taken {
-        Ok(()) => json!({"ok": true}),
+        Ok(Taken { late_s: None, .. }) => json!({"ok": true}),
+        Ok(Taken { late_s: Some(late_s), .. }) => json!({"ok": true, "late_s": late_s}),
         Err(problem) => json!({"ok": false, "code": problem.code()}),
     };
     send(ack, &answer);

@@ -182,7 +182,7 @@ mod tests {
             tell(fleet, driver_id, true, Duty::Free, at);
         }
         let point = Point::new(RANK.lat + north_m / 111_195.0, RANK.lng);
-        fleet.observe(driver_id, &[Position { point, heading: None, recorded_at: at }], at);
+        fleet.observe(driver_id, &mut [Position { point, heading: None, recorded_at: at }], at);
     }
 
     fn tell(fleet: &Fleet, driver_id: DriverId, online: bool, duty: Duty, at: OffsetDateTime) {

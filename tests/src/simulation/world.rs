@@ -522,7 +522,7 @@ impl<'a> World<'a> {
         let Driver { id, place, lie, .. } = &self.drivers[driver];
         let now = self.time();
         let point = Point::new(place.lat + lie.0, place.lng + lie.1);
-        self.fleet.observe(*id, &[Position { point, heading: None, recorded_at: now }], now);
+        self.fleet.observe(*id, &mut [Position { point, heading: None, recorded_at: now }], now);
     }
 }
 

@@ -45,17 +45,19 @@ fn everyone(fleet: &Fleet, now: OffsetDateTime) -> Vec<DriverId> {
 
 fn online_at(fleet: &Fleet, n: u128, point: Point, now: OffsetDateTime) -> DriverId {
     fleet.learn(driver(n), standing(true, START));
-    fleet.observe(driver(n), &[at(point, now)], now);
+    fleet.observe(driver(n), &mut [at(point, now)], now);
     driver(n)
 }
 
 #[test]
 fn a_stranger_s_position_waits_until_the_standing_is_known() {
     let fleet = fleet();
-    assert_eq!(fleet.observe(driver(1), &[at(CENTER, START)], START), Observed::Stranger);
+    assert_eq!(fleet.observe(driver(1), &mut [at(CENTER, START)], START), Observed::Stranger);
     fleet.learn(driver(1), standing(true, START));
-    let known = fleet.observe(driver(1), &[at(CENTER, START)], START);
-    assert_eq!(known, Observed::Known { duty: Duty::Free, online: true, moved_to: Some(at(CENTER, START)) });
+    let moved = &[at(CENTER, START)];
+    let mut said = [at(CENTER, START)];
+    let known = fleet.observe(driver(1), &mut said, START);
+    assert_eq!(known, Observed::Known { duty: Duty::Free, online: true, moved, before: Vec::new() });
     assert_eq!(everyone(&fleet, START), [driver(1)]);
 }
 
@@ -64,7 +66,7 @@ fn a_driver_who_moved_is_found_only_where_they_are_now() {
     let fleet = fleet();
     let id = online_at(&fleet, 1, CENTER, START);
     let there = north_of(CENTER, 8_000.0);
-    fleet.observe(id, &[at(there, START + Duration::SECOND)], START + Duration::SECOND);
+    fleet.observe(id, &mut [at(there, START + Duration::SECOND)], START + Duration::SECOND);
     let now = START + Duration::SECOND;
     assert!(fleet.search(CENTER, 2_000.0, 10, now, |_, _| true).is_empty());
     assert_eq!(fleet.search(there, 2_000.0, 10, now, |_, _| true)[0].position.point, there);
@@ -76,7 +78,7 @@ fn an_offline_driver_is_not_found_though_positions_go_on() {
     let fleet = fleet();
     let id = online_at(&fleet, 1, CENTER, START);
     fleet.learn(id, standing(false, START + Duration::SECOND));
-    fleet.observe(id, &[at(CENTER, START + Duration::seconds(2))], START + Duration::seconds(2));
+    fleet.observe(id, &mut [at(CENTER, START + Duration::seconds(2))], START + Duration::seconds(2));
     assert!(everyone(&fleet, START + Duration::seconds(2)).is_empty());
     assert!(fleet.cells.is_empty());
     fleet.learn(id, standing(true, START + Duration::seconds(3)));
@@ -98,9 +100,10 @@ fn a_duplicate_changes_nothing_and_an_older_position_is_dropped() {
     let fleet = fleet();
     let id = online_at(&fleet, 1, CENTER, START);
     let old = at(north_of(CENTER, 500.0), START - Duration::seconds(5));
-    let Observed::Known { moved_to, .. } = fleet.observe(id, &[old], START) else { panic!("known") };
-    assert_eq!(moved_to, None);
-    fleet.observe(id, &[at(CENTER, START)], START);
+    let mut said = [old];
+    let Observed::Known { moved, .. } = fleet.observe(id, &mut said, START) else { panic!("known") };
+    assert_eq!(moved, []);
+    fleet.observe(id, &mut [at(CENTER, START)], START);
     assert_eq!(fleet.search(CENTER, 1_000.0, 10, START, |_, _| true)[0].position, at(CENTER, START));
     assert_eq!(fleet.rows.len(), 1);
 }
@@ -109,8 +112,43 @@ fn a_duplicate_changes_nothing_and_an_older_position_is_dropped() {
 fn a_clock_a_minute_behind_makes_nobody_live() {
     let fleet = fleet();
     fleet.learn(driver(1), standing(true, START));
-    fleet.observe(driver(1), &[at(CENTER, START - LIFE)], START);
+    fleet.observe(driver(1), &mut [at(CENTER, START - LIFE)], START);
     assert!(everyone(&fleet, START).is_empty());
+}
+
+#[test]
+fn a_driver_whose_clock_stays_behind_is_found_and_one_who_repeats_an_old_place_is_not() {
+    let fleet = fleet();
+    let (slow, stuck) = (driver(1), driver(2));
+    for id in [slow, stuck] {
+        fleet.learn(id, standing(true, START));
+    }
+    for second in 0..60 {
+        let now = START + Duration::seconds(second);
+        let there = north_of(CENTER, f64::from(second as i32));
+        fleet.observe(slow, &mut [at(there, now - Duration::seconds(100))], now);
+        fleet.observe(stuck, &mut [at(CENTER, START - Duration::seconds(100))], now);
+    }
+    let now = START + Duration::seconds(59);
+    assert_eq!(everyone(&fleet, now), [slow]);
+    assert_eq!(fleet.sighting(slow, now).unwrap().position, Some(at(north_of(CENTER, 59.0), now)));
+}
+
+#[test]
+fn what_was_said_before_a_trip_was_heard_of_is_given_with_the_next_of_it() {
+    let fleet = fleet();
+    let second = |second: i64| START + Duration::seconds(second);
+    let id = online_at(&fleet, 1, CENTER, START);
+    for number in 1..20 {
+        fleet.observe(id, &mut [at(CENTER, second(number))], second(number));
+    }
+    fleet.set_duty(id, Duty::OnTrip { ride_id: RideId::new(), rider_id: RiderId::new() }, second(15));
+    let said = || match fleet.observe(id, &mut [at(CENTER, second(20))], second(20)) {
+        Observed::Known { before, .. } => before.iter().map(|position| position.recorded_at).collect::<Vec<_>>(),
+        Observed::Stranger => panic!("known"),
+    };
+    assert_eq!(said(), (10..20).map(second).collect::<Vec<_>>(), "the last seconds");
+    assert!(said().is_empty(), "once");
 }
 
 #[test]
@@ -147,7 +185,7 @@ fn only_what_others_need_is_shared() {
     assert_eq!(fleet.take_to_share(START).len(), 1);
     let step = |seconds: i64, metres: f64| {
         let now = START + Duration::seconds(seconds);
-        fleet.observe(id, &[at(north_of(CENTER, metres), now)], now);
+        fleet.observe(id, &mut [at(north_of(CENTER, metres), now)], now);
         fleet.take_to_share(now).len()
     };
     assert_eq!(step(1, 10.0), 0, "not far enough");
@@ -213,7 +251,7 @@ proptest! {
                 Step::Move { driver: n, north_m, east_m } => {
                     let point = Point::new(CENTER.lat + north_m / 111_195.0, CENTER.lng + east_m / 84_000.0);
                     let position = at(point, now);
-                    if let Observed::Known { online, .. } = fleet.observe(driver(n.into()), &[position], now) {
+                    if let Observed::Known { online, .. } = fleet.observe(driver(n.into()), &mut [position], now) {
                         truth.insert(n, (online, Some(position)));
                     }
                 }

@@ -3263,6 +3263,12 @@ export interface components {
         Taken: {
             /** @description Positions received. */
             accepted: number;
+            /**
+             * Format: int64
+             * @description Seconds since the newest was recorded, if that is too long for anybody to find the driver there: it was sent late, or the
+             *     device's clock is behind. A clock that stays behind by as much is put right within a minute.
+             */
+            late_s?: number | null;
             /** @description Whether riders can find the driver there: offline drivers are found nowhere. */
             online: boolean;
         };
