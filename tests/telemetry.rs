@@ -79,6 +79,27 @@ struct Seen {
     path: String,
 }
 
+/// What every region-node counts,
+const EVERYWHERE: &[&str] = &[
+    "region_node_build_info",
+    "region_node_http_requests_total",
+    "region_node_http_request_duration_seconds",
+    "region_node_db_connections",
+    "region_node_db_connections_max",
+    "region_node_directory_age_seconds",
+];
+/// that of the region where the ride was,
+const AT_HOME: &[&str] = &[
+    "region_node_live_drivers",
+    "region_node_rides_total",
+    "region_node_offers_total",
+    "region_node_dispatch_request_to_offer_seconds",
+    "region_node_dispatch_round_duration_seconds",
+    "region_node_payments_total",
+];
+/// and that of the one whose edge was asked.
+const AT_THE_EDGE: &[&str] = &["region_node_forwarded_requests_total"];
+
 /// Who counted what: the service, its region, the metric.
 type Counted = (String, String, String);
 
@@ -138,16 +159,15 @@ impl Collector {
         eventually_within(PATIENCE, "every program's metrics arrive", async || {
             let seen = lock(&self.metrics).clone();
             for region in cluster.regions() {
-                for (service, metric) in [
-                    ("region-node", "region_node_http_requests_total"),
-                    ("region-node", "region_node_http_request_duration_seconds"),
-                    ("region-node", "region_node_live_drivers"),
-                    ("global-sync", "global_sync_applied_total"),
-                    ("global-sync", "global_sync_leader"),
-                ] {
-                    // Drivers live where the ride was.
-                    let expected = metric != "region_node_live_drivers" || region == "us-east";
-                    if expected && !seen.contains(&(service.into(), region.clone(), metric.into())) {
+                let here = match region.as_str() {
+                    "us-east" => AT_HOME,
+                    "eu-west" => AT_THE_EDGE,
+                    _ => &[],
+                };
+                let of_node = EVERYWHERE.iter().chain(here).map(|metric| ("region-node", *metric));
+                let of_sync = ["global_sync_applied_total", "global_sync_leader"].map(|metric| ("global-sync", metric));
+                for (service, metric) in of_node.chain(of_sync) {
+                    if !seen.contains(&(service.into(), region.clone(), metric.into())) {
                         return Err(format!("{metric} of {service} in {region} is missing"));
                     }
                 }

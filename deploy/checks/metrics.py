@@ -77,12 +77,16 @@ def check_files() -> None:
 
 
 def check_sources() -> None:
+    named: set[str] = set()
     for program in ("region-node", "global-sync"):
         for path in (ROOT / program / "src").rglob("*.rs"):
+            named |= set(re.findall(r'"((?:region_node|global_sync)_[a-z0-9_]+)"', path.read_text()))
             for macro, name in re.findall(r'\b(counter|gauge|histogram)!\(\s*"([a-z_0-9]+)"', path.read_text()):
                 place = path.relative_to(ROOT)
                 found.unless(name in listed, f"{place}: {name} is not in {FOLDER}/README.md")
                 found.unless(listed.get(name, (macro,))[0] == macro, f"{place}: {name} is listed as a {listed.get(name, ('',))[0]}")
+    for name in listed:
+        found.unless(name in named, f"{FOLDER}/README.md: {name} is in no program")
 
 
 def print_expressions() -> None:

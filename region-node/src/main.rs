@@ -66,6 +66,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
                 .await;
         }
         let telemetry = shared::telemetry::start("region-node", config.region.name.as_str(), &config.telemetry)?;
+        let role = match config.role {
+            NodeRole::Full => "full",
+            NodeRole::Edge => "edge",
+        };
+        metrics::gauge!("region_node_build_info", "version" => env!("CARGO_PKG_VERSION"), "role" => role).set(1.0);
         let stop = CancellationToken::new();
         let signalled = stop.clone();
         let metrics = telemetry.metrics.clone();

@@ -1,6 +1,6 @@
 //! Starting a node, its background work, and stopping it in order.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use axum::{Router, routing::get};
@@ -15,7 +15,7 @@ use crate::{
     config::{Config, FullConfig, HttpConfig},
     db, dispatch, drivers,
     http::{self, DRAIN, Problem, forget_old_answers, router},
-    identity, payments, surge,
+    identity, payments, rides, surge,
     tenants::{self, RegionEntry},
     travel, zones,
 };
@@ -27,6 +27,9 @@ const DIRECTORY_CHANGED: &str = "directory_changed";
 const TOLD_TOGETHER: usize = 1000;
 const TAKEN_UP_SINGLY: usize = 32;
 const PUBLISH_DRAFTS: Duration = Duration::from_secs(2);
+/// What is known without a query.
+const REPORT: Duration = Duration::from_secs(1);
+const REPORT_RIDES: Duration = Duration::from_secs(15);
 const SWEEP: Duration = Duration::from_secs(600);
 
 /// Serves a full node until `stop`.
@@ -120,6 +123,16 @@ fn start_background_work(app: &App) {
     app.spawn(payments::reconcile_due(app.clone()));
     app.spawn(payments::pay_out_daily(app.clone()));
     app.spawn(payments::book_forgotten_payouts(app.clone()));
+    app.spawn(every(app.clone(), REPORT, async |app| {
+        app.db.report();
+        app.tenants.directory_cell().report();
+        Ok(())
+    }));
+    let reported = Arc::new(rides::Reported::default());
+    app.spawn(every(app.clone(), REPORT_RIDES, move |app| {
+        let reported = reported.clone();
+        async move { rides::report_open(&app, &reported).await }
+    }));
     app.spawn(every(app.clone(), PUBLISH_DRAFTS, async |app| tenants::publish_due_drafts(&app).await));
     app.spawn(every(app.clone(), SWEEP, async |app| {
         forget_old_answers(&app.db, app.clock.now()).await?;

@@ -113,6 +113,20 @@ impl Db {
         &self.system
     }
 
+    /// Reports how many connections there are and may be.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub fn report(&self) {
+        for (name, pool) in [("app", &self.app), ("system", &self.system)] {
+            let idle = pool.num_idle();
+            let used = (pool.size() as usize).saturating_sub(idle);
+            for (state, count) in [("used", used), ("idle", idle)] {
+                metrics::gauge!("region_node_db_connections", "pool" => name, "state" => state).set(count as f64);
+            }
+            let most = pool.options().get_max_connections();
+            metrics::gauge!("region_node_db_connections_max", "pool" => name).set(f64::from(most));
+        }
+    }
+
     /// The pool that sees one tenant at a time, for health checks and listeners.
     pub fn app_pool(&self) -> &PgPool {
         &self.app
@@ -130,6 +144,7 @@ impl Db {
             tenant: tenant.clone(),
             epoch: Epoch { term: 0, n: 0 },
             told: Vec::new(),
+            counted: Vec::new(),
             events: self.events.clone(),
         })
     }
@@ -217,6 +232,7 @@ pub struct TenantTx {
     tenant: TenantId,
     epoch: Epoch,
     told: Vec<Event>,
+    counted: Vec<(&'static str, &'static str)>,
     events: EventSender,
 }
 
@@ -241,15 +257,24 @@ impl TenantTx {
         self.told.push(event);
     }
 
+    /// Counts one more of the tenant's `counter` with this outcome once this transaction has committed, and never if it doesn't.
+    pub fn count(&mut self, counter: &'static str, outcome: &'static str) {
+        self.counted.push((counter, outcome));
+    }
+
     /// Ends without effect, now rather than when the connection is next used.
     pub async fn rollback(self) -> sqlx::Result<()> {
         self.tx.rollback().await
     }
 
-    /// Commits, then tells. A crash between the two loses the telling, not the truth: clients read it again when they
+    /// Commits, then tells and counts. A crash between the two loses the telling, not the truth: clients read it again when they
     /// reconnect, and the dispatcher polls.
     pub async fn commit(self) -> sqlx::Result<()> {
         self.tx.commit().await?;
+        for (counter, outcome) in self.counted {
+            let labels = [("tenant", self.tenant.to_string()), ("outcome", outcome.to_owned())];
+            metrics::counter!(counter, &labels).increment(1);
+        }
         for event in self.told {
             self.events.tell(event);
         }

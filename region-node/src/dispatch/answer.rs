@@ -7,7 +7,7 @@ use shared::ids::{DriverId, OfferId, RideId, TenantId, TripId};
 use time::OffsetDateTime;
 
 use super::{
-    chain,
+    OFFERS, chain,
     error::OfferError,
     offer::{OfferStatus, OfferView},
     store,
@@ -162,6 +162,7 @@ pub(super) async fn accept(
     drivers::note(tx, &[driver_id], Addition::ACCEPTED, now).await?;
     zones::leave(app, tx, driver_id).await?;
     tx.tell(Event::RideChanged(Box::new(ride)));
+    tx.count(OFFERS, "accepted");
     tracing::info!(ride.id = %ride_id, driver.id = %driver_id, "ride {ride_id} accepted");
     Ok(trip)
 }
@@ -179,6 +180,7 @@ async fn decline(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: Drive
     store::answer(tx, ride_id, driver_id, OfferStatus::Declined, now).await?.ok_or(OfferError::OfferExpired)?;
     let tenant = tx.tenant().clone();
     tx.tell(Event::OfferDeclined { tenant, driver_id, at: now });
+    tx.count(OFFERS, "declined");
     drivers::note(tx, &[driver_id], Addition::REFUSED, now).await?;
     zones::note_refused(app, tx, &[OfferId(offer.id)], now).await?;
     release(app, tx, &[ride_id], now).await
@@ -227,6 +229,7 @@ pub(super) async fn release(
 pub(super) fn tell_withdrawn(tx: &mut TenantTx, ended: store::Ended, reason: &'static str, at: OffsetDateTime) {
     let store::Ended { offer_id, ride_id, driver_id } = ended;
     let tenant = tx.tenant().clone();
+    tx.count(OFFERS, if reason == "expired" { "expired" } else { "withdrawn" });
     tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at });
 }
 

@@ -47,6 +47,9 @@ pub(crate) use worker::run_due;
 
 use crate::app::App;
 
+/// Offers made, and what became of them.
+pub(crate) const OFFERS: &str = "region_node_offers_total";
+
 /// Endpoints of dispatch.
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()

@@ -13,8 +13,10 @@ use shared::{
     tenant_config::DispatchPolicy,
 };
 use time::{Duration, OffsetDateTime};
+use tokio::time::Instant;
 
 use super::{
+    OFFERS,
     answer::{release, tell_withdrawn},
     chain,
     line::line_up,
@@ -30,13 +32,14 @@ use crate::{
     drivers::{self, Addition},
     http::Problem,
     realtime::Event,
-    rides::{self, Ride, RideStatus},
+    rides::{self, RIDES, Ride, RideStatus},
     zones::{self, Waiting, ZoneMap},
 };
 
 /// Does what is due for `tenant`; true if there may be more.
 #[tracing::instrument(name = "dispatch.run", skip_all, fields(tenant = %tenant))]
 pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
+    let begun = Instant::now();
     let published = app.tenants.config(tenant).await?;
     let policy = &published.config.dispatch;
     let map = app.zones.of(tenant, &published);
@@ -72,12 +75,15 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     let now = app.clock.now();
     let round = Round { held: &held, chained: &chained, zones: &lined.zones, ttl, required_documents: &documents, now };
     expire(app, &mut tx, &lost, &round).await?;
-    let is_due_at_once = offer(app, &mut tx, plans, &round).await?;
+    let (waited, is_due_at_once) = offer(app, &mut tx, plans, &round).await?;
     // An offer not yet over keeps its ride; whoever ends it makes the ride due again.
     if !offered.is_empty() {
         store::look_again(&mut tx, &offered, round.now + Duration::SECOND).await?;
     }
     tx.commit().await?;
+    metrics::histogram!("region_node_dispatch_round_duration_seconds").record(begun.elapsed());
+    let seconds = metrics::histogram!("region_node_dispatch_request_to_offer_seconds", "tenant" => tenant.to_string());
+    waited.iter().for_each(|waited| seconds.record(waited.as_seconds_f64()));
     Ok(is_full || is_due_at_once)
 }
 
@@ -185,13 +191,20 @@ async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>
             ..ride.clone()
         };
         rides::announce(app, tx, expired).await?;
+        tx.count(RIDES, "expired");
         tracing::info!(ride.id = %ride.id, "ride {} expired after {} offers", ride.id, ride.offers_made);
     }
     Ok(())
 }
 
-/// Makes the planned offers, as far as Postgres lets them, and records every candidate; true if a ride is due at once.
-async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>) -> Result<bool, Problem> {
+/// Makes the planned offers, as far as Postgres lets them, and records every candidate. How long each ride has waited that gets
+/// its first offer, and whether a ride is due at once.
+async fn offer(
+    app: &App,
+    tx: &mut TenantTx,
+    plans: Vec<Plan>,
+    round: &Round<'_>,
+) -> Result<(Vec<Duration>, bool), Problem> {
     let tenant = tx.tenant().clone();
     let fleet = app.drivers.live.fleet(&tenant);
     let mut plans: Vec<Plan> = plans.into_iter().filter(|plan| round.held.contains_key(&plan.ride_id)).collect();
@@ -234,6 +247,7 @@ async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>
             let view = OfferView::of(ride, offer.offer_id, offer.pickup_eta_s, offer.after_trip_id, offer.expires_at);
             let (tenant, driver_id) = (tenant.clone(), offer.driver_id);
             tx.tell(Event::OfferMade { tenant, driver_id, offer: view, at: round.now });
+            tx.count(OFFERS, "made");
         }
         let offered = Ride {
             status: RideStatus::Offered,
@@ -257,7 +271,10 @@ async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>
             store::look_again(tx, &rides, at).await?;
         }
     }
-    Ok(is_due_at_once)
+    let first = asked.keys().map(|ride| &round.held[ride]).filter(|ride| ride.rounds == 0);
+    // A ride booked ahead waits from its time on, as where it is claimed.
+    let waited = first.map(|ride| round.now - ride.scheduled_at.unwrap_or(ride.requested_at));
+    Ok((waited.filter(|waited| waited.is_positive()).collect(), is_due_at_once))
 }
 
 /// Learns from drivers Postgres would not have asked: the table believed something else of them. Their rides are due at

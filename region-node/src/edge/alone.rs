@@ -261,9 +261,9 @@ struct Running {
 impl Follower {
     async fn run(mut self, every: Duration, stop: CancellationToken) {
         loop {
-            if stop.run_until_cancelled(self.follow()).await.is_none()
-                || stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none()
-            {
+            let followed = stop.run_until_cancelled(self.follow()).await;
+            self.directory.report();
+            if followed.is_none() || stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
                 return;
             }
         }

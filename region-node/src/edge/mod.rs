@@ -140,14 +140,27 @@ impl Target {
 
 async fn go_on(edge: &Edge, target: Target, request: Request) -> Result<Response, Problem> {
     let Target { region, base_url, mark } = target;
+    let count = |outcome: &'static str| {
+        // To hand a call to the own region's full node is not to forward it.
+        if *mark == FORWARDED_BY {
+            let labels = [("home_region", region.to_string()), ("outcome", outcome.to_owned())];
+            metrics::counter!("region_node_forwarded_requests_total", &labels).increment(1);
+        }
+    };
     if request.headers().contains_key(mark) {
+        count("loop");
         let detail = format!("region {} is not the tenant's home, nor was the one before", edge.0.region);
         return Err(Problem::new(Code::RoutingLoop, detail));
     }
-    let unreachable = |detail: String| Problem::new(Code::HomeRegionUnreachable, detail).retry_after(2);
+    let unreachable = |detail: String| {
+        count("unreachable");
+        Problem::new(Code::HomeRegionUnreachable, detail).retry_after(2)
+    };
     let base_url = base_url.ok_or_else(|| unreachable(format!("the home region {region} is not known here yet")))?;
-    forward::forward(edge, &base_url, mark, request).await.map_err(|error| {
+    let response = forward::forward(edge, &base_url, mark, request).await.map_err(|error| {
         tracing::warn!(%error, %region, "a call could not be forwarded");
         unreachable(format!("the home region {region} does not answer"))
-    })
+    })?;
+    count("ok");
+    Ok(response)
 }

@@ -191,7 +191,12 @@ impl<T> Command<T> {
             Held::Answered(answered) => Some(answered),
             Held::BySomebody => claim.wait(&mut tx, patience, now).await?,
         };
-        CommandTx::begun(tx, claim, answered, now).await
+        let begun = CommandTx::begun(tx, claim, answered, now).await?;
+        // What resumes was counted when it began.
+        if patience == Patience::GivesUp {
+            count("first");
+        }
+        Ok(begun)
     }
 
     fn claim(&self, app: &App, scope: &str, caller: String) -> Option<Claim> {
@@ -247,6 +252,7 @@ impl Claim {
                 tokio::time::sleep(GIVEN_BACK_STEP).await;
             }
         }
+        count("in_progress");
         let detail = "the first request with this Idempotency-Key has not finished";
         Err(Problem::new(Code::IdempotencyInProgress, detail).retry_after(1).into())
     }
@@ -293,7 +299,9 @@ impl CommandTx {
         if claim.scope != own {
             see_rows_of(&mut tx, &own).await?;
         }
-        Self::begun(tx, claim, answered, now).await
+        let begun = Self::begun(tx, claim, answered, now).await?;
+        count("first");
+        Ok(begun)
     }
 
     /// Goes on with a key that is held, unless it was answered before.
@@ -301,6 +309,7 @@ impl CommandTx {
         let Some(answered) = answered else { return Ok(Self { tx, claim: Some(claim), now }) };
         tx.rollback().await?;
         if answered.request_hash != claim.key.request_hash {
+            count("reused");
             let detail = "this Idempotency-Key was used for another request; take a new one";
             return Err(Problem::new(Code::IdempotencyKeyReused, detail).into());
         }
@@ -309,6 +318,7 @@ impl CommandTx {
         let (Some(status), Some(body)) = (status, body) else {
             return Err(Problem::new(Code::Internal, "the stored answer cannot be read").into());
         };
+        count("replayed");
         Err(Stop::Replay(StoredAnswer { status, body }))
     }
 
@@ -369,6 +379,11 @@ impl DerefMut for CommandTx {
     fn deref_mut(&mut self) -> &mut TenantTx {
         &mut self.tx
     }
+}
+
+/// Counts a request with a key, by what became of it.
+fn count(result: &'static str) {
+    metrics::counter!("region_node_idempotency_total", "result" => result).increment(1);
 }
 
 /// Moves the transaction's fence: an operator's keys are in no tenant.

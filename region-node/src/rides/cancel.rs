@@ -9,10 +9,11 @@ use shared::{
 };
 use time::{Duration, OffsetDateTime};
 
-use super::{Cancellation, CancelledBy, Ride, RideError, RideStatus, RideView, Viewer, announce, store};
+use super::{Cancellation, CancelledBy, RIDES, Ride, RideError, RideStatus, RideView, Viewer, announce, store};
 use crate::{
     app::App,
     db::TenantTx,
+    dispatch::OFFERS,
     http::{Command, Path, Problem, ProblemBody, Stop},
     identity::Caller,
     payments,
@@ -102,7 +103,9 @@ async fn end(
         RideStatus::Offered => store::withdraw_offers(tx, ride.id, now).await?,
         _ => Vec::new(),
     };
+    tx.count(RIDES, "cancelled");
     for (offer_id, driver_id) in withdrawn {
+        tx.count(OFFERS, "withdrawn");
         let (tenant, reason) = (ride.tenant.clone(), "ride_cancelled");
         tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id: ride.id, reason, at: now });
     }

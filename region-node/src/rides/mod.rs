@@ -10,6 +10,7 @@ mod error;
 mod estimate;
 mod list;
 mod machine;
+mod open;
 mod payment_method;
 mod promotion;
 mod request;
@@ -29,12 +30,16 @@ pub(crate) use cancel::redispatch;
 pub use config::RideConfig;
 pub use error::RideError;
 pub use machine::{Cancellation, CancelledBy, RideStatus};
+pub(crate) use open::{Reported, report_open};
 pub use payment_method::{MethodType, PaymentMethod};
 pub use store::{Follows, accept, load, lock, lock_all, save};
 pub(crate) use store::{RideRow, begin_next, hold_next_of, hold_overdue};
 pub use view::{RideView, RiderProfile, Viewer, announce, describe};
 
 use crate::{app::App, identity::DriverProfile, pricing::Quote};
+
+/// Rides asked for, and how they ended.
+pub(crate) const RIDES: &str = "region_node_rides_total";
 
 /// Endpoints of rides.
 pub fn routes() -> OpenApiRouter<App> {

@@ -8,7 +8,7 @@ use shared::ids::RideId;
 use time::{Duration, OffsetDateTime, UtcOffset};
 
 use super::{
-    PaymentMethod, Place, Ride, RideConfig, RideError, RideStatus, RideView, Viewer, announce,
+    PaymentMethod, Place, RIDES, Ride, RideConfig, RideError, RideStatus, RideView, Viewer, announce,
     estimate::{self, Wish},
     promotion, store,
 };
@@ -166,6 +166,7 @@ pub(super) async fn request_ride(
         tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id, at: dispatch_at });
     }
     let ride = announce(&app, &mut tx, ride).await?;
+    tx.count(RIDES, "requested");
     tracing::info!(ride.id = %ride.id, "ride {} requested", ride.id);
     tx.finish(StatusCode::CREATED, &ride.seen_by(Viewer::Rider)).await
 }

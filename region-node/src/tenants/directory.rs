@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::ids::{RegionName, TenantId};
+use tokio::time::Instant;
 
 use crate::db::Epoch;
 
@@ -59,18 +60,30 @@ pub struct Home {
 
 /// Holds the newest directory; readers never wait for each other.
 #[derive(Clone, Default)]
-pub(crate) struct DirectoryCell(Arc<RwLock<Arc<Directory>>>);
+pub(crate) struct DirectoryCell {
+    newest: Arc<RwLock<Arc<Directory>>>,
+    /// When it was last read whole.
+    read_at: Arc<RwLock<Option<Instant>>>,
+}
 
 impl DirectoryCell {
     pub(crate) fn get(&self) -> Arc<Directory> {
-        Arc::clone(&self.0.read().expect("no holder of this lock panics"))
+        Arc::clone(&self.newest.read().expect("no holder of this lock panics"))
     }
 
     pub(crate) fn set(&self, directory: Directory) {
-        *self.0.write().expect("no holder of this lock panics") = Arc::new(directory);
+        *self.newest.write().expect("no holder of this lock panics") = Arc::new(directory);
+        *self.read_at.write().expect("no holder of this lock panics") = Some(Instant::now());
+    }
+
+    /// Reports how old it is, once there is one.
+    pub(crate) fn report(&self) {
+        if let Some(at) = *self.read_at.read().expect("no holder of this lock panics") {
+            metrics::gauge!("region_node_directory_age_seconds").set(at.elapsed().as_secs_f64());
+        }
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Directory)) {
-        change(Arc::make_mut(&mut *self.0.write().expect("no holder of this lock panics")));
+        change(Arc::make_mut(&mut *self.newest.write().expect("no holder of this lock panics")));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     http::{Command, Path, ProblemBody, Stop},
     identity::Caller,
     pricing::Fare,
-    rides,
+    rides::{self, RIDES},
 };
 
 /// What the driver has to say at the end.
@@ -59,6 +59,7 @@ pub(super) async fn end_trip(
     let driven_for = |fare: &Fare| fare.total.amount + fare.promotion() - fare.tolls();
     let earned = Addition::earned(trip.fare.as_ref().map_or(0, driven_for));
     drivers::note_trip_ended(&mut tx, trip.driver_id, earned, !goes_on, now).await?;
+    tx.count(RIDES, "completed");
     tracing::info!(trip.id = %id, "trip {id} is completed");
     tx.finish(StatusCode::OK, &trip).await
 }

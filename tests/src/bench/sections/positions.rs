@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::bench::{
-    Caller, Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, send_paced,
+    Caller, Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, median, send_paced,
 };
 
 /// What was sent may still be on its way.
@@ -19,6 +19,8 @@ const AGE: &str = "region_node_position_age_seconds";
 /// Handshakes under way at once.
 const OPENING: usize = 64;
 const HTTP_LINES: usize = 64;
+/// Positions this old are still good for matching.
+const FRESH_MS: f64 = 1_000.0;
 
 const COLUMNS: [&str; 9] =
     ["", "messages/s", "positions/s", "µs CPU/position", "region-node", "Redis", "Postgres", "lost", "p99 age, ms"];
@@ -91,6 +93,7 @@ async fn many(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
     let lines = open(stand, &drivers).await?;
     let opened_s = begun.elapsed().as_secs_f64();
     let per_line = (stand.memory_kib(1)? - before) / lines.len() as f64;
+    let mut held = None;
     for per_second_each in [2.0, 4.0, 6.0, 10.0] {
         let shape = Shape { lines: lines.len(), per_second_each, positions: 1 };
         let mut runs = Vec::new();
@@ -98,12 +101,44 @@ async fn many(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
             runs.push(over_sockets(stand, &lines, shape, options.duration()).await?);
         }
         table.row(format!("Socket.IO, 15,000 × {per_second_each}/s asked for"), &runs);
+        held = Held::of(&runs).or(held);
     }
+    table.notes.extend(held.map(|held| held.told()));
     table.notes.push(format!(
         "{} connections opened in {opened_s:.1} s; region-node holds {per_line:.1} KiB for each, driver and position included.",
         lines.len()
     ));
     Ok(table)
+}
+
+/// A rate at which nothing was lost and the index was fresh.
+struct Held {
+    per_second: f64,
+    /// Of all programs.
+    us_each: f64,
+}
+
+impl Held {
+    fn of(runs: &[Vec<Option<f64>>]) -> Option<Self> {
+        let [_, per_second, us_each, .., lost, age_ms] = (0..COLUMNS.len() - 1)
+            .map(|column| median(runs.iter().filter_map(|run| run[column]).collect()))
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap_or([f64::NAN; COLUMNS.len() - 1]);
+        (lost <= 0.0 && age_ms < FRESH_MS).then_some(Self { per_second, us_each })
+    }
+
+    fn told(&self) -> String {
+        let cores = |per_second: f64| per_second * self.us_each / 1e6;
+        format!(
+            "{:.0} positions a second is the most that was taken without loss and with p99 age below {FRESH_MS:.0} ms. At its {:.1} µs \
+             each, 200,000 a second take {:.1} cores and 500,000 take {:.1}, the load driver's not among them.",
+            self.per_second,
+            self.us_each,
+            cores(200_000.0),
+            cores(500_000.0)
+        )
+    }
 }
 
 async fn open(stand: &Stand, drivers: &[Person]) -> anyhow::Result<Vec<Line>> {
