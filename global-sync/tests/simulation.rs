@@ -44,7 +44,7 @@ const SEEN: &[&[&str]] = &[
     // Effects
     &["send", "close", "store", "serve", "save member", "save ack", "allow numbering", "begin incarnation"],
     &["truncate", "give up on", "load snapshot", "check head", "answer", "compare", "alarm"],
-    // Events, but for the one that two histories of a log bring
+    // Events, but for the one that two histories of a log bring, and those that operators do
     &["connected", "disconnected", "received", "stored", "store failed", "applied", "numbered", "served", "leads"],
     &[
         "follows",

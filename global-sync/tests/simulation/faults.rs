@@ -187,7 +187,8 @@ impl World {
             Happening::Full { region, until } => self.regions[region].full_until = until.min(FAULTS_LAST_MS),
             Happening::Emit { region, burst } => self.emit(region, burst),
             Happening::Commit { region, database, row } => self.commit(region, database, *row),
-            Happening::Backup { region } => {
+            // A database that is lost already is not copied any more.
+            Happening::Backup { region } if self.regions[region].restore.is_none() => {
                 let copy = self.regions[region].disk.clone();
                 self.backups.insert(region, copy);
             }

@@ -94,7 +94,9 @@ pub(crate) struct Laws {
     /// asked answers with what is on its disk.
     put_back: BTreeSet<RegionName>,
     /// Entries of such a region that were on lost disks and nowhere else: they have never been, on their way or waiting to be
-    /// stored neither. To put a folder back takes longer than anything is on its way.
+    /// stored neither. Nothing in the folder tells it from one that nobody has led for long, so the region can only ask, and
+    /// nobody speaks of what it has not stored. It is kept off until what was on its way is stored or gone, as operators are
+    /// told to.
     forgotten: BTreeSet<Hash>,
     /// Regions that had everything once and came back with less, and when.
     restored: BTreeMap<usize, u64>,
