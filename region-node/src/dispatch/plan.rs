@@ -31,7 +31,7 @@ const MOST_CHOICES: usize = 50;
 /// Drivers of a ride who may not, and of whom the reason is recorded.
 const EXPLAINED: usize = 12;
 /// Drivers about to end a trip who may be chosen for one ride, besides those who are free.
-const ARRIVING: usize = 4;
+pub(super) const ARRIVING: usize = 4;
 /// Drivers looked at for each who may be chosen: one some way off may have waited so long for work that the ride is his.
 pub(super) const LOOKED_AT: usize = 4;
 /// Rides whose travel times are asked for at once, should they come from elsewhere.

@@ -1,4 +1,9 @@
 //! What the live policy would do, without doing it: for operators who try a policy and for simulators.
+//!
+//! Whatever is not said of a request or a driver does not count: any class of vehicle fits, nobody was asked before, nobody waits
+//! in a zone's queue or is on a trip.
+
+use std::collections::{HashMap, HashSet};
 
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use garde::Validate;
@@ -11,7 +16,7 @@ use super::{
     cost::{Costs, Person},
     gate::takes_too_long,
     group::groups,
-    plan::{LOOKED_AT, choices},
+    plan::{ARRIVING, LOOKED_AT, choices},
     policy::{Candidate, Matching, Request, assign},
 };
 use crate::{
@@ -21,6 +26,7 @@ use crate::{
     identity::Caller,
     rides::Place,
     travel::TravelTimes,
+    zones::ZoneMap,
 };
 
 const MOST_REQUESTS: usize = 1_000;
@@ -66,9 +72,17 @@ pub(super) struct PreviewRide {
     #[garde(skip)]
     #[serde(with = "time::serde::rfc3339")]
     requested_at: OffsetDateTime,
+    /// In what; missing: in anything.
+    #[garde(length(min = 1, max = 100))]
+    #[serde(default)]
+    vehicle_class: Option<String>,
+    /// Drivers who were asked before and are not asked again.
+    #[garde(length(max = MOST_DRIVERS))]
+    #[serde(default)]
+    excluded: HashSet<String>,
 }
 
-/// A driver without work.
+/// A driver without work, or about to be.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 pub(super) struct PreviewDriver {
     /// Any name; comes back in the answer.
@@ -96,6 +110,29 @@ pub(super) struct PreviewDriver {
     #[garde(skip)]
     #[serde(default)]
     max_pickup_m: Option<u32>,
+    /// What the driver drives; missing: whatever is asked for.
+    #[garde(length(min = 1, max = 100))]
+    #[serde(default)]
+    vehicle_class: Option<String>,
+    /// The driver's place in the queue of the zone he waits in; missing: in none.
+    #[garde(dive)]
+    #[serde(default)]
+    queue: Option<PreviewQueue>,
+    /// Seconds until the driver's trip ends, there where `lat` and `lng` are; missing: the driver is free.
+    #[garde(skip)]
+    #[serde(default)]
+    free_in_s: Option<u32>,
+}
+
+/// A place in a zone's queue.
+#[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
+pub(super) struct PreviewQueue {
+    /// Which zone's.
+    #[garde(length(min = 1, max = 100))]
+    zone_id: String,
+    /// The lowest is asked first.
+    #[garde(skip)]
+    place: u32,
 }
 
 /// Who would be asked to take what.
@@ -136,6 +173,8 @@ pub(super) struct PreviewUnassigned {
 pub(super) enum UnassignedReason {
     /// There are no drivers.
     NoDrivers,
+    /// No driver drives what is asked for, has not been asked before, and is free or soon will be.
+    NobodyFits,
     /// All drivers are too far away.
     TooFar,
     /// Those near enough are for others.
@@ -156,17 +195,15 @@ pub(super) async fn preview(
 ) -> Result<Json<Preview>, Problem> {
     caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
     // As large as its matrix, which is far larger than what other calls may say.
-    let mut request: PreviewRequest = read_json(&headers, body, app.config.dispatch.preview_limit_bytes).await?;
+    let request: PreviewRequest = read_json(&headers, body, app.config.dispatch.preview_limit_bytes).await?;
     let published = app.tenants.config(caller.tenant()).await?;
     let rules = &published.config.dispatch;
-    request.sort();
-    let matching = request.matching(&app.travel.of(caller.tenant()), rules).await;
-    let (matching, chosen) = assign(rules.mode, matching).await;
-    // A ride that has been offered to nobody yet.
-    let most = rules.group_size.min(rules.max_offers).try_into().unwrap_or(usize::MAX);
-    let groups = groups(rules.mode, &matching, &chosen, &vec![most; chosen.len()]);
-    Ok(Json(request.answer(&matching, &groups)))
+    let map = app.zones.of(caller.tenant(), &published);
+    Ok(Json(request.decide(&map, &app.travel.of(caller.tenant()), rules).await))
 }
+
+/// Who would be asked first to take a request, and how long he needs; and who else.
+type Asked = (usize, u32, Vec<usize>);
 
 impl PreviewRequest {
     /// In order of arrival, as the live dispatcher has them. The rows of the matrix move with their requests.
@@ -179,77 +216,187 @@ impl PreviewRequest {
         self.requests.sort_by_key(|request| request.requested_at);
     }
 
-    async fn matching(&self, travel: &impl TravelTimes, rules: &DispatchPolicy) -> Matching {
-        let mut matching = Matching::default();
+    /// Does what one look of the live dispatcher does: the queues first, then all others together.
+    async fn decide(mut self, map: &ZoneMap, travel: &impl TravelTimes, rules: &DispatchPolicy) -> Preview {
+        self.sort();
+        let mut asked = self.line_up(map, travel, rules).await;
+        let given: HashSet<usize> = asked.iter().flatten().map(|(driver, ..)| *driver).collect();
+        let others: Vec<usize> = (0..asked.len()).filter(|row| asked[*row].is_none()).collect();
+        let (matching, numbered) = self.matching(travel, rules, &others, &given).await;
+        let (matching, chosen) = assign(rules.mode, matching).await;
+        // Rides that have been offered to nobody yet.
+        let most = rules.group_size.min(rules.max_offers).try_into().unwrap_or(usize::MAX);
+        let groups = groups(rules.mode, &matching, &chosen, &vec![most; chosen.len()]);
+        let mut is_near = vec![false; asked.len()];
+        for ((row, Request { candidates, .. }), group) in others.into_iter().zip(&matching.requests).zip(groups) {
+            let was_near = |column: &usize| {
+                self.drivers[*column].fits(&self.requests[row]) && self.is_within_reach(row, *column, rules)
+            };
+            is_near[row] = !candidates.is_empty() || given.iter().any(was_near);
+            asked[row] = group.split_first().map(|(first, also)| {
+                let Candidate { driver, eta_s, .. } = candidates[*first];
+                (numbered[driver], eta_s, also.iter().map(|index| numbered[candidates[*index].driver]).collect())
+            });
+        }
+        self.answer(asked, &is_near)
+    }
+
+    /// By request, whom of the queue where it begins it goes to. Who is given one gets no other.
+    async fn line_up(&self, map: &ZoneMap, travel: &impl TravelTimes, rules: &DispatchPolicy) -> Vec<Option<Asked>> {
+        let mut given: HashSet<usize> = HashSet::new();
+        let mut asked = Vec::with_capacity(self.requests.len());
+        for (row, request) in self.requests.iter().enumerate() {
+            let Some(zone) = map.queue_at(request.pickup.point()) else {
+                asked.push(None);
+                continue;
+            };
+            let place = |(column, driver): (usize, &PreviewDriver)| {
+                let queue = driver.queue.as_ref().filter(|queue| queue.zone_id == zone.id)?;
+                Some((queue.place, column))
+            };
+            let mut in_line: Vec<_> = self.drivers.iter().enumerate().filter_map(place).collect();
+            in_line.sort_unstable();
+            let may_go = |column: usize| {
+                let driver = &self.drivers[column];
+                driver.free_in_s.is_none()
+                    && !given.contains(&column)
+                    && !request.excluded.contains(&driver.id)
+                    && driver.fits(request)
+                    && self.is_within_reach(row, column, rules)
+            };
+            let first = in_line.into_iter().map(|(_, column)| column).find(|column| may_go(*column));
+            let eta_s = match first {
+                Some(column) => self.ways_s(travel, row, &[column]).await.first().copied(),
+                None => None,
+            };
+            given.extend(first);
+            asked.push(first.zip(eta_s).map(|(column, eta_s)| (column, eta_s, Vec::new())));
+        }
+        asked
+    }
+
+    /// Not too far for the tenant, nor for the driver.
+    fn is_within_reach(&self, row: usize, column: usize, rules: &DispatchPolicy) -> bool {
+        let distance_m = self.drivers[column].place().distance_m(self.requests[row].pickup.point());
+        let is_near = match &self.costs_s {
+            Some(costs_s) => costs_s[row][column].is_some(),
+            None => distance_m <= f64::from(rules.radius_m),
+        };
+        is_near && self.drivers[column].wants(distance_m)
+    }
+
+    /// Seconds from these drivers to a request, from where each is or will be.
+    async fn ways_s(&self, travel: &impl TravelTimes, row: usize, columns: &[usize]) -> Vec<u32> {
+        match &self.costs_s {
+            // Seconds beyond what fits are far enough; a cast from a float saturates.
+            Some(costs_s) => columns
+                .iter()
+                .map(|column| costs_s[row][*column].map_or(u32::MAX, |way_s| way_s.round() as u32))
+                .collect(),
+            None => {
+                let places: Vec<Point> = columns.iter().map(|column| self.drivers[*column].place()).collect();
+                travel.to_pickup(&places, self.requests[row].pickup.point(), self.now).await
+            }
+        }
+    }
+
+    /// The `rows` and who of those not `given` to others may take each; and which driver is which number: they are numbered as
+    /// the live dispatcher numbers them, so that of equals the same are chosen.
+    async fn matching(
+        &self,
+        travel: &impl TravelTimes,
+        rules: &DispatchPolicy,
+        rows: &[usize],
+        given: &HashSet<usize>,
+    ) -> (Matching, Vec<usize>) {
+        let (mut matching, mut numbered) = (Matching::default(), Vec::new());
+        let mut numbers: HashMap<usize, usize> = HashMap::new();
         let known = self.drivers.iter().filter_map(|driver| driver.earned).collect();
         let median_earned = self.median_earned.unwrap_or_else(|| drivers::median(known));
         let costs = Costs { rules, median_earned };
-        let most = choices(self.requests.iter().map(|request| request.pickup.point()));
-        for ((row, request), most) in self.requests.iter().enumerate().zip(most) {
-            let etas = match &self.costs_s {
-                // Seconds beyond what fits are far enough; a cast from a float saturates.
-                Some(ways_s) => {
-                    let known = |(column, way_s): (usize, &Option<f64>)| Some((column, way_s.as_ref()?.round() as u32));
-                    let pickup = request.pickup.point();
-                    let wants = |(column, _): &(usize, u32)| self.drivers[*column].wants(pickup);
-                    let mut etas: Vec<(usize, u32)> =
-                        ways_s[row].iter().enumerate().filter_map(known).filter(wants).collect();
-                    let rank = |column: usize, eta_s| {
-                        costs.rank_s(eta_s, self.drivers[column].person(median_earned, self.now))
-                    };
-                    etas.sort_by_cached_key(|(column, eta_s)| (rank(*column, *eta_s), *column));
-                    etas.truncate(most);
-                    etas
-                }
-                None => self.etas(travel, request.pickup.point(), costs, most).await,
+        let most = choices(rows.iter().map(|row| self.requests[*row].pickup.point()));
+        for (row, most) in rows.iter().zip(most) {
+            let request = &self.requests[*row];
+            let (mut free, soon) = self.around(*row, costs, most, given);
+            free.truncate(most);
+            let columns: Vec<usize> = free.into_iter().chain(soon).collect();
+            let ways_s = self.ways_s(travel, *row, &columns).await;
+            let candidate = |(column, eta_s): (usize, u32)| {
+                let driver = &self.drivers[column];
+                let cost_s = costs.cost_s(eta_s, driver.person(median_earned, self.now));
+                let number = *numbers.entry(column).or_insert_with(|| {
+                    numbered.push(column);
+                    numbered.len() - 1
+                });
+                Candidate { driver: number, eta_s, cost_s }
             };
-            let candidate = |(driver, eta_s): (usize, u32)| {
-                let cost_s = costs.cost_s(eta_s, self.drivers[driver].person(median_earned, self.now));
-                Candidate { driver, eta_s, cost_s }
-            };
-            let etas = etas.into_iter().filter(|(_, eta_s)| !takes_too_long(*eta_s, rules));
-            let candidates = etas.map(candidate).collect();
+            let ways = columns.into_iter().zip(ways_s);
+            let ways = ways.map(|(column, way_s)| {
+                (column, self.drivers[column].free_in_s.unwrap_or_default().saturating_add(way_s))
+            });
+            let candidates = ways.filter(|(_, eta_s)| !takes_too_long(*eta_s, rules)).map(candidate).collect();
             matching.requests.push(Request { waited: self.now - request.requested_at, candidates });
         }
-        matching
+        (matching, numbered)
     }
 
-    /// The drivers among whom the live dispatcher would choose, and how long they need.
-    async fn etas(&self, travel: &impl TravelTimes, pickup: Point, costs: Costs<'_>, most: usize) -> Vec<(usize, u32)> {
-        let radius_m = f64::from(costs.rules.radius_m);
-        let away = self.drivers.iter().enumerate().filter(|(_, driver)| driver.wants(pickup));
-        let away = away.map(|(column, driver)| (driver.place().distance_m(pickup), column));
-        let mut near: Vec<(f64, usize)> = away.filter(|(distance_m, _)| *distance_m <= radius_m).collect();
-        near.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        near.truncate(LOOKED_AT * most);
+    /// The drivers among whom the live dispatcher would choose for a request, the likeliest first: those who are free, and the
+    /// nearest of those who soon will be.
+    fn around(&self, row: usize, costs: Costs<'_>, most: usize, given: &HashSet<usize>) -> (Vec<usize>, Vec<usize>) {
+        let request = &self.requests[row];
+        let was_asked = |column: usize| given.contains(&column) || request.excluded.contains(&self.drivers[column].id);
+        let asked = (0..self.drivers.len()).filter(|column| was_asked(*column)).count();
+        let may =
+            |column: &usize| self.drivers[*column].fits(request) && self.is_within_reach(row, *column, costs.rules);
+        let distance_m = |column: usize| self.drivers[column].place().distance_m(request.pickup.point());
+        let mut nearest: Vec<(f64, usize)> =
+            (0..self.drivers.len()).filter(may).map(|column| (distance_m(column), column)).collect();
+        nearest.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let (soon, mut free): (Vec<_>, Vec<_>) =
+            nearest.into_iter().partition(|(_, column)| self.drivers[*column].free_in_s.is_some());
         let person = |column: usize| self.drivers[column].person(costs.median_earned, self.now);
-        near.sort_by_cached_key(|(distance_m, column)| costs.guess_s(*distance_m, person(*column)));
-        near.truncate(most);
-        let places: Vec<Point> = near.iter().map(|(_, column)| self.drivers[*column].place()).collect();
-        let etas = travel.to_pickup(&places, pickup, self.now).await;
-        near.into_iter().map(|(_, column)| column).zip(etas).collect()
+        match &self.costs_s {
+            // A matrix says more than distances do.
+            Some(costs_s) => free.sort_by_cached_key(|(_, column)| {
+                let way_s = costs_s[row][*column].map_or(u32::MAX, |way_s| way_s.round() as u32);
+                (costs.rank_s(way_s, person(*column)), *column)
+            }),
+            None => {
+                free.truncate(LOOKED_AT * most + asked);
+                free.sort_by_cached_key(|(distance_m, column)| costs.guess_s(*distance_m, person(*column)));
+            }
+        }
+        let ends_in_time =
+            |column: &usize| self.drivers[*column].free_in_s.is_some_and(|s| s <= costs.rules.chain_within_s);
+        let may_follow = |column: &usize| costs.rules.chain_within_s > 0 && ends_in_time(column);
+        let columns =
+            |of: Vec<(f64, usize)>| of.into_iter().map(|(_, column)| column).filter(|column| !was_asked(*column));
+        (columns(free).collect(), columns(soon).filter(may_follow).take(ARRIVING).collect())
     }
 
-    fn answer(self, matching: &Matching, groups: &[Vec<usize>]) -> Preview {
+    fn answer(self, asked: Vec<Option<Asked>>, is_near: &[bool]) -> Preview {
         let mut preview = Preview { assignments: Vec::new(), unassigned: Vec::new() };
-        for ((request, Request { candidates, .. }), group) in
-            self.requests.into_iter().zip(&matching.requests).zip(groups)
-        {
-            let name = |index: &usize| self.drivers[candidates[*index].driver].id.clone();
-            match group.split_first() {
-                Some((first, others)) => preview.assignments.push(PreviewAssignment {
-                    request_id: request.id,
+        let name = |column: usize| self.drivers[column].id.clone();
+        let fits = |request: &PreviewRide| {
+            self.drivers.iter().any(|driver| driver.fits(request) && !request.excluded.contains(&driver.id))
+        };
+        for ((request, asked), is_near) in self.requests.iter().zip(asked).zip(is_near) {
+            let request_id = request.id.clone();
+            match asked {
+                Some((first, eta_s, also)) => preview.assignments.push(PreviewAssignment {
+                    request_id,
                     driver_id: name(first),
-                    eta_s: candidates[*first].eta_s,
-                    also_asked: others.iter().map(name).collect(),
+                    eta_s,
+                    also_asked: also.into_iter().map(name).collect(),
                 }),
                 None => {
-                    let reason = match (self.drivers.is_empty(), candidates.is_empty()) {
-                        (true, _) => UnassignedReason::NoDrivers,
-                        (false, true) => UnassignedReason::TooFar,
-                        (false, false) => UnassignedReason::NoDriverLeft,
+                    let reason = match (self.drivers.is_empty(), fits(request), is_near) {
+                        (true, ..) => UnassignedReason::NoDrivers,
+                        (false, false, _) => UnassignedReason::NobodyFits,
+                        (false, true, false) => UnassignedReason::TooFar,
+                        (false, true, true) => UnassignedReason::NoDriverLeft,
                     };
-                    preview.unassigned.push(PreviewUnassigned { request_id: request.id, reason });
+                    preview.unassigned.push(PreviewUnassigned { request_id, reason });
                 }
             }
         }
@@ -263,13 +410,21 @@ impl PreviewDriver {
     }
 
     /// As far off as the driver wants to go.
-    fn wants(&self, pickup: Point) -> bool {
-        self.max_pickup_m.is_none_or(|most_m| self.place().distance_m(pickup) <= f64::from(most_m))
+    fn wants(&self, distance_m: f64) -> bool {
+        self.max_pickup_m.is_none_or(|most_m| distance_m <= f64::from(most_m))
+    }
+
+    fn fits(&self, request: &PreviewRide) -> bool {
+        match (&self.vehicle_class, &request.vehicle_class) {
+            (Some(drives), Some(wants)) => drives == wants,
+            (None, _) | (_, None) => true,
+        }
     }
 
     fn person(&self, median_earned: f64, now: OffsetDateTime) -> Person {
         Person {
-            idle: now - self.idle_since.unwrap_or(now),
+            // Who is yet to end a trip is not idle.
+            idle: now - self.idle_since.filter(|_| self.free_in_s.is_none()).unwrap_or(now),
             acceptance: self.acceptance.unwrap_or_else(|| acceptance::probability(&Record::NONE)),
             earned: self.earned.unwrap_or(median_earned),
         }
@@ -288,3 +443,6 @@ fn is_matrix(rows: usize, columns: usize) -> impl FnOnce(&Option<Vec<Vec<Option<
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2513,7 +2513,7 @@ export interface components {
             /** @description Which request. */
             request_id: string;
         };
-        /** @description A driver without work. */
+        /** @description A driver without work, or about to be. */
         PreviewDriver: {
             /**
              * Format: double
@@ -2525,6 +2525,11 @@ export interface components {
              * @description What the driver earned lately; missing: as much as the median.
              */
             earned?: number | null;
+            /**
+             * Format: int32
+             * @description Seconds until the driver's trip ends, there where `lat` and `lng` are; missing: the driver is free.
+             */
+            free_in_s?: number | null;
             /** @description Any name; comes back in the answer. */
             id: string;
             /**
@@ -2547,6 +2552,19 @@ export interface components {
              * @description The driver's own limit to how far off a pick-up may be, as the crow flies; missing: none.
              */
             max_pickup_m?: number | null;
+            queue?: components["schemas"]["PreviewQueue"] | null;
+            /** @description What the driver drives; missing: whatever is asked for. */
+            vehicle_class?: string | null;
+        };
+        /** @description A place in a zone's queue. */
+        PreviewQueue: {
+            /**
+             * Format: int32
+             * @description The lowest is asked first.
+             */
+            place: number;
+            /** @description Which zone's. */
+            zone_id: string;
         };
         /** @description A moment to be dispatched. */
         PreviewRequest: {
@@ -2574,6 +2592,8 @@ export interface components {
         PreviewRide: {
             /** @description Where to. */
             dropoff: components["schemas"]["Place"];
+            /** @description Drivers who were asked before and are not asked again. */
+            excluded?: string[];
             /** @description Any name; comes back in the answer. */
             id: string;
             /** @description From where. */
@@ -2583,6 +2603,8 @@ export interface components {
              * @description Since when.
              */
             requested_at: string;
+            /** @description In what; missing: in anything. */
+            vehicle_class?: string | null;
         };
         /** @description A request nobody would be asked to take. */
         PreviewUnassigned: {
@@ -3372,7 +3394,7 @@ export interface components {
          * @description Why nobody would be asked.
          * @enum {string}
          */
-        UnassignedReason: "no_drivers" | "too_far" | "no_driver_left";
+        UnassignedReason: "no_drivers" | "nobody_fits" | "too_far" | "no_driver_left";
         /** @description What a driver drives. */
         Vehicle: {
             /** @description One of the tenant's vehicle classes. */
