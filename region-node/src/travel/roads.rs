@@ -25,6 +25,8 @@ const DEGREE_M: f64 = 111_195.0;
 pub struct RoadGraph {
     crossings: RTree<GeomWithData<[f64; 2], usize>>,
     ways: FastGraph,
+    /// By number.
+    places: Vec<Point>,
     /// Metres of a degree of longitude in the middle of the map.
     lng_m: f64,
     /// Each is as large as the graph, so they are lent out and kept.
@@ -109,6 +111,7 @@ impl RoadGraph {
         Ok(Self {
             crossings: RTree::bulk_load(usable.into_iter().map(crossing).collect()),
             ways: fast_paths::prepare(&streets),
+            places,
             lng_m,
             calculators: Mutex::default(),
         })
@@ -117,16 +120,30 @@ impl RoadGraph {
     /// Seconds from each of `from` to `to` on empty roads; none where an end is not on the map or no street leads there.
     pub fn seconds(&self, from: &[Point], to: Point) -> Vec<Option<f64>> {
         let Some((last, last_m)) = self.nearest(to) else { return vec![None; from.len()] };
+        self.calculate(|calculator| {
+            let mut seconds_from = |from: &Point| {
+                let (first, first_m) = self.nearest(*from)?;
+                let way = calculator.calc_path(&self.ways, first, last)?;
+                Some(way.get_weight() as f64 / 1_000.0 + (first_m + last_m) / OFF_ROAD_MPS)
+            };
+            from.iter().map(&mut seconds_from).collect()
+        })
+    }
+
+    /// How long the quickest way is, metres from crossing to crossing; none as for [`RoadGraph::seconds`].
+    pub fn metres(&self, from: Point, to: Point) -> Option<f64> {
+        let ((first, first_m), (last, last_m)) = (self.nearest(from)?, self.nearest(to)?);
+        let way = self.calculate(|calculator| calculator.calc_path(&self.ways, first, last))?;
+        let leg_m = |ends: &[usize]| self.places[ends[0]].distance_m(self.places[ends[1]]);
+        Some(first_m + way.get_nodes().windows(2).map(leg_m).sum::<f64>() + last_m)
+    }
+
+    fn calculate<T>(&self, with: impl FnOnce(&mut PathCalculator) -> T) -> T {
         let lent = self.lock().pop();
         let mut calculator = lent.unwrap_or_else(|| fast_paths::create_calculator(&self.ways));
-        let mut seconds_from = |from: &Point| {
-            let (first, first_m) = self.nearest(*from)?;
-            let way = calculator.calc_path(&self.ways, first, last)?;
-            Some(way.get_weight() as f64 / 1_000.0 + (first_m + last_m) / OFF_ROAD_MPS)
-        };
-        let seconds = from.iter().map(&mut seconds_from).collect();
+        let calculated = with(&mut calculator);
         self.lock().push(calculator);
-        seconds
+        calculated
     }
 
     /// The crossing nearest to a place on the map, and how far away it is.
@@ -174,6 +191,9 @@ pub(super) mod tests {
         let (corner, goal) = (Point::new(40.700, -74.000), Point::new(40.710, -73.990));
         assert_eq!(graph.seconds(&[corner, goal], goal), [Some(120.5), Some(0.0)]);
         assert_eq!(graph.seconds(&[goal], corner), [Some(600.0)]);
+        // Round the corner.
+        let quickest_m = graph.metres(corner, goal).unwrap();
+        assert!((quickest_m - 843.0 - 1_112.0).abs() < 5.0, "{quickest_m}");
     }
 
     #[test]
@@ -214,5 +234,7 @@ pub(super) mod tests {
         let (times_square, wall_street) = (Point::new(40.758, -73.9855), Point::new(40.7066, -74.0090));
         let seconds = manhattan().seconds(&[times_square], wall_street)[0].unwrap();
         assert!((400.0..1_200.0).contains(&seconds), "{seconds}");
+        let metres = manhattan().metres(times_square, wall_street).unwrap();
+        assert!((6_000.0..11_000.0).contains(&metres), "{metres}");
     }
 }

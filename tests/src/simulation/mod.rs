@@ -67,6 +67,11 @@ impl Town {
         let by_road = self.roads.seconds(from, to).into_iter().zip(from);
         by_road.map(|(way_s, from)| way_s.map_or(from.distance_m(to) / OFF_MAP_MPS, |way_s| way_s * TRAFFIC)).collect()
     }
+
+    /// Metres of that way.
+    fn metres(&self, from: Point, to: Point) -> f64 {
+        self.roads.metres(from, to).unwrap_or_else(|| from.distance_m(to))
+    }
 }
 
 /// Lets the evening happen. The same scenario has the same outcome each time.

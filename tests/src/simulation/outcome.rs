@@ -38,9 +38,11 @@ pub struct Wait {
 pub struct Day {
     /// Driven at least in part in the stretch that counts.
     pub rides: usize,
-    /// Driven to pick-ups, seconds.
-    pub empty_s: f64,
-    /// Driven with riders, seconds: what is paid for.
+    /// Driven to pick-ups, metres.
+    pub empty_m: f64,
+    /// Driven with riders, metres.
+    pub paid_m: f64,
+    /// The same, seconds: what is paid for.
     pub paid_s: f64,
     /// The longest time available without an offer, of those that reached into the stretch.
     pub longest_idle_s: f64,
@@ -65,11 +67,15 @@ impl Outcome {
         self.unserved as f64 / asked.max(1) as f64
     }
 
-    /// Share of the driving that nobody paid for.
+    /// Driven that nobody paid for, by all drivers, kilometres.
+    pub fn empty_km(&self) -> f64 {
+        self.days.iter().map(|day| day.empty_m).sum::<f64>() / 1_000.0
+    }
+
+    /// The share of that in all that was driven.
     pub fn empty_share(&self) -> f64 {
-        let sum = |of: fn(&Day) -> f64| self.days.iter().map(of).sum::<f64>();
-        let (empty_s, paid_s) = (sum(|day| day.empty_s), sum(|day| day.paid_s));
-        empty_s / (empty_s + paid_s).max(f64::MIN_POSITIVE)
+        let paid_km = self.days.iter().map(|day| day.paid_m).sum::<f64>() / 1_000.0;
+        self.empty_km() / (self.empty_km() + paid_km).max(f64::MIN_POSITIVE)
     }
 
     /// The Gini coefficient of what drivers are paid for: 0 when all drive as much as each other, 1 when one drives alone.
@@ -134,6 +140,14 @@ mod tests {
         one.push(7.0);
         assert!((paid(&one).gini() - 0.99).abs() < 1e-9);
         assert_eq!(paid(&[]).gini(), 0.0);
+    }
+
+    #[test]
+    fn empty_driving_is_kilometres_and_their_share() {
+        let day = |empty_m, paid_m| Day { empty_m, paid_m, ..Day::default() };
+        let outcome = Outcome { days: vec![day(500.0, 1_000.0), day(1_000.0, 3_500.0)], ..Outcome::default() };
+        assert_eq!((outcome.empty_km(), outcome.empty_share()), (1.5, 0.25));
+        assert_eq!(paid(&[]).empty_share(), 0.0);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Figures {
     pub wait_p95_s: f64,
     pub drive_mean_s: f64,
     pub unserved_percent: f64,
+    /// Driven without a rider, by all drivers, kilometres, and their share in all that was driven.
+    pub empty_km: f64,
     pub empty_percent: f64,
     pub gini: f64,
     pub without_a_ride: f64,
@@ -46,6 +48,7 @@ impl Figures {
             wait_p95_s: mean(&|outcome| outcome.pickup_wait().p95),
             drive_mean_s: mean(&|outcome| outcome.drive().mean),
             unserved_percent: mean(&|outcome| 100.0 * outcome.unserved_share()),
+            empty_km: mean(&Outcome::empty_km),
             empty_percent: mean(&|outcome| 100.0 * outcome.empty_share()),
             gini: mean(&Outcome::gini),
             without_a_ride: mean(&|outcome| outcome.without_a_ride() as f64),
@@ -85,6 +88,11 @@ pub fn write_page(comparisons: &[Comparison], to: &Path) -> anyhow::Result<()> {
          for less than a quarter of an hour. Trip records: NYC TLC. Streets: &copy; OpenStreetMap \
          contributors.</p>",
     );
+    for (title, of) in BY_FLEET {
+        page.push_str(
+            &by_fleet(title, of, comparisons).with_context(|| format!("the plot of '{title}' cannot be drawn"))?,
+        );
+    }
     for Comparison { drivers, nearest, batched } in comparisons {
         let (of_nearest, of_batched) = (Figures::of(nearest), Figures::of(batched));
         write!(page, "<h2>{drivers} drivers</h2><table><tr><th><th>nearest<th>batched")?;
@@ -103,17 +111,40 @@ pub fn write_page(comparisons: &[Comparison], to: &Path) -> anyhow::Result<()> {
 
 type Row = (&'static str, fn(&Figures) -> f64, usize);
 
-const ROWS: [Row; 9] = [
+/// Plotted for each fleet.
+const BY_FLEET: [(&str, fn(&Figures) -> f64); 5] = [
+    ("Mean wait until picked up, minutes", |figures| figures.wait_mean_s / 60.0),
+    ("Mean drive to the pick-up, minutes", |figures| figures.drive_mean_s / 60.0),
+    ("Driven without a rider, km", |figures| figures.empty_km),
+    ("Inequality of paid driving, Gini", |figures| figures.gini),
+    ("Riders nobody came for, %", |figures| figures.unserved_percent),
+];
+
+const ROWS: [Row; 10] = [
     ("wait until picked up, mean, s", |figures| figures.wait_mean_s, 0),
     ("wait until picked up, 95th percentile, s", |figures| figures.wait_p95_s, 0),
     ("drive to the pick-up, mean, s", |figures| figures.drive_mean_s, 0),
     ("riders nobody came for, %", |figures| figures.unserved_percent, 1),
-    ("driving nobody pays for, %", |figures| figures.empty_percent, 1),
+    ("driven without a rider, km", |figures| figures.empty_km, 0),
+    ("driven without a rider, % of all km", |figures| figures.empty_percent, 1),
     ("inequality of paid driving, Gini", |figures| figures.gini, 3),
     ("drivers without a ride", |figures| figures.without_a_ride, 1),
     ("longest time available without an offer, min", |figures| figures.longest_idle_s / 60.0, 0),
     ("drivers starved", |figures| figures.starved, 1),
 ];
+
+/// A figure by the size of the fleet.
+fn by_fleet(title: &str, of: fn(&Figures) -> f64, comparisons: &[Comparison]) -> anyhow::Result<String> {
+    let points = |outcomes: fn(&Comparison) -> &[Outcome]| -> Points {
+        let point = |comparison: &Comparison| (comparison.drivers as f64, of(&Figures::of(outcomes(comparison))));
+        comparisons.iter().map(point).collect()
+    };
+    let (nearest, batched) = (points(|comparison| &comparison.nearest), points(|comparison| &comparison.batched));
+    let top = nearest.iter().chain(&batched).map(|(_, figure)| *figure).fold(0.0, f64::max);
+    // So that nothing at all has a height, too.
+    let top = if top > 0.0 { 1.1 * top } else { 1.0 };
+    plot(title, "drivers", nearest, batched, top)
+}
 
 /// Which share of riders has been picked up after how long.
 fn wait_shares(nearest: &[Outcome], batched: &[Outcome]) -> anyhow::Result<String> {
@@ -156,15 +187,26 @@ fn plot(title: &str, x: &str, nearest: Points, batched: Points, top: f64) -> any
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        let right = nearest.iter().chain(&batched).map(|(at, _)| *at).fold(1.0, f64::max);
+        let all = || nearest.iter().chain(&batched).map(|(at, _)| *at);
+        let (left, right) = (all().fold(f64::MAX, f64::min), all().fold(1.0, f64::max));
+        // What begins soon after nothing is shown from there; one point alone has room on both sides.
+        let (left, right) = match left {
+            left if left <= right / 4.0 => (0.0, right),
+            left if left < right => (left, right),
+            left => (0.9 * left, 1.1 * right),
+        };
         let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 18))
             .margin(12)
             .x_label_area_size(36)
             .y_label_area_size(44)
-            .build_cartesian_2d(0.0..right, 0.0..top)?;
+            .build_cartesian_2d(left..right, 0.0..top)?;
         chart.configure_mesh().x_desc(x).light_line_style(WHITE).draw()?;
         for (name, points, colour) in [("nearest", nearest, NEAREST), ("batched", batched, BATCHED)] {
+            // A few points are shown as such, and one alone is no line.
+            if points.len() <= FLEETS.len() {
+                chart.draw_series(points.iter().map(|point| Circle::new(*point, 4, colour.filled())))?;
+            }
             let line = LineSeries::new(points, colour.stroke_width(2));
             let key = move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2));
             chart.draw_series(line)?.label(name).legend(key);
@@ -173,4 +215,32 @@ fn plot(title: &str, x: &str, nearest: Points, batched: Points, top: f64) -> any
         area.present()?;
     }
     Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulation::outcome::{Day, Wait};
+
+    fn outcome(wait_s: f64) -> Outcome {
+        let wait = Wait { asked_at_s: 10_800.0, accepted_after_s: wait_s / 2.0, picked_up_after_s: wait_s };
+        let day = Day { rides: 1, empty_m: 800.0, paid_m: 2_400.0, paid_s: 300.0, ..Day::default() };
+        Outcome { waits: vec![wait; 40], days: vec![day; 10], ..Outcome::default() }
+    }
+
+    #[test]
+    fn the_page_plots_each_figure_by_the_size_of_the_fleet_and_the_waits_of_each() {
+        let comparison = |drivers| Comparison { drivers, nearest: vec![outcome(400.0)], batched: vec![outcome(200.0)] };
+        let folder = std::env::temp_dir().join(format!("policies-{}", uuid::Uuid::now_v7()));
+        for comparisons in [vec![comparison(400)], vec![comparison(400), comparison(800)]] {
+            let file = folder.join("page.html");
+            write_page(&comparisons, &file).unwrap();
+            let page = fs::read_to_string(&file).unwrap();
+            assert_eq!(page.matches("<svg").count(), BY_FLEET.len() + 2 * comparisons.len());
+            assert!(BY_FLEET.iter().all(|(title, _)| page.contains(title)));
+            assert!(page.contains("driven without a rider, km<td>8<td>8"), "{page}");
+            assert!(page.contains("driven without a rider, % of all km<td>25.0<td>25.0"));
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

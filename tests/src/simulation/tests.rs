@@ -29,6 +29,8 @@ async fn everybody_who_asks_is_picked_up_gives_up_or_calls_off_and_nobody_is_los
                 .iter()
                 .all(|wait| 0.0 < wait.accepted_after_s && wait.accepted_after_s < wait.picked_up_after_s)
         );
+        let empty_km_per_ride = outcome.empty_km() / outcome.waits.len() as f64;
+        assert!((0.05..5.0).contains(&empty_km_per_ride), "{empty_km_per_ride}");
         assert!(outcome.gini() > 0.0 && outcome.gini() < 0.9, "{}", outcome.gini());
     }
 }

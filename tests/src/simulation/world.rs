@@ -91,6 +91,14 @@ enum DriverState {
     Away,
 }
 
+/// What a driver drove to a pick-up and from there on.
+#[derive(Default)]
+struct Driven {
+    empty_m: f64,
+    paid_m: f64,
+    paid_s: f64,
+}
+
 pub(super) struct World<'a> {
     town: &'a Town,
     scenario: &'a Scenario,
@@ -419,12 +427,12 @@ impl<'a> World<'a> {
         let between = |a: f64, b: f64| a + (b - a) * share;
         let place = Point::new(between(from.lat, pickup.lat), between(from.lng, pickup.lng));
         self.drivers[driver].place = place;
-        self.note_driving(driver, driven_s, 0.0);
+        self.note_driving(driver, Driven { empty_m: self.town.metres(from, pickup) * share, ..Driven::default() });
         self.is_idle(driver);
     }
 
     fn arrives(&mut self, driver: usize, ride: usize) {
-        let DriverState::DrivesTo { ride: to, began, .. } = self.drivers[driver].state else { return };
+        let DriverState::DrivesTo { ride: to, from, .. } = self.drivers[driver].state else { return };
         let RideState::Accepted { at } = self.rides[ride].state else { return };
         if to != ride {
             return;
@@ -440,17 +448,19 @@ impl<'a> World<'a> {
         self.rides[ride].state = RideState::OnBoard { since: self.now };
         let PlannedRide { pickup, dropoff, .. } = self.rides[ride].planned;
         let drive_s = self.town.seconds(&[pickup], dropoff)[0] * self.people.luck(driver, ride);
-        self.note_driving(driver, seconds(self.now - began), drive_s);
+        let (empty_m, paid_m) = (self.town.metres(from, pickup), self.town.metres(pickup, dropoff));
+        self.note_driving(driver, Driven { empty_m, paid_m, paid_s: drive_s });
         self.drivers[driver].state = DriverState::Serves;
         self.after(self.people.boarding_s(ride) + drive_s, Event::SetsDown { driver, ride });
     }
 
-    fn note_driving(&mut self, driver: usize, empty_s: f64, paid_s: f64) {
+    fn note_driving(&mut self, driver: usize, driven: Driven) {
         if self.counts(self.now) {
             let day = &mut self.drivers[driver].day;
-            day.empty_s += empty_s;
-            day.paid_s += paid_s;
-            day.rides += usize::from(paid_s > 0.0);
+            day.empty_m += driven.empty_m;
+            day.paid_m += driven.paid_m;
+            day.paid_s += driven.paid_s;
+            day.rides += usize::from(driven.paid_s > 0.0);
         }
     }
 
