@@ -147,7 +147,7 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
         SyncCommand::Compare => {
             office.board.forget_differing();
             let _ = leader.reports.send(Report::Core(Box::new(Event::CompareNow)));
-            Ok("every connected region is asked; what differs is in `differing`, by its key".to_owned())
+            Ok("every connected region is asked; rows that differ are shown by their keys".to_owned())
         }
         SyncCommand::Verify => {
             match look_through_logs(&mut leader, *fence, office.ring.clone(), &Once::default()).await? {

@@ -7,6 +7,7 @@ import { usePages } from '../lib/pages';
 import { formatTime } from '../lib/time';
 import { Badge, Button, Field, Notice } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
+import { words } from './command';
 import { behind, bytes, nameOf, seconds } from './lag';
 
 const STREAMS: readonly FactStream[] = ['control', 'config', 'ledger'];
@@ -243,7 +244,7 @@ function Quarantine({ items, error, ready, give, onMore, onRetry }: QuarantinePr
       <ErrorNote error={error} onRetry={onRetry} />
       {items.length === 0 && error === null && <p className="muted small">Everything stored is applied.</p>}
       {items.length > 0 && (
-        <div className="table-wrap tight">
+        <div className="table-wrap">
           <table>
             <caption className="visually-hidden">Entries stored and not applied, newest first</caption>
             <thead>
@@ -304,7 +305,7 @@ function Commands({ given, error, onRetry }: { given: readonly GivenCommand[]; e
       <ErrorNote error={error} onRetry={onRetry} />
       {given.length === 0 && error === null && <p className="muted small">None yet.</p>}
       {given.length > 0 && (
-        <div className="table-wrap tight">
+        <div className="table-wrap">
           <table>
             <caption className="visually-hidden">Commands, newest first</caption>
             <thead>
@@ -321,7 +322,7 @@ function Commands({ given, error, onRetry }: { given: readonly GivenCommand[]; e
                   <td>{formatTime(command.made_at)}</td>
                   <td>{command.made_by}</td>
                   <td>
-                    <span className="mono">{JSON.stringify(command.command)}</span>
+                    {words(command.command)}
                     <p className="muted small">{command.reason}</p>
                   </td>
                   <td>

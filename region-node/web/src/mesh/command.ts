@@ -1,0 +1,16 @@
+import type { SyncCommand } from '../api/types';
+import { nameOf } from './lag';
+
+/** A command as one would say it. */
+export function words(command: SyncCommand): string {
+  if (typeof command === 'string') return command;
+  if ('retry' in command) return `retry ${nameOf(command.retry)}`;
+  if ('skip' in command) return `skip ${nameOf(command.skip)}`;
+  if ('refetch' in command) return `fetch anew from ${nameOf(command.refetch)}`;
+  if ('pause' in command) return `pause ${command.pause.stream} with ${command.pause.peer}`;
+  if ('resume' in command) return `resume ${command.resume.stream} with ${command.resume.peer}`;
+  if ('load_snapshot' in command) return `load a snapshot of ${command.load_snapshot.peer}`;
+  if ('retire' in command) return `give up ${command.retire.region}`;
+  // Of a release that knows more commands.
+  return JSON.stringify(command);
+}
