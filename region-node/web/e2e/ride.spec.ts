@@ -77,7 +77,7 @@ async function keep(page: Page, name: string): Promise<void> {
   await page.screenshot({ path: `${directory}/${name}.png`, fullPage: true });
 }
 
-/** Returns the phone. */
+/** Returns the phone, once there is an account of it. */
 async function register(page: Page, role: 'rider' | 'driver', name: string): Promise<string> {
   await page.goto(`/${role}?tenant=${tenant}`);
   await page.getByText('Create account', { exact: true }).first().click();
@@ -92,6 +92,7 @@ async function register(page: Page, role: 'rider' | 'driver', name: string): Pro
     await page.getByLabel('Plate').fill(`E2E-${unique.slice(-4)}`);
   }
   await page.getByRole('button', { name: 'Create account' }).click();
+  await expect(page.getByRole('button', { name: 'Sign out' })).toBeVisible();
   return phone;
 }
 
