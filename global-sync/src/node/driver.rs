@@ -15,13 +15,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    Trusted, Vital,
+    Trusted, Vital, moves,
     operations::{self, Office},
     targets,
     tasks::{self, Acks, Leader},
 };
 use crate::{
     config::Config,
+    moving,
     protocol::{
         Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, Limits, LogId, LogState, Message,
         Millis, Origin, Past, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
@@ -80,6 +81,7 @@ struct Driver {
     fence: Option<Fence>,
     board: Board,
     reports: mpsc::UnboundedSender<Report>,
+    stop: CancellationToken,
     /// One writer for each kind of log; what waits there is bounded by the credits we granted.
     writers: BTreeMap<FactStream, mpsc::UnboundedSender<Box<VerifiedBatch>>>,
     may_number: watch::Sender<bool>,
@@ -196,6 +198,7 @@ impl Life<'_> {
         vital.spawn("carrying out commands", operations::carry_out(leader.clone(), office));
         let configured = self.config.peers.keys().cloned().collect();
         vital.spawn("joining the mesh", tasks::join_mesh(leader.clone(), origin.clone(), configured));
+        vital.spawn("moving tenants", moves::move_tenants(leader.clone(), self.mesh.clone(), self.config.clone()));
         vital.spawn("looking at the database", tasks::refresh(leader, identity));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
@@ -210,6 +213,7 @@ impl Life<'_> {
             fence: None,
             board: self.board.clone(),
             reports,
+            stop: stop.clone(),
             writers,
             may_number,
             acks,
@@ -317,6 +321,12 @@ impl Driver {
                         Ok(()) => tracing::info!(peer = %region, "{region} was given a snapshot"),
                         Err(error) => tracing::warn!(peer = %region, "a snapshot for {region} broke off: {error}"),
                     }
+                });
+            }
+            MeshEvent::Moving { link } => {
+                let (store, stop) = (self.store.clone(), self.stop.clone());
+                self.work.spawn(async move {
+                    stop.run_until_cancelled(moving::receive(&store, link)).await;
                 });
             }
             MeshEvent::Disconnected { conn } => {

@@ -5,6 +5,7 @@
 //! and every part survives the database going away.
 
 mod driver;
+mod moves;
 mod operations;
 mod tasks;
 

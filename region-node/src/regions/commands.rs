@@ -89,9 +89,10 @@ pub(super) async fn give_command(
     must_be_here(&app, &region)?;
     let NewSyncCommand { command: what, reason } = &command.body;
     let mut tx = app.db.system().await?;
-    let (id, known) = store::insert_command(&mut tx, what, reason, &operator.client_id, command.key.as_ref()).await?;
+    let key = command.key.as_ref().map(|key| (key.key.as_str(), key.request_hash(&app.sealer)));
+    let (id, known) = store::insert_command(&mut tx, what, reason, &operator.client_id, key).await?;
     tx.commit().await?;
-    let is_same = |hash: &[u8]| command.key.as_ref().is_some_and(|key| key.request_hash == hash);
+    let is_same = |hash: &[u8]| key.is_some_and(|(_, own)| own == hash);
     match known {
         Some(hash) if !is_same(&hash) => {
             let detail = "this Idempotency-Key was used for another request; take a new one";

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use shared::sync_command::{EntryPlace, SyncCommand};
 
 use super::{commands::SyncCommandView, quarantine::QuarantinedView};
-use crate::{db::SystemTx, http::IdempotencyKey};
+use crate::db::SystemTx;
 
 /// A command as it is stored.
 struct CommandRow {
@@ -30,14 +30,14 @@ impl From<CommandRow> for SyncCommandView {
     }
 }
 
-/// Stores a command; under a key that was used before nothing is stored, and what was stored then is returned with the hash
+/// Stores a command under a key and the hash of its request; under a key that was used before nothing is stored, and what was stored then is returned with the hash
 /// of its request.
 pub(super) async fn insert_command(
     tx: &mut SystemTx,
     command: &SyncCommand,
     reason: &str,
     made_by: &str,
-    key: Option<&IdempotencyKey>,
+    key: Option<(&str, [u8; 32])>,
 ) -> sqlx::Result<(Uuid, Option<Vec<u8>>)> {
     let id = Uuid::now_v7();
     let inserted = sqlx::query!(
@@ -47,8 +47,8 @@ pub(super) async fn insert_command(
         Json(command) as _,
         reason,
         made_by,
-        key.map(|key| key.key.as_str()),
-        key.map(|key| key.request_hash.as_slice())
+        key.map(|(key, _)| key),
+        key.as_ref().map(|(_, hash)| hash.as_slice())
     )
     .execute(tx.conn())
     .await?;
@@ -58,7 +58,7 @@ pub(super) async fn insert_command(
     let before = sqlx::query!(
         r#"SELECT id, request_hash AS "request_hash!" FROM repl_command WHERE made_by = $1 AND key = $2"#,
         made_by,
-        key.map(|key| key.key.as_str())
+        key.map(|(key, _)| key)
     )
     .fetch_one(tx.conn())
     .await?;

@@ -3,12 +3,14 @@ import type { Money } from '../lib/money';
 import type { Client } from './client';
 import type {
   ConfigAnswer,
+  Directory,
   DispatchStory,
   DriverBalance,
   Estimate,
   FareShare,
   GivenCommand,
   GivenUp,
+  Move,
   NearbyDriver,
   Offer,
   Page,
@@ -303,6 +305,15 @@ export const giveSyncCommand = (
   command: { command: SyncCommand; reason: string },
   idempotencyKey: string,
 ): Promise<GivenCommand> => client.json({ method: 'POST', path: syncPath(region, 'commands'), body: command, idempotencyKey });
+
+export const directory = (client: Client, signal?: AbortSignal): Promise<Directory> =>
+  client.json({ method: 'GET', path: '/v1/directory', signal });
+
+export const moves = (client: Client, signal?: AbortSignal): Promise<{ items: Move[] }> =>
+  client.json({ method: 'GET', path: '/v1/moves', signal });
+
+export const rehome = (client: Client, tenant: string, toRegion: string, idempotencyKey: string): Promise<Move> =>
+  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/rehome`, body: { to_region: toRegion, mode: 'planned' }, idempotencyKey });
 
 export interface NodeHealth {
   status?: string;

@@ -8,6 +8,7 @@ import { ErrorNote } from '../ui/error-note';
 import { agreement, furthest, known } from './agreement';
 import { MeshDrawing } from './mesh-drawing';
 import { Operations } from './operations';
+import { TenantsPanel } from './tenants-panel';
 import '../styles/mesh.css';
 
 export default function MeshScreen() {
@@ -52,6 +53,7 @@ function Mesh() {
               ))}
             </div>
           </div>
+          <TenantsPanel />
           <Links regions={regions} />
           <Vectors regions={regions} />
           <Operations regions={regions} onChange={view.reload} />
