@@ -199,6 +199,8 @@ impl Life<'_> {
         let configured = self.config.peers.keys().cloned().collect();
         vital.spawn("joining the mesh", tasks::join_mesh(leader.clone(), origin.clone(), configured));
         vital.spawn("moving tenants", moves::move_tenants(leader.clone(), self.mesh.clone(), self.config.clone()));
+        let taking_over = moves::take_tenants_over(leader.clone(), self.mesh.clone(), self.config.clone());
+        vital.spawn("taking tenants over", taking_over);
         vital.spawn("looking at the database", tasks::refresh(leader, identity));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
