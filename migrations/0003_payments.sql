@@ -4,15 +4,16 @@
 CREATE TABLE payments (
     id               uuid PRIMARY KEY,
     tenant_id        text NOT NULL,
-    -- What is paid for. A cancellation costs only after a driver accepted, so a fee has its (cancelled) trip too.
-    ride_id          uuid NOT NULL REFERENCES rides (id),
-    trip_id          uuid NOT NULL REFERENCES trips (id),
+    -- What is paid for. A cancellation costs only after a driver accepted, so a fee has its (cancelled) trip too. A top-up of the
+    -- rider's wallet has neither.
+    ride_id          uuid REFERENCES rides (id),
+    trip_id          uuid REFERENCES trips (id),
     rider_id         uuid NOT NULL REFERENCES riders (id),
     driver_id        uuid REFERENCES drivers (id),
     -- The share of the fare that is paid; null: what the ride's rider has not shared with others.
     share_id         uuid REFERENCES fare_shares (id),
     kind             text NOT NULL DEFAULT 'fare' CHECK (kind IN
-        ('fare', 'cancellation_fee', 'no_show_fee', 'tip')),
+        ('fare', 'cancellation_fee', 'no_show_fee', 'tip', 'top_up')),
     status           text NOT NULL CHECK (status IN
         ('pending', 'authorized', 'settled', 'failed', 'unknown', 'refunded', 'partially_refunded')),
     method           jsonb NOT NULL,
@@ -43,12 +44,13 @@ CREATE TABLE payments (
     settled_at       timestamptz,
     updated_at       timestamptz NOT NULL,
     CONSTRAINT payment_is_divided CHECK (tax_amount + commission_amount <= amount + promotion_amount),
-    CONSTRAINT fares_are_shared CHECK (share_id IS NULL OR kind = 'fare')
+    CONSTRAINT fares_are_shared CHECK (share_id IS NULL OR kind = 'fare'),
+    CONSTRAINT top_ups_have_no_trip CHECK (num_nulls(ride_id, trip_id) = CASE kind WHEN 'top_up' THEN 2 ELSE 0 END)
 );
 -- A trip, and each share of its fare, is charged and settled once: a second payment may not even be begun unless the first
 -- one failed for good.
 CREATE UNIQUE INDEX one_live_payment_per_share ON payments (tenant_id, trip_id, coalesce(share_id, trip_id))
-    WHERE status <> 'failed' AND kind <> 'tip';
+    WHERE status <> 'failed' AND kind NOT IN ('tip', 'top_up');
 -- And tipped once, which is a payment of its own.
 CREATE UNIQUE INDEX one_live_tip_per_trip ON payments (tenant_id, trip_id) WHERE status <> 'failed' AND kind = 'tip';
 CREATE INDEX payments_to_resume ON payments (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
@@ -57,6 +59,7 @@ CREATE INDEX payments_given_up ON payments (tenant_id, id)
 CREATE INDEX payments_unknown ON payments (tenant_id) WHERE status = 'unknown';
 CREATE INDEX payments_by_provider_ref ON payments (tenant_id, provider_ref) WHERE provider_ref IS NOT NULL;
 CREATE INDEX payments_of_trip ON payments (tenant_id, trip_id, id DESC);
+CREATE INDEX payments_top_ups ON payments (tenant_id, rider_id) WHERE kind = 'top_up';
 CREATE INDEX payments_by_key ON payments (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('payments');
 
@@ -72,6 +75,8 @@ CREATE TABLE refunds (
     commission_amount bigint NOT NULL CHECK (commission_amount >= 0),
     promotion_amount bigint NOT NULL DEFAULT 0 CHECK (promotion_amount >= 0),
     reason           text NOT NULL,
+    -- Back to where it came from, or into the rider's wallet, of which no PSP knows.
+    goes_to          text NOT NULL DEFAULT 'source' CHECK (goes_to IN ('source', 'wallet')),
     provider_ref     text,
     failure_code     text,
     attempts         int NOT NULL,
@@ -126,28 +131,59 @@ CREATE TABLE payout_runs (
 );
 CALL fence_by_tenant('payout_runs');
 
+-- What each rider's wallet holds: the sum of what is posted to 'rider:<id>', kept by ledger_postings_are_whole with the postings
+-- themselves. Whoever posts to a wallet holds its row until the transaction ends, after all others it holds.
+CREATE TABLE wallets (
+    rider_id       uuid NOT NULL REFERENCES riders (id),
+    tenant_id      text NOT NULL,
+    currency       text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    balance        bigint NOT NULL CONSTRAINT wallet_is_never_overdrawn CHECK (balance >= 0),
+    CONSTRAINT one_wallet_per_rider_and_currency PRIMARY KEY (rider_id, currency)
+);
+CALL fence_by_tenant('wallets');
+REVOKE DELETE ON wallets FROM gocomet_app, gocomet_system;
+
+-- What the back office gave riders into their wallets, and why.
+CREATE TABLE wallet_credits (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    rider_id       uuid NOT NULL REFERENCES riders (id),
+    amount         bigint NOT NULL CHECK (amount > 0),
+    currency       text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    reason         text NOT NULL,
+    -- Who gave it: a role and a client.
+    made_by        text NOT NULL,
+    created_at     timestamptz NOT NULL
+);
+CALL fence_by_tenant('wallet_credits');
+REVOKE UPDATE, DELETE ON wallet_credits FROM gocomet_app, gocomet_system;
+
 -- The zero-sum ledger: an entry is a balanced set of postings in one currency, never changed, never deleted, never added
 -- to. Its id is the id of the fact other regions learn.
 CREATE TABLE ledger_entries (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
     kind           text NOT NULL CHECK (kind IN
-        ('settlement', 'refund', 'cancellation_fee', 'no_show_fee', 'tip', 'adjustment', 'payout')),
+        ('settlement', 'refund', 'cancellation_fee', 'no_show_fee', 'tip', 'top_up', 'adjustment', 'payout', 'credit', 'recovered')),
     payment_id     uuid REFERENCES payments (id),
     refund_id      uuid REFERENCES refunds (id),
     payout_id      uuid REFERENCES payouts (id),
+    credit_id      uuid REFERENCES wallet_credits (id),
     currency       text NOT NULL,
     posted_at      timestamptz NOT NULL,
     -- Its postings are made by the transaction that made it.
     made_by        xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    CONSTRAINT entry_is_of_a_payment_or_a_payout CHECK
-        ((kind = 'payout') = (payout_id IS NOT NULL) AND (kind = 'payout') = (payment_id IS NULL))
+    CONSTRAINT entry_is_of_one_thing CHECK (CASE kind
+        WHEN 'payout' THEN payout_id IS NOT NULL AND num_nonnulls(payment_id, credit_id) = 0
+        WHEN 'credit' THEN credit_id IS NOT NULL AND num_nonnulls(payment_id, payout_id) = 0
+        WHEN 'recovered' THEN num_nonnulls(payment_id, payout_id, credit_id) = 0
+        ELSE payment_id IS NOT NULL AND num_nonnulls(payout_id, credit_id) = 0 END)
 );
 -- Statements find entries by their time. The table only ever grows in about that order, so an index of blocks does, which
 -- costs a settlement nothing; one of rows would cost each a twentieth more of write-ahead log.
 CREATE INDEX ledger_entries_by_time ON ledger_entries USING brin (posted_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id)
-    WHERE kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip');
+    WHERE kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip', 'top_up');
 CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;
 CALL fence_by_tenant('ledger_entries');
 
@@ -155,8 +191,8 @@ CREATE TABLE ledger_postings (
     entry_id       uuid NOT NULL REFERENCES ledger_entries (id),
     line           smallint NOT NULL,
     tenant_id      text NOT NULL,
-    -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'tenant:revenue', 'tenant:tax', 'tenant:cash',
-    -- 'tenant:disputes', 'tenant:promotions', 'tenant:payouts'.
+    -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'rider:<id>', 'tenant:revenue', 'tenant:tax',
+    -- 'tenant:cash', 'tenant:disputes', 'tenant:promotions', 'tenant:credits', 'tenant:payouts', 'tenant:suspense'.
     -- A positive amount is owed to the account's holder, a negative one is held by it.
     account        text NOT NULL,
     amount         bigint NOT NULL,
@@ -166,10 +202,12 @@ CREATE INDEX ledger_postings_by_account ON ledger_postings (tenant_id, account);
 CALL fence_by_tenant('ledger_postings');
 REVOKE UPDATE, DELETE ON ledger_entries, ledger_postings FROM gocomet_app, gocomet_system;
 
--- An entry's postings are made by one statement, the transaction's that made the entry, and sum to zero.
+-- An entry's postings are made by one statement, the transaction's that made the entry, and sum to zero. What they move on
+-- wallets stands there at once.
 CREATE FUNCTION ledger_postings_are_whole() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     wrong uuid;
+    moved record;
 BEGIN
     -- What moves here was made elsewhere, and comes as it is.
     IF current_user = 'gocomet_move' THEN
@@ -186,6 +224,20 @@ BEGIN
         RAISE EXCEPTION 'ledger entry % is off balance', wrong
             USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_entry_balances';
     END IF;
+    FOR moved IN
+        SELECT p.tenant_id, substr(p.account, 7)::uuid AS rider_id, e.currency, sum(p.amount)::bigint AS amount
+        FROM posted p JOIN ledger_entries e ON e.id = p.entry_id WHERE p.account LIKE 'rider:%'
+        GROUP BY 1, 2, 3 ORDER BY 2, 3
+    LOOP
+        -- A CHECK is looked at before a conflict is, so a wallet that is spent from is changed before one is made.
+        UPDATE wallets w SET balance = w.balance + moved.amount
+        WHERE w.rider_id = moved.rider_id AND w.currency = moved.currency AND moved.amount < 0;
+        IF NOT FOUND THEN
+            INSERT INTO wallets AS w (rider_id, tenant_id, currency, balance)
+            VALUES (moved.rider_id, moved.tenant_id, moved.currency, moved.amount)
+            ON CONFLICT (rider_id, currency) DO UPDATE SET balance = w.balance + excluded.balance;
+        END IF;
+    END LOOP;
     RETURN NULL;
 END $$;
 CREATE TRIGGER ledger_postings_are_whole AFTER INSERT ON ledger_postings REFERENCING NEW TABLE AS posted

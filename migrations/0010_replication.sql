@@ -445,8 +445,11 @@ CREATE TABLE ledger_facts (
     -- Of a payout instead: which, and who was paid.
     payout_id          uuid,
     driver_id          uuid,
+    -- Of a movement of a wallet instead, perhaps by a payment: by which entry of the home's ledger, and whose.
+    entry_id           uuid,
+    rider_id           uuid,
     tenant_id          text NOT NULL,
-    kind               text NOT NULL CHECK (kind IN ('settlement', 'refund', 'adjustment', 'payout')),
+    kind               text NOT NULL CHECK (kind IN ('settlement', 'refund', 'adjustment', 'payout', 'wallet')),
     amount             bigint NOT NULL,
     currency           text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     origin_region      text NOT NULL,
@@ -457,9 +460,10 @@ CREATE TABLE ledger_facts (
     settled_at         timestamptz NOT NULL,
     late               boolean NOT NULL DEFAULT false,
     body_hash          bytea NOT NULL CHECK (length(body_hash) = 32),
-    CONSTRAINT fact_is_of_a_payment_or_a_payout CHECK (CASE kind
-        WHEN 'payout' THEN num_nonnulls(payout_id, driver_id) = 2 AND num_nonnulls(payment_id, trip_id) = 0
-        ELSE num_nonnulls(payment_id, trip_id) = 2 AND num_nonnulls(payout_id, driver_id) = 0 END)
+    CONSTRAINT fact_is_of_one_thing CHECK (CASE kind
+        WHEN 'payout' THEN num_nonnulls(payout_id, driver_id) = 2 AND num_nonnulls(payment_id, trip_id, entry_id, rider_id) = 0
+        WHEN 'wallet' THEN num_nonnulls(entry_id, rider_id) = 2 AND num_nonnulls(trip_id, payout_id, driver_id) = 0
+        ELSE num_nonnulls(payment_id, trip_id) = 2 AND num_nonnulls(payout_id, driver_id, entry_id, rider_id) = 0 END)
 );
 CREATE UNIQUE INDEX ledger_facts_origin ON ledger_facts (origin_region, origin_incarnation, origin_seq);
 CREATE UNIQUE INDEX ledger_facts_position ON ledger_facts (position);
@@ -467,6 +471,8 @@ CREATE INDEX ledger_facts_tenant ON ledger_facts (tenant_id, position);
 CREATE INDEX ledger_facts_payment ON ledger_facts (tenant_id, payment_id);
 CREATE INDEX ledger_facts_trip ON ledger_facts (tenant_id, trip_id);
 CREATE INDEX ledger_facts_payout ON ledger_facts (tenant_id, driver_id) WHERE kind = 'payout';
+CREATE INDEX ledger_facts_wallet ON ledger_facts (tenant_id, rider_id) WHERE kind = 'wallet';
+CREATE INDEX ledger_facts_entry ON ledger_facts (entry_id) WHERE kind = 'wallet';
 ALTER TABLE ledger_facts ENABLE ROW LEVEL SECURITY;
 ALTER TABLE ledger_facts FORCE ROW LEVEL SECURITY;
 CREATE POLICY ledger_facts_tenant ON ledger_facts USING (tenant_id = current_setting('app.tenant_id', true));
@@ -477,7 +483,8 @@ GRANT SELECT, INSERT ON ledger_facts TO gocomet_sync;
 
 -- What a fact says, whoever told it first and whenever: the same in every region.
 CREATE FUNCTION ledger_fact_hash(fact ledger_facts) RETURNS bytea LANGUAGE sql STABLE AS $$
-    SELECT sha256(convert_to(concat_ws(' ', fact.fact_id, fact.payment_id, fact.trip_id, fact.payout_id, fact.driver_id, fact.tenant_id, fact.kind,
+    SELECT sha256(convert_to(concat_ws(' ', fact.fact_id, fact.payment_id, fact.trip_id, fact.payout_id, fact.driver_id, fact.entry_id, fact.rider_id,
+                                       fact.tenant_id, fact.kind,
                                        fact.amount, fact.currency, extract(epoch FROM fact.settled_at),
                                        encode(fact.body_hash, 'hex')), 'UTF8'))
 $$;

@@ -1,14 +1,15 @@
-//! Whatever dies in the midst of a payment or a refund, and however the PSP misbehaves meanwhile: what the PSP holds, what was
-//! settled and what the ledger says agree to the cent afterwards, in every region.
+//! Whatever dies in the midst of a payment, a top-up of a wallet or a refund, and however the PSP misbehaves meanwhile: what the PSP
+//! holds, what was settled, what wallets hold and what the ledger says agree to the cent afterwards, in every region.
 //!
-//! A run is drawn from its seed: a phase of a payment or refund, a fault of the PSP, and who dies there. A node that is to die
+//! A run is drawn from its seed: a phase of a payment, top-up or refund, a fault of the PSP, and who dies there. A node that is to die
 //! aborts at that very instruction; else it stands still there while Postgres is killed beneath it, or while its hold runs out
 //! and another node goes on with its work. Each run must meet its phase, and it is the node that says it did. Several trips are
-//! paid at once in each run, by clients that try again, that ask both nodes at once, or that never come back. Beside the fault a
+//! paid at once in each run, by card or from the rider's wallet, and given back to where the money came from or into the wallet, by
+//! clients that try again, that ask both nodes at once, or that never come back. Beside the fault a
 //! run is about, the PSP has its bad days by a script of the same seed: it dawdles, declines, fails before and after the deed,
 //! falls silent, and its webhooks get lost, doubled and late; some more of them come from here. Nobody waits for the recovery
-//! from one run before the next begins. `PAYMENT_RUNS` says how many runs (each phase of a payment and of a refund once, if not
-//! said), `PAYMENT_SEED` from which seed.
+//! from one run before the next begins. `PAYMENT_RUNS` says how many runs (each phase of a payment, a top-up and a refund once, if
+//! not said), `PAYMENT_SEED` from which seed.
 #![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
 
 use std::{
@@ -79,7 +80,7 @@ struct Plan {
 async fn whatever_dies_in_a_payment_the_psp_the_settlements_and_the_ledger_agree_to_the_cent() {
     let seed = from_env("PAYMENT_SEED").unwrap_or_else(rand::random);
     let plans = plans(seed);
-    let runs = from_env("PAYMENT_RUNS").map_or(PHASES.len() * 2, |runs| usize::try_from(runs).unwrap());
+    let runs = from_env("PAYMENT_RUNS").map_or(PHASES.len() * 3, |runs| usize::try_from(runs).unwrap());
     println!("PAYMENT_SEED={seed} PAYMENT_RUNS={runs}");
     let folder = std::env::temp_dir().join(format!("payments-{}", Uuid::new_v4()));
     std::fs::create_dir_all(&folder).unwrap();
@@ -135,6 +136,7 @@ fn plans(seed: u64) -> Vec<Plan> {
         for (n, phase) in PHASES.into_iter().enumerate() {
             let turn = n + round + shift;
             of_round.push(Plan { what: "payment", phase, fault: CHARGE_FAULTS[turn % CHARGE_FAULTS.len()] });
+            of_round.push(Plan { what: "top_up", phase, fault: CHARGE_FAULTS[(turn + 1) % CHARGE_FAULTS.len()] });
             if round < REFUND_FAULTS.len() {
                 of_round.push(Plan { what: "refund", phase, fault: REFUND_FAULTS[turn % REFUND_FAULTS.len()] });
             }
@@ -191,14 +193,29 @@ impl Scene {
         let tokens: Vec<&str> = (0..TRIPS_PER_RUN)
             .map(|n| if n == 0 { plan.fault } else { CHARGE_FAULTS[rng.random_range(0..CHARGE_FAULTS.len())] })
             .collect();
-        let (subject, calls): (Uuid, Vec<Attempt>) = if plan.what == "payment" {
-            let calls = trips.iter().zip(tokens).map(|(trip, token)| Attempt::pay(*trip, token, Manner::drawn(rng)));
-            (trips[0], calls.collect())
-        } else {
-            let paid = join_all(trips.iter().map(|trip| self.paid(3 - node, *trip, plan.fault))).await;
-            paid.iter().for_each(|payment| told.hear(payment));
-            let calls = paid.iter().map(|payment| Attempt::refund(payment, plan.fault, rng)).collect();
-            (paid[0]["id"].as_str().unwrap().parse().unwrap(), calls)
+        let (subject, calls): (Uuid, Vec<Attempt>) = match plan.what {
+            "payment" => {
+                let calls =
+                    trips.iter().zip(tokens).enumerate().map(|(n, (trip, token))| match (n, rng.random_range(0..3)) {
+                        (1.., 0) => Attempt::pay_from_wallet(*trip, Manner::drawn(rng)),
+                        _ => Attempt::pay(*trip, token, Manner::drawn(rng)),
+                    });
+                (trips[0], calls.collect())
+            }
+            "top_up" => {
+                let mut calls = vec![Attempt::top_up(plan.fault, rng)];
+                calls.extend(trips.iter().map(|trip| Attempt::pay_from_wallet(*trip, Manner::drawn(rng))));
+                (self.rider.id.0, calls)
+            }
+            _ => {
+                let paid = join_all(trips.iter().map(|trip| self.paid(3 - node, *trip, plan.fault))).await;
+                paid.iter().for_each(|payment| told.hear(payment));
+                let calls = paid.iter().enumerate().map(|(n, payment)| {
+                    let to = if n > 0 && rng.random_bool(0.3) { "wallet" } else { "source" };
+                    Attempt::refund(payment, plan.fault, to, rng)
+                });
+                (paid[0]["id"].as_str().unwrap().parse().unwrap(), calls.collect())
+            }
         };
         let deed = if kill == Kill::Node { "abort" } else { "hold" };
         let order = self.orders.join(subject.to_string());
@@ -208,7 +225,7 @@ impl Scene {
         std::fs::rename(&draft, &order).unwrap();
         let answers = join_all(calls.into_iter().map(|call| self.attempt(node, call)));
         let ((), answers) = tokio::join!(self.strike(&order, subject, plan, kill), answers);
-        if plan.what == "payment" {
+        if plan.what != "refund" {
             answers.iter().flatten().for_each(|payment| told.hear(payment));
         }
         self.webhooks("evt", &trips).await;
@@ -263,6 +280,9 @@ impl Scene {
     async fn another_may_go_on(&self, subject: Uuid, plan: Plan) {
         let sql = match plan.what {
             "payment" => "SELECT next_attempt_at, now() FROM payments WHERE trip_id = $1 ORDER BY id DESC LIMIT 1",
+            "top_up" => {
+                "SELECT next_attempt_at, now() FROM payments WHERE rider_id = $1 AND kind = 'top_up' ORDER BY id DESC LIMIT 1"
+            }
             _ => "SELECT next_attempt_at, now() FROM refunds WHERE payment_id = $1 ORDER BY id DESC LIMIT 1",
         };
         type Held = Option<(Option<OffsetDateTime>, OffsetDateTime)>;
@@ -311,7 +331,8 @@ impl Scene {
             None => {
                 let patient = there.with_patience(Patience::PATIENT);
                 let answer = patient.call(Method::POST, &attempt.path).key(&attempt.key).body(&attempt.body).send();
-                // A refund may be refused since its payment is not settled; that is an answer too.
+                // A refund may be refused since its payment is not settled, and a payment since the wallet holds too little; that is
+                // an answer too.
                 answer.await.ok()?.json().ok()
             }
         }
@@ -374,6 +395,8 @@ impl Scene {
             ("the PSP has what nobody here knows", UNKNOWN_OPERATIONS),
             ("a trip is charged twice", CHARGED_TWICE),
             ("an entry does not sum to zero", OFF_BALANCE),
+            ("a wallet does not hold what was posted to it", DIFFERENT_WALLETS),
+            ("a wallet was booked anew, though nothing was forgotten", IN_SUSPENSE),
         ] {
             let found: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut conn).await.unwrap();
             assert!(found.is_empty(), "{}: {what}: {found:?}", self.region);
@@ -401,9 +424,13 @@ impl Scene {
     async fn audit_everywhere(&self, cluster: &TestCluster) {
         let mut conn = self.database().await;
         let own: Vec<(Uuid, String, i64)> = sqlx::query_as(
-            "SELECT id, CASE WHEN refund_id IS NULL THEN 'settlement' ELSE 'refund' END,
-                 (SELECT sum(abs(amount))::bigint FROM ledger_postings p WHERE p.entry_id = e.id AND p.account LIKE 'psp:%')
-             FROM ledger_entries e WHERE tenant_id = $1 ORDER BY id",
+            "SELECT e.id, e.kind, coalesce(y.amount, r.amount)
+             FROM (SELECT e.*, CASE WHEN e.refund_id IS NULL THEN e.payment_id END AS paid FROM ledger_entries e) e
+                 LEFT JOIN payments y ON y.id = e.paid LEFT JOIN refunds r ON r.id = e.refund_id
+             WHERE e.tenant_id = $1 AND e.kind IN ('settlement', 'refund')
+             UNION ALL
+             SELECT p.entry_id, 'wallet', p.amount FROM ledger_postings p WHERE p.tenant_id = $1 AND p.account LIKE 'rider:%'
+             ORDER BY 1, 2",
         )
         .bind(self.tenant)
         .fetch_all(&mut conn)
@@ -412,12 +439,13 @@ impl Scene {
         assert!(!own.is_empty(), "{} moved no money", self.tenant);
         for region in cluster.regions() {
             let mut conn = PgConnection::connect(&cluster.postgres_url(&region)).await.unwrap();
-            let facts: Vec<(Uuid, String, i64)> =
-                sqlx::query_as("SELECT fact_id, kind, amount FROM ledger_facts WHERE tenant_id = $1 ORDER BY fact_id")
-                    .bind(self.tenant)
-                    .fetch_all(&mut conn)
-                    .await
-                    .unwrap();
+            let facts: Vec<(Uuid, String, i64)> = sqlx::query_as(
+                "SELECT coalesce(entry_id, fact_id), kind, amount FROM ledger_facts WHERE tenant_id = $1 ORDER BY 1, 2",
+            )
+            .bind(self.tenant)
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
             assert_eq!(facts, own, "{region} has another ledger of {}", self.tenant);
         }
     }
@@ -468,10 +496,22 @@ impl Attempt {
         Self { path: "/v1/payments".to_owned(), body, key, by_office: false, manner }
     }
 
-    fn refund(payment: &Value, reason: &str, rng: &mut StdRng) -> Self {
+    fn pay_from_wallet(trip: Uuid, manner: Manner) -> Self {
+        let body = json!({"trip_id": trip, "method": "wallet"});
+        let key = Uuid::new_v4().to_string();
+        Self { path: "/v1/payments".to_owned(), body, key, by_office: false, manner }
+    }
+
+    fn top_up(token: &str, rng: &mut StdRng) -> Self {
+        let body = json!({"amount": rng.random_range(500..100_000), "method": {"type": "card", "token": token}});
+        let (key, manner) = (Uuid::new_v4().to_string(), Manner::drawn(rng));
+        Self { path: "/v1/riders/me/wallet/top-ups".to_owned(), body, key, by_office: false, manner }
+    }
+
+    fn refund(payment: &Value, reason: &str, to: &str, rng: &mut StdRng) -> Self {
         let amount = rng.random_range(1..=payment["amount"]["amount"].as_i64().unwrap());
         let path = format!("/v1/payments/{}/refunds", payment["id"].as_str().unwrap());
-        let body = json!({"amount": amount, "reason": reason});
+        let body = json!({"amount": amount, "reason": reason, "to": to});
         let (key, manner) = (Uuid::new_v4().to_string(), Manner::drawn(rng));
         Self { path, body, key, by_office: true, manner }
     }
@@ -484,19 +524,22 @@ const OPERATIONS_OF_TRIPS: &str = "SELECT o.idempotency_key FROM payments p
 
 const DIFFERENT_CHARGES: &str = "SELECT p.id || ' ' || p.status FROM payments p
     LEFT JOIN sandbox_psp_operations o ON o.idempotency_key = 'payment-' || p.id AND o.outcome = 'succeeded'
-    WHERE o.amount IS DISTINCT FROM CASE WHEN p.status <> 'failed' THEN p.amount END
+    WHERE o.amount IS DISTINCT FROM CASE WHEN p.status <> 'failed' AND p.provider <> 'wallet' THEN p.amount END
        OR o.currency <> p.currency";
 
 const DIFFERENT_SETTLEMENTS: &str = "SELECT p.id || ' ' || p.status FROM payments p
     WHERE (SELECT array_agg(-l.amount) FROM ledger_entries e JOIN ledger_postings l ON l.entry_id = e.id
-           WHERE e.payment_id = p.id AND e.kind = 'settlement' AND l.account LIKE 'psp:%')
+           WHERE e.payment_id = p.id AND e.kind IN ('settlement', 'top_up')
+             AND l.account LIKE CASE p.provider WHEN 'wallet' THEN 'rider:%' ELSE 'psp:%' END)
           IS DISTINCT FROM CASE WHEN p.status <> 'failed' THEN ARRAY[p.amount] END";
 
-const DIFFERENT_REFUNDS: &str = "SELECT r.id || ' ' || r.status FROM refunds r
+const DIFFERENT_REFUNDS: &str = "SELECT r.id || ' ' || r.status FROM refunds r JOIN payments p ON p.id = r.payment_id
     LEFT JOIN sandbox_psp_operations o ON o.idempotency_key = 'refund-' || r.id AND o.outcome = 'succeeded'
-    WHERE o.amount IS DISTINCT FROM CASE WHEN r.status = 'settled' THEN r.amount END
+    WHERE o.amount IS DISTINCT FROM
+              CASE WHEN r.status = 'settled' AND r.goes_to = 'source' AND p.provider <> 'wallet' THEN r.amount END
        OR (SELECT array_agg(l.amount) FROM ledger_entries e JOIN ledger_postings l ON l.entry_id = e.id
-           WHERE e.refund_id = r.id AND l.account LIKE 'psp:%')
+           WHERE e.refund_id = r.id AND l.account LIKE
+               CASE WHEN r.goes_to = 'wallet' OR p.provider = 'wallet' THEN 'rider:%' ELSE 'psp:%' END)
           IS DISTINCT FROM CASE WHEN r.status = 'settled' THEN ARRAY[r.amount] END";
 
 const DIFFERENT_SUMS: &str = "SELECT p.id || ' ' || p.refunded_amount FROM payments p
@@ -509,6 +552,12 @@ const UNKNOWN_OPERATIONS: &str = "SELECT o.idempotency_key FROM sandbox_psp_oper
 
 const CHARGED_TWICE: &str = "SELECT p.trip_id::text FROM payments p
     JOIN sandbox_psp_operations o ON o.idempotency_key = 'payment-' || p.id AND o.outcome = 'succeeded'
-    GROUP BY p.trip_id HAVING count(*) > 1";
+    WHERE p.kind <> 'top_up' GROUP BY p.trip_id HAVING count(*) > 1";
 
 const OFF_BALANCE: &str = "SELECT entry_id::text FROM ledger_postings GROUP BY entry_id HAVING sum(amount) <> 0";
+
+const DIFFERENT_WALLETS: &str = "SELECT coalesce(w.rider_id::text, posted.account)
+    FROM (SELECT account, sum(amount) AS balance FROM ledger_postings WHERE account LIKE 'rider:%' GROUP BY account) posted
+    FULL JOIN wallets w ON 'rider:' || w.rider_id = posted.account WHERE w.balance IS DISTINCT FROM posted.balance";
+
+const IN_SUSPENSE: &str = "SELECT entry_id::text FROM ledger_postings WHERE account = 'tenant:suspense'";

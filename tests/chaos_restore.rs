@@ -27,12 +27,17 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
     let elsewhere = Traffic::start(&[cluster.city("porto-taxis")], 1).await;
     rides(&cluster, 3).await;
     let (driver, coming) = creditor(&cluster).await;
+    let rider = city.rider().await;
     cluster.backup("us-east", "old").await.unwrap();
     let at_backup = ledger(&cluster, "us-east").await;
     let office = cluster.office("manhattan-cabs", "us-east").await.with_patience(Patience::PATIENT);
     let payouts = format!("/v1/drivers/{driver}/payouts");
     let payout: Value = office.post(&payouts, &json!({})).await.unwrap();
     assert_eq!(payout["amount"]["amount"], coming);
+    let wallet = format!("/v1/riders/{}/wallet", rider.id);
+    let _: Value = office.post(&format!("{wallet}/credits"), &json!({"amount": 500, "reason": "sorry"})).await.unwrap();
+    let top_up: Value = rider.client.post("/v1/riders/me/wallet/top-ups", &json!({"amount": 250})).await.unwrap();
+    assert_eq!(top_up["status"], "settled");
     rides(&cluster, 4).await;
     // What the region told nobody is lost with its database; this it has told, and the payout before it.
     eventually_within(PATIENCE, "eu-west knows what us-east settled", async || {
@@ -60,6 +65,12 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
     let booked: Value =
         eventually_within(PATIENCE, "the payout is in the books again", async || office.get(&path).await).await;
     assert_eq!((&booked["amount"], &booked["driver_id"]), (&payout["amount"], &payout["driver_id"]));
+    let held: Value = eventually_within(PATIENCE, "the wallet holds what was put into it", async || {
+        let held: Value = office.get(&wallet).await.map_err(|error| error.to_string())?;
+        if held["balance"]["amount"] == 750 { Ok(held) } else { Err(held.to_string()) }
+    })
+    .await;
+    assert!(held["items"].as_array().unwrap().iter().all(|entry| entry["kind"] == "recovered"), "{held}");
     let again = office.post::<Value>(&payouts, &json!({})).await.unwrap_err();
     assert_eq!(again.code(), Some("nothing_to_pay_out"), "nobody is paid twice: {again}");
     rides(&cluster, 3).await;

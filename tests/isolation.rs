@@ -149,6 +149,7 @@ fn body_for(path: &str, ride: &Uuid) -> Value {
         "rating" => json!({"stars": 5}),
         "documents" => json!({"documents": []}),
         "refunds" => json!({"reason": "none of theirs"}),
+        "credits" => json!({"amount": 100, "reason": "none of theirs"}),
         "tip" => json!({"amount": 100}),
         "shares" => json!({"phone": "+99955555555555"}),
         _ => json!({}),

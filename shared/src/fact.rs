@@ -259,6 +259,29 @@ pub struct PayoutMade {
     pub paid_at: OffsetDateTime,
 }
 
+/// A rider's wallet moved: what its home's ledger posted to it, so that the home, taken back to an old backup, learns it from the
+/// others, and nobody spends the same money twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalletMoved {
+    /// Unique for ever; the same id with another body is an alarm.
+    pub fact_id: Uuid,
+    /// The entry of the ledger.
+    pub entry_id: Uuid,
+    /// The payment it is of, or whose refund; none of a credit.
+    pub payment_id: Option<Uuid>,
+    /// Whose wallet.
+    pub rider_id: Uuid,
+    /// The tenant.
+    pub tenant: String,
+    /// In the currency's minor unit; positive: there is more in it now.
+    pub amount: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// When that was asked for, by the home region's clock; see [`LedgerEntry::settled_at`].
+    #[serde(with = "time::serde::rfc3339")]
+    pub moved_at: OffsetDateTime,
+}
+
 /// One fact, whatever its kind.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
@@ -286,6 +309,8 @@ pub enum Fact {
     Adjustment(LedgerEntry),
     /// `payout`
     Payout(PayoutMade),
+    /// `wallet`
+    Wallet(WalletMoved),
     /// `region.state`
     RegionState(RegionState),
 }
@@ -338,6 +363,7 @@ impl Fact {
         "refund",
         "adjustment",
         "payout",
+        "wallet",
         "region.state",
     ];
 
@@ -356,6 +382,7 @@ impl Fact {
             Self::Refund(_) => "refund",
             Self::Adjustment(_) => "adjustment",
             Self::Payout(_) => "payout",
+            Self::Wallet(_) => "wallet",
             Self::RegionState(_) => "region.state",
         }
     }
@@ -371,7 +398,9 @@ impl Fact {
             | Self::ConfigAdopted(_)
             | Self::ConfigPublished(_)
             | Self::ConfigRollout(_) => FactStream::Config,
-            Self::Settlement(_) | Self::Refund(_) | Self::Adjustment(_) | Self::Payout(_) => FactStream::Ledger,
+            Self::Settlement(_) | Self::Refund(_) | Self::Adjustment(_) | Self::Payout(_) | Self::Wallet(_) => {
+                FactStream::Ledger
+            }
         }
     }
 
@@ -388,6 +417,7 @@ impl Fact {
             Self::ConfigRollout(fact) => Some(&fact.tenant),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => Some(&fact.tenant),
             Self::Payout(fact) => Some(&fact.tenant),
+            Self::Wallet(fact) => Some(&fact.tenant),
         }
     }
 
@@ -418,6 +448,7 @@ impl Fact {
             "refund" => Self::Refund(read(kind, body)?),
             "adjustment" => Self::Adjustment(read(kind, body)?),
             "payout" => Self::Payout(read(kind, body)?),
+            "wallet" => Self::Wallet(read(kind, body)?),
             "region.state" => Self::RegionState(read(kind, body)?),
             unknown => return Err(FactError::UnknownKind(unknown.to_owned())),
         })
@@ -467,7 +498,8 @@ impl Fact {
             Self::Settlement(LedgerEntry { currency, .. })
             | Self::Refund(LedgerEntry { currency, .. })
             | Self::Adjustment(LedgerEntry { currency, .. })
-            | Self::Payout(PayoutMade { currency, .. }) => {
+            | Self::Payout(PayoutMade { currency, .. })
+            | Self::Wallet(WalletMoved { currency, .. }) => {
                 let letters = currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase());
                 if letters { Ok(()) } else { Err(format!("{currency:?} is no currency")) }
             }
@@ -486,6 +518,7 @@ impl Fact {
             Self::ConfigRollout(fact) => serde_json::to_value(fact),
             Self::Settlement(fact) | Self::Refund(fact) | Self::Adjustment(fact) => serde_json::to_value(fact),
             Self::Payout(fact) => serde_json::to_value(fact),
+            Self::Wallet(fact) => serde_json::to_value(fact),
             Self::RegionState(fact) => serde_json::to_value(fact),
         }
         .expect("facts are plain structs of strings, numbers and JSON")
@@ -526,6 +559,13 @@ mod tests {
         let LedgerEntry { fact_id, tenant, amount, currency, settled_at, .. } = settlement();
         let (payout_id, driver_id) = (Uuid::from_u128(4), Uuid::from_u128(5));
         PayoutMade { fact_id, payout_id, driver_id, tenant, amount, currency, paid_at: settled_at }
+    }
+
+    fn wallet() -> WalletMoved {
+        let LedgerEntry { fact_id, tenant, amount, currency, settled_at, .. } = settlement();
+        let (entry_id, rider_id) = (Uuid::from_u128(6), Uuid::from_u128(7));
+        let payment_id = Some(Uuid::from_u128(2));
+        WalletMoved { fact_id, entry_id, payment_id, rider_id, tenant, amount: -amount, currency, moved_at: settled_at }
     }
 
     fn one_of_each() -> Vec<Fact> {
@@ -583,6 +623,7 @@ mod tests {
             Fact::Refund(settlement()),
             Fact::Adjustment(settlement()),
             Fact::Payout(payout()),
+            Fact::Wallet(wallet()),
             Fact::RegionState(RegionState {
                 region: "eu-west".to_owned(),
                 incarnation: 1,
@@ -625,6 +666,7 @@ mod tests {
         refund: amount currency fact_id payment_id settled_at tenant trip_id
         adjustment: amount currency fact_id payment_id settled_at tenant trip_id
         payout: amount currency driver_id fact_id paid_at payout_id tenant
+        wallet: amount currency entry_id fact_id moved_at payment_id rider_id tenant
         region.state: incarnation region state
         ");
     }

@@ -72,6 +72,8 @@ uuid_ids! {
     RefundId,
     /// Money paid to a driver.
     PayoutId,
+    /// Money given to a rider into his wallet.
+    CreditId,
     /// One comparison with a payment service's books.
     ReconciliationId,
     /// One entry of the replicated ledger.

@@ -47,6 +47,7 @@ pub(crate) async fn apply_config(
             | Fact::Refund(_)
             | Fact::Adjustment(_)
             | Fact::Payout(_)
+            | Fact::Wallet(_)
             | Fact::RegionState(_) => set_aside.push(SetAside::new(seq, "failed", "not a config fact")),
         }
     }

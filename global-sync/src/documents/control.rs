@@ -32,7 +32,8 @@ pub(crate) async fn apply_control(
             | Fact::Settlement(_)
             | Fact::Refund(_)
             | Fact::Adjustment(_)
-            | Fact::Payout(_) => Some(("failed", "not a control fact".to_owned())),
+            | Fact::Payout(_)
+            | Fact::Wallet(_) => Some(("failed", "not a control fact".to_owned())),
         };
         set_aside.extend(refused.map(|(state, reason)| SetAside::new(stored.seq, state, reason)));
     }

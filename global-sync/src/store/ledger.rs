@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shared::fact::{Fact, LedgerEntry, PayoutMade};
+use shared::fact::{Fact, LedgerEntry, PayoutMade, WalletMoved};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -20,6 +20,9 @@ pub(super) struct LedgerRow {
     /// By what, and who was paid; of a payout.
     pub(super) payout_id: Option<Uuid>,
     pub(super) driver_id: Option<Uuid>,
+    /// By which entry, and whose; of a wallet that moved.
+    pub(super) entry_id: Option<Uuid>,
+    pub(super) rider_id: Option<Uuid>,
     pub(super) tenant: String,
     /// Minor units.
     pub(super) amount: i64,
@@ -33,13 +36,19 @@ impl LedgerRow {
         match fact {
             Fact::Settlement(entry) | Fact::Refund(entry) | Fact::Adjustment(entry) => {
                 let LedgerEntry { fact_id, payment_id, trip_id, tenant, amount, currency, settled_at } = entry;
-                let (payment_id, trip_id, payout_id, driver_id) = (Some(payment_id), Some(trip_id), None, None);
-                Some(Self { fact_id, payment_id, trip_id, payout_id, driver_id, tenant, amount, currency, settled_at })
+                let (payment_id, trip_id) = (Some(payment_id), Some(trip_id));
+                Some(Self { payment_id, trip_id, ..Self::of_nothing(fact_id, tenant, amount, currency, settled_at) })
             }
             Fact::Payout(made) => {
-                let PayoutMade { fact_id, payout_id, driver_id, tenant, amount, currency, paid_at: settled_at } = made;
-                let (payment_id, trip_id, payout_id, driver_id) = (None, None, Some(payout_id), Some(driver_id));
-                Some(Self { fact_id, payment_id, trip_id, payout_id, driver_id, tenant, amount, currency, settled_at })
+                let PayoutMade { fact_id, payout_id, driver_id, tenant, amount, currency, paid_at } = made;
+                let (payout_id, driver_id) = (Some(payout_id), Some(driver_id));
+                Some(Self { payout_id, driver_id, ..Self::of_nothing(fact_id, tenant, amount, currency, paid_at) })
+            }
+            Fact::Wallet(moved) => {
+                let WalletMoved { fact_id, entry_id, payment_id, rider_id, tenant, amount, currency, moved_at } = moved;
+                let (entry_id, rider_id) = (Some(entry_id), Some(rider_id));
+                let nothing = Self::of_nothing(fact_id, tenant, amount, currency, moved_at);
+                Some(Self { payment_id, entry_id, rider_id, ..nothing })
             }
             Fact::RegionAnnounced(_)
             | Fact::TenantCreated(_)
@@ -50,6 +59,24 @@ impl LedgerRow {
             | Fact::ConfigPublished(_)
             | Fact::ConfigRollout(_)
             | Fact::RegionState(_) => None,
+        }
+    }
+
+    /// That money moved, without what it is about.
+    fn of_nothing(fact_id: Uuid, tenant: String, amount: i64, currency: String, settled_at: OffsetDateTime) -> Self {
+        let (payment_id, trip_id, payout_id, driver_id, entry_id, rider_id) = (None, None, None, None, None, None);
+        Self {
+            fact_id,
+            payment_id,
+            trip_id,
+            payout_id,
+            driver_id,
+            entry_id,
+            rider_id,
+            tenant,
+            amount,
+            currency,
+            settled_at,
         }
     }
 }
@@ -92,16 +119,16 @@ pub(super) async fn insert(
     let inserted = sqlx::query!(
         r#"INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
                                      origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash, payout_id,
-                                     driver_id, late)
+                                     driver_id, entry_id, rider_id, late)
            SELECT f.fact_id, f.payment_id, f.trip_id, f.tenant_id, f.kind, f.amount, f.currency, $1, $2, f.seq,
-                  f.home_term, f.home_n, f.settled_at, f.body_hash, f.payout_id, f.driver_id,
+                  f.home_term, f.home_n, f.settled_at, f.body_hash, f.payout_id, f.driver_id, f.entry_id, f.rider_id,
                   COALESCE(h.term > f.home_term, false)
            FROM UNNEST($3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
                        $10::bigint[], $11::bigint[], $12::bigint[], $13::timestamptz[], $14::bytea[], $15::uuid[],
-                       $16::uuid[])
+                       $16::uuid[], $17::uuid[], $18::uuid[])
                 WITH ORDINALITY
                 AS f (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, seq, home_term, home_n,
-                      settled_at, body_hash, payout_id, driver_id, nr)
+                      settled_at, body_hash, payout_id, driver_id, entry_id, rider_id, nr)
            LEFT JOIN tenant_homes h ON h.tenant_id = f.tenant_id
            ORDER BY f.nr
            ON CONFLICT (fact_id) DO NOTHING
@@ -122,6 +149,8 @@ pub(super) async fn insert(
         &hashes,
         &column(|row| row.payout_id) as &[Option<Uuid>],
         &column(|row| row.driver_id) as &[Option<Uuid>],
+        &column(|row| row.entry_id) as &[Option<Uuid>],
+        &column(|row| row.rider_id) as &[Option<Uuid>],
     )
     .fetch_all(&mut *connection)
     .await?;
@@ -148,9 +177,10 @@ pub(super) async fn take_facts(connection: &mut PgConnection, own: &Origin) -> R
     let taken = sqlx::query(
         "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
                                    origin_incarnation, origin_seq, home_term, home_n, settled_at, late, body_hash,
-                                   payout_id, driver_id)
+                                   payout_id, driver_id, entry_id, rider_id)
          SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_incarnation,
-                origin_seq, home_term, home_n, settled_at, late, body_hash, payout_id, driver_id
+                origin_seq, home_term, home_n, settled_at, late, body_hash, payout_id, driver_id,
+                entry_id, rider_id
          FROM incoming_fact ON CONFLICT (fact_id) DO NOTHING",
     )
     .execute(&mut *connection)

@@ -98,7 +98,7 @@ const TABLES: [Table; 10] = [
     table!(
         "fact",
         "fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_incarnation, origin_seq,
-         home_term, home_n, settled_at, late, body_hash, payout_id, driver_id",
+         home_term, home_n, settled_at, late, body_hash, payout_id, driver_id, entry_id, rider_id",
         "ledger_facts"
     ),
     table!(

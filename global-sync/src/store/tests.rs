@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use shared::{
     fact::{
         ConfigChanged, ConfigPublished, ConfigRollout, Fact, FactStream, LedgerEntry, PayoutMade, RegionAnnounced,
-        TenantCreated,
+        TenantCreated, WalletMoved,
     },
     tenant_document::{DocumentActor, TenantDocument},
 };
@@ -170,6 +170,19 @@ fn payout(n: u128) -> Fact {
         amount: 70,
         currency: "EUR".to_owned(),
         paid_at: OffsetDateTime::UNIX_EPOCH,
+    })
+}
+
+fn wallet(n: u128) -> Fact {
+    Fact::Wallet(WalletMoved {
+        fact_id: Uuid::from_u128(n),
+        entry_id: Uuid::from_u128(n + 5_000_000),
+        payment_id: None,
+        rider_id: Uuid::from_u128(6_000_000),
+        tenant: "porto-taxis".to_owned(),
+        amount: -70,
+        currency: "EUR".to_owned(),
+        moved_at: OffsetDateTime::UNIX_EPOCH,
     })
 }
 
@@ -744,6 +757,26 @@ async fn payouts_stand_in_every_region_s_ledger_by_who_was_paid_and_count_in_the
     assert_eq!(us.scalar::<i64>(stands).await, 1, "told again it is the same fact");
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts WHERE kind = 'payout'").await, 2);
     assert_ne!(us.store.digest().await.unwrap(), here);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_wallets_moved_stands_in_every_region_s_ledger_by_whose_it_was_and_counts_in_the_digest(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    us.commit(&wallet(1)).await;
+    us.number().await;
+    let here = us.store.digest().await.unwrap();
+    let stands = "SELECT count(*) FROM ledger_facts WHERE kind = 'wallet' AND amount = -70 AND payment_id IS NULL
+                  AND entry_id = '00000000-0000-0000-0000-0000004c4b41' AND rider_id = '00000000-0000-0000-0000-0000005b8d80'";
+    assert_eq!(us.scalar::<i64>(stands).await, 1);
+    let eu = log("eu-west", FactStream::Ledger);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[wallet(1), wallet(2)])).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    assert_eq!(us.scalar::<i64>(stands).await, 1, "told again it is the same fact");
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts WHERE kind = 'wallet'").await, 2);
+    assert_ne!(us.store.digest().await.unwrap(), here);
+    let whose = "UPDATE ledger_facts SET rider_id = gen_random_uuid() WHERE origin_region = 'us-east'";
+    sqlx::query(whose).execute(&us.superuser).await.unwrap();
+    assert!(!us.store.check_ledger(&us.fence).await.unwrap().is_empty(), "whose it was counts");
 }
 
 #[sqlx::test(migrations = "../migrations")]

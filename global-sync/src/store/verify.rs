@@ -239,7 +239,8 @@ async fn compare_with_ledger(
     }
     let ids: Vec<Uuid> = entries.keys().copied().collect();
     let rows = sqlx::query!(
-        "SELECT fact_id, payment_id, trip_id, payout_id, driver_id, tenant_id, kind, amount, currency, settled_at, body_hash
+        "SELECT fact_id, payment_id, trip_id, payout_id, driver_id, entry_id, rider_id, tenant_id, kind, amount, currency,
+             settled_at, body_hash
          FROM ledger_facts WHERE fact_id = ANY($1)",
         &ids
     )
@@ -249,10 +250,21 @@ async fn compare_with_ledger(
     let mut sound = BTreeSet::new();
     for row in rows {
         let Some((_, kind, hash, said)) = entries.get(&row.fact_id) else { continue };
-        let LedgerRow { fact_id: _, payment_id, trip_id, payout_id, driver_id, tenant, amount, currency, settled_at } =
-            said;
-        if (row.payment_id, row.trip_id, row.payout_id, row.driver_id)
-            == (*payment_id, *trip_id, *payout_id, *driver_id)
+        let LedgerRow {
+            fact_id: _,
+            payment_id,
+            trip_id,
+            payout_id,
+            driver_id,
+            entry_id,
+            rider_id,
+            tenant,
+            amount,
+            currency,
+            settled_at,
+        } = said;
+        if (row.payment_id, row.trip_id, row.payout_id, row.driver_id, row.entry_id, row.rider_id)
+            == (*payment_id, *trip_id, *payout_id, *driver_id, *entry_id, *rider_id)
             && (&row.tenant_id, &row.kind, row.amount, &row.currency) == (tenant, *kind, *amount, currency)
             && micros(row.settled_at) == micros(*settled_at)
             && row.body_hash == hash

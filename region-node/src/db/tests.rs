@@ -206,6 +206,13 @@ async fn the_schema_decides_every_race(pool: PgPool) {
             FROM generate_series(1, 2)"),
         ("one_payout_run_per_day", "INSERT INTO payout_runs (tenant_id, day, held_until)
             SELECT 'cabs', '2026-03-01', now() FROM generate_series(1, 2)"),
+        ("wallet_is_never_overdrawn", "INSERT INTO wallets (rider_id, tenant_id, currency, balance)
+            VALUES ('00000000-0000-0000-0000-0000000000a1', 'cabs', 'USD', -1)"),
+        ("one_wallet_per_rider_and_currency", "INSERT INTO wallets (rider_id, tenant_id, currency, balance)
+            SELECT '00000000-0000-0000-0000-0000000000a1', 'cabs', 'USD', 1 FROM generate_series(1, 2)"),
+        ("top_ups_have_no_trip", "UPDATE payments SET kind = 'top_up' WHERE status = 'failed'"),
+        ("entry_is_of_one_thing", "INSERT INTO ledger_entries (id, tenant_id, kind, currency, posted_at)
+            VALUES (gen_random_uuid(), 'cabs', 'credit', 'USD', now())"),
         ("payments_check", "UPDATE payments SET refunded_amount = 101"),
         ("payment_is_divided", "UPDATE payments SET tax_amount = 81"),
         ("refund_is_divided", "UPDATE refunds SET tax_amount = 33"),

@@ -17,13 +17,13 @@ use crate::{
 /// How a share will be paid.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 pub(super) struct AcceptRequest {
-    /// `card` or `wallet`; without a token, the rider's usual one is charged.
+    /// `card`, without a token the rider's usual one, or `wallet`.
     #[garde(skip)]
     method: PaymentMethod,
 }
 
-/// Accepts a share until the trip ends; it is charged then, and shown by `payment`. Should that be declined, the ride's rider
-/// is charged instead.
+/// Accepts a share until the trip ends; it is charged then, and shown by `payment`. Should that be declined, or
+/// his wallet hold too little by then, the ride's rider is charged instead.
 #[utoipa::path(post, path = "/v1/shares/{id}/accept", tag = "fare sharing", security(("bearer" = [])),
     request_body = AcceptRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = ShareId, Path)),
@@ -37,12 +37,15 @@ pub(super) async fn accept_share(
     command: Command<AcceptRequest>,
 ) -> Result<Response, Stop> {
     let PaymentMethod { kind, token } = &command.body.method;
-    if *kind == MethodType::Cash {
-        return Err(FareShareError::ShareInCash.into());
-    }
-    let published = app.tenants.config(caller.tenant()).await?;
-    let token = payments::usable_token(&app, &published.config.psp, token.as_deref())?;
-    let method = PaymentMethod { kind: *kind, token: Some(token) };
+    let token = match kind {
+        MethodType::Cash => return Err(FareShareError::ShareInCash.into()),
+        MethodType::Wallet => None,
+        MethodType::Card => {
+            let published = app.tenants.config(caller.tenant()).await?;
+            Some(payments::usable_token(&app, &published.config.psp, token.as_deref())?)
+        }
+    };
+    let method = PaymentMethod { kind: *kind, token };
     step(&app, &caller, id, &command, Party::Invited, ShareStatus::Accepted, Some(&method)).await
 }
 

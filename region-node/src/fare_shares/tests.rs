@@ -439,3 +439,24 @@ async fn the_same_key_invites_and_accepts_once(pool: PgPool) {
     assert_eq!(friend.post_keyed(&accept, "a", body).await.ok(200), accepted);
     assert_eq!(scene.shares().await.len(), 1);
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_share_comes_from_its_rider_s_wallet_and_falls_back_where_that_holds_too_little(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let [ada, bob, _] = &scene.friends;
+    for friend in [ada, bob] {
+        let share = path(&scene.invite(friend, Some(100)).await.ok(201));
+        friend.post(&format!("{share}/accept"), json!({"method": "wallet"})).await.ok(200);
+    }
+    let credit = json!({"amount": 150, "reason": "sorry"});
+    scene.admin.post(&format!("/v1/riders/{}/wallet/credits", ada.id), credit).await.ok(201);
+    scene.end().await;
+    scene.charge().await;
+    let shares = scene.shares().await;
+    let statuses: Vec<_> = shares.iter().map(|share| share["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["fixed", "fallen_back"]);
+    assert_eq!(ada.get("/v1/riders/me/wallet").await.ok(200)["balance"]["amount"], 50);
+    let methods = "SELECT count(*) FROM payments WHERE status = 'settled' AND amount = 100 AND provider = 'sandbox'";
+    assert_eq!(scene.number(methods).await, 1, "the ride's rider pays it with his card");
+    assert_eq!(scene.number("SELECT sum(amount)::bigint FROM ledger_postings").await, 0);
+}

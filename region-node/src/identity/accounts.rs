@@ -322,10 +322,10 @@ async fn erase_means_of_payment(tx: &mut TenantTx, rider: Uuid) -> sqlx::Result<
     .await?;
     sqlx::query!(
         "UPDATE payments SET method = method - 'token'
-         WHERE rider_id = $1 AND trip_id IN (
+         WHERE rider_id = $1 AND (kind = 'top_up' OR trip_id IN (
                  SELECT trip_id FROM rides WHERE rider_id = $1
                  UNION ALL
-                 SELECT r.trip_id FROM fare_shares s JOIN rides r ON r.id = s.ride_id WHERE s.rider_id = $1)
+                 SELECT r.trip_id FROM fare_shares s JOIN rides r ON r.id = s.ride_id WHERE s.rider_id = $1))
              AND status IN ('settled', 'refunded', 'partially_refunded', 'failed') AND method ? 'token'",
         rider
     )

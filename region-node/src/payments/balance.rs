@@ -23,13 +23,15 @@ pub(super) struct DriverBalance {
 pub(super) struct TenantBalances {
     accounts: Vec<AccountBalance>,
     drivers: Vec<DriversBalance>,
+    /// What is in all riders' wallets together, one by currency.
+    riders: Vec<Money>,
 }
 
 /// An account's balance. Positive: owed to the account's holder; negative: held by it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct AccountBalance {
-    /// `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:payouts`, or a payment
-    /// service's: `psp:sandbox`, `psp:stripe:acme`.
+    /// `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:credits`, `tenant:payouts`,
+    /// `tenant:suspense`, or a payment service's: `psp:sandbox`, `psp:stripe:acme`.
     account: String,
     balance: Money,
 }
@@ -68,8 +70,8 @@ pub(super) async fn get_driver_balance(
     Ok(Json(DriverBalance { driver_id: id, balances: store::balances_of_driver(&mut tx, id, reading).await? }))
 }
 
-/// What stands on the tenant's own accounts and those of its payment services, and what its drivers have coming, by currency;
-/// for the back office. Together it is zero.
+/// What stands on the tenant's own accounts and those of its payment services, what its drivers have coming, and what is in its
+/// riders' wallets, by currency; for the back office. Together it is zero.
 #[utoipa::path(get, path = "/v1/balances", tag = "payments", security(("bearer" = [])),
     params(("X-Tenant-Id" = String, Header)),
     responses((status = 200, body = TenantBalances), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
@@ -79,9 +81,11 @@ pub(super) async fn get_balances(State(app): State<App>, caller: Caller) -> Resu
     let mut tx = app.db.read(caller.tenant()).await?;
     let accounts = store::balances_of_tenant(&mut tx).await?;
     let drivers = store::balances_of_drivers(&mut tx).await?;
+    let riders = store::balances_of_riders(&mut tx).await?;
     Ok(Json(TenantBalances {
         accounts: accounts.into_iter().map(|(account, balance)| AccountBalance { account, balance }).collect(),
         drivers: drivers.into_iter().map(|(coming, owed)| DriversBalance { coming, owed }).collect(),
+        riders,
     }))
 }
 

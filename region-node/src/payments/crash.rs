@@ -1,14 +1,14 @@
 //! Where tests let a node die, or dawdle, at a very instruction of a movement of money.
 //!
-//! Off unless `psp.crash_dir` is set, which no running company does. A test writes `<payment|refund>.<phase> <abort|hold>` into
-//! a file of that folder named after the trip that is paid, or the payment that is given back. The first node that brings that
+//! Off unless `psp.crash_dir` is set, which no running company does. A test writes `<payment|top_up|refund>.<phase> <abort|hold>` into
+//! a file of that folder named after the trip that is paid, the rider who tops up, or the payment that is given back. The first node that brings that
 //! movement to that phase takes the order by renaming the file to `<name>.<port>`, which also says who obeys, and then either
 //! aborts as a crash does: nothing is unwound, flushed or closed; or it stands still in the midst of its step until the file is
 //! gone, while the test takes its database away or lets another node go on.
 
 use std::{path::Path, time::Duration};
 
-use shared::ids::{PaymentId, TripId};
+use shared::ids::{PaymentId, RiderId, TripId};
 
 use crate::app::App;
 
@@ -54,6 +54,8 @@ impl Phase {
 pub(super) enum Passing {
     /// The payment of a trip.
     Payment(TripId),
+    /// A top-up of a rider's wallet.
+    TopUp(RiderId),
     /// A refund of a payment.
     Refund(PaymentId),
 }
@@ -64,6 +66,7 @@ impl Passing {
         let Some(folder) = &app.config.psp.crash_dir else { return };
         let (what, id) = match self {
             Self::Payment(trip) => ("payment", trip.0),
+            Self::TopUp(rider) => ("top_up", rider.0),
             Self::Refund(payment) => ("refund", payment.0),
         };
         let order = folder.join(id.to_string());

@@ -86,6 +86,7 @@ async fn book(
         payment_id: Some(payment.id),
         refund_id: None,
         payout_id: None,
+        credit_id: None,
         currency: dispute.amount.currency,
         postings: ledger::dispute(status, amount, &payment.provider),
         posted_at: now,
@@ -96,7 +97,9 @@ async fn book(
         // It left when the dispute was opened.
         DisputeStatus::Lost => 0,
     };
-    let told = entry.told(tx.tenant(), payment, moved, dispute.opened_at);
-    store::book(tx, &entry, Some(&Fact::Adjustment(told))).await?;
+    // Of what was paid for trips others have a settlement, which this adjusts; of a top-up they have none.
+    let told = payment.trip_id.map(|trip| entry.told(tx.tenant(), payment, trip, moved, dispute.opened_at));
+    let told: Vec<_> = told.into_iter().map(Fact::Adjustment).collect();
+    store::book(tx, &entry, &told).await?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Why money is not moved.
 
 use shared::{
-    ids::{DriverId, PaymentId, PayoutId, RefundId, ShareId, TripId},
+    ids::{DriverId, PaymentId, PayoutId, RefundId, RiderId, ShareId, TripId},
     money::{Currency, Money},
     problem::Code,
 };
@@ -22,12 +22,17 @@ pub enum PaymentError {
     NoSuchPayout(PayoutId),
     #[error("no driver {0}")]
     NoSuchDriver(DriverId),
+    #[error("no rider {0}")]
+    NoSuchRider(RiderId),
+    #[error("the wallet holds {balance}, less than the {asked} that are to be paid")]
+    WalletInsufficient { asked: Money, balance: Money },
     #[error("driver {0} can be paid nothing now")]
     NothingToPayOut(DriverId),
     #[error(
-        "this region was taken back to a backup; payouts wait until every other region has said what it knows of them"
+        "this region was taken back to a backup; payouts, and payments from wallets, wait until every other region has said what it \
+         knows of them"
     )]
-    PayoutsInDoubt,
+    InDoubt,
     #[error("{asked} is more than the {payable} the driver can be paid now")]
     AmountExceedsBalance { asked: Money, payable: Money },
     #[error("a {what} that is {status} and not given up goes on by itself; there is nothing to retry")]
@@ -60,6 +65,10 @@ pub enum PaymentError {
     PspUnavailable { why: String, wait_s: u64 },
     #[error("a payment that is {0} cannot be refunded")]
     NotRefundable(PaymentStatus),
+    #[error("what was put into a wallet is spent from there, and is not refunded")]
+    TopUpNotRefundable,
+    #[error("a wallet is topped up by card")]
+    TopUpNotByCard,
     #[error("{asked} is more than the {left} left of the payment")]
     AmountExceedsPayment { asked: Money, left: Money },
     #[error("it is in {0}")]
@@ -95,23 +104,28 @@ impl From<PaymentError> for Problem {
             | PaymentError::NoSuchTrip(_)
             | PaymentError::NoSuchPayout(_)
             | PaymentError::NoSuchDriver(_)
+            | PaymentError::NoSuchRider(_)
             | PaymentError::NoSuchShare(_)
             | PaymentError::NoSuchProvider(_) => Code::NotFound,
             PaymentError::NothingToPay { .. }
             | PaymentError::NoTip { .. }
             | PaymentError::NotRefundable(_)
+            | PaymentError::TopUpNotRefundable
             | PaymentError::NotGivenUp { .. } => Code::InvalidTransition,
             PaymentError::NotAcceptable => Code::NotAcceptable,
             PaymentError::NothingToPayOut(_) => Code::NothingToPayOut,
             PaymentError::AmountExceedsBalance { .. } => Code::AmountExceedsBalance,
             PaymentError::AlreadyPaid(_) | PaymentError::SharePaidByOther(_) => Code::AlreadyPaid,
             PaymentError::AlreadyTipped(_) => Code::AlreadyTipped,
+            PaymentError::WalletInsufficient { .. } => Code::WalletInsufficient,
             PaymentError::PaymentsOff => Code::FeatureDisabled,
-            PaymentError::CashNotAgreed | PaymentError::TipInCash => return Self::field("method.type", detail),
+            PaymentError::CashNotAgreed | PaymentError::TipInCash | PaymentError::TopUpNotByCard => {
+                return Self::field("method.type", detail);
+            }
             PaymentError::UnusableToken(_) | PaymentError::UnusableSavedMethod(_) => {
                 return Self::field("method.token", detail);
             }
-            PaymentError::PayoutsInDoubt => return Self::new(Code::Unavailable, detail).retry_after(5),
+            PaymentError::InDoubt => return Self::new(Code::Unavailable, detail).retry_after(5),
             PaymentError::PspUnavailable { wait_s, .. } => {
                 return Self::new(Code::PspUnavailable, detail).retry_after(wait_s);
             }

@@ -23,8 +23,8 @@ pub async fn charge_cancellation_fee(
     let (provider, method, sequence) = automatic(app, psp, ride.payment_method.clone(), now);
     let payment = PaymentRecord {
         id: PaymentId::new(),
-        ride_id: ride.id,
-        trip_id,
+        ride_id: Some(ride.id),
+        trip_id: Some(trip_id),
         rider_id: ride.rider_id,
         driver_id: ride.driver_id,
         share_id: None,

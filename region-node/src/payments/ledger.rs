@@ -8,19 +8,22 @@
 //! | `tenant:promotions`|                              | paid for riders who had a code            |
 //! | `tenant:cash`   | paid back out of the till       | taken without a driver                    |
 //! | `tenant:disputes`|                                | taken back by a bank until it is decided  |
+//! | `rider:<id>`    | in the rider's wallet           |                                           |
+//! | `tenant:credits`|                                 | given to riders into their wallets        |
 //! | `tenant:payouts`| paid to drivers                 |                                           |
+//! | `tenant:suspense`| spent from wallets by entries that are forgotten here | put into them by such entries |
 //! | `psp:<name>`    |                                 | taken from riders, not yet paid out to us |
 //!
 //! A positive amount is owed to the account's holder, a negative one is held by it, so an entry sums to zero. With cash the
 //! driver holds the whole fare: it stands against his share on his own account, which leaves him owing commission and tax; what
-//! he earns by cards makes up for it before anything is paid out to him. Riders have no account: each trip is paid by itself, and
-//! nobody keeps money of theirs.
+//! he earns by cards makes up for it before anything is paid out to him. A rider's wallet is never below zero: the database keeps
+//! its balance with the postings and refuses what would overdraw it.
 
 use std::fmt;
 
 use shared::{
-    fact::LedgerEntry,
-    ids::{DriverId, FactId, PaymentId, PayoutId, RefundId, TenantId},
+    fact::{Fact, LedgerEntry, WalletMoved},
+    ids::{CreditId, DriverId, FactId, PaymentId, PayoutId, RefundId, RiderId, TenantId, TripId},
     money::Currency,
 };
 use time::OffsetDateTime;
@@ -49,6 +52,8 @@ pub(super) enum Account {
     Psp(String),
     /// A driver's balance.
     Driver(DriverId),
+    /// A rider's wallet.
+    Rider(RiderId),
     /// The tenant's earnings.
     Revenue,
     /// The tax the tenant passes on.
@@ -59,8 +64,12 @@ pub(super) enum Account {
     Cash,
     /// What banks have taken back and nobody has decided about.
     Disputes,
+    /// What riders were given into their wallets.
+    Credits,
     /// What drivers were paid.
     Payouts,
+    /// The other side of what wallets moved by entries that are forgotten here.
+    Suspense,
 }
 
 /// One line of an entry.
@@ -73,8 +82,8 @@ pub(super) struct Posting {
 }
 
 /// A balanced set of postings; its id is the id of the fact other regions learn, made of what it is about: booked again
-/// after an old backup was restored, it is the same fact and counts once. It is of a payment, and perhaps of its refund, or of a
-/// payout.
+/// after an old backup was restored, it is the same fact and counts once. It is of a payment, and perhaps of its refund, of a
+/// payout or of a credit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) id: FactId,
@@ -82,6 +91,7 @@ pub(super) struct Entry {
     pub(super) payment_id: Option<PaymentId>,
     pub(super) refund_id: Option<RefundId>,
     pub(super) payout_id: Option<PayoutId>,
+    pub(super) credit_id: Option<CreditId>,
     pub(super) currency: Currency,
     pub(super) postings: Vec<Posting>,
     pub(super) posted_at: OffsetDateTime,
@@ -102,18 +112,35 @@ named! {
         Adjustment = "adjustment",
         /// A rider gave the driver something.
         Tip = "tip",
+        /// A rider put something into his wallet.
+        TopUp = "top_up",
         /// The driver was paid.
         Payout = "payout",
+        /// A rider was given something into his wallet.
+        Credit = "credit",
+        /// A wallet had moved before an old backup was restored, as other regions remember.
+        Recovered = "recovered",
     }
 }
 
 /// Who takes part in a payment besides the tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parties {
-    /// The PSP that takes the money; none for cash.
-    pub(super) psp: Option<String>,
+    /// Where the money comes from, and goes back to.
+    pub(super) source: Source,
     /// Whose trip it was.
     pub(super) driver: Option<DriverId>,
+}
+
+/// Where a payment's money comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A card, by way of the PSP that takes the money.
+    Psp(String),
+    /// The wallet of this rider.
+    Wallet(RiderId),
+    /// The rider's hand into the driver's.
+    Cash,
 }
 
 impl Entry {
@@ -137,20 +164,61 @@ impl Entry {
         derived("payout", payout.0)
     }
 
-    /// What other regions learn of it, as the body of a fact: that the payment it is about moved `amount`, asked for at
+    /// The only id a credit's entry can have.
+    pub(super) fn id_of_credit(credit: CreditId) -> FactId {
+        derived("credit", credit.0)
+    }
+
+    /// Whose wallet it moves, and by how much, if it moves one.
+    pub(super) fn moves_wallet(&self) -> Option<(RiderId, i64)> {
+        self.postings.iter().find_map(|posting| match posting.account {
+            Account::Rider(rider) => Some((rider, posting.amount)),
+            _ => None,
+        })
+    }
+
+    /// What other regions learn of the wallet it moves, asked for at `asked_at`; see [`Self::told`].
+    pub(super) fn told_of_wallet(&self, tenant: &TenantId, asked_at: OffsetDateTime) -> Option<Fact> {
+        let (rider, amount) = self.moves_wallet()?;
+        Some(Fact::Wallet(WalletMoved {
+            fact_id: derived("wallet", self.id.0).0,
+            entry_id: self.id.0,
+            payment_id: self.payment_id.map(|payment| payment.0),
+            rider_id: rider.0,
+            tenant: tenant.to_string(),
+            amount,
+            currency: self.currency.to_string(),
+            moved_at: asked_at,
+        }))
+    }
+
+    /// What is left to book of it once the wallet it moves is known from other regions to have moved: [`recovered`] is taken out of
+    /// suspense.
+    pub(super) fn after_recovery(mut self) -> Self {
+        self.id = derived("after recovery", self.id.0);
+        for posting in &mut self.postings {
+            if matches!(posting.account, Account::Rider(_)) {
+                posting.account = Account::Suspense;
+            }
+        }
+        self
+    }
+
+    /// What other regions learn of it, as the body of a fact: that the payment of `trip` it is about moved `amount`, asked for at
     /// `asked_at`. All of that is of the intent, or of the dispute, its time included, so whoever books the entry again, since
     /// an old backup was restored, tells the very same fact, and every region's set of facts stays as it is.
     pub(super) fn told(
         &self,
         tenant: &TenantId,
         payment: &PaymentRecord,
+        trip: TripId,
         amount: i64,
         asked_at: OffsetDateTime,
     ) -> LedgerEntry {
         LedgerEntry {
             fact_id: self.id.0,
             payment_id: payment.id.0,
-            trip_id: payment.trip_id.0,
+            trip_id: trip.0,
             tenant: tenant.to_string(),
             amount,
             currency: self.currency.to_string(),
@@ -270,17 +338,29 @@ impl Split {
 
 /// What a settled payment posts.
 pub(super) fn settlement(split: Split, parties: &Parties) -> Vec<Posting> {
-    let holder = match (&parties.psp, parties.driver) {
-        (Some(psp), _) => Account::Psp(psp.clone()),
-        (None, Some(driver)) => Account::Driver(driver),
-        (None, None) => Account::Cash,
+    let holder = match (&parties.source, parties.driver) {
+        (Source::Psp(psp), _) => Account::Psp(psp.clone()),
+        (Source::Wallet(rider), _) => Account::Rider(*rider),
+        (Source::Cash, Some(driver)) => Account::Driver(driver),
+        (Source::Cash, None) => Account::Cash,
     };
     postings(holder, split, parties, 1)
 }
 
-/// What a settled refund posts: each gives their part back; the PSP, or the tenant's till, has paid it out.
+/// What a settled top-up posts.
+pub(super) fn top_up(amount: i64, rider: RiderId, psp: &str) -> Vec<Posting> {
+    let psp = Account::Psp(psp.to_owned());
+    vec![Posting { account: psp, amount: -amount }, Posting { account: Account::Rider(rider), amount }]
+}
+
+/// What a settled refund posts: each gives their part back; the PSP, or the tenant's till, has paid it out, or it is in the wallet
+/// again.
 pub(super) fn refund(split: Split, parties: &Parties) -> Vec<Posting> {
-    let payer = parties.psp.clone().map_or(Account::Cash, Account::Psp);
+    let payer = match &parties.source {
+        Source::Psp(psp) => Account::Psp(psp.clone()),
+        Source::Wallet(rider) => Account::Rider(*rider),
+        Source::Cash => Account::Cash,
+    };
     postings(payer, split, parties, -1)
 }
 
@@ -301,6 +381,16 @@ pub(super) fn payout(amount: i64, driver: DriverId) -> Vec<Posting> {
     vec![Posting { account: Account::Driver(driver), amount: -amount }, Posting { account: Account::Payouts, amount }]
 }
 
+/// What a credit posts: it is the tenant's cost.
+pub(super) fn credit(amount: i64, rider: RiderId) -> Vec<Posting> {
+    vec![Posting { account: Account::Rider(rider), amount }, Posting { account: Account::Credits, amount: -amount }]
+}
+
+/// What is posted of a wallet that moved by an entry forgotten here: nobody knows any more what for.
+pub(super) fn recovered(amount: i64, rider: RiderId) -> Vec<Posting> {
+    vec![Posting { account: Account::Rider(rider), amount }, Posting { account: Account::Suspense, amount: -amount }]
+}
+
 fn postings(holder: Account, split: Split, parties: &Parties, sign: i64) -> Vec<Posting> {
     let driver = parties.driver.map_or(Account::Revenue, Account::Driver);
     let lines = [
@@ -319,12 +409,15 @@ impl fmt::Display for Account {
         match self {
             Self::Psp(name) => write!(f, "psp:{name}"),
             Self::Driver(id) => write!(f, "driver:{id}"),
+            Self::Rider(id) => write!(f, "rider:{id}"),
             Self::Revenue => f.write_str("tenant:revenue"),
             Self::Tax => f.write_str("tenant:tax"),
             Self::Promotions => f.write_str("tenant:promotions"),
             Self::Cash => f.write_str("tenant:cash"),
             Self::Disputes => f.write_str("tenant:disputes"),
+            Self::Credits => f.write_str("tenant:credits"),
             Self::Payouts => f.write_str("tenant:payouts"),
+            Self::Suspense => f.write_str("tenant:suspense"),
         }
     }
 }
@@ -344,10 +437,12 @@ mod tests {
     }
 
     fn any_parties() -> impl Strategy<Value = Parties> {
-        (any::<bool>(), any::<bool>()).prop_map(|(psp, driver)| Parties {
-            psp: psp.then(|| "sandbox".to_owned()),
-            driver: driver.then(DriverId::new),
-        })
+        let source = prop_oneof![
+            Just(Source::Psp("sandbox".to_owned())),
+            Just(()).prop_map(|()| Source::Wallet(RiderId::new())),
+            Just(Source::Cash),
+        ];
+        (source, any::<bool>()).prop_map(|(source, driver)| Parties { source, driver: driver.then(DriverId::new) })
     }
 
     fn sum(postings: &[Posting]) -> i64 {
@@ -361,7 +456,7 @@ mod tests {
     #[test]
     fn a_card_trip_pays_driver_tenant_and_tax_out_of_what_the_psp_took() {
         let driver = DriverId::new();
-        let parties = Parties { psp: Some("sandbox".into()), driver: Some(driver) };
+        let parties = Parties { source: Source::Psp("sandbox".into()), driver: Some(driver) };
         let postings = settlement(Split::of_fare(1_100, 100, 0, 0, 20), &parties);
         assert_eq!(on(&postings, &Account::Psp("sandbox".into())), -1_100);
         assert_eq!(on(&postings, &Account::Driver(driver)), 800);
@@ -372,7 +467,7 @@ mod tests {
     #[test]
     fn a_cash_trip_leaves_the_driver_owing_commission_and_tax() {
         let driver = DriverId::new();
-        let parties = Parties { psp: None, driver: Some(driver) };
+        let parties = Parties { source: Source::Cash, driver: Some(driver) };
         let postings = settlement(Split::of_fare(1_100, 100, 0, 0, 20), &parties);
         assert_eq!(on(&postings, &Account::Driver(driver)), -300);
         assert_eq!(on(&postings, &Account::Revenue) + on(&postings, &Account::Tax), 300);
@@ -406,10 +501,48 @@ mod tests {
     fn a_payout_takes_what_the_driver_earned_after_what_he_owes_of_cash() {
         let driver = DriverId::new();
         let split = Split::of_fare(1_100, 100, 0, 0, 20);
-        let card = settlement(split, &Parties { psp: Some("sandbox".into()), driver: Some(driver) });
-        let cash = settlement(split, &Parties { psp: None, driver: Some(driver) });
+        let card = settlement(split, &Parties { source: Source::Psp("sandbox".into()), driver: Some(driver) });
+        let cash = settlement(split, &Parties { source: Source::Cash, driver: Some(driver) });
         let paid = [card, cash, payout(500, driver)].concat();
         assert_eq!((sum(&paid), on(&paid, &Account::Driver(driver)), on(&paid, &Account::Payouts)), (0, 0, 500));
+    }
+
+    #[test]
+    fn a_trip_paid_from_the_wallet_pays_driver_tenant_and_tax_out_of_it_and_goes_back_into_it() {
+        let (rider, driver) = (RiderId::new(), DriverId::new());
+        let parties = Parties { source: Source::Wallet(rider), driver: Some(driver) };
+        let split = Split::of_fare(1_100, 100, 0, 0, 20);
+        let paid = [credit(1_500, rider), settlement(split, &parties)].concat();
+        let ends = [Account::Rider(rider), Account::Driver(driver), Account::Revenue, Account::Tax, Account::Credits]
+            .map(|account| on(&paid, &account));
+        assert_eq!((sum(&paid), ends), (0, [400, 800, 200, 100, -1_500]));
+        let back = [paid, refund(split, &parties)].concat();
+        assert_eq!((on(&back, &Account::Rider(rider)), on(&back, &Account::Driver(driver))), (1_500, 0));
+    }
+
+    #[test]
+    fn what_is_settled_after_its_wallet_was_recovered_leaves_nothing_in_suspense_and_moves_the_wallet_once() {
+        let (rider, driver) = (RiderId::new(), DriverId::new());
+        let parties = Parties { source: Source::Wallet(rider), driver: Some(driver) };
+        let entry = Entry {
+            id: Entry::id_of_settlement(PaymentId::new()),
+            kind: EntryKind::Settlement,
+            payment_id: None,
+            refund_id: None,
+            payout_id: None,
+            credit_id: None,
+            currency: Currency::USD,
+            postings: settlement(Split::of_fare(1_100, 100, 0, 0, 20), &parties),
+            posted_at: OffsetDateTime::UNIX_EPOCH,
+        };
+        assert_eq!(entry.moves_wallet(), Some((rider, -1_100)));
+        let rest = entry.clone().after_recovery();
+        assert_ne!(rest.id, entry.id);
+        assert_eq!((rest.moves_wallet(), rest.told_of_wallet(&"cabs".parse().unwrap(), rest.posted_at)), (None, None));
+        let both = [recovered(-1_100, rider), rest.postings].concat();
+        let ends =
+            [Account::Suspense, Account::Rider(rider), Account::Driver(driver)].map(|account| on(&both, &account));
+        assert_eq!((sum(&both), ends), (0, [0, -1_100, 800]));
     }
 
     #[test]
@@ -429,11 +562,11 @@ mod tests {
         let driver = DriverId::new();
         let (with, without) = (Split::of_fare(1_100, 100, 0, 300, 20), Split::of_fare(1_100, 100, 0, 0, 20));
         assert_eq!(with, Split { promotion: 300, ..without });
-        let card = settlement(with, &Parties { psp: Some("sandbox".into()), driver: Some(driver) });
+        let card = settlement(with, &Parties { source: Source::Psp("sandbox".into()), driver: Some(driver) });
         assert_eq!((on(&card, &Account::Psp("sandbox".into())), on(&card, &Account::Driver(driver))), (-800, 800));
         assert_eq!((on(&card, &Account::Promotions), on(&card, &Account::Revenue)), (-300, 200));
         // The driver has 800 in hand, of which all is his; the tenant owes nobody but the tax office.
-        let cash = settlement(with, &Parties { psp: None, driver: Some(driver) });
+        let cash = settlement(with, &Parties { source: Source::Cash, driver: Some(driver) });
         assert_eq!(on(&cash, &Account::Driver(driver)), 0);
         // Half of it goes back: half of what the promotion cost, too.
         assert_eq!(with.part(400), Some(Split::of_amount(400, 50, 100, 150)));
@@ -448,7 +581,7 @@ mod tests {
             prop_assert_eq!(sum(&settled), 0);
             let refunded = refund(split, &parties);
             prop_assert_eq!(sum(&refunded), 0);
-            if parties.psp.is_some() {
+            if parties.source != Source::Cash {
                 prop_assert_eq!(sum(&[settled, refunded].concat()), 0);
                 let reversed = parties.driver.is_none_or(|driver| {
                     let account = Account::Driver(driver);

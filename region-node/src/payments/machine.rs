@@ -144,6 +144,11 @@ impl Sequence {
         }
     }
 
+    /// Agreed to without anybody being asked.
+    pub(super) fn agreed(self) -> Self {
+        Self { step: Step::Authorized, last_error: None, ..self }
+    }
+
     /// Whether only the PSP knows how this ends.
     pub(super) fn awaits_answer(&self) -> bool {
         matches!(self.step, Step::Pending | Step::Unknown)

@@ -9,7 +9,8 @@
 //! day.
 //!
 //! [`ledger`] says who gets what, [`balance`] what that comes to, [`statement`] how it came to be, and [`payout`] pays it to
-//! drivers; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index `one_live_payment_per_share`
+//! drivers; [`wallet`] is what riders have with the company, and pay from; what a region taken back to an old backup has forgotten
+//! of payouts and wallets [`forgotten`] has back from others; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index `one_live_payment_per_share`
 //! decides who charges a trip, or a share of its fare, when several try, `one_live_tip_per_trip` who tips it.
 
 mod attention;
@@ -18,6 +19,7 @@ mod crash;
 mod dispute;
 mod error;
 mod fee;
+mod forgotten;
 mod get;
 mod ledger;
 mod machine;
@@ -36,23 +38,25 @@ mod statement;
 mod steps;
 mod store;
 mod tip;
+mod wallet;
 mod webhook;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use error::PaymentError;
 pub use fee::charge_cancellation_fee;
+pub use forgotten::book_forgotten;
 pub use payment::{
-    AskedAmount, Dispute, DisputeStatus, PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus,
+    AskedAmount, Dispute, DisputeStatus, PaidBy, Payment, PaymentKind, PaymentStatus, Refund, RefundStatus, RefundTo,
 };
-pub use payout::{book_forgotten_payouts, pay_out_daily};
+pub use payout::pay_out_daily;
 pub use psp::{PspConfig, PspRegistry};
 pub use reconcile::reconcile_due;
 pub use resume::{resume_payments, run_due};
 pub use share::{FixedShare, charge_shares, usable_token};
 
 use crash::{Passing, Phase};
-use ledger::{Entry, EntryKind, Parties, Split};
+use ledger::{Entry, EntryKind, Parties, Source, Split};
 use machine::{Answer, NoAnswer, Sequence, Step};
 
 use crate::app::App;
@@ -78,6 +82,10 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(payout::api::make_payout))
         .routes(routes!(payout::api::list_payouts))
         .routes(routes!(payout::api::get_payout))
+        .routes(routes!(wallet::api::get_own_wallet))
+        .routes(routes!(wallet::api::get_wallet))
+        .routes(routes!(wallet::api::credit_wallet))
+        .routes(routes!(wallet::top_up::top_up))
         .routes(routes!(statement::api::get_driver_statement))
         .routes(routes!(statement::api::get_statement))
 }

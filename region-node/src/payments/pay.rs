@@ -13,9 +13,10 @@ use time::OffsetDateTime;
 
 use super::{
     Payment, PaymentError, PaymentKind, Phase, Sequence, Split, Step,
-    record::{AskedBy, NO_PSP, PaymentRecord, is_chargeable},
+    record::{AskedBy, CASH, PaymentRecord, WALLET, is_psp},
     resume, steps,
     store::{self, Owed},
+    wallet,
 };
 use crate::{
     app::App,
@@ -36,15 +37,15 @@ pub(super) struct PayRequest {
     #[garde(skip)]
     #[serde(default)]
     share_id: Option<ShareId>,
-    /// `cash`, or `card` and `wallet` with the PSP's token; without a token, the ride's own or the rider's usual one is
-    /// charged. The sandbox knows `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout`, `tok_error`,
+    /// `cash`, `wallet` for the rider's wallet with the company, or `card` with the PSP's token; without a token, the ride's own
+    /// or the rider's usual one is charged. The sandbox knows `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout`, `tok_error`,
     /// `tok_refund_declined` and `tok_refund_timeout`.
     #[garde(skip)]
     method: PaymentMethod,
 }
 
 /// Pays for a completed trip, or the fee of a cancellation that cost, once. A rider may name cash only where the ride was to
-/// be paid so; the back office may record it for any. A card that is declined leaves a `failed` payment, and the trip may be
+/// be paid so; the back office may record it for any. A wallet pays all of it or nothing (`wallet_insufficient`). A card that is declined leaves a `failed` payment, and the trip may be
 /// paid anew. Where the PSP does not answer in time the payment is `unknown`, and resolves by itself once the PSP says what
 /// happened.
 #[utoipa::path(post, path = "/v1/payments", tag = "payments", security(("bearer" = [])), request_body = PayRequest,
@@ -168,8 +169,11 @@ pub(super) fn provider_of(
     amount: Money,
     caller: &Caller,
 ) -> Result<String, PaymentError> {
-    if !is_chargeable(method) || amount.amount == 0 {
-        return Ok(NO_PSP.to_owned());
+    match method.kind {
+        _ if amount.amount == 0 => return Ok(CASH.to_owned()),
+        MethodType::Cash => return Ok(CASH.to_owned()),
+        MethodType::Wallet => return Ok(WALLET.to_owned()),
+        MethodType::Card => {}
     }
     match app.psp.why_unusable(psp) {
         Some(why) => Err(unusable(why, caller, &psp.reference())),
@@ -184,23 +188,15 @@ pub(super) async fn record(
     provider: String,
     owed: Owed,
     due: Due,
-    mut method: PaymentMethod,
+    method: PaymentMethod,
     asked_by: Option<AskedBy>,
 ) -> Result<PaymentRecord, Problem> {
     let now = app.clock.now();
-    let needs_psp = provider != NO_PSP;
-    if needs_psp {
-        let psp = app.psp.get(&provider)?;
-        method.token = Some(match &method.token {
-            Some(token) => psp.token(Some(token))?,
-            None => psp.token(owed.method.token.as_deref()).map_err(PaymentError::of_saved_method)?,
-        });
-        app.psp.admit(&provider)?;
-    }
+    let (method, sequence) = begin(app, &provider, method, owed.method.token.as_deref(), now)?;
     let payment = PaymentRecord {
         id: PaymentId::new(),
-        ride_id: owed.ride_id,
-        trip_id: owed.trip_id,
+        ride_id: Some(owed.ride_id),
+        trip_id: Some(owed.trip_id),
         rider_id: owed.rider_id,
         driver_id: Some(owed.driver_id),
         share_id: due.share,
@@ -210,7 +206,7 @@ pub(super) async fn record(
         refunded_amount: 0,
         split: due.split,
         provider,
-        sequence: if needs_psp { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
+        sequence,
         asked_by,
         created_at: now,
         settled_at: None,
@@ -222,7 +218,31 @@ pub(super) async fn record(
         Some("one_live_tip_per_trip") => PaymentError::AlreadyTipped(owed.trip_id).into(),
         _ => Problem::from(error),
     })?;
+    if payment.is_from_wallet() {
+        wallet::hold_enough(app, tx, &payment).await??;
+    }
     Ok(payment)
+}
+
+/// How a payment begins that a call waits for, and what it is made with: where no token is said, the one saved with the ride, or the
+/// rider's usual one.
+pub(super) fn begin(
+    app: &App,
+    provider: &str,
+    mut method: PaymentMethod,
+    saved: Option<&str>,
+    now: OffsetDateTime,
+) -> Result<(PaymentMethod, Sequence), PaymentError> {
+    if !is_psp(provider) {
+        return Ok((method, Sequence::without_psp()));
+    }
+    let psp = app.psp.get(provider)?;
+    method.token = Some(match &method.token {
+        Some(token) => psp.token(Some(token))?,
+        None => psp.token(saved).map_err(PaymentError::of_saved_method)?,
+    });
+    app.psp.admit(provider)?;
+    Ok((method, Sequence::begun(now + app.psp.hold())))
 }
 
 /// How a node is set up is told to those who can mend it, and to the log.

@@ -77,6 +77,18 @@ named! {
 }
 
 named! {
+    /// Where a refund goes.
+    #[derive(Default)]
+    pub RefundTo {
+        /// To where the money came from: the card, the wallet, or, where it was cash, out of the company's till.
+        #[default]
+        Source = "source",
+        /// Into the rider's wallet.
+        Wallet = "wallet",
+    }
+}
+
+named! {
     /// What is paid for.
     pub PaymentKind {
         /// A trip.
@@ -87,6 +99,8 @@ named! {
         NoShowFee = "no_show_fee",
         /// Something for the driver.
         Tip = "tip",
+        /// Something for the rider's own wallet.
+        TopUp = "top_up",
     }
 }
 
@@ -155,8 +169,11 @@ pub struct Dispute {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Payment {
     pub id: PaymentId,
-    pub trip_id: TripId,
-    pub ride_id: RideId,
+    /// Missing from a top-up of a wallet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trip_id: Option<TripId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ride_id: Option<RideId>,
     /// The share of the fare that is paid; missing where it is the ride's rider's own part, or all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share_id: Option<ShareId>,
@@ -169,9 +186,10 @@ pub struct Payment {
     /// The latest dispute about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispute: Option<Dispute>,
-    /// The payment service; `cash` where none is involved.
+    /// The payment service; `cash` or `wallet` where none is involved.
     pub provider: String,
-    /// Why it failed: the PSP's reason for refusing, or `no_payment_method` or `unusable_token` where it was not even asked.
+    /// Why it failed: the PSP's reason for refusing, or `no_payment_method`, `unusable_token` or
+    /// `wallet_insufficient` where it was not even asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<String>,
     /// The same for people, where the PSP was not even asked.
@@ -201,6 +219,7 @@ pub struct Refund {
     pub status: RefundStatus,
     pub amount: Money,
     pub reason: String,
+    pub to: RefundTo,
     /// The PSP's reason for refusing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<String>,

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{
     Dispute, PaidBy, Parties, Passing, Payment, PaymentError, PaymentKind, PaymentStatus, Refund, RefundStatus,
-    Sequence, Split, Step,
+    RefundTo, Sequence, Source, Split, Step,
 };
 use crate::{
     app::App,
@@ -17,8 +17,10 @@ use crate::{
     rides::{MethodType, PaymentMethod},
 };
 
-/// The provider of payments no PSP takes part in.
-pub(super) const NO_PSP: &str = "cash";
+/// The provider of payments in cash, and of those that come to nothing.
+pub(super) const CASH: &str = "cash";
+/// The provider of payments from a rider's wallet.
+pub(super) const WALLET: &str = "wallet";
 
 /// Who asked for something under an idempotency key, and what exactly.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +34,9 @@ pub(super) struct AskedBy {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PaymentRecord {
     pub(super) id: PaymentId,
-    pub(super) ride_id: RideId,
-    pub(super) trip_id: TripId,
+    /// None of a top-up.
+    pub(super) ride_id: Option<RideId>,
+    pub(super) trip_id: Option<TripId>,
     pub(super) rider_id: RiderId,
     pub(super) driver_id: Option<DriverId>,
     pub(super) share_id: Option<ShareId>,
@@ -59,6 +62,7 @@ pub(super) struct RefundRecord {
     pub(super) amount: Money,
     pub(super) split: Split,
     pub(super) reason: String,
+    pub(super) to: RefundTo,
     pub(super) sequence: Sequence,
     pub(super) asked_by: Option<AskedBy>,
     pub(super) created_at: OffsetDateTime,
@@ -81,17 +85,27 @@ impl PaymentRecord {
 
     /// Whether a PSP takes the money.
     pub(super) fn needs_psp(&self) -> bool {
-        self.provider != NO_PSP
+        is_psp(&self.provider)
+    }
+
+    /// Whether it is paid from its rider's wallet.
+    pub(super) fn is_from_wallet(&self) -> bool {
+        self.provider == WALLET
     }
 
     /// What tests know it by.
     pub(super) fn passing(&self) -> Passing {
-        Passing::Payment(self.trip_id)
+        self.trip_id.map_or(Passing::TopUp(self.rider_id), Passing::Payment)
     }
 
     /// Who takes part in it.
     pub(super) fn parties(&self) -> Parties {
-        Parties { psp: self.needs_psp().then(|| self.provider.clone()), driver: self.driver_id }
+        let source = match self.provider.as_str() {
+            CASH => Source::Cash,
+            WALLET => Source::Wallet(self.rider_id),
+            psp => Source::Psp(psp.to_owned()),
+        };
+        Parties { source, driver: self.driver_id }
     }
 
     /// What can still be given back, after the refunds that were begun so far; refused unless the money was taken.
@@ -151,6 +165,7 @@ impl RefundRecord {
             status: self.status(),
             amount: self.amount,
             reason: self.reason.clone(),
+            to: self.to,
             failure_code: self.sequence.failure_code.clone(),
             created_at: self.created_at,
             settled_at: self.settled_at,
@@ -185,8 +200,12 @@ pub(super) fn automatic(
     method: PaymentMethod,
     now: OffsetDateTime,
 ) -> (String, PaymentMethod, Sequence) {
-    if !is_chargeable(&method) {
-        return (NO_PSP.to_owned(), method, Sequence::refused(NO_PAYMENT_METHOD, "it was to be paid in cash"));
+    match method.kind {
+        MethodType::Cash => {
+            return (CASH.to_owned(), method, Sequence::refused(NO_PAYMENT_METHOD, "it was to be paid in cash"));
+        }
+        MethodType::Wallet => return (WALLET.to_owned(), method, Sequence::left_for(now)),
+        MethodType::Card => {}
     }
     match app.psp.get(psp).and_then(|psp| psp.token(method.token.as_deref())) {
         Ok(token) => (psp.to_owned(), PaymentMethod { token: Some(token), ..method }, Sequence::left_for(now)),
@@ -194,10 +213,7 @@ pub(super) fn automatic(
     }
 }
 
-/// Whether a PSP can be asked for money by this method.
-pub(super) fn is_chargeable(method: &PaymentMethod) -> bool {
-    match method.kind {
-        MethodType::Card | MethodType::Wallet => true,
-        MethodType::Cash => false,
-    }
+/// Whether a payment's provider is a PSP that takes the money.
+pub(super) fn is_psp(provider: &str) -> bool {
+    provider != CASH && provider != WALLET
 }

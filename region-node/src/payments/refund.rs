@@ -11,7 +11,7 @@ use shared::{
 use time::OffsetDateTime;
 
 use super::{
-    PaymentError, Phase, Refund, Sequence, Step,
+    PaymentError, PaymentKind, Phase, Refund, RefundTo, Sequence, Step,
     payment::AskedAmount,
     record::{AskedBy, PaymentRecord, RefundRecord},
     steps, store,
@@ -20,7 +20,7 @@ use crate::{
     app::App,
     db::TenantTx,
     http::{Command, CommandTx, KEPT_FOR, Path, Problem, ProblemBody, Stop},
-    identity::Caller,
+    identity::{self, Caller},
 };
 
 /// How much to give back, and why.
@@ -33,9 +33,14 @@ pub(super) struct RefundRequest {
     /// For the books and the rider.
     #[garde(length(chars, min = 1, max = 200))]
     reason: String,
+    /// `source`, if not said.
+    #[garde(skip)]
+    #[serde(default)]
+    to: RefundTo,
 }
 
-/// Gives a settled payment back, whole or a part of it; several parts up to its total.
+/// Gives a settled payment back, whole or a part of it; several parts up to its total. It goes back to where it came from, or into the
+/// wallet of the rider who paid, where it is at once.
 #[utoipa::path(post, path = "/v1/payments/{id}/refunds", tag = "payments", security(("bearer" = [])),
     request_body = RefundRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = PaymentId, Path)),
@@ -115,6 +120,9 @@ async fn intend(
     command: &Command<RefundRequest>,
     caller: &Caller,
 ) -> Result<RefundRecord, Stop> {
+    if payment.kind == PaymentKind::TopUp {
+        return Err(PaymentError::TopUpNotRefundable.into());
+    }
     let now = app.clock.now();
     let left = payment.refundable(store::begun_split(tx, payment.id).await?)?;
     let currency = payment.amount.currency;
@@ -130,7 +138,12 @@ async fn intend(
         left: Money::new(left.total(), currency),
     };
     let split = left.part(amount).filter(|_| amount > 0).ok_or_else(exceeds)?;
-    if payment.needs_psp() {
+    let to = command.body.to;
+    if to == RefundTo::Wallet && !identity::hold_rider(tx, payment.rider_id).await? {
+        return Err(Problem::field("to", "must be source: the rider's account is erased").into());
+    }
+    let needs_psp = payment.needs_psp() && to == RefundTo::Source;
+    if needs_psp {
         app.psp.admit(&payment.provider)?;
     }
     let refund = RefundRecord {
@@ -139,7 +152,8 @@ async fn intend(
         amount: Money::new(amount, currency),
         split,
         reason: command.body.reason.clone(),
-        sequence: if payment.needs_psp() { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
+        to,
+        sequence: if needs_psp { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
         asked_by: AskedBy::of(command, caller, &tx.sealer().await?),
         created_at: now,
         settled_at: None,

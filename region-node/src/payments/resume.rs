@@ -101,6 +101,12 @@ impl std::fmt::Display for Due {
 async fn go_on_with_payment(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
     let payment = load(app, tenant, id).await?;
     let payment = match payment.sequence.step {
+        Step::Pending | Step::Unknown if payment.is_from_wallet() => {
+            if !app.tenants.config(tenant).await?.config.flags.payments {
+                return put_off(app, tenant, id).await;
+            }
+            return steps::take_from_wallet(app, tenant, id).await;
+        }
         Step::Pending | Step::Unknown => {
             if app.psp.admit(&payment.provider).is_err() {
                 return put_off(app, tenant, id).await;

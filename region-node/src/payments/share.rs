@@ -55,8 +55,8 @@ pub async fn charge_shares(
             automatic(app, &config.psp.reference(), share.method.clone(), trip.updated_at);
         let payment = PaymentRecord {
             id: id_of("share", share.id),
-            ride_id: ride.id,
-            trip_id: trip.id,
+            ride_id: Some(ride.id),
+            trip_id: Some(trip.id),
             rider_id: share.rider_id,
             driver_id: Some(trip.driver_id),
             share_id: Some(share.id),
@@ -74,23 +74,25 @@ pub async fn charge_shares(
             dispute: None,
         };
         store::insert_payment(tx, &payment).await?;
-        fall_back_if_failed(app, tx, &payment, trip.updated_at).await?;
+        fall_back_if_failed(app, tx, &payment, &config.psp.reference(), trip.updated_at).await?;
     }
     Ok(())
 }
 
-/// Has the ride's rider pay a share whose payment has failed for good, with the transaction in which it does.
+/// Has the ride's rider pay a share whose payment has failed for good, with the transaction in which it does; `psp` is the tenant's
+/// provider.
 pub(super) async fn fall_back_if_failed(
     app: &App,
     tx: &mut TenantTx,
     payment: &PaymentRecord,
+    psp: &str,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
     let Some(share) = payment.share_id.filter(|_| payment.sequence.step == Step::Failed) else { return Ok(()) };
     let Some(FellBack { rider_id, method }) = fare_shares::fall_back(tx, share, now).await? else {
         return Ok(());
     };
-    let (provider, method, sequence) = automatic(app, &payment.provider, method, now);
+    let (provider, method, sequence) = automatic(app, psp, method, now);
     let payment = PaymentRecord {
         id: id_of("share fallen back", share),
         rider_id,

@@ -9,14 +9,14 @@ use super::{
     Payment, PaymentError, PaymentKind, Split,
     pay::{self, Due},
     payment::AskedAmount,
-    record::{AskedBy, PaymentRecord, is_chargeable},
+    record::{AskedBy, PaymentRecord},
 };
 use crate::{
     app::App,
     db::TenantTx,
     http::{Command, Path, Problem, ProblemBody, Stop},
     identity::Caller,
-    rides::PaymentMethod,
+    rides::{MethodType, PaymentMethod},
     tenants::PublishedConfig,
     trips::TripStatus,
 };
@@ -79,7 +79,7 @@ async fn intend(
         return Err(Problem::field("amount", format!("must be 1 to {MAX_TARIFF_AMOUNT} minor units")).into());
     }
     let method = command.body.method.clone().unwrap_or_else(|| owed.method.clone());
-    if !is_chargeable(&method) {
+    if method.kind == MethodType::Cash {
         return Err(PaymentError::TipInCash.into());
     }
     if owed.is_tipped {

@@ -17,8 +17,11 @@ pub struct PaymentMethod {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MethodType {
+    /// A card, known to the payment service.
     Card,
+    /// From hand to hand.
     Cash,
+    /// What the rider has with the company.
     Wallet,
 }
 
@@ -52,6 +55,11 @@ impl<'de> Deserialize<'de> for PaymentMethod {
                 if token.as_ref().is_some_and(|token| token.len() > MAX_TOKEN_LENGTH) {
                     return Err(serde::de::Error::custom("a payment token has at most 200 bytes"));
                 }
+                if kind == MethodType::Wallet && token.is_some() {
+                    return Err(serde::de::Error::custom(
+                        "the wallet is the rider's with the company and has no token; pay by card",
+                    ));
+                }
                 Ok(PaymentMethod { kind, token })
             }
         }
@@ -69,10 +77,12 @@ mod tests {
         let card = PaymentMethod { kind: MethodType::Card, token: Some("tok_visa".into()) };
         assert_eq!(read(r#"{"type":"card","token":"tok_visa"}"#).unwrap(), card);
         assert_eq!(read(r#""cash""#).unwrap(), PaymentMethod { kind: MethodType::Cash, token: None });
+        assert_eq!(read(r#"{"type":"wallet"}"#).unwrap(), PaymentMethod { kind: MethodType::Wallet, token: None });
         assert_eq!(serde_json::to_string(&card).unwrap(), r#"{"type":"card","token":"tok_visa"}"#);
         for bad in [
             r#""gold""#,
             r#"{"type":"gold"}"#,
+            r#"{"type":"wallet","token":"tok_visa"}"#,
             "{}",
             "7",
             &format!(r#"{{"type":"card","token":"{}"}}"#, "x".repeat(201)),

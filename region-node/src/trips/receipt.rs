@@ -264,7 +264,7 @@ impl Charged {
                 let kind = PaymentKind::of_fee(ride.cancelled_by);
                 let (code, description) = match kind {
                     PaymentKind::NoShowFee => (LineCode::NoShowFee, "No-show fee: nobody came to the pick-up"),
-                    PaymentKind::CancellationFee | PaymentKind::Fare | PaymentKind::Tip => {
+                    PaymentKind::CancellationFee | PaymentKind::Fare | PaymentKind::Tip | PaymentKind::TopUp => {
                         (LineCode::CancellationFee, "Cancellation fee: called off too late")
                     }
                 };

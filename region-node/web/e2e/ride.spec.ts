@@ -227,9 +227,27 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await expect(story.getByText('Paid', { exact: true }).first()).toBeVisible();
       await expect(story.getByTestId('total')).toHaveText(total);
       await expect(story.getByRole('row').nth(1)).toBeVisible();
+      await story.getByRole('button', { name: 'Give credit…' }).click();
+      await story.getByLabel(/^Amount/).fill('50');
+      await story.getByLabel('Reason').fill('a detour');
+      await story.getByRole('button', { name: /^Give .*50/ }).click();
+      await expect(story.getByTestId('rider-wallet')).toHaveText(/50/);
+      await keep(office, 'rider-wallet');
       await story.getByRole('button', { name: 'Close' }).click();
       await office.getByRole('button', { name: 'Settlements' }).click();
       await expect(office.getByRole('row').nth(1)).toContainText('settlement');
+    });
+
+    await test.step('the rider has the credit in his wallet, and tops it up', async () => {
+      await rider.reload();
+      const wallet = rider.getByRole('region', { name: 'Your wallet' });
+      await expect(wallet.getByTestId('wallet-balance')).toHaveText(/50/);
+      await expect(wallet).toContainText('A credit: a detour');
+      await wallet.getByRole('button', { name: 'Top up…' }).click();
+      await wallet.getByLabel(/^Amount/).fill('25');
+      await wallet.getByRole('button', { name: /^Top up .*25/ }).click();
+      await expect(wallet.getByTestId('wallet-balance')).toHaveText(/75/);
+      await keep(rider, 'wallet');
     });
 
     await test.step('the back office pays a driver out', async () => {
@@ -243,7 +261,15 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await expect(office.getByRole('table', { name: 'Payouts, newest first' }).getByRole('row').nth(1)).toContainText('tenant_admin');
       const days = office.getByRole('table', { name: 'Settlements by day, newest first' });
       await expect(days.getByRole('row').nth(1)).toContainText(/^\d{4}-\d\d-\d\d[1-9]/);
-      await expect(office.getByRole('region', { name: 'Given up' })).toContainText('No payments wait for anybody.');
+      const givenUp = office.getByRole('region', { name: 'Given up' });
+      const why = process.env['GIVEN_UP'];
+      if (why !== undefined) {
+        const row = givenUp.getByRole('row').filter({ hasText: why });
+        await expect(row).toContainText('20');
+        await keep(office, 'given-up');
+        await row.getByRole('button', { name: 'Try again' }).click();
+      }
+      await expect(givenUp).toContainText('No payments wait for anybody.');
       await keep(office, 'money');
     });
 

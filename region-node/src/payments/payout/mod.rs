@@ -4,17 +4,15 @@
 //! payouts of one driver are made one at a time, whichever nodes make them, and what he owes of trips paid in cash is settled
 //! before he is paid anything. It is money the tenant's bank moves: the ledger says what it owes (`tenant:payouts`).
 //!
-//! Each is a fact other regions learn. A region taken back to an old backup has it back from them, books it anew ([`forgotten`])
-//! and pays nobody before that.
+//! Each is a fact other regions learn. A region taken back to an old backup has it back from them, books it anew
+//! ([`super::forgotten`]) and pays nobody before that.
 
 pub(super) mod api;
 mod daily;
-mod forgotten;
 
 pub use daily::pay_out_daily;
-pub use forgotten::book_forgotten_payouts;
 #[cfg(test)]
-pub(super) use {daily::run_due, forgotten::run_due as book_forgotten};
+pub(super) use daily::run_due;
 
 use serde::Serialize;
 use shared::{
@@ -51,6 +49,7 @@ impl PayoutRecord {
             payment_id: None,
             refund_id: None,
             payout_id: Some(self.id),
+            credit_id: None,
             currency: self.amount.currency,
             postings: ledger::payout(self.amount.amount, self.driver_id),
             posted_at: now,
@@ -124,10 +123,10 @@ async fn make(
     if !store::lock_driver(tx, driver).await? {
         return Ok(Err(PaymentError::NoSuchDriver(driver)));
     }
-    if store::payouts_are_in_doubt(tx, reading.region).await? {
-        return Ok(Err(PaymentError::PayoutsInDoubt));
+    if store::is_in_doubt(tx, reading.region).await? {
+        return Ok(Err(PaymentError::InDoubt));
     }
-    forgotten::book(tx, driver, now).await?;
+    book_forgotten(tx, driver, now).await?;
     // Read once the row is held: a statement sees what was committed when it began.
     let balances = store::balances_of_driver(tx, driver, reading).await?;
     let balance = balances.into_iter().find(|balance| balance.balance.currency == currency);
@@ -144,8 +143,19 @@ async fn make(
         return Ok(Err(PaymentError::NothingToPayOut(driver)));
     }
     let told = payout.told(tx.tenant());
-    store::book(tx, &payout.entry(now), Some(&told)).await?;
+    store::book(tx, &payout.entry(now), &[told]).await?;
     Ok(Ok(payout))
+}
+
+/// Books a driver's forgotten payouts; his row is held. They are posted now, since statements of the time they were made in are
+/// out, and told to nobody, since every region has them.
+pub(super) async fn book_forgotten(tx: &mut TenantTx, driver: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
+    for payout in store::forgotten_payouts(tx, driver).await? {
+        store::insert_payout(tx, &payout).await?;
+        store::book(tx, &payout.entry(now), &[]).await?;
+        tracing::warn!(payout.id = %payout.id, driver.id = %driver, "payout {} was forgotten here and is booked anew", payout.id);
+    }
+    Ok(())
 }
 
 /// Says that a payout was made, once it is committed.

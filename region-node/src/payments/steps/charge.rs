@@ -13,7 +13,7 @@ use crate::{
         Answer, Entry, EntryKind, NoAnswer, PaymentError, PaymentKind, Phase, ledger,
         psp::{ChargeOrder, OperationKey, Order},
         record::PaymentRecord,
-        share, store,
+        resume, share, store, wallet,
     },
     realtime::Event,
 };
@@ -63,13 +63,14 @@ pub(in crate::payments) async fn record_charge(
     answer: &Result<Answer, NoAnswer>,
 ) -> Result<PaymentRecord, Problem> {
     let now = app.clock.now();
+    let psp = app.tenants.config(tenant).await?.config.psp.reference();
     let mut tx = app.db.begin_step(tenant).await?;
     let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     let was = payment.status();
     payment.sequence = payment.sequence.answered(answer, now, rand::random());
     store::save_payment(&mut tx, &payment, now).await?;
     if payment.status() != was {
-        share::fall_back_if_failed(app, &mut tx, &payment, now).await?;
+        share::fall_back_if_failed(app, &mut tx, &payment, &psp, now).await?;
         tell(&mut tx, &payment);
     }
     payment.passing().at(app, Phase::Recording).await;
@@ -99,6 +100,42 @@ pub(in crate::payments) async fn hinder_charge(
     Ok(())
 }
 
+/// Failure of what was to be paid from a wallet.
+const WALLET_INSUFFICIENT: &str = "wallet_insufficient";
+
+/// Takes a payment nobody waits for out of its rider's wallet, or declines it: in one transaction, since nobody else is asked.
+pub(in crate::payments) async fn take_from_wallet(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
+    let now = app.clock.now();
+    let psp = app.tenants.config(tenant).await?.config.psp.reference();
+    let mut tx = app.db.begin(tenant).await?;
+    let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
+    if !payment.sequence.awaits_answer() {
+        return Ok(());
+    }
+    match wallet::hold_enough(app, &mut tx, &payment).await? {
+        Ok(()) => {
+            payment.sequence = payment.sequence.agreed();
+            payment = settle_payment(&mut tx, payment, now).await?;
+        }
+        Err(PaymentError::WalletInsufficient { .. }) => {
+            let declined = Ok(Answer::Declined { code: WALLET_INSUFFICIENT.to_owned() });
+            payment.sequence = payment.sequence.answered(&declined, now, 0.0);
+            store::save_payment(&mut tx, &payment, now).await?;
+            share::fall_back_if_failed(app, &mut tx, &payment, &psp, now).await?;
+            tell(&mut tx, &payment);
+        }
+        Err(_) => {
+            drop(tx);
+            return resume::put_off(app, tenant, id).await;
+        }
+    }
+    payment.passing().at(app, Phase::Settling).await;
+    tx.commit().await?;
+    payment.passing().at(app, Phase::Settled).await;
+    tracing::info!(payment.id = %id, "payment {id} is {}", payment.status());
+    Ok(())
+}
+
 /// Books a locked payment the PSP has agreed to: settlement, ledger entry and fact in the transaction at hand. One that is
 /// not at this step, because another node was faster, stays as it is.
 pub(in crate::payments) async fn settle_payment(
@@ -116,16 +153,24 @@ pub(in crate::payments) async fn settle_payment(
             PaymentKind::CancellationFee => EntryKind::CancellationFee,
             PaymentKind::NoShowFee => EntryKind::NoShowFee,
             PaymentKind::Tip => EntryKind::Tip,
+            PaymentKind::TopUp => EntryKind::TopUp,
         },
         payment_id: Some(payment.id),
         refund_id: None,
         payout_id: None,
+        credit_id: None,
         currency: payment.amount.currency,
-        postings: ledger::settlement(payment.split, &payment.parties()),
+        postings: match payment.kind {
+            PaymentKind::TopUp => ledger::top_up(payment.amount.amount, payment.rider_id, &payment.provider),
+            _ => ledger::settlement(payment.split, &payment.parties()),
+        },
         posted_at: now,
     };
-    let told = entry.told(tx.tenant(), &payment, payment.amount.amount, payment.created_at);
-    store::book(tx, &entry, Some(&Fact::Settlement(told))).await?;
+    // A top-up is nothing a rider has paid for: other regions learn of it as what his wallet moved by.
+    let told = payment.trip_id.map(|trip| {
+        Fact::Settlement(entry.told(tx.tenant(), &payment, trip, payment.amount.amount, payment.created_at))
+    });
+    wallet::book(tx, entry, told, payment.created_at).await?;
     tell(tx, &payment);
     Ok(payment)
 }

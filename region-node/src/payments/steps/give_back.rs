@@ -10,10 +10,10 @@ use crate::{
     db::TenantTx,
     http::Problem,
     payments::{
-        Answer, Entry, EntryKind, NoAnswer, PaymentError, Phase, ledger,
+        Answer, Entry, EntryKind, NoAnswer, Parties, PaymentError, Phase, RefundTo, Source, ledger,
         psp::{OperationKey, Order, RefundOrder},
         record::{PaymentRecord, RefundRecord},
-        store,
+        store, wallet,
     },
 };
 
@@ -108,18 +108,25 @@ pub(in crate::payments) async fn settle_refund(
     let refunded_amount = payment.refunded_amount + refund.amount.amount;
     let payment = PaymentRecord { refunded_amount, ..payment };
     store::save_payment(tx, &payment, now).await?;
+    let parties = match refund.to {
+        RefundTo::Source => payment.parties(),
+        RefundTo::Wallet => Parties { source: Source::Wallet(payment.rider_id), ..payment.parties() },
+    };
     let entry = Entry {
         id: Entry::id_of_refund(refund_id),
         kind: EntryKind::Refund,
         payment_id: Some(payment_id),
         refund_id: Some(refund_id),
         payout_id: None,
+        credit_id: None,
         currency: refund.amount.currency,
-        postings: ledger::refund(refund.split, &payment.parties()),
+        postings: ledger::refund(refund.split, &parties),
         posted_at: now,
     };
-    let told = entry.told(tx.tenant(), &payment, refund.amount.amount, refund.created_at);
-    store::book(tx, &entry, Some(&Fact::Refund(told))).await?;
+    let told = payment
+        .trip_id
+        .map(|trip| Fact::Refund(entry.told(tx.tenant(), &payment, trip, refund.amount.amount, refund.created_at)));
+    wallet::book(tx, entry, told, refund.created_at).await?;
     tell(tx, &payment);
     Ok(refund)
 }

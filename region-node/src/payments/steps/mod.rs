@@ -4,7 +4,9 @@
 mod charge;
 mod give_back;
 
-pub(super) use charge::{ask_for_charge, find_or_charge, hinder_charge, record_charge, settle_payment};
+pub(super) use charge::{
+    ask_for_charge, find_or_charge, hinder_charge, record_charge, settle_payment, take_from_wallet,
+};
 pub(super) use give_back::{ask_for_refund, find_or_refund, hinder_refund, record_refund, settle_refund};
 
 use super::Sequence;

@@ -79,7 +79,7 @@ pub(in crate::payments) async fn of_tenant(tx: &mut TenantTx) -> sqlx::Result<Ve
     let rows = sqlx::query!(
         r#"SELECT p.account, e.currency, sum(p.amount)::bigint AS "amount!"
            FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
-           WHERE p.tenant_id = $1 AND p.account NOT LIKE 'driver:%'
+           WHERE p.tenant_id = $1 AND p.account NOT LIKE 'driver:%' AND p.account NOT LIKE 'rider:%'
            GROUP BY p.account, e.currency ORDER BY p.account, e.currency"#,
         tenant.as_str()
     );

@@ -22,6 +22,8 @@ async fn charges_there(tx: &mut TenantTx, job: &Job, region: &str) -> sqlx::Resu
          CROSS JOIN LATERAL (SELECT CASE
              WHEN p.id IS NULL AND o.state = 'succeeded'
                  AND NOT EXISTS (SELECT FROM ledger_facts f WHERE f.fact_id = o.fact AND f.origin_region <> $5)
+                 AND NOT EXISTS (SELECT FROM ledger_facts f
+                                 WHERE f.kind = 'wallet' AND f.entry_id = o.fact AND f.origin_region <> $5)
                  THEN 'missing_here'
              WHEN (o.state = 'succeeded') <> (p.status IN ('settled', 'refunded', 'partially_refunded')) THEN 'status_differs'
              WHEN o.state = 'succeeded' AND (p.amount, p.currency) <> (o.amount, o.currency) THEN 'amount_differs'
@@ -90,7 +92,7 @@ async fn refunds_here(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
              amount_here, currency_here, status_here)
          SELECT $1::uuid, r.tenant_id, 'refund_missing_at_psp', r.payment_id, r.id, r.provider_ref, r.amount, r.currency, r.status
          FROM refunds r JOIN payments p ON p.id = r.payment_id
-         WHERE p.provider = $2 AND r.settled_at >= $3 AND r.settled_at < $4
+         WHERE p.provider = $2 AND r.settled_at >= $3 AND r.settled_at < $4 AND r.goes_to = 'source'
            AND NOT EXISTS (SELECT FROM reconciliation_operations o
                            WHERE o.reconciliation_id = $1 AND o.ours = r.id AND o.kind = 'refund')",
         job.id.0,
@@ -110,7 +112,8 @@ async fn payments_in_ledger(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
          FROM payments p
          LEFT JOIN LATERAL (SELECT g.amount, e.currency FROM ledger_entries e
                             JOIN ledger_postings g ON g.entry_id = e.id AND g.account = 'psp:' || p.provider
-                            WHERE e.payment_id = p.id AND e.kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip')) booked ON true
+                            WHERE e.payment_id = p.id AND e.kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip', 'top_up')) booked
+             ON true
          WHERE p.provider = $2 AND p.settled_at >= $3 AND p.settled_at < $4 AND p.amount > 0
            AND (-booked.amount, booked.currency) IS DISTINCT FROM (p.amount, p.currency)",
         job.id.0,
@@ -131,7 +134,7 @@ async fn refunds_in_ledger(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
          LEFT JOIN LATERAL (SELECT g.amount, e.currency FROM ledger_entries e
                             JOIN ledger_postings g ON g.entry_id = e.id AND g.account = 'psp:' || p.provider
                             WHERE e.refund_id = r.id) booked ON true
-         WHERE p.provider = $2 AND r.settled_at >= $3 AND r.settled_at < $4
+         WHERE p.provider = $2 AND r.settled_at >= $3 AND r.settled_at < $4 AND r.goes_to = 'source'
            AND (booked.amount, booked.currency) IS DISTINCT FROM (r.amount, r.currency)",
         job.id.0,
         job.provider,

@@ -11,6 +11,7 @@ mod reconciliations;
 mod refunds;
 mod settlements;
 mod statements;
+mod wallets;
 mod webhooks;
 
 pub(super) use self::{
@@ -28,9 +29,8 @@ pub(super) use self::{
         save as save_payment,
     },
     payouts::{
-        advance_run, are_in_doubt as payouts_are_in_doubt, claim_run,
-        drivers_forgotten as drivers_with_forgotten_payouts, finish_run, forgotten as forgotten_payouts,
-        insert as insert_payout, is_driver, list as list_payouts, load as load_payout, lock_driver, without_run,
+        advance_run, claim_run, finish_run, forgotten as forgotten_payouts, holders_forgotten, insert as insert_payout,
+        is_driver, is_in_doubt, list as list_payouts, load as load_payout, lock_driver, without_run,
     },
     reconciliations::{
         accounts_used, advance, claim_due as claim_due_reconciliations, complete, count_failed_since,
@@ -46,6 +46,10 @@ pub(super) use self::{
     },
     settlements::{SettlementRow, list as list_settlements, position_of, rollup},
     statements::{Place, before as standings_before, lines as ledger_lines},
+    wallets::{
+        balance as wallet_balance, entries as wallet_entries, forgotten as forgotten_of_wallet, insert_credit,
+        is_booked, is_rider, lock as lock_wallet, lock_rider, of_all_riders as balances_of_riders,
+    },
     webhooks::{first_sight, make_payment_due, make_refund_due},
 };
 

@@ -19,8 +19,8 @@ use crate::{
 
 struct Row {
     id: Uuid,
-    ride_id: Uuid,
-    trip_id: Uuid,
+    ride_id: Option<Uuid>,
+    trip_id: Option<Uuid>,
     rider_id: Uuid,
     driver_id: Option<Uuid>,
     share_id: Option<Uuid>,
@@ -57,8 +57,8 @@ impl TryFrom<Row> for PaymentRecord {
         let status = PaymentStatus::from_name(&row.status).ok_or_else(|| unreadable("status", &row.status))?;
         Ok(Self {
             id: row.id.into(),
-            ride_id: row.ride_id.into(),
-            trip_id: row.trip_id.into(),
+            ride_id: row.ride_id.map(Into::into),
+            trip_id: row.trip_id.map(Into::into),
             rider_id: row.rider_id.into(),
             driver_id: row.driver_id.map(Into::into),
             share_id: row.share_id.map(Into::into),
@@ -105,7 +105,8 @@ macro_rules! select {
                    p.retried_by, p.retried_at,
                    p.requested_by, p.idempotency_key, p.request_hash, p.created_at, p.settled_at,
                    (SELECT d.durable_at FROM ledger_facts f JOIN repl_remote_durable d USING (origin_region, origin_incarnation)
-                    WHERE f.tenant_id = p.tenant_id AND f.payment_id = p.id AND f.kind = 'settlement'
+                    WHERE f.tenant_id = p.tenant_id AND f.payment_id = p.id
+                      AND f.kind = CASE p.kind WHEN 'top_up' THEN 'wallet' ELSE 'settlement' END
                       AND d.seq >= f.origin_seq
                     ORDER BY d.seq LIMIT 1)
                    AS remote_durable_at,
@@ -273,8 +274,8 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, payment: &PaymentReco
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $23, $24, $25)",
         payment.id.0,
         tenant.as_str(),
-        payment.ride_id.0,
-        payment.trip_id.0,
+        payment.ride_id.map(|id| id.0),
+        payment.trip_id.map(|id| id.0),
         payment.rider_id.0,
         payment.driver_id.map(|id| id.0),
         payment.kind.as_str(),

@@ -5,7 +5,10 @@ use uuid::Uuid;
 use super::{money, unreadable};
 use crate::{
     db::{SystemTx, TenantTx},
-    payments::payout::{PayoutRecord, Run},
+    payments::{
+        forgotten::Holder,
+        payout::{PayoutRecord, Run},
+    },
 };
 
 /// Holds a driver's row until the transaction ends, if there is such a driver: payouts of one driver are made one at a time.
@@ -20,9 +23,9 @@ pub(in crate::payments) async fn is_driver(tx: &mut TenantTx, driver: DriverId) 
     Ok(sql.fetch_optional(tx.conn()).await?.is_some())
 }
 
-/// Whether other regions may remember payouts of this one that it has forgotten itself: its database may be an old backup, or
+/// Whether other regions may remember what this one has paid, and has forgotten itself: its database may be an old backup, or
 /// was one, and not every region has spoken since, or one has more of what this region wrote than is applied here.
-pub(in crate::payments) async fn are_in_doubt(tx: &mut TenantTx, region: &RegionName) -> sqlx::Result<bool> {
+pub(in crate::payments) async fn is_in_doubt(tx: &mut TenantTx, region: &RegionName) -> sqlx::Result<bool> {
     let sql = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM repl_self WHERE doubted OR database <> repl_database())
                OR EXISTS (SELECT FROM repl_self s, regions r
@@ -31,7 +34,7 @@ pub(in crate::payments) async fn are_in_doubt(tx: &mut TenantTx, region: &Region
                OR EXISTS (SELECT FROM repl_ack a
                               LEFT JOIN repl_apply p USING (origin_region, origin_incarnation, stream)
                           WHERE a.origin_region = $1 AND a.stream = 'ledger' AND a.stored > coalesce(p.applied, 0))
-           AS "are_in_doubt!""#,
+           AS "is_in_doubt!""#,
         region.as_str()
     );
     sql.fetch_one(tx.conn()).await
@@ -63,28 +66,35 @@ pub(in crate::payments) async fn forgotten(tx: &mut TenantTx, driver: DriverId) 
         .collect()
 }
 
-/// Drivers with payouts this region has forgotten, of tenants at home here: those whose facts came after `position`; and up to
-/// which position facts are here.
-pub(in crate::payments) async fn drivers_forgotten(
+/// Whose payouts, or movements of wallets, this region has forgotten, of tenants at home here: those whose facts came after
+/// `position`; and up to which position facts are here.
+pub(in crate::payments) async fn holders_forgotten(
     tx: &mut SystemTx,
     region: &RegionName,
     position: i64,
-) -> sqlx::Result<(Vec<(TenantId, DriverId)>, i64)> {
+) -> sqlx::Result<(Vec<(TenantId, Holder)>, i64)> {
     let sql = sqlx::query_scalar!(r#"SELECT coalesce(max(position), 0) AS "newest!" FROM ledger_facts"#);
     let newest = sql.fetch_one(tx.conn()).await?;
     let sql = sqlx::query!(
-        r#"SELECT DISTINCT f.tenant_id, f.driver_id AS "driver_id!"
+        r#"SELECT DISTINCT f.tenant_id, f.driver_id, f.rider_id
            FROM ledger_facts f JOIN tenant_homes h ON h.tenant_id = f.tenant_id AND h.region = $1
-           WHERE f.kind = 'payout' AND f.position > $2 AND f.position <= $3
-             AND NOT EXISTS (SELECT FROM ledger_entries e WHERE e.id = f.fact_id)"#,
+           WHERE f.kind IN ('payout', 'wallet') AND f.position > $2 AND f.position <= $3
+             AND NOT EXISTS (SELECT FROM ledger_entries e WHERE e.id = coalesce(f.entry_id, f.fact_id))"#,
         region.as_str(),
         position,
         newest
     );
     let rows = sql.fetch_all(tx.conn()).await?;
     let tenant = |id: &str| id.parse().map_err(|_| unreadable("tenant_id", id));
-    let drivers = rows.into_iter().map(|row| Ok((tenant(&row.tenant_id)?, row.driver_id.into())));
-    Ok((drivers.collect::<sqlx::Result<_>>()?, newest))
+    let holder = |driver: Option<Uuid>, rider: Option<Uuid>| {
+        let driver = driver.map(|id| Holder::Driver(id.into()));
+        driver.or(rider.map(|id| Holder::Rider(id.into())))
+    };
+    let holders = rows.into_iter().filter_map(|row| {
+        let holder = holder(row.driver_id, row.rider_id)?;
+        Some(tenant(&row.tenant_id).map(|tenant| (tenant, holder)))
+    });
+    Ok((holders.collect::<sqlx::Result<_>>()?, newest))
 }
 
 /// Records a payout; false if the driver was paid for that day already, as `one_daily_payout_per_driver` knows.

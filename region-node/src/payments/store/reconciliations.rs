@@ -84,9 +84,9 @@ pub(in crate::payments) async fn accounts_used(
 ) -> sqlx::Result<Vec<String>> {
     let sql = sqlx::query_scalar!(
         r#"SELECT p.provider AS "provider!" FROM payments p
-           WHERE p.settled_at >= $1 AND p.settled_at < $2 AND p.provider <> 'cash'
+           WHERE p.settled_at >= $1 AND p.settled_at < $2 AND p.provider NOT IN ('cash', 'wallet')
            UNION SELECT p.provider FROM refunds r JOIN payments p ON p.id = r.payment_id
-           WHERE r.settled_at >= $1 AND r.settled_at < $2 AND p.provider <> 'cash'"#,
+           WHERE r.settled_at >= $1 AND r.settled_at < $2 AND r.goes_to = 'source' AND p.provider NOT IN ('cash', 'wallet')"#,
         from,
         to
     );

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{BROKEN_OFF, Claim, asked_by, money, retried, unreadable};
 use crate::{
     db::{SystemTx, TenantTx},
-    payments::{RefundStatus, Sequence, Split, Step, machine::MAX_ATTEMPTS, record::RefundRecord},
+    payments::{RefundStatus, RefundTo, Sequence, Split, Step, machine::MAX_ATTEMPTS, record::RefundRecord},
 };
 
 struct Row {
@@ -18,6 +18,7 @@ struct Row {
     commission_amount: i64,
     promotion_amount: i64,
     reason: String,
+    goes_to: String,
     provider_ref: Option<String>,
     failure_code: Option<String>,
     attempts: i32,
@@ -43,6 +44,7 @@ impl TryFrom<Row> for RefundRecord {
             amount: money(row.amount, &row.currency)?,
             split: Split::of_amount(row.amount, row.tax_amount, row.commission_amount, row.promotion_amount),
             reason: row.reason,
+            to: RefundTo::from_name(&row.goes_to).ok_or_else(|| unreadable("goes_to", &row.goes_to))?,
             sequence: Sequence {
                 step: match status {
                     RefundStatus::Pending => Step::Pending,
@@ -70,7 +72,7 @@ macro_rules! select {
     ($tx:expr, $tail:tt $(, $argument:expr)*) => {{
         let sql = sqlx::query_as!(
             Row,
-            "SELECT id, payment_id, status, amount, currency, tax_amount, commission_amount, promotion_amount, reason, provider_ref,
+            "SELECT id, payment_id, status, amount, currency, tax_amount, commission_amount, promotion_amount, reason, goes_to, provider_ref,
                  failure_code, attempts, next_attempt_at, last_error, retried_by, retried_at, requested_by, idempotency_key, request_hash, created_at, settled_at
              FROM refunds " + $tail
             $(, $argument)*
@@ -146,8 +148,8 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, refund: &RefundRecord
     let sql = sqlx::query!(
         "INSERT INTO refunds (id, tenant_id, payment_id, status, amount, currency, tax_amount, commission_amount,
              promotion_amount, reason, attempts, next_attempt_at, requested_by, idempotency_key, request_hash, created_at,
-             updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16)",
+             updated_at, goes_to)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $16, $17)",
         refund.id.0,
         tenant.as_str(),
         refund.payment_id.0,
@@ -164,6 +166,7 @@ pub(in crate::payments) async fn insert(tx: &mut TenantTx, refund: &RefundRecord
         asked_by.map(|asked| asked.key.as_str()),
         asked_by.map(|asked| asked.request_hash.as_slice()),
         refund.created_at,
+        refund.to.as_str(),
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }

@@ -38,7 +38,7 @@ pub(in crate::payments) async fn list(
                 SettlementRow,
                 r#"SELECT fact_id, payment_id AS "payment_id!", trip_id AS "trip_id!", tenant_id, kind, amount, currency,
                        origin_region, origin_seq, settled_at, late
-                   FROM ledger_facts WHERE tenant_id = $1 AND position > $2 AND kind <> 'payout' ORDER BY position LIMIT $3"#,
+                   FROM ledger_facts WHERE tenant_id = $1 AND position > $2 AND kind NOT IN ('payout', 'wallet') ORDER BY position LIMIT $3"#,
                 tenant,
                 position,
                 limit
@@ -50,7 +50,7 @@ pub(in crate::payments) async fn list(
                 SettlementRow,
                 r#"SELECT fact_id, payment_id AS "payment_id!", trip_id AS "trip_id!", tenant_id, kind, amount, currency,
                        origin_region, origin_seq, settled_at, late
-                   FROM ledger_facts WHERE position > $1 AND kind <> 'payout' ORDER BY position LIMIT $2"#,
+                   FROM ledger_facts WHERE position > $1 AND kind NOT IN ('payout', 'wallet') ORDER BY position LIMIT $2"#,
                 position,
                 limit
             );
@@ -70,7 +70,7 @@ pub(in crate::payments) async fn rollup(tx: &mut TenantTx, from: Date, to: Date)
                   coalesce(sum(amount) FILTER (WHERE kind = 'refund'), 0)::bigint AS "refunded!",
                   coalesce(sum(amount) FILTER (WHERE kind = 'adjustment'), 0)::bigint AS "adjusted!"
            FROM ledger_facts
-           WHERE tenant_id = $1 AND kind <> 'payout' AND settled_at >= $2::date::timestamp AT TIME ZONE 'UTC'
+           WHERE tenant_id = $1 AND kind NOT IN ('payout', 'wallet') AND settled_at >= $2::date::timestamp AT TIME ZONE 'UTC'
              AND settled_at < ($3::date + 1)::timestamp AT TIME ZONE 'UTC'
            GROUP BY 1, 2 ORDER BY 1, 2"#,
         tenant.as_str(),

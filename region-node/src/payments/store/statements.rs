@@ -40,7 +40,7 @@ pub(in crate::payments) async fn before(
                 StandingRow,
                 r#"SELECT p.account, e.currency, sum(p.amount)::bigint AS "amount!"
                    FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
-                   WHERE p.tenant_id = $1 AND p.account NOT LIKE 'driver:%' AND e.posted_at < $2
+                   WHERE p.tenant_id = $1 AND p.account NOT LIKE 'driver:%' AND p.account NOT LIKE 'rider:%' AND e.posted_at < $2
                    GROUP BY p.account, e.currency"#,
                 tenant.as_str(),
                 at
@@ -91,7 +91,7 @@ pub(in crate::payments) async fn lines(
                        e.payout_id, y.trip_id AS "trip_id?"
                    FROM ledger_entries e JOIN ledger_postings p ON p.entry_id = e.id
                        LEFT JOIN payments y ON y.id = e.payment_id
-                   WHERE e.tenant_id = $1 AND p.account NOT LIKE 'driver:%' AND e.posted_at >= $3 AND e.posted_at < $2
+                   WHERE e.tenant_id = $1 AND p.account NOT LIKE 'driver:%' AND p.account NOT LIKE 'rider:%' AND e.posted_at >= $3 AND e.posted_at < $2
                      AND (e.posted_at, e.id, p.line) > ($3, $4, $5)
                    ORDER BY e.posted_at, e.id, p.line LIMIT $6"#,
                 tenant.as_str(),

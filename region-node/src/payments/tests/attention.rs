@@ -62,6 +62,7 @@ async fn a_refund_that_keeps_killing_its_node_is_given_up_and_a_retry_gives_the_
         amount: shared::money::Money::new(300, paid.amount.currency),
         split: paid.split.part(300).unwrap(),
         reason: "detour".to_owned(),
+        to: crate::payments::RefundTo::Source,
         sequence: Sequence::begun(now + scene.region.app.psp.hold()),
         asked_by: None,
         created_at: now,

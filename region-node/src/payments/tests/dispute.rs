@@ -5,12 +5,12 @@ use shared::fact::FactStream;
 use super::*;
 use crate::{payments::psp::sign, testing::WEBHOOK_SECRET};
 
-async fn provider_ref(scene: &Scene, id: PaymentId) -> String {
+pub(super) async fn provider_ref(scene: &Scene, id: PaymentId) -> String {
     let sql = sqlx::query_scalar("SELECT provider_ref FROM payments WHERE id = $1").bind(id.0);
     sql.fetch_one(&mut *scene.conn().await).await.unwrap()
 }
 
-async fn tell(scene: &Scene, event: &str, charge: &str, amount: &Value, status: &str) -> TestAnswer {
+pub(super) async fn tell(scene: &Scene, event: &str, charge: &str, amount: &Value, status: &str) -> TestAnswer {
     let dispute = json!({"id": "dp_1", "charge": charge, "amount": amount, "status": status,
         "opened_at": "2026-03-01T12:00:00Z"});
     let event = json!({"id": event, "type": "charge.dispute.updated", "data": {"dispute": dispute}});
@@ -58,11 +58,7 @@ async fn a_dispute_takes_the_money_from_the_psp_and_brings_it_back_when_it_is_wo
     assert_eq!(scene.payment(id).await["dispute"]["status"], "won");
     assert_eq!(told(&scene).await, [-500, 500]);
     let trip = scene.payment(id).await["trip_id"].as_str().unwrap().to_owned();
-    let mut tx = scene.tx().await;
-    let ended = "UPDATE trips SET ended_at = now() WHERE id = $1";
-    sqlx::query(ended).bind(trip.parse::<Uuid>().unwrap()).execute(tx.conn()).await.unwrap();
-    tx.commit().await.unwrap();
-    let receipt = scene.rider.get(&format!("/v1/trips/{trip}/receipt")).await.ok(200);
+    let receipt = scene.receipt(trip.parse::<Uuid>().unwrap().into()).await;
     assert_eq!(receipt["payment"]["dispute"], json!({"status": "won", "amount": usd(500)}));
 }
 

@@ -3,7 +3,7 @@ use shared::money::{Currency, Money};
 use super::*;
 use crate::{payments::charge_cancellation_fee, rides};
 
-async fn owe(scene: &Scene, method: Value) -> PaymentId {
+pub(super) async fn owe(scene: &Scene, method: Value) -> PaymentId {
     let trip = scene.trip_that_is("cancelled", 0).await;
     let mut tx = scene.tx().await;
     sqlx::query(

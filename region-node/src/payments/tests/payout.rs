@@ -1,7 +1,7 @@
 use time::Duration;
 
 use super::*;
-use crate::payments::payout;
+use crate::payments::{forgotten, payout};
 
 /// What a trip paid by card leaves the driver, and one paid in cash takes from him.
 const EARNED: i64 = 800;
@@ -32,33 +32,18 @@ impl Scene {
         sqlx::query(peer).execute(&mut *self.conn().await).await.unwrap();
     }
 
-    /// Writes what was told of payouts as replication does once it is numbered, or comes back from another region.
-    async fn payouts_replicated(&self) {
-        let sql = "INSERT INTO ledger_facts (fact_id, payout_id, driver_id, tenant_id, kind, amount, currency, origin_region,
-                 origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash)
-             SELECT (told ->> 'fact_id')::uuid, (told ->> 'payout_id')::uuid, (told ->> 'driver_id')::uuid, told ->> 'tenant',
-                 'payout', (told ->> 'amount')::bigint, told ->> 'currency', 'us-east', 1, row_number() OVER (), 1, 0,
-                 (told ->> 'paid_at')::timestamptz, decode(repeat('00', 32), 'hex')
-             FROM (SELECT convert_from(body, 'UTF8')::jsonb AS told FROM repl_outbox WHERE kind = 'payout') bodies";
-        sqlx::query(sql).execute(&mut *self.conn().await).await.unwrap();
-    }
-
     /// Takes the database back to before any payout, as an old backup does.
     async fn forgets_payouts(&self) {
         let sql = "
-            ALTER TABLE ledger_postings DISABLE TRIGGER USER;
-            ALTER TABLE ledger_entries DISABLE TRIGGER USER;
             DELETE FROM ledger_postings p USING ledger_entries e WHERE e.id = p.entry_id AND e.kind = 'payout';
             DELETE FROM ledger_entries WHERE kind = 'payout';
-            ALTER TABLE ledger_postings ENABLE TRIGGER USER;
-            ALTER TABLE ledger_entries ENABLE TRIGGER USER;
             DELETE FROM payouts;
             DELETE FROM repl_outbox WHERE kind = 'payout'";
-        sqlx::raw_sql(sql).execute(&mut *self.conn().await).await.unwrap();
+        self.forgets(sql).await;
     }
 
     /// What replication says of this region, as SQL.
-    async fn replication(&self, sql: &'static str) {
+    pub(super) async fn replication(&self, sql: &'static str) {
         sqlx::raw_sql(sql).execute(&mut *self.conn().await).await.unwrap();
     }
 
@@ -112,6 +97,7 @@ async fn a_tenant_s_balances_come_to_zero_with_its_drivers_and_payment_services(
             account("tenant:tax", 2 * TAX),
         ],
         "drivers": [{"coming": usd(EARNED - 200), "owed": usd(OWED)}],
+        "riders": [],
     });
     assert_eq!(balances, expected);
     let of_drivers = debtor.admin.get("/v1/balances/drivers?limit=1").await.ok(200);
@@ -345,7 +331,7 @@ async fn a_payout_is_a_fact_of_its_own_beside_what_riders_paid(pool: PgPool) {
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["payout_id"], &told["driver_id"]), (&made["payout_id"], &json!(scene.driver.id)));
     assert_eq!((&told["amount"], &told["currency"], &told["tenant"]), (&json!(100), &json!("USD"), &json!("cabs")));
-    scene.payouts_replicated().await;
+    scene.accounts_replicated().await;
     assert_eq!(scene.admin.get("/v1/settlements").await.ok(200)["items"], json!([]), "none of what riders paid");
     assert_eq!(scene.admin.get("/v1/settlements/rollup").await.ok(200)["items"], json!([]));
     scene.assert_books_agree().await;
@@ -357,7 +343,7 @@ async fn a_region_taken_back_to_an_old_backup_has_its_payouts_back_and_pays_none
     scene.paid("tok_visa").await;
     let path = scene.payouts_of_driver();
     let made = scene.admin.post(&path, json!({"amount": 100})).await.ok(201);
-    scene.payouts_replicated().await;
+    scene.accounts_replicated().await;
     scene.forgets_payouts().await;
     assert_eq!(scene.balance().await, [EARNED, 0, EARNED], "it has forgotten");
     let too_much = scene.admin.post(&path, json!({"amount": EARNED})).await;
@@ -378,14 +364,14 @@ async fn forgotten_payouts_are_booked_anew_once_by_whichever_node_looks(pool: Pg
     for _ in 0..3 {
         scene.admin.post(&scene.payouts_of_driver(), json!({"amount": 100})).await.ok(201);
     }
-    scene.payouts_replicated().await;
+    scene.accounts_replicated().await;
     scene.forgets_payouts().await;
     let nodes = [&scene.region, &scene.region.another_node().await];
-    let looks = nodes.map(|node| async { payout::book_forgotten(&node.app, 0).await.unwrap() });
+    let looks = nodes.map(|node| async { forgotten::run_due(&node.app, 0).await.unwrap() });
     let [newest, _] = futures::future::join_all(looks).await.try_into().unwrap();
     assert_eq!(scene.balance().await, [EARNED - 300, 0, EARNED - 300]);
     assert_eq!(scene.number("SELECT count(*) FROM payouts").await, 3);
-    assert_eq!(payout::book_forgotten(&scene.region.app, newest).await.unwrap(), newest);
+    assert_eq!(forgotten::run_due(&scene.region.app, newest).await.unwrap(), newest);
     scene.assert_books_agree().await;
 }
 

@@ -12,7 +12,7 @@ use crate::payments::{
 const PATH: &str = "/v1/reconciliations";
 
 /// Has the last day compared, settled by now, and waits for the end; the report.
-async fn reconciled(scene: &Scene) -> Value {
+pub(super) async fn reconciled(scene: &Scene) -> Value {
     scene.region.clock.advance(Duration::hours(4));
     let made = scene.admin.post(PATH, json!({})).await.ok(202);
     assert_eq!(made["status"], "running");
@@ -304,4 +304,30 @@ async fn a_back_office_finds_every_reconciliation_and_first_those_to_look_at(poo
     assert!(place(&differing) < place(&clean), "the newest first");
     assert_eq!(scene.rider.get(PATH).await.problem(403).code, "forbidden");
     assert_eq!(scene.admin.get(&format!("{PATH}?cursor=x")).await.problem(422).fields, ["cursor"]);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_a_region_taken_back_to_an_old_backup_has_forgotten_of_earnings_is_found_missing(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let trip = scene.trip().await;
+    let id = id_of(&scene.pay(trip, "tok_visa").await.ok(201));
+    scene.replicated(Entry::id_of_settlement(id), id, trip).await;
+    scene
+        .forgets(
+            "DELETE FROM ledger_postings; DELETE FROM ledger_entries; DELETE FROM payments; DELETE FROM repl_outbox",
+        )
+        .await;
+    assert_eq!(
+        scene.pay(trip, "tok_visa").await.problem(409).code,
+        "already_paid",
+        "other regions remember that it is paid"
+    );
+    let report = reconciled(&scene).await;
+    assert_eq!(found(&report), [("missing_here".to_owned(), String::new(), String::new())]);
+    let there = &report["items"][0]["there"];
+    assert_eq!(
+        (&there["amount"], &there["status"]),
+        (&json!(FARE), &json!("succeeded")),
+        "what the driver's share is of"
+    );
 }

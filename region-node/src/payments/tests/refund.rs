@@ -128,6 +128,7 @@ async fn a_crash_in_a_refund_is_made_good_whatever_step_it_follows(pool: PgPool)
             amount: shared::money::Money::new(500, payment.amount.currency),
             split: payment.split.part(500).unwrap(),
             reason: "crash".into(),
+            to: crate::payments::RefundTo::Source,
             sequence: Sequence::begun(scene.region.clock.now()),
             asked_by: None,
             created_at: scene.region.clock.now(),

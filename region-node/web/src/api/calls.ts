@@ -31,6 +31,7 @@ import type {
   Trip,
   Vehicle,
   VersionNumber,
+  Wallet,
   Zone,
   ZoneQueue,
 } from './types';
@@ -176,8 +177,21 @@ export const tip = (
 export const payment = (client: Client, id: string, signal?: AbortSignal): Promise<Payment> =>
   client.json({ method: 'GET', path: `/v1/payments/${enc(id)}`, signal });
 
-export const refund = (client: Client, id: string, body: { amount?: number; reason: string }, idempotencyKey: string): Promise<unknown> =>
+export const refund = (client: Client, id: string, body: { amount?: number; reason: string; to?: 'source' | 'wallet' }, idempotencyKey: string): Promise<unknown> =>
   client.json({ method: 'POST', path: `/v1/payments/${enc(id)}/refunds`, body, idempotencyKey });
+
+export const ownWallet = (client: Client, query: { limit?: number }, signal?: AbortSignal): Promise<Wallet> =>
+  client.json({ method: 'GET', path: '/v1/riders/me/wallet', query, signal });
+
+export const wallet = (client: Client, rider: string, query: { limit?: number }, signal?: AbortSignal): Promise<Wallet> =>
+  client.json({ method: 'GET', path: `/v1/riders/${enc(rider)}/wallet`, query, signal });
+
+/** By the rider's usual card. */
+export const topUp = (client: Client, body: { amount: Money }, idempotencyKey: string): Promise<Payment> =>
+  client.json({ method: 'POST', path: '/v1/riders/me/wallet/top-ups', body, idempotencyKey });
+
+export const creditWallet = (client: Client, rider: string, body: { amount: Money; reason: string }, idempotencyKey: string): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/riders/${enc(rider)}/wallet/credits`, body, idempotencyKey });
 
 export const driverBalance = (client: Client, driver: string, signal?: AbortSignal): Promise<DriverBalance> =>
   client.json({ method: 'GET', path: `/v1/drivers/${enc(driver)}/balance`, signal });

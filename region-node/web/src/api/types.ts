@@ -152,7 +152,7 @@ export interface Payment {
   trip_id?: string | null;
   /** The share of a fare that is paid; missing where it is the rider's own part. */
   share_id?: string | null;
-  kind: 'fare' | 'cancellation_fee' | 'no_show_fee' | 'tip';
+  kind: 'fare' | 'cancellation_fee' | 'no_show_fee' | 'tip' | 'top_up';
   status: PaymentStatus;
   amount: Money;
   refunded?: Money | null;
@@ -162,6 +162,22 @@ export interface Payment {
   failure_reason?: string | null;
   settled_at?: string | null;
   remote_durable_at?: string | null;
+}
+
+/** A movement of a rider's wallet; negative: spent. */
+export interface WalletEntry {
+  entry_id: string;
+  kind: 'credit' | 'settlement' | 'cancellation_fee' | 'no_show_fee' | 'tip' | 'top_up' | 'refund' | 'recovered';
+  amount: Money;
+  posted_at: string;
+  /** Of a credit or a refund. */
+  reason?: string | null;
+}
+
+/** What a rider has with the company, and a page of what it has moved by, the newest first. */
+export interface Wallet extends Page<WalletEntry> {
+  rider_id: string;
+  balance: Money;
 }
 
 /** A driver's balance in one currency. */
@@ -182,6 +198,8 @@ export interface TenantBalances {
   /** Positive: owed to the account's holder; negative: held by it. */
   accounts: { account: string; balance: Money }[];
   drivers: { coming: Money; owed: Money }[];
+  /** What is in all riders' wallets together. */
+  riders: Money[];
 }
 
 export interface Payout {

@@ -67,6 +67,14 @@ export function MoneyView({ client, tenant }: { client: Client; tenant: string }
                     <td className="num">{formatMoney({ ...coming, amount: coming.amount - owed.amount })}</td>
                   </tr>
                 ))}
+                {accounts.data.riders.map((inWallets) => (
+                  <tr key={`riders ${inWallets.currency}`}>
+                    <td>
+                      riders <span className="muted small">(in their wallets)</span>
+                    </td>
+                    <td className="num">{formatMoney(inWallets)}</td>
+                  </tr>
+                ))}
               </tbody>
             </table>
           </div>

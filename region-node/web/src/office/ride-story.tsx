@@ -12,6 +12,7 @@ import { ErrorNote } from '../ui/error-note';
 import { FareLines } from '../ui/fare-lines';
 import { PaymentBadge, RideBadge } from '../ui/ride-badge';
 import { ShortId } from '../ui/short-id';
+import { RiderWallet } from './rider-wallet';
 
 interface RideStoryProps {
   id: string;
@@ -68,6 +69,7 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
         )}
         {trip.data !== null && <TripFacts trip={trip.data} />}
         {payment.data !== null && <PaymentFacts title="Payment" payment={payment.data} client={client} onChanged={payment.reload} />}
+        {ride.data !== null && <RiderWallet client={client} rider={ride.data.rider_id} />}
         <ErrorNote error={shares.error} />
         {shares.data?.items.map((share) => share.payment != null && <PaidShare key={share.id} share={share} id={share.payment.id} client={client} />)}
         <section className="stack-s" aria-labelledby="candidates">
@@ -202,8 +204,8 @@ function PaymentFacts({ title, payment, client, onChanged }: PaymentFactsProps) 
   const heading = useId();
   const [asking, setAsking] = useState(false);
   const attempt = useAttemptKey();
-  const giveBack = useAction(async () => {
-    await refund(client, payment.id, { reason: 'Refunded by the back office' }, attempt.keyFor(payment.id));
+  const giveBack = useAction(async (to: 'source' | 'wallet') => {
+    await refund(client, payment.id, { reason: 'Refunded by the back office', to }, attempt.keyFor([payment.id, to]));
     attempt.done();
     setAsking(false);
     onChanged();
@@ -241,9 +243,14 @@ function PaymentFacts({ title, payment, client, onChanged }: PaymentFactsProps) 
       {(payment.status === 'settled' || payment.status === 'partially_refunded') &&
         (asking ? (
           <div className="row">
-            <Button compact kind="danger" busy={giveBack.busy} onClick={() => void giveBack.run()}>
+            <Button compact kind="danger" busy={giveBack.busy} onClick={() => void giveBack.run('source')}>
               Refund what is left
             </Button>
+            {payment.method.type !== 'wallet' && (
+              <Button compact kind="danger" busy={giveBack.busy} onClick={() => void giveBack.run('wallet')}>
+                Into the wallet
+              </Button>
+            )}
             <Button compact kind="quiet" onClick={() => setAsking(false)}>
               Keep
             </Button>

@@ -26,6 +26,7 @@ interface AfterRideProps {
 
 const METHODS = [
   { value: 'card', label: 'Card' },
+  { value: 'wallet', label: 'Wallet' },
   { value: 'cash', label: 'Cash' },
 ] as const;
 
@@ -62,6 +63,8 @@ export function AfterRide({ ride, tripId, payment, shareNews, tell }: AfterRideP
   const fare = trip.data?.fare;
   const shared = trip.data?.shared ?? null;
   const own = fare == null || shared === null ? fare?.total : { ...fare.total, amount: fare.total.amount - shared.amount };
+  // Another method may pay what this one did not.
+  const refused = charge.error instanceof ApiError && charge.error.code === 'wallet_insufficient';
   const paid = payment !== null && payment.status !== 'failed';
 
   return (
@@ -94,7 +97,7 @@ export function AfterRide({ ride, tripId, payment, shareNews, tell }: AfterRideP
         )}
         {payment?.remote_durable_at != null && <p className="small muted">Your payment is safe in a second region.</p>}
         <ErrorNote error={charge.error} />
-        {payment?.status === 'failed' && <Segments legend="Pay by" value={method} options={METHODS} onChange={setMethod} />}
+        {(payment?.status === 'failed' || refused) && <Segments legend="Pay by" value={method} options={METHODS} onChange={setMethod} />}
         {!paid && (payment !== null || paymentId === null) && own != null && (
           <Button kind="primary" wide busy={charge.busy} onClick={() => void charge.run()}>
             Pay {shared !== null && 'your part, '}

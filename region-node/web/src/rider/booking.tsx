@@ -21,11 +21,13 @@ import { Icon } from '../ui/icon';
 import { PlaceField } from '../ui/place-field';
 import { PromotionField } from './promotion-field';
 import { RideHistory } from './ride-history';
+import { WalletCard } from './wallet-card';
 
 type End = 'pickup' | 'dropoff';
 
 const METHODS = [
   { value: 'card', label: 'Card' },
+  { value: 'wallet', label: 'Wallet' },
   { value: 'cash', label: 'Cash' },
 ] as const;
 
@@ -150,18 +152,16 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
           {findMe.error != null && <p className="small error-text">Your position is not available. Choose the pick-up on the map.</p>}
         </div>
         {vehicleClass !== null && <VehicleClassField classes={classes} value={vehicleClass} onChange={setChosenClass} />}
-        <div className="field-row">
-          <Segments legend="Pay by" value={method} options={METHODS} onChange={setMethod} />
-          <Segments
-            legend="When"
-            value={when}
-            options={[
-              { value: 'now', label: 'Now' },
-              { value: 'later', label: 'Later' },
-            ]}
-            onChange={setWhen}
-          />
-        </div>
+        <Segments legend="Pay by" value={method} options={METHODS} onChange={setMethod} />
+        <Segments
+          legend="When"
+          value={when}
+          options={[
+            { value: 'now', label: 'Now' },
+            { value: 'later', label: 'Later' },
+          ]}
+          onChange={setWhen}
+        />
         {when === 'later' && (
           <Field label="Pick-up time" type="datetime-local" value={later} required onChange={(event) => setLater(event.target.value)} />
         )}
@@ -214,6 +214,7 @@ export function Booking({ session, history, notice, onRide, onReload }: BookingP
         >
           {when === 'later' ? 'Schedule ride' : 'Request ride'}
         </Button>
+        <WalletCard />
         <RideHistory rides={history} onChanged={onReload} />
       </section>
       <div className="split-map">

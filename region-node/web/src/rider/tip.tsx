@@ -15,25 +15,27 @@ interface TipProps {
   fare: Money;
 }
 
-/** Something for the driver, once: a payment of its own, never in cash. */
+/** Something for the driver, once: a payment of its own, never in cash; by card where the wallet holds too little. */
 export function Tip({ ride, tripId, fare }: TipProps) {
   const client = clientOf('rider');
   const choices = tipChoices(fare);
   const [chosen, setChosen] = useState('');
   const [made, setMade] = useState<Payment | null>(null);
   const [before, setBefore] = useState(false);
+  const [byCard, setByCard] = useState(ride.payment_method.type === 'cash');
   const waiting = made !== null && !isFinal(made);
   useLoad(waiting ? made.id : null, (signal) => loadPayment(client, made?.id ?? '', signal), 3000, setMade);
   const attempt = useAttemptKey();
   const give = useAction(async () => {
     const amount = choices.find((choice) => String(choice.amount) === chosen);
     if (amount === undefined) return;
-    const body = { amount, ...(ride.payment_method.type === 'cash' ? { method: { type: 'card' as const } } : {}) };
+    const body = { amount, ...(byCard ? { method: { type: 'card' as const } } : {}) };
     try {
       const tries = made?.status === 'failed' ? made.id : null;
       setMade(await tip(client, tripId, body, attempt.keyFor([tripId, tries, body])));
       attempt.done();
     } catch (error) {
+      if (error instanceof ApiError && error.code === 'wallet_insufficient') setByCard(true);
       if (!(error instanceof ApiError && error.code === 'already_tipped')) throw error;
       setBefore(true);
     }
@@ -60,7 +62,7 @@ export function Tip({ ride, tripId, fare }: TipProps) {
           />
           {chosen !== '' && (
             <Button busy={give.busy} onClick={() => void give.run()}>
-              {ride.payment_method.type === 'cash' ? 'Give the tip by card' : 'Give the tip'}
+              {byCard ? 'Give the tip by card' : 'Give the tip'}
             </Button>
           )}
         </>
