@@ -202,8 +202,45 @@ CREATE INDEX ledger_postings_by_account ON ledger_postings (tenant_id, account);
 CALL fence_by_tenant('ledger_postings');
 REVOKE UPDATE, DELETE ON ledger_entries, ledger_postings FROM gocomet_app, gocomet_system;
 
--- An entry's postings are made by one statement, the transaction's that made the entry, and sum to zero. What they move on
--- wallets stands there at once.
+-- A tenant's ledger is closed day by day: what is dated before a closing is all there, since nothing more is booked there
+-- (ledger_postings_are_whole), and is summed up once and for all. Balances, and what a statement opens with, are read from the last
+-- closing on.
+CREATE TABLE ledger_closings (
+    tenant_id      text NOT NULL,
+    closed_until   timestamptz NOT NULL,
+    -- Null until ledger_closed_balances says what accounts came to.
+    summed_at      timestamptz,
+    CONSTRAINT one_closing_per_day PRIMARY KEY (tenant_id, closed_until)
+);
+CALL fence_by_tenant('ledger_closings');
+REVOKE DELETE ON ledger_closings FROM gocomet_app, gocomet_system;
+
+-- What each account had come to by a closing; not riders', whose balances stand in wallets.
+CREATE TABLE ledger_closed_balances (
+    tenant_id      text NOT NULL,
+    closed_until   timestamptz NOT NULL,
+    account        text NOT NULL,
+    currency       text NOT NULL,
+    balance        bigint NOT NULL,
+    PRIMARY KEY (tenant_id, closed_until, account, currency),
+    FOREIGN KEY (tenant_id, closed_until) REFERENCES ledger_closings
+);
+CALL fence_by_tenant('ledger_closed_balances');
+REVOKE UPDATE, DELETE ON ledger_closed_balances FROM gocomet_app, gocomet_system;
+
+-- What a tenant's accounts, other than riders', come to just before `at`, in parts: what they had come to by a closing, or
+-- nothing where there is none, and each posting since.
+CREATE FUNCTION ledger_parts(whose text, closed timestamptz, at timestamptz)
+    RETURNS TABLE (account text, currency text, amount bigint) LANGUAGE sql STABLE AS $$
+    SELECT b.account, b.currency, b.balance FROM ledger_closed_balances b
+    WHERE b.tenant_id = whose AND b.closed_until = closed
+    UNION ALL
+    SELECT p.account, e.currency, p.amount FROM ledger_entries e JOIN ledger_postings p ON p.entry_id = e.id
+    WHERE e.tenant_id = whose AND e.posted_at >= closed AND e.posted_at < at AND p.account NOT LIKE 'rider:%'
+$$;
+
+-- An entry's postings are made by one statement, the transaction's that made the entry, and sum to zero, and are dated after
+-- every closing. What they move on wallets stands there at once.
 CREATE FUNCTION ledger_postings_are_whole() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     wrong uuid;
@@ -223,6 +260,15 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'ledger entry % is off balance', wrong
             USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_entry_balances';
+    END IF;
+    -- Either whoever closes a day waits for this transaction to end, or what was closed is seen here.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('ledger:' || tenant_id, 0))
+    FROM (SELECT DISTINCT tenant_id FROM posted) tenants;
+    SELECT e.id INTO wrong FROM posted p JOIN ledger_entries e ON e.id = p.entry_id
+        JOIN ledger_closings c ON c.tenant_id = p.tenant_id AND c.closed_until > e.posted_at LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'ledger entry % is dated before a closing', wrong
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_day_is_closed';
     END IF;
     FOR moved IN
         SELECT p.tenant_id, substr(p.account, 7)::uuid AS rider_id, e.currency, sum(p.amount)::bigint AS amount
@@ -256,6 +302,8 @@ END $$;
 CREATE TRIGGER ledger_is_immutable BEFORE UPDATE OR DELETE ON ledger_entries
     FOR EACH ROW EXECUTE FUNCTION ledger_is_immutable();
 CREATE TRIGGER ledger_is_immutable BEFORE UPDATE OR DELETE ON ledger_postings
+    FOR EACH ROW EXECUTE FUNCTION ledger_is_immutable();
+CREATE TRIGGER ledger_is_immutable BEFORE UPDATE OR DELETE ON ledger_closed_balances
     FOR EACH ROW EXECUTE FUNCTION ledger_is_immutable();
 CREATE TRIGGER ledger_is_not_emptied BEFORE TRUNCATE ON ledger_entries
     FOR EACH STATEMENT EXECUTE FUNCTION ledger_is_immutable();

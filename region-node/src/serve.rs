@@ -131,6 +131,7 @@ fn start_background_work(app: &App) {
     app.spawn(payments::reconcile_due(app.clone()));
     app.spawn(payments::pay_out_daily(app.clone()));
     app.spawn(payments::book_forgotten(app.clone()));
+    app.spawn(payments::close_ledgers(app.clone()));
     app.spawn(every(app.clone(), REPORT, async |app| {
         app.db.report();
         app.tenants.directory_cell().report();

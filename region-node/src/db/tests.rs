@@ -213,6 +213,13 @@ async fn the_schema_decides_every_race(pool: PgPool) {
         ("top_ups_have_no_trip", "UPDATE payments SET kind = 'top_up' WHERE status = 'failed'"),
         ("entry_is_of_one_thing", "INSERT INTO ledger_entries (id, tenant_id, kind, currency, posted_at)
             VALUES (gen_random_uuid(), 'cabs', 'credit', 'USD', now())"),
+        ("one_closing_per_day", "INSERT INTO ledger_closings (tenant_id, closed_until)
+            SELECT 'cabs', '2026-03-02' FROM generate_series(1, 2)"),
+        ("ledger_day_is_closed", "INSERT INTO ledger_closings (tenant_id, closed_until) VALUES ('cabs', now() + interval '1 s');
+            INSERT INTO ledger_entries (id, tenant_id, kind, currency, posted_at) VALUES
+                ('00000000-0000-0000-0000-0000000000c3', 'cabs', 'recovered', 'USD', now());
+            INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount) VALUES
+                ('00000000-0000-0000-0000-0000000000c3', 1, 'cabs', 'tenant:suspense', 0)"),
         ("payments_check", "UPDATE payments SET refunded_amount = 101"),
         ("payment_is_divided", "UPDATE payments SET tax_amount = 81"),
         ("refund_is_divided", "UPDATE refunds SET tax_amount = 33"),

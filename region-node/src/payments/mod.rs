@@ -8,13 +8,14 @@
 //! somebody of the back office in [`attention`]. [`reconcile`] compares what PSPs have done with all that stands here, day by
 //! day.
 //!
-//! [`ledger`] says who gets what, [`balance`] what that comes to, [`statement`] how it came to be, and [`payout`] pays it to
+//! [`ledger`] says who gets what, [`balance`] what that comes to, [`closing`] from where on that is summed up, [`statement`] how it came to be, and [`payout`] pays it to
 //! drivers; [`wallet`] is what riders have with the company, and pay from; what a region taken back to an old backup has forgotten
 //! of payouts and wallets [`forgotten`] has back from others; [`psp`] is the port to payment services; [`store`] holds all SQL. The unique index `one_live_payment_per_share`
 //! decides who charges a trip, or a share of its fare, when several try, `one_live_tip_per_trip` who tips it.
 
 mod attention;
 mod balance;
+mod closing;
 mod crash;
 mod dispute;
 mod error;
@@ -43,6 +44,7 @@ mod webhook;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use closing::close_ledgers;
 pub use error::PaymentError;
 pub use fee::charge_cancellation_fee;
 pub use forgotten::book_forgotten;

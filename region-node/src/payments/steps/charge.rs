@@ -107,7 +107,7 @@ const WALLET_INSUFFICIENT: &str = "wallet_insufficient";
 pub(in crate::payments) async fn take_from_wallet(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
     let now = app.clock.now();
     let psp = app.tenants.config(tenant).await?.config.psp.reference();
-    let mut tx = app.db.begin(tenant).await?;
+    let mut tx = app.db.begin_step(tenant).await?;
     let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     if !payment.sequence.awaits_answer() {
         return Ok(());

@@ -4,7 +4,7 @@ use shared::{
 };
 use uuid::Uuid;
 
-use super::{money, unreadable};
+use super::{last_closing, money, unreadable};
 use crate::{
     db::TenantTx,
     payments::{ledger::Account, payout::Balance},
@@ -75,13 +75,13 @@ pub(in crate::payments) async fn drivers_with_balances(
 
 /// What stands on the accounts of the tenant and of its payment services, by account and currency.
 pub(in crate::payments) async fn of_tenant(tx: &mut TenantTx) -> sqlx::Result<Vec<(String, Money)>> {
-    let tenant = tx.tenant().clone();
+    let (tenant, closed) = (tx.tenant().clone(), last_closing(tx, None).await?);
     let rows = sqlx::query!(
-        r#"SELECT p.account, e.currency, sum(p.amount)::bigint AS "amount!"
-           FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
-           WHERE p.tenant_id = $1 AND p.account NOT LIKE 'driver:%' AND p.account NOT LIKE 'rider:%'
-           GROUP BY p.account, e.currency ORDER BY p.account, e.currency"#,
-        tenant.as_str()
+        r#"SELECT account AS "account!", currency AS "currency!", sum(amount)::bigint AS "amount!"
+           FROM ledger_parts($1, $2, 'infinity') WHERE account NOT LIKE 'driver:%'
+           GROUP BY account, currency ORDER BY account, currency"#,
+        tenant.as_str(),
+        closed
     );
     let rows = rows.fetch_all(tx.conn()).await?;
     rows.into_iter().map(|row| Ok((row.account, money(row.amount, &row.currency)?))).collect()
@@ -89,15 +89,15 @@ pub(in crate::payments) async fn of_tenant(tx: &mut TenantTx) -> sqlx::Result<Ve
 
 /// What drivers have coming, and what they owe, by currency.
 pub(in crate::payments) async fn of_all_drivers(tx: &mut TenantTx) -> sqlx::Result<Vec<(Money, Money)>> {
-    let tenant = tx.tenant().clone();
+    let (tenant, closed) = (tx.tenant().clone(), last_closing(tx, None).await?);
     let rows = sqlx::query!(
-        r#"SELECT currency, coalesce(sum(amount) FILTER (WHERE amount > 0), 0)::bigint AS "coming!",
+        r#"SELECT currency AS "currency!", coalesce(sum(amount) FILTER (WHERE amount > 0), 0)::bigint AS "coming!",
                   coalesce(-sum(amount) FILTER (WHERE amount < 0), 0)::bigint AS "owed!"
-           FROM (SELECT e.currency, sum(p.amount) AS amount
-                 FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
-                 WHERE p.tenant_id = $1 AND p.account LIKE 'driver:%' GROUP BY p.account, e.currency) balances
+           FROM (SELECT account, currency, sum(amount) AS amount FROM ledger_parts($1, $2, 'infinity')
+                 WHERE account LIKE 'driver:%' GROUP BY account, currency) balances
            GROUP BY currency ORDER BY currency"#,
-        tenant.as_str()
+        tenant.as_str(),
+        closed
     );
     let rows = rows.fetch_all(tx.conn()).await?;
     rows.into_iter().map(|row| Ok((money(row.coming, &row.currency)?, money(row.owed, &row.currency)?))).collect()

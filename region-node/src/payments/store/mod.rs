@@ -1,6 +1,7 @@
 //! All SQL of payments.
 
 mod balances;
+mod closings;
 mod compare;
 mod counts;
 mod disputes;
@@ -19,6 +20,7 @@ pub(super) use self::{
         Reading, drivers_with_balances, of_all_drivers as balances_of_drivers, of_driver as balances_of_driver,
         of_tenant as balances_of_tenant,
     },
+    closings::{close as close_ledger, last_closing, open_until as ledgers_open_until, sum_up as sum_ledger_up},
     compare::compare,
     counts::count_waiting,
     disputes::{load as load_dispute, save as save_dispute},

@@ -2,7 +2,7 @@ use shared::ids::FactId;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{money, unreadable};
+use super::{last_closing, money, unreadable};
 use crate::{
     db::TenantTx,
     payments::{
@@ -21,28 +21,27 @@ pub(in crate::payments) async fn before(
     whose: Whose,
     at: OffsetDateTime,
 ) -> sqlx::Result<Vec<Standing>> {
-    let tenant = tx.tenant().clone();
+    let (tenant, closed) = (tx.tenant().clone(), last_closing(tx, Some(at)).await?);
     let rows = match whose {
         Whose::Driver(driver) => {
             let sql = sqlx::query_as!(
                 StandingRow,
-                r#"SELECT p.account, e.currency, sum(p.amount)::bigint AS "amount!"
-                   FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
-                   WHERE p.tenant_id = $1 AND p.account = $2 AND e.posted_at < $3 GROUP BY p.account, e.currency"#,
+                r#"SELECT account AS "account!", currency AS "currency!", sum(amount)::bigint AS "amount!"
+                   FROM ledger_parts($1, $2, $3) WHERE account = $4 GROUP BY account, currency"#,
                 tenant.as_str(),
-                Account::Driver(driver).to_string(),
-                at
+                closed,
+                at,
+                Account::Driver(driver).to_string()
             );
             sql.fetch_all(tx.conn()).await?
         }
         Whose::Tenant => {
             let sql = sqlx::query_as!(
                 StandingRow,
-                r#"SELECT p.account, e.currency, sum(p.amount)::bigint AS "amount!"
-                   FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id
-                   WHERE p.tenant_id = $1 AND p.account NOT LIKE 'driver:%' AND p.account NOT LIKE 'rider:%' AND e.posted_at < $2
-                   GROUP BY p.account, e.currency"#,
+                r#"SELECT account AS "account!", currency AS "currency!", sum(amount)::bigint AS "amount!"
+                   FROM ledger_parts($1, $2, $3) WHERE account NOT LIKE 'driver:%' GROUP BY account, currency"#,
                 tenant.as_str(),
+                closed,
                 at
             );
             sql.fetch_all(tx.conn()).await?

@@ -4,6 +4,7 @@ mod account;
 mod attention;
 mod bad_input;
 mod books;
+mod closing;
 mod dispute;
 mod fee;
 mod pay;

@@ -2,13 +2,13 @@ use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::*;
 
-fn period(from: OffsetDateTime, to: OffsetDateTime) -> String {
+pub(super) fn period(from: OffsetDateTime, to: OffsetDateTime) -> String {
     let utc = |at: OffsetDateTime| at.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap();
     format!("from={}&to={}", utc(from), utc(to))
 }
 
 impl Scene {
-    fn statement_of_driver(&self, from: OffsetDateTime, to: OffsetDateTime) -> String {
+    pub(super) fn statement_of_driver(&self, from: OffsetDateTime, to: OffsetDateTime) -> String {
         format!("/v1/drivers/{}/statement?{}", self.driver.id, period(from, to))
     }
 

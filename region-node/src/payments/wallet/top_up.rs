@@ -90,7 +90,7 @@ async fn intend(
         split: Split::of_amount(amount.amount, 0, 0, 0),
         provider,
         sequence,
-        asked_by: AskedBy::of(command, caller),
+        asked_by: AskedBy::of(command, caller, &tx.sealer().await?),
         created_at: now,
         settled_at: None,
         remote_durable_at: None,

@@ -97,8 +97,8 @@ export interface paths {
             cookie?: never;
         };
         /**
-         * What stands on the tenant's own accounts and those of its payment services, and what its drivers have coming, by currency;
-         *     for the back office. Together it is zero.
+         * What stands on the tenant's own accounts and those of its payment services, what its drivers have coming, and what is in its
+         *     riders' wallets, by currency; for the back office. Together it is zero.
          */
         get: operations["get_balances"];
         put?: never;
@@ -431,7 +431,7 @@ export interface paths {
         put?: never;
         /**
          * Pays for a completed trip, or the fee of a cancellation that cost, once. A rider may name cash only where the ride was to
-         *     be paid so; the back office may record it for any. A card that is declined leaves a `failed` payment, and the trip may be
+         *     be paid so; the back office may record it for any. A wallet pays all of it or nothing (`wallet_insufficient`). A card that is declined leaves a `failed` payment, and the trip may be
          *     paid anew. Where the PSP does not answer in time the payment is `unknown`, and resolves by itself once the PSP says what
          *     happened.
          */
@@ -469,7 +469,10 @@ export interface paths {
         /** A payment's refunds, oldest first, all on one page. */
         get: operations["list_refunds"];
         put?: never;
-        /** Gives a settled payment back, whole or a part of it; several parts up to its total. */
+        /**
+         * Gives a settled payment back, whole or a part of it; several parts up to its total. It goes back to where it came from, or into the
+         *     wallet of the rider who paid, where it is at once.
+         */
         post: operations["refund_payment"];
         delete?: never;
         options?: never;
@@ -713,6 +716,43 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/riders/me/wallet": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** The calling rider's wallet. */
+        get: operations["get_own_wallet"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/riders/me/wallet/top-ups": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Puts something into the calling rider's wallet: a payment of its own, of kind `top_up`, charged as a trip's is. It is in the wallet
+         *     once it is `settled`.
+         */
+        post: operations["top_up"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/riders/{id}": {
         parameters: {
             query?: never;
@@ -725,6 +765,40 @@ export interface paths {
         post?: never;
         /** Erases a rider's personal data; rides and ledger keep their pseudonymous id. */
         delete: operations["erase_rider"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/riders/{id}/wallet": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** A rider's wallet, for the rider and the back office. */
+        get: operations["get_wallet"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/riders/{id}/wallet/credits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Gives a rider something into his wallet, such as for a ride that went wrong. It is the company's cost. */
+        post: operations["credit_wallet"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -928,8 +1002,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Accepts a share until the trip ends; it is charged then, and shown by `payment`. Should that be declined, the ride's rider
-         *     is charged instead.
+         * Accepts a share until the trip ends; it is charged then, and shown by `payment`. Should that be declined, or
+         *     his wallet hold too little by then, the ride's rider is charged instead.
          */
         post: operations["accept_share"];
         delete?: never;
@@ -1344,14 +1418,14 @@ export interface components {
     schemas: {
         /** @description How a share will be paid. */
         AcceptRequest: {
-            /** @description `card` or `wallet`; without a token, the rider's usual one is charged. */
+            /** @description `card`, without a token the rider's usual one, or `wallet`. */
             method: components["schemas"]["PaymentMethod"];
         };
         /** @description An account's balance. Positive: owed to the account's holder; negative: held by it. */
         AccountBalance: {
             /**
-             * @description `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:payouts`, or a payment
-             *     service's: `psp:sandbox`, `psp:stripe:acme`.
+             * @description `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:credits`, `tenant:payouts`,
+             *     `tenant:suspense`, or a payment service's: `psp:sandbox`, `psp:stripe:acme`.
              */
             account: string;
             balance: components["schemas"]["Money"];
@@ -1493,6 +1567,18 @@ export interface components {
             home_region: string;
             id: components["schemas"]["TenantId"];
             name: string;
+        };
+        /**
+         * Format: uuid
+         * @description Money given to a rider into his wallet.
+         */
+        CreditId: string;
+        /** @description How much to give a rider, and why. */
+        CreditRequest: {
+            /** @description In the tenant's currency. */
+            amount: components["schemas"]["AskedAmount"];
+            /** @description For the books and the rider. */
+            reason: string;
         };
         /** @example USD */
         Currency: string;
@@ -1643,7 +1729,7 @@ export interface components {
          * @description Why money moved.
          * @enum {string}
          */
-        EntryKind: "settlement" | "refund" | "cancellation_fee" | "no_show_fee" | "adjustment" | "tip" | "payout";
+        EntryKind: "settlement" | "refund" | "cancellation_fee" | "no_show_fee" | "adjustment" | "tip" | "top_up" | "payout" | "credit" | "recovered";
         /** @description One entry of a log. */
         EntryPlace: {
             /**
@@ -2185,6 +2271,7 @@ export interface components {
                 /** Format: date-time */
                 settled_at?: string | null;
                 status: components["schemas"]["RefundStatus"];
+                to: components["schemas"]["RefundTo"];
             }[];
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
@@ -2321,8 +2408,8 @@ export interface components {
         /** @description What to pay, and how. */
         PayRequest: {
             /**
-             * @description `cash`, or `card` and `wallet` with the PSP's token; without a token, the ride's own or the rider's usual one is
-             *     charged. The sandbox knows `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout`, `tok_error`,
+             * @description `cash`, `wallet` for the rider's wallet with the company, or `card` with the PSP's token; without a token, the ride's own
+             *     or the rider's usual one is charged. The sandbox knows `tok_visa`, `tok_declined`, `tok_insufficient_funds`, `tok_timeout`, `tok_error`,
              *     `tok_refund_declined` and `tok_refund_timeout`.
              */
             method: components["schemas"]["PaymentMethod"];
@@ -2336,14 +2423,17 @@ export interface components {
             /** Format: date-time */
             created_at: string;
             dispute?: components["schemas"]["Dispute"] | null;
-            /** @description Why it failed: the PSP's reason for refusing, or `no_payment_method` or `unusable_token` where it was not even asked. */
+            /**
+             * @description Why it failed: the PSP's reason for refusing, or `no_payment_method`, `unusable_token` or
+             *     `wallet_insufficient` where it was not even asked.
+             */
             failure_code?: string | null;
             /** @description The same for people, where the PSP was not even asked. */
             failure_reason?: string | null;
             id: components["schemas"]["PaymentId"];
             kind: components["schemas"]["PaymentKind"];
             method: components["schemas"]["PaidBy"];
-            /** @description The payment service; `cash` where none is involved. */
+            /** @description The payment service; `cash` or `wallet` where none is involved. */
             provider: string;
             /** @description What of it went back. */
             refunded: components["schemas"]["Money"];
@@ -2352,12 +2442,12 @@ export interface components {
              * @description When another region had stored the settlement; until then it is safe in this region alone.
              */
             remote_durable_at?: string | null;
-            ride_id: components["schemas"]["RideId"];
+            ride_id?: components["schemas"]["RideId"] | null;
             /** Format: date-time */
             settled_at?: string | null;
             share_id?: components["schemas"]["ShareId"] | null;
             status: components["schemas"]["PaymentStatus"];
-            trip_id: components["schemas"]["TripId"];
+            trip_id?: components["schemas"]["TripId"] | null;
         };
         /**
          * Format: uuid
@@ -2368,7 +2458,7 @@ export interface components {
          * @description What is paid for.
          * @enum {string}
          */
-        PaymentKind: "fare" | "cancellation_fee" | "no_show_fee" | "tip";
+        PaymentKind: "fare" | "cancellation_fee" | "no_show_fee" | "tip" | "top_up";
         /** @description How a rider pays. A bare name is read as well: `"cash"` is `{"type": "cash"}`. */
         PaymentMethod: {
             /** @description The payment service's name for the card; never a card number. */
@@ -2876,6 +2966,7 @@ export interface components {
             /** Format: date-time */
             settled_at?: string | null;
             status: components["schemas"]["RefundStatus"];
+            to: components["schemas"]["RefundTo"];
         };
         /**
          * Format: uuid
@@ -2887,12 +2978,19 @@ export interface components {
             amount?: components["schemas"]["AskedAmount"] | null;
             /** @description For the books and the rider. */
             reason: string;
+            /** @description `source`, if not said. */
+            to?: components["schemas"]["RefundTo"];
         };
         /**
          * @description How far a refund is.
          * @enum {string}
          */
         RefundStatus: "pending" | "authorized" | "settled" | "failed" | "unknown";
+        /**
+         * @description Where a refund goes.
+         * @enum {string}
+         */
+        RefundTo: "source" | "wallet";
         /** @description A version that should run and does not, since this node cannot read it or finds it invalid. */
         RefusedVersion: {
             /** @description The setting. */
@@ -3298,6 +3396,8 @@ export interface components {
         TenantBalances: {
             accounts: components["schemas"]["AccountBalance"][];
             drivers: components["schemas"]["DriversBalance"][];
+            /** @description What is in all riders' wallets together, one by currency. */
+            riders: components["schemas"]["Money"][];
         };
         /** @description A ride company. */
         TenantId: string;
@@ -3319,6 +3419,12 @@ export interface components {
             role: components["schemas"]["Role"];
             subject: string;
             token_type: string;
+        };
+        /** @description How much to put into the rider's wallet, and from where. */
+        TopUpRequest: {
+            /** @description In the tenant's currency. */
+            amount: components["schemas"]["AskedAmount"];
+            method?: components["schemas"]["PaymentMethod"] | null;
         };
         /** @description What lines of a kind come to on an account. */
         Total: {
@@ -3415,6 +3521,45 @@ export interface components {
             published_at: string;
             /** Format: int64 */
             version: number;
+        };
+        /** @description What a rider has with the company, and a page of how it came to be. */
+        Wallet: {
+            /** @description In the tenant's currency. */
+            balance: components["schemas"]["Money"];
+            /** @description What it has moved by, the newest first. */
+            items: components["schemas"]["WalletEntry"][];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+            rider_id: components["schemas"]["RiderId"];
+        };
+        /** @description Money given to a rider. */
+        WalletCredit: {
+            amount: components["schemas"]["Money"];
+            /** Format: date-time */
+            created_at: string;
+            credit_id: components["schemas"]["CreditId"];
+            /** @description Who gave it: a role and a client. */
+            made_by: string;
+            reason: string;
+            rider_id: components["schemas"]["RiderId"];
+        };
+        /** @description A movement of a wallet. */
+        WalletEntry: {
+            /** @description Negative: spent. */
+            amount: components["schemas"]["Money"];
+            entry_id: components["schemas"]["FactId"];
+            /**
+             * @description `top_up`: put in by the rider; `credit`: given by the company; `settlement`, `cancellation_fee`, `no_show_fee` and `tip`: paid with it; `refund`: such a
+             *     payment went back; `recovered`: one of these, of which the region has forgotten more, since an old backup was restored.
+             */
+            kind: components["schemas"]["EntryKind"];
+            payment_id?: components["schemas"]["PaymentId"] | null;
+            /** Format: date-time */
+            posted_at: string;
+            /** @description Of a credit or a refund. */
+            reason?: string | null;
+            refund_id?: components["schemas"]["RefundId"] | null;
+            trip_id?: components["schemas"]["TripId"] | null;
         };
         /** @description A zone and how many wait in it. */
         ZoneItem: {
@@ -5758,6 +5903,122 @@ export interface operations {
             };
         };
     };
+    get_own_wallet: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Wallet"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    top_up: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TopUpRequest"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Payment"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
     erase_rider: {
         parameters: {
             query?: never;
@@ -5788,6 +6049,134 @@ export interface operations {
                 };
             };
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_wallet: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path: {
+                id: components["schemas"]["RiderId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Wallet"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    credit_wallet: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["RiderId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CreditRequest"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WalletCredit"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
