@@ -5,8 +5,8 @@
 //! clocks of their own; while databases are slow or full, or are put back from an old copy, with or without the processes on
 //! them; while regions join, leave and die. Old entries are dropped, whoever needs them then loads a snapshot, and regions
 //! compare what they derived. After each step the laws in `laws` are looked at. Then the world heals, and within thirty
-//! simulated seconds all regions that are left must have every fact. Each seed runs twice and must leave the same trace, which
-//! covers every field of every event and effect.
+//! simulated seconds, ninety where every line is slow, all regions that are left must have every fact. Each seed runs twice and
+//! must leave the same trace, which covers every field of every event and effect.
 //!
 //! `make simulate SEEDS=10000` runs more, built for speed; `SEED=42 cargo test -p global-sync --test simulation` runs one.
 

@@ -12,6 +12,9 @@ use super::{
 };
 
 pub(super) const FAULTS_LAST_MS: u64 = 9_000;
+const CONVERGE_WITHIN_MS: u64 = 30_000;
+/// Where a large fact takes every line seconds, and a region that was restored fetches all of them.
+const CONVERGE_SLOWLY_WITHIN_MS: u64 = 90_000;
 /// A region that joins or leaves is looked at this often.
 const SETTLE_EVERY_MS: u64 = 200;
 /// Slower than a batch is ever given time for, and slower than the slowest transaction before the database went away.
@@ -26,6 +29,8 @@ pub(crate) struct Plan {
     /// Of a thousand facts, so many are large, and how large.
     large: u64,
     large_bytes: u64,
+    /// All is the same so long after the last fault.
+    pub(super) converges_within_ms: u64,
     /// Whether some databases are put back from copies.
     loses: bool,
     pub(super) tampers: bool,
@@ -39,6 +44,7 @@ impl Plan {
             joins: (count > 3 && random.chance(250)).then_some(count - 1),
             large: 20,
             large_bytes: 70_000,
+            converges_within_ms: CONVERGE_WITHIN_MS,
             loses: random.chance(400),
             tampers: false,
         }
@@ -55,6 +61,7 @@ impl World {
     /// Every line is slower than a large fact takes until its source is given up.
     pub(crate) fn with_slow_lines(mut self) -> Self {
         (self.plan.large, self.plan.large_bytes) = (200, 200_000);
+        self.plan.converges_within_ms = CONVERGE_SLOWLY_WITHIN_MS;
         for from in 0..self.regions.len() {
             for to in 0..self.regions.len() {
                 let bytes_a_second = self.random.between(80_000, 120_000);

@@ -25,7 +25,6 @@ use super::{
     region::{HashTrust, INSTANCES, Instance, LIMITS, Region, Start},
 };
 
-const CONVERGE_WITHIN_MS: u64 = 30_000;
 const TICK_MS: u64 = 100;
 const LEASE_EVERY_MS: u64 = 500;
 const NUMBER_EVERY_MS: u64 = 20;
@@ -857,10 +856,11 @@ impl World {
         if self.has_converged() {
             return true;
         }
-        if self.now > FAULTS_LAST_MS + CONVERGE_WITHIN_MS {
+        let within_ms = self.plan.converges_within_ms;
+        if self.now > FAULTS_LAST_MS + within_ms {
             let left = self.regions.iter().enumerate().filter(|(number, _)| self.may_run(*number));
             let vectors: Vec<_> = left.map(|(_, region)| (region.name.to_string(), heads(&region.disk))).collect();
-            let text = format!("not all is the same {CONVERGE_WITHIN_MS} ms after healing: {vectors:?}");
+            let text = format!("not all is the same {within_ms} ms after healing: {vectors:?}");
             self.laws.broken(Law::AllConverge, text);
             return true;
         }
