@@ -1,4 +1,5 @@
 //! Two browsers take a ride through the web app of a running cluster.
+#![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
 
 use std::path::Path;
 
