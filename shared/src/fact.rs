@@ -350,7 +350,7 @@ pub enum FactError {
 
 impl Fact {
     /// Every kind this version understands.
-    pub const KINDS: [&'static str; 13] = [
+    pub const KINDS: [&'static str; 14] = [
         "region.announced",
         "tenant.created",
         "tenant.moved",

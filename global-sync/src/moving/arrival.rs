@@ -103,7 +103,9 @@ impl Arrival {
         if tables::fingerprint(&shapes) != fingerprint {
             return Err(refusal("the two regions run different versions of the schema; finish the upgrade first"));
         }
-        let state = sqlx::query_scalar!("SELECT state FROM repl_self").fetch_one(store.pool()).await?;
+        let state = sqlx::query_scalar!("SELECT r.state FROM regions r JOIN repl_self s ON s.region = r.name")
+            .fetch_one(store.pool())
+            .await?;
         if state != "active" {
             return Err(refusal(&format!("the region is {state}")));
         }

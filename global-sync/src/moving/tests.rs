@@ -46,4 +46,5 @@ async fn what_the_database_makes_by_itself_does_not_move(pool: PgPool) {
     assert!(!copy("rides").contains("promotion_code"), "a generated column");
     assert!(!copy("ledger_entries").contains("made_by"), "the number of a transaction there");
     assert!(copy("riders").contains("sealed_phone"));
+    assert!(copy("payouts").contains("made_by"), "who made it is no number of a transaction");
 }
