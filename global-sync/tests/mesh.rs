@@ -575,6 +575,7 @@ const TAKE: [&str; 2] = [
 ];
 const HOME: &str =
     "SELECT concat_ws(' ', region, term, n, lost_term, lost_n) FROM tenant_homes WHERE tenant_id = 'porto-taxis'";
+const MEMBERS: &str = "SELECT count(*) FROM repl_membership WHERE state = 'active'";
 const TAKEN: &str = "SELECT state FROM tenant_moves";
 
 #[sqlx::test(migrations = "../migrations")]
@@ -584,6 +585,8 @@ async fn a_home_nobody_hears_is_taken_with_a_majority_and_never_without(pool: Pg
     cluster.create_tenant("us-east", "porto-taxis").await;
     cluster.settle("us-east", 1).await;
     cluster.converged(1).await;
+    // A region that only joins has no voice.
+    eventually("all regions are members", async || cluster.count("eu-west", MEMBERS).await == 3).await;
     for region in ["us-east", "ap-south"] {
         cluster.stop(region).await;
     }
@@ -626,6 +629,7 @@ async fn of_two_regions_that_take_one_tenant_all_agree_on_one_in_the_end(pool: P
             cluster.count(region, "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'porto-taxis'").await == 1
         })
         .await;
+        eventually("all regions are members", async || cluster.count(region, MEMBERS).await == 3).await;
     }
     cluster.stop("us-east").await;
     tokio::join!(cluster.as_system("eu-west", TAKE[0]), cluster.as_system("ap-south", TAKE[1]));
