@@ -23,7 +23,7 @@ const fn table(name: &'static str) -> Table {
 /// What nodes may still write when they hear of the hand-over a moment late.
 pub(super) const TAIL: &str = "breadcrumbs";
 
-/// Every table with a tenant_id is here or in [`STAYS`]; a test says so.
+/// Every table with a tenant_id is here or in `STAYS`; a test says so.
 pub(super) const MOVES: [Table; 30] = [
     table("riders"),
     table("drivers"),

@@ -34,7 +34,7 @@ pub(super) async fn move_tenants(mut leader: Leader, mesh: Mesh, config: Config)
             }
             Ok(())
         };
-        if !goes_on(&leader, done).await {
+        if !Box::pin(goes_on(&leader, done)).await {
             return;
         }
     }
@@ -58,7 +58,7 @@ pub(super) async fn take_tenants_over(mut leader: Leader, mesh: Mesh, config: Co
             }
             Ok(())
         };
-        if !goes_on(&leader, done).await {
+        if !Box::pin(goes_on(&leader, done)).await {
             return;
         }
     }

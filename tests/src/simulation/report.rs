@@ -111,8 +111,11 @@ pub fn write_page(comparisons: &[Comparison], to: &Path) -> anyhow::Result<()> {
 
 type Row = (&'static str, fn(&Figures) -> f64, usize);
 
+/// One of the figures of a run.
+type Figure = fn(&Figures) -> f64;
+
 /// Plotted for each fleet.
-const BY_FLEET: [(&str, fn(&Figures) -> f64); 5] = [
+const BY_FLEET: [(&str, Figure); 5] = [
     ("Mean wait until picked up, minutes", |figures| figures.wait_mean_s / 60.0),
     ("Mean drive to the pick-up, minutes", |figures| figures.drive_mean_s / 60.0),
     ("Driven without a rider, km", |figures| figures.empty_km),
