@@ -188,7 +188,10 @@ impl Store {
 
     async fn change_home(&self, fence: &Fence, moving: &Move, from: &str, to: &str) -> Result<(), MoveError> {
         let mut tx = self.begin_fenced(fence).await?;
-        hold_home(&mut tx, &moving.tenant).await?;
+        // Whoever lets commands go on need not wait for those that are under way.
+        if to != "active" {
+            hold_home(&mut tx, &moving.tenant).await?;
+        }
         let changed = sqlx::query!(
             "UPDATE tenant_homes SET state = $5
              WHERE tenant_id = $1 AND (term, n) = ($2, $3) AND state = $4

@@ -7,7 +7,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -256,6 +259,17 @@ impl Cluster {
         self.regions.keys().cloned().collect()
     }
 
+    /// Waits until every region knows every region for a member, which one that only joins is not.
+    pub(crate) async fn all_are_members(&self) {
+        for name in self.regions() {
+            eventually("all regions are members", async || {
+                let members = self.count(&name, "SELECT count(*) FROM repl_membership WHERE state = 'active'").await;
+                members == i64::try_from(self.regions.len()).unwrap()
+            })
+            .await;
+        }
+    }
+
     pub(crate) async fn start_all(&mut self) {
         for name in self.regions() {
             self.start(&name).await;
@@ -264,8 +278,14 @@ impl Cluster {
 
     pub(crate) async fn start(&mut self, name: &str) {
         let region = self.regions.get_mut(name).unwrap();
-        let node = Node::bind(region.config.clone()).await.unwrap();
-        let shutdown = CancellationToken::new();
+        let mut bound = None;
+        // One that was stopped says good-bye for a moment longer to a peer that does not answer.
+        eventually("its address is free", async || {
+            bound = Node::bind(region.config.clone()).await.ok();
+            bound.is_some()
+        })
+        .await;
+        let (node, shutdown) = (bound.unwrap(), CancellationToken::new());
         let board = node.board();
         #[expect(clippy::disallowed_methods, reason = "a test waits for its tasks itself")]
         let task = tokio::spawn(node.run(shutdown.clone(), String::new));
@@ -520,6 +540,14 @@ impl Cluster {
     }
 }
 
+/// An address for whoever starts, stops and starts again: not of those the system gives away, or somebody else might have it by
+/// then.
 fn free_udp_address() -> SocketAddr {
-    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Each test is a process of its own.
+    let first = std::process::id().wrapping_mul(64);
+    std::iter::repeat_with(|| 20_000 + first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % 12_000)
+        .map(|port| SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap())))
+        .find(|address| std::net::UdpSocket::bind(address).is_ok())
+        .unwrap()
 }
