@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use deploy_local::{Cluster, Service};
 use reqwest::Method;
+use serde_json::json;
+use shared::clock::Clock;
 use system_tests::{
     api::{Client, ride_request},
     backoff::Backoff,
@@ -12,6 +14,7 @@ use system_tests::{
     socket::Socket,
     stories,
 };
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -25,6 +28,12 @@ const FULL_SPEED: Duration = Duration::from_secs(8);
 const NEW_SOCKETS_PER_SECOND: u32 = 10;
 const SOCKETS: usize = 60;
 const BACK_WITHIN: Duration = Duration::from_secs(60);
+/// How often a node writes the traces of running trips, and how long it may take to.
+const TRACES_EVERY: Duration = Duration::from_millis(500);
+const WRITING_TAKES: Duration = Duration::from_secs(2);
+/// A driver on a trip says so often where he is, and so often before and after his node dies.
+const SAYS_EVERY: Duration = Duration::from_millis(100);
+const SAYS: usize = 50;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_crash() {
@@ -46,9 +55,15 @@ async fn chaos_crash_of_what_two_nodes_share() {
     let builder = Cluster::builder().regions(["us-east"]).region_nodes(2);
     let pace = NEW_SOCKETS_PER_SECOND.to_string();
     let builder = builder.node_env("REGION_NODE_LIMITS__NEW_SOCKETS_PER_SECOND", &pace);
+    let traces_every = format!("{}ms", TRACES_EVERY.as_millis());
+    let builder = builder.node_env("REGION_NODE_DRIVERS__BREADCRUMBS_EVERY", &traces_every);
+    // What a node knows of places it has from the other one, then, and not from Postgres.
+    let builder = builder.node_env("REGION_NODE_DRIVERS__STORE_EVERY", "1h");
     let cluster = TestCluster::start_as(builder).await;
     let stories = stories!(cluster;
         an_emptied_redis_hides_no_driver_from_the_other_node,
+        a_node_that_joins_after_redis_was_emptied_finds_every_driver_and_hears_of_all_that_follows,
+        a_node_killed_in_a_running_trip_costs_its_trace_no_more_than_it_had_yet_to_write,
         the_sockets_of_a_killed_node_come_back_to_the_other_one_at_its_pace,
     );
     tell(&cluster, 1, stories).await;
@@ -138,7 +153,7 @@ async fn an_emptied_redis_hides_no_driver_from_the_other_node(cluster: TestClust
         let heard = async {
             loop {
                 let event = socket.next().await.expect("the socket holds");
-                if event.name == "ride:offer" && event.payload["ride_id"] == serde_json::json!(ride.id) {
+                if event.name == "ride:offer" && event.payload["ride_id"] == json!(ride.id) {
                     return;
                 }
             }
@@ -160,6 +175,88 @@ async fn an_emptied_redis_hides_no_driver_from_the_other_node(cluster: TestClust
     traffic.rides_go_on(4).await;
     traffic.stop().await.must_hold(&cluster).await;
     no_double_assignment(&cluster).await;
+}
+
+async fn a_node_that_joins_after_redis_was_emptied_finds_every_driver_and_hears_of_all_that_follows(
+    cluster: TestCluster,
+) {
+    let here = cluster.city("manhattan-cabs");
+    let there = here.through(&cluster.node_url("us-east", 2));
+    let (rider, spot) = (here.rider().await, Spot::new());
+    let drivers = [there.driver().await, there.driver().await, there.driver().await];
+    for driver in &drivers {
+        driver.online_at(spot.pickup).await;
+    }
+    let shows = async |place, cars: usize| {
+        eventually_within(FULL_SPEED, &format!("{cars} cars shown at {place:?}"), async || {
+            let nearby = rider.client.nearby(place, 300).await.map_err(|error| error.to_string())?;
+            let seen = nearby["items"].as_array().map_or(0, Vec::len);
+            if seen == cars { Ok(()) } else { Err(format!("{seen} cars")) }
+        })
+        .await;
+    };
+    shows(spot.pickup, drivers.len()).await;
+    flush_all(&cluster.redis_url("us-east")).await;
+    // This node forgets all, and the drivers say nothing more: what the other one knows must have come to Redis again.
+    cluster.kill("us-east", Service::RegionNode(1)).await.unwrap();
+    cluster.restart("us-east", Service::RegionNode(1)).await.unwrap();
+    shows(spot.pickup, drivers.len()).await;
+    let elsewhere = spot.north_m(2_000.0);
+    drivers[0].is_at(elsewhere).await;
+    shows(elsewhere, 1).await;
+    shows(spot.pickup, drivers.len() - 1).await;
+    for driver in &drivers {
+        driver.offline().await;
+    }
+    shows(spot.pickup, 0).await;
+}
+
+async fn a_node_killed_in_a_running_trip_costs_its_trace_no_more_than_it_had_yet_to_write(cluster: TestCluster) {
+    let here = cluster.city("manhattan-cabs");
+    let there = here.through(&cluster.node_url("us-east", 2));
+    let (rider, driver, spot) = (here.rider().await, there.driver().await, Spot::new());
+    driver.online_at(spot.pickup).await;
+    let ride = rider.request(&spot).await;
+    assert_eq!(driver.next_offer().await.ride_id, ride.id);
+    let trip = driver.accept(ride.id).await.id;
+    driver.client.arrive(trip).await.unwrap();
+    driver.client.start(trip, None).await.unwrap();
+
+    let clock = Clock::system();
+    let mut pace = tokio::time::interval(SAYS_EVERY);
+    let mut drives = async |client: &Client, from: usize| {
+        let mut said = Vec::new();
+        for step in from..from + SAYS {
+            pace.tick().await;
+            let (now, place) = (clock.now(), spot.north_m(step as f64));
+            let at = now.format(&Rfc3339).expect("a time can be written");
+            client
+                .send_location(driver.id, &json!({"lat": place.lat, "lng": place.lng, "recorded_at": at}))
+                .await
+                .expect("a driver can say where he is");
+            said.push(now);
+        }
+        said
+    };
+    let before = drives(&driver.client, 0).await;
+    let killed = clock.now();
+    cluster.kill("us-east", Service::RegionNode(2)).await.unwrap();
+    let client = driver.client.through(&cluster.node_url("us-east", 1));
+    let after = drives(&client, SAYS).await;
+    let ended = client.end(trip).await.expect("another node ends the trip");
+    assert!(ended.fare.is_some());
+
+    let pool = sqlx::PgPool::connect(&cluster.postgres_url("us-east")).await.expect("the database answers");
+    let of_trip = sqlx::query_scalar("SELECT recorded_at FROM breadcrumbs WHERE trip_id = $1").bind(trip.0);
+    let kept: Vec<OffsetDateTime> = of_trip.fetch_all(&pool).await.unwrap();
+    pool.close().await;
+    let is_kept = |said: &OffsetDateTime| kept.iter().any(|kept| (*kept - *said).abs() < time::Duration::MILLISECOND);
+    let must_be = before.iter().filter(|said| **said < killed - TRACES_EVERY - WRITING_TAKES);
+    assert!(must_be.clone().count() > SAYS / 3);
+    for said in must_be.chain(&after) {
+        assert!(is_kept(said), "{said} is lost; the node died at {killed}; kept are {}", kept.len());
+    }
+    cluster.restart("us-east", Service::RegionNode(2)).await.unwrap();
 }
 
 /// Sixty that come back at once would be let in within a fraction of a second.
@@ -186,7 +283,7 @@ async fn the_sockets_of_a_killed_node_come_back_to_the_other_one_at_its_pace(clu
     assert!(within(SOCKETS / 2) >= at_its_pace.mul_f64(0.2), "half of them came back within {:?}", within(SOCKETS / 2));
     assert!(back.iter().any(|back| back.times_sent_away > 0), "nobody was told to come back later");
     for Back { socket, .. } in &back {
-        let taken = socket.ask("location:update", serde_json::json!({"lat": 40.73, "lng": -73.99})).await;
+        let taken = socket.ask("location:update", json!({"lat": 40.73, "lng": -73.99})).await;
         assert_eq!(taken.unwrap()["ok"], true);
     }
     drop(back);
