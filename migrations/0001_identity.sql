@@ -6,6 +6,7 @@
 --   gocomet_app     serves requests, sees one tenant at a time
 --   gocomet_system  background work over all tenants of the region
 --   gocomet_sync    replication; sees only what may cross regions
+--   gocomet_move    what replication becomes to move a tenant to another region; sees one tenant at a time, too
 
 CREATE FUNCTION current_tenant() RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -18,10 +19,10 @@ BEGIN
     EXECUTE format('ALTER TABLE %s FORCE ROW LEVEL SECURITY', tbl);
     EXECUTE format('CREATE POLICY one_tenant ON %s USING (tenant_id = current_tenant())', tbl);
     EXECUTE format('CREATE POLICY all_tenants ON %s TO gocomet_system USING (true)', tbl);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO gocomet_app, gocomet_system', tbl);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO gocomet_app, gocomet_system, gocomet_move', tbl);
 END $$;
 
-GRANT USAGE ON SCHEMA public TO gocomet_app, gocomet_system, gocomet_sync;
+GRANT USAGE ON SCHEMA public TO gocomet_app, gocomet_system, gocomet_sync, gocomet_move;
 
 -- The keys with which this region signs tokens; the private half is sealed with the region's master key.
 CREATE TABLE signing_keys (
@@ -33,10 +34,19 @@ CREATE TABLE signing_keys (
 );
 GRANT SELECT, INSERT, UPDATE ON signing_keys TO gocomet_app, gocomet_system;
 
+-- The key that the personal data of a tenant is sealed with, where it has come from another region: wrapped for this one. A
+-- tenant that was made here has none, since its key comes from the master key.
+CREATE TABLE tenant_keys (
+    tenant_id      text PRIMARY KEY,
+    wrapped        bytea NOT NULL
+);
+CALL fence_by_tenant('tenant_keys');
+REVOKE INSERT, UPDATE, DELETE ON tenant_keys FROM gocomet_app, gocomet_system;
+
 CREATE TABLE riders (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
-    -- Personal data is sealed (AEAD, region master key); the phone is found by a keyed hash. Erasure empties all four.
+    -- Personal data is sealed (AEAD, the tenant's key); the phone is found by a keyed hash. Erasure empties all four.
     sealed_name    bytea,
     sealed_phone   bytea,
     phone_hash     bytea,

@@ -61,7 +61,8 @@ async fn operations(cluster: &TestCluster) -> Vec<Operation> {
 
 /// Operators' calls, about no tenant; what they answer to others is tested by role.
 fn is_about_no_tenant(path: &str) -> bool {
-    matches!(path, "/v1/regions" | "/v1/directory" | "/v1/tenants") || path.ends_with("/rehome")
+    matches!(path, "/v1/regions" | "/v1/directory" | "/v1/tenants" | "/v1/moves" | "/v1/moves/{id}")
+        || path.ends_with("/rehome")
 }
 
 async fn a_forged_tenant_is_refused_on_every_endpoint(cluster: TestCluster) {

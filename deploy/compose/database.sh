@@ -11,5 +11,6 @@ psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="${POSTGRES_USER:-post
 ALTER DATABASE "$database" OWNER TO gocomet_owner;
 REVOKE ALL ON DATABASE "$database" FROM PUBLIC;
 GRANT CONNECT ON DATABASE "$database" TO gocomet_app, gocomet_system, gocomet_sync;
+GRANT TEMPORARY ON DATABASE "$database" TO gocomet_sync, gocomet_move;
 ALTER SCHEMA public OWNER TO gocomet_owner;
 END

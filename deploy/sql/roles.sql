@@ -5,6 +5,7 @@
 --   gocomet_app     region-node at work: sees one tenant at a time, row-level security holds it to that
 --   gocomet_system  region-node's background work over all tenants, by policies made for it
 --   gocomet_sync    global-sync: log, directory and ledger
+--   gocomet_move    what global-sync becomes to move a tenant to another region: sees the rows of that one
 --
 -- None is a superuser or bypasses row-level security. Statements are separated by empty lines, for `postgres --single -j`.
 
@@ -15,3 +16,9 @@ DO $$ BEGIN CREATE ROLE gocomet_app LOGIN NOSUPERUSER NOBYPASSRLS; EXCEPTION WHE
 DO $$ BEGIN CREATE ROLE gocomet_system LOGIN NOSUPERUSER NOBYPASSRLS; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
 
 DO $$ BEGIN CREATE ROLE gocomet_sync LOGIN NOSUPERUSER NOBYPASSRLS; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+
+DO $$ BEGIN CREATE ROLE gocomet_move NOLOGIN NOSUPERUSER NOBYPASSRLS; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+
+ALTER ROLE gocomet_sync NOINHERIT;
+
+GRANT gocomet_move TO gocomet_sync;

@@ -436,3 +436,133 @@ async fn a_member_that_says_what_is_not_true_of_it_or_signs_for_another_is_refus
     drop(us);
     cluster.stop_all().await;
 }
+
+/// Everything a tenant can own, a few of each, and what belongs to the region and stays.
+const BELONGINGS: &str = "
+    INSERT INTO riders (id, tenant_id, sealed_name, phone_hash, created_at)
+        SELECT gen_random_uuid(), 'cabs', decode(md5(n::text), 'hex'), decode(md5('p' || n), 'hex'), now() FROM generate_series(1, 3000) n;
+    INSERT INTO riders (id, tenant_id, created_at) VALUES ('00000000-0000-7000-8000-0000000000a1', 'cabs', now()), (gen_random_uuid(), 'limos', now());
+    INSERT INTO drivers (id, tenant_id, vehicle_class, vehicle_plate, vehicle_model, vehicle_seats, status, created_at)
+        VALUES ('00000000-0000-7000-8000-0000000000d1', 'cabs', 'standard', 'P', 'M', 4, 'online', now());
+    INSERT INTO driver_places VALUES ('00000000-0000-7000-8000-0000000000d1', 'cabs', 1, 2, now());
+    INSERT INTO refresh_tokens (token_hash, family_id, tenant_id, subject, role, expires_at, created_at)
+        VALUES ('a', gen_random_uuid(), 'cabs', 'a', 'rider', now(), now()), ('b', gen_random_uuid(), 'cabs', 'b', 'tenant_admin', now(), now());
+    INSERT INTO idempotency_keys (tenant_id, caller, key, request_hash, status, sealed_body, created_at)
+        VALUES ('cabs', 'rider:a', 'k', 'h', 201, 'b', now()), ('cabs', 'anywhere/tenant_admin:b', 'k', 'h', 200, 'b', now());
+    INSERT INTO rides (id, tenant_id, rider_id, driver_id, status, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng, vehicle_class,
+            payment_method, quote, pin, requested_at, expires_at, updated_at)
+        VALUES ('00000000-0000-7000-8000-0000000000e1', 'cabs', '00000000-0000-7000-8000-0000000000a1', '00000000-0000-7000-8000-0000000000d1',
+            'in_progress', 0.1, 0.2, 0.3, 1e-7, 'standard', '{\"type\": \"card\"}', '{\"promotion\": {\"code\": \"X\"}}', '0000', now(), now(), now());
+    INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, updated_at)
+        VALUES ('00000000-0000-7000-8000-0000000000f1', 'cabs', '00000000-0000-7000-8000-0000000000e1', '00000000-0000-7000-8000-0000000000a1',
+            '00000000-0000-7000-8000-0000000000d1', 'in_progress', now(), now());
+    INSERT INTO breadcrumbs (tenant_id, trip_id, recorded_at, lat, lng) SELECT 'cabs', '00000000-0000-7000-8000-0000000000f1', now() + n * interval '1 s', n, n
+        FROM generate_series(1, 50) n;
+    INSERT INTO payments (id, tenant_id, ride_id, trip_id, rider_id, status, method, amount, currency, tax_amount, commission_amount, provider,
+            attempts, created_at, updated_at)
+        VALUES ('00000000-0000-7000-8000-0000000000b1', 'cabs', '00000000-0000-7000-8000-0000000000e1', '00000000-0000-7000-8000-0000000000f1',
+            '00000000-0000-7000-8000-0000000000a1', 'settled', '{}', 1000, 'EUR', 0, 0, 'sandbox', 1, now(), now());
+    WITH entry AS (INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, currency, posted_at)
+            VALUES ('00000000-0000-7000-8000-0000000000c1', 'cabs', 'settlement', '00000000-0000-7000-8000-0000000000b1', 'EUR', now()))
+        INSERT INTO ledger_postings (entry_id, line, tenant_id, account, amount)
+            VALUES ('00000000-0000-7000-8000-0000000000c1', 1, 'cabs', 'a', 1000), ('00000000-0000-7000-8000-0000000000c1', 2, 'cabs', 'b', -1000);";
+
+const MOVE: &str = "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, wrapped_key, requested_by)
+    VALUES (gen_random_uuid(), 'cabs', 'planned', 'us-east', 'eu-west', 1, 0, 'wrapped', 'operator')";
+
+/// What is worth comparing of a tenant's rows.
+const OWNED: &str = "SELECT (SELECT sum(hashtext(r::text)) FROM riders r WHERE tenant_id = 'cabs')
+    + (SELECT sum(hashtext(r::text)) FROM rides r WHERE tenant_id = 'cabs') + (SELECT sum(hashtext(r::text)) FROM trips r WHERE tenant_id = 'cabs')
+    + (SELECT sum(hashtext(r::text)) FROM breadcrumbs r WHERE tenant_id = 'cabs') + (SELECT sum(hashtext(r::text)) FROM payments r WHERE tenant_id = 'cabs')
+    + (SELECT sum(hashtext(r::text)) FROM ledger_postings r WHERE tenant_id = 'cabs') + (SELECT sum(hashtext(r::text)) FROM drivers r WHERE tenant_id = 'cabs')";
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_tenant_moves_with_everything_it_owns_and_nothing_stays(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "cabs").await;
+    cluster.create_tenant("us-east", "limos").await;
+    cluster.as_system("us-east", BELONGINGS).await;
+    let owned = cluster.count("us-east", OWNED).await;
+    eventually("the tenant is known at its next home", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'cabs'").await == 1
+    })
+    .await;
+    cluster.as_system("us-east", MOVE).await;
+    eventually("the move is completed", async || {
+        cluster.count("us-east", "SELECT count(*) FROM tenant_moves WHERE state = 'completed'").await == 1
+    })
+    .await;
+
+    assert_eq!(cluster.count("eu-west", OWNED).await, owned, "what was there is here, row by row");
+    let one = async |region: &str, sql: &str| cluster.count(region, sql).await;
+    assert_eq!(one("eu-west", "SELECT count(*) FROM refresh_tokens").await, 1, "the rider's session");
+    assert_eq!(one("eu-west", "SELECT count(*) FROM idempotency_keys").await, 1, "the rider's answer");
+    assert_eq!(one("eu-west", "SELECT count(*) FROM tenant_keys").await, 1);
+    assert_eq!(one("eu-west", "SELECT count(*) FROM tenant_arrivals").await, 0);
+    assert_eq!(one("eu-west", "SELECT count(*) FROM driver_places").await, 0, "drivers say anew where they are");
+    for table in ["rides", "drivers", "driver_places", "trips", "payments", "ledger_entries", "ledger_postings"] {
+        assert_eq!(one("us-east", &format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+    }
+    assert_eq!(one("us-east", "SELECT count(*) FROM riders").await, 1, "another tenant's");
+    assert_eq!(one("us-east", "SELECT count(*) FROM refresh_tokens").await, 1, "the back office's session");
+    for region in cluster.regions() {
+        eventually("every region knows the new home", async || {
+            let home = "SELECT count(*) FROM tenant_homes
+                        WHERE tenant_id = 'cabs' AND region = 'eu-west' AND (term, n) = (1, 1) AND state = 'active'";
+            cluster.count(&region, home).await == 1
+        })
+        .await;
+    }
+    cluster.stop_all().await;
+}
+
+/// A writer that keeps to the rules of commands writes all the time, the leader is killed again and again, and every row that
+/// was written is there in the end, once.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_move_goes_on_after_crashes_and_loses_nothing_that_was_written(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.start("eu-west").await;
+    cluster.create_tenant("us-east", "cabs").await;
+    cluster.as_system("us-east", BELONGINGS).await;
+    let mut source = cluster.start_process("us-east");
+    eventually("the tenant is known at its next home", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'cabs'").await == 1
+    })
+    .await;
+    cluster.as_system("us-east", MOVE).await;
+    let mut written = 0;
+    let mut kills = 0;
+    loop {
+        // As a command does it.
+        let wrote = cluster
+            .try_as_command(
+                "us-east",
+                "INSERT INTO riders (id, tenant_id, created_at) VALUES (gen_random_uuid(), 'cabs', now())",
+            )
+            .await;
+        written += i64::from(wrote);
+        if cluster.count("us-east", "SELECT count(*) FROM tenant_moves WHERE handed_over_at IS NOT NULL").await == 1 {
+            break;
+        }
+        let state = cluster.text("us-east", "SELECT state FROM tenant_moves").await;
+        assert_ne!(state, "failed", "{}", cluster.text("us-east", "SELECT failure FROM tenant_moves").await);
+        if kills < 2 && state == ["copying", "pausing"][kills] {
+            // Which kills it.
+            drop(source);
+            source = cluster.start_process("us-east");
+            kills += 1;
+        }
+    }
+    drop(source);
+    let source = cluster.start_process("us-east");
+    eventually("the move is completed", async || {
+        cluster.count("us-east", "SELECT count(*) FROM tenant_moves WHERE state = 'completed'").await == 1
+    })
+    .await;
+    assert!(kills > 0 && written > 0, "{kills} kills, {written} rows");
+    assert_eq!(cluster.count("eu-west", "SELECT count(*) FROM riders").await, 3001 + written);
+    assert_eq!(cluster.count("us-east", "SELECT count(*) FROM riders WHERE tenant_id = 'cabs'").await, 0);
+    drop(source);
+    cluster.stop_all().await;
+}

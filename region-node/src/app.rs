@@ -21,7 +21,7 @@ use crate::{
     db::Db,
     dispatch::Due,
     drivers::Drivers,
-    identity::{self, Sealer, Tokens},
+    identity::{self, Sealer, TenantKeys, Tokens},
     payments::PspRegistry,
     realtime::{self, EventReceiver, EventSender},
     tenants::Tenants,
@@ -42,7 +42,10 @@ pub struct AppInner {
     /// May be down at any time; losing it costs speed, never truth.
     pub redis: Redis,
     pub tenants: Tenants,
+    /// Seals what belongs to the region; what belongs to a tenant is sealed with [`crate::db::TenantTx::sealer`].
     pub sealer: Sealer,
+    /// The keys of the tenants at home here.
+    pub tenant_keys: TenantKeys,
     pub tokens: Tokens,
     pub events: EventSender,
     /// Where every driver of the region is.
@@ -92,9 +95,10 @@ impl App {
         let tokens = Tokens::new(&cluster, region.clone(), ttl, clock.clone(), Some(signing));
         let (drivers, dispatch_due) = (Drivers::new(&config.drivers, &cluster), Due::default());
         let (events, receiver) = realtime::channel(drivers.clone(), dispatch_due.clone());
-        let db = Db::new(app_pool, system_pool, region.clone(), events.clone());
+        let tenant_keys = TenantKeys::new(region.clone(), sealer.clone());
+        let db = Db::new(app_pool, system_pool, region.clone(), events.clone(), tenant_keys.clone());
         let tenants =
-            Tenants::load(db.clone(), config.region.name.clone()).await.context("the directory could not be read")?;
+            Tenants::load(db.clone(), tenant_keys.clone()).await.context("the directory could not be read")?;
         let http = http_client(config.edge.connect_timeout)?;
         let app = Self(Arc::new(AppInner {
             psp: PspRegistry::new(&config.psp, db.clone(), clock.clone(), &http, tenants.clone())?,
@@ -111,6 +115,7 @@ impl App {
             redis,
             tenants,
             sealer,
+            tenant_keys,
             tokens,
             events,
             tasks: TaskTracker::new(),

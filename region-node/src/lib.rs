@@ -10,6 +10,7 @@ pub mod edge;
 pub mod fare_shares;
 pub mod http;
 pub mod identity;
+pub mod moves;
 pub mod outbox;
 pub mod pace;
 pub mod payments;

@@ -155,10 +155,27 @@ async fn own_sync(app: &App) -> Option<Value> {
     ask(app, url.as_str(), None).await
 }
 
-async fn ask_region(app: &App, name: &RegionName, base_url: &str, token: Option<&str>) -> (HealthView, Option<Value>) {
+/// Whether everything in a region answers and works, as it says itself.
+pub(crate) async fn is_healthy(app: &App, name: &RegionName, base_url: &str, token: Option<&str>) -> bool {
+    let (health, _) = ask_region(app, name, base_url, token).await;
+    health.ready && health.sync
+}
+
+/// What another region answers to a GET of `path`; nothing if it does not.
+pub(crate) async fn ask_of(
+    app: &App,
+    name: &RegionName,
+    base_url: &str,
+    path: &str,
+    token: Option<&str>,
+) -> Option<Value> {
     let configured = app.config.edge.peers.0.get(name).map(|url| url.as_str().trim_end_matches('/').to_owned());
     let base_url = configured.unwrap_or_else(|| base_url.trim_end_matches('/').to_owned());
-    let Some(answer) = ask(app, &format!("{base_url}/health"), token).await else { return Default::default() };
+    ask(app, &format!("{base_url}{path}"), token).await
+}
+
+async fn ask_region(app: &App, name: &RegionName, base_url: &str, token: Option<&str>) -> (HealthView, Option<Value>) {
+    let Some(answer) = ask_of(app, name, base_url, "/health", token).await else { return Default::default() };
     let part = |name: &str| answer["health"][name].as_bool().unwrap_or(false);
     let health =
         HealthView { ready: part("ready"), postgres: part("postgres"), redis: part("redis"), sync: part("sync") };

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use anyhow::Context;
 use axum::{Router, routing::get};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::Value;
 use shared::{clock::Clock, ids::TenantId};
 use sqlx::postgres::PgListener;
 use tokio::net::TcpListener;
@@ -105,13 +106,20 @@ pub(crate) async fn announce(app: &App) -> anyhow::Result<()> {
     let entry = RegionEntry {
         base_url: app.config.http.public_url.as_str().trim_end_matches('/').to_owned(),
         quic_addr: app.config.sync.quic_addr.as_ref().map(ToString::to_string).unwrap_or_default(),
-        jwks: app.tokens.own_jwks(),
+        jwks: own_jwks(app),
         state: "active".to_owned(),
     };
     tenants::announce_region(app.db.app_pool(), &app.region, &entry)
         .await
         .context("the region could not be announced")?;
     app.tenants.refresh().await.context("the directory could not be read")
+}
+
+/// The keys tokens are checked with, and the one that tenants' keys are wrapped for.
+fn own_jwks(app: &App) -> Value {
+    let mut jwks = app.tokens.own_jwks();
+    jwks["keys"].as_array_mut().expect("a JWK set has a list of keys").push(app.tenant_keys.jwk());
+    jwks
 }
 
 fn start_background_work(app: &App) {

@@ -83,6 +83,21 @@ pub struct TenantCreated {
     pub n: u64,
 }
 
+/// A tenant's home is another region from now on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantMoved {
+    /// The tenant's slug.
+    pub tenant: String,
+    /// What people call it.
+    pub name: String,
+    /// The region its riders and drivers live in now.
+    pub home_region: String,
+    /// First half of the epoch that begins.
+    pub term: u64,
+    /// Second half of the epoch that begins.
+    pub n: u64,
+}
+
 /// Somebody edited a tenant's draft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigChanged {
@@ -202,6 +217,8 @@ pub enum Fact {
     RegionAnnounced(RegionAnnounced),
     /// `tenant.created`
     TenantCreated(TenantCreated),
+    /// `tenant.moved`
+    TenantMoved(TenantMoved),
     /// `config.changed`
     ConfigChanged(ConfigChanged),
     /// `config.compacted`
@@ -257,9 +274,10 @@ pub enum FactError {
 
 impl Fact {
     /// Every kind this version understands.
-    pub const KINDS: [&'static str; 11] = [
+    pub const KINDS: [&'static str; 12] = [
         "region.announced",
         "tenant.created",
+        "tenant.moved",
         "config.changed",
         "config.compacted",
         "config.adopted",
@@ -276,6 +294,7 @@ impl Fact {
         match self {
             Self::RegionAnnounced(_) => "region.announced",
             Self::TenantCreated(_) => "tenant.created",
+            Self::TenantMoved(_) => "tenant.moved",
             Self::ConfigChanged(_) => "config.changed",
             Self::ConfigCompacted(_) => "config.compacted",
             Self::ConfigAdopted(_) => "config.adopted",
@@ -291,7 +310,7 @@ impl Fact {
     /// The log the fact belongs to.
     pub fn stream(&self) -> FactStream {
         match self {
-            Self::RegionAnnounced(_) | Self::TenantCreated(_) => FactStream::Control,
+            Self::RegionAnnounced(_) | Self::TenantCreated(_) | Self::TenantMoved(_) => FactStream::Control,
             Self::ConfigChanged(_)
             | Self::ConfigCompacted(_)
             | Self::ConfigAdopted(_)
@@ -306,6 +325,7 @@ impl Fact {
         match self {
             Self::RegionAnnounced(_) => None,
             Self::TenantCreated(fact) => Some(&fact.tenant),
+            Self::TenantMoved(fact) => Some(&fact.tenant),
             Self::ConfigChanged(fact) => Some(&fact.tenant),
             Self::ConfigCompacted(fact) => Some(&fact.tenant),
             Self::ConfigAdopted(fact) => Some(&fact.tenant),
@@ -333,6 +353,7 @@ impl Fact {
         Ok(match kind {
             "region.announced" => Self::RegionAnnounced(read(kind, body)?),
             "tenant.created" => Self::TenantCreated(read(kind, body)?),
+            "tenant.moved" => Self::TenantMoved(read(kind, body)?),
             "config.changed" => Self::ConfigChanged(read(kind, body)?),
             "config.compacted" => Self::ConfigCompacted(read(kind, body)?),
             "config.adopted" => Self::ConfigAdopted(read(kind, body)?),
@@ -370,6 +391,7 @@ impl Fact {
         match self {
             Self::RegionAnnounced(fact) => stored(fact.incarnation),
             Self::TenantCreated(fact) => stored(fact.term).and_then(|()| stored(fact.n)),
+            Self::TenantMoved(fact) => stored(fact.term).and_then(|()| stored(fact.n)),
             Self::ConfigChanged(_) => Ok(()),
             Self::ConfigCompacted(ConfigCompacted { generation, .. })
             | Self::ConfigAdopted(ConfigAdopted { generation, .. }) => {
@@ -399,6 +421,7 @@ impl Fact {
         match self {
             Self::RegionAnnounced(fact) => serde_json::to_value(fact),
             Self::TenantCreated(fact) => serde_json::to_value(fact),
+            Self::TenantMoved(fact) => serde_json::to_value(fact),
             Self::ConfigChanged(fact) => serde_json::to_value(fact),
             Self::ConfigCompacted(fact) => serde_json::to_value(fact),
             Self::ConfigAdopted(fact) => serde_json::to_value(fact),
@@ -463,6 +486,13 @@ mod tests {
                 term: 1,
                 n: 0,
             }),
+            Fact::TenantMoved(TenantMoved {
+                tenant: "porto-taxis".to_owned(),
+                name: "Porto Taxis".to_owned(),
+                home_region: "us-east".to_owned(),
+                term: 1,
+                n: 1,
+            }),
             Fact::ConfigChanged(ConfigChanged {
                 tenant: "porto-taxis".to_owned(),
                 generation: 0,
@@ -522,6 +552,7 @@ mod tests {
         insta::assert_snapshot!(listed, @r"
         region.announced: base_url incarnation jwks quic_addr region
         tenant.created: home_region n name tenant term
+        tenant.moved: home_region n name tenant term
         config.changed: changes generation tenant
         config.compacted: base draft generation tenant
         config.adopted: generation tenant
@@ -546,10 +577,10 @@ mod tests {
     #[test]
     fn values_no_region_could_store_do_not_leave() {
         let euro = Fact::Settlement(LedgerEntry { currency: "euro".to_owned(), ..settlement() });
-        let Fact::ConfigPublished(published) = one_of_each().swap_remove(5) else { panic!("the sixth kind") };
+        let Fact::ConfigPublished(published) = one_of_each().swap_remove(6) else { panic!("the seventh kind") };
         let unnumbered = Fact::ConfigPublished(ConfigPublished { version: 0, ..published.clone() });
         let beyond = Fact::ConfigPublished(ConfigPublished { version: u64::MAX, ..published });
-        let Fact::ConfigRollout(rollout) = one_of_each().swap_remove(6) else { panic!("the seventh kind") };
+        let Fact::ConfigRollout(rollout) = one_of_each().swap_remove(7) else { panic!("the eighth kind") };
         let nowhere = Fact::ConfigRollout(ConfigRollout { canary_region: None, ..rollout.clone() });
         let beyond_all = Fact::ConfigRollout(ConfigRollout { pinned: Some(u64::MAX), ..rollout });
         for fact in [euro, unnumbered, beyond, nowhere, beyond_all] {
@@ -560,7 +591,7 @@ mod tests {
 
     #[test]
     fn kinds_of_the_future_and_wrong_streams_are_told_apart_from_nonsense() {
-        assert!(matches!(Fact::from_body("tenant.moved", b"{}"), Err(FactError::UnknownKind(_))));
+        assert!(matches!(Fact::from_body("tenant.merged", b"{}"), Err(FactError::UnknownKind(_))));
         assert!(matches!(Fact::from_body("settlement", b"{}"), Err(FactError::Malformed { .. })));
         let body = Fact::Settlement(settlement()).to_body();
         assert!(matches!(Fact::check(FactStream::Config, "settlement", &body), Err(FactError::WrongStream { .. })));

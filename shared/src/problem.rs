@@ -89,6 +89,10 @@ codes! {
     RolloutInProgress = 409 "rollout_in_progress",
     /// The account exists already.
     AlreadyExists = 409 "already_exists",
+    /// A move of the tenant to another region is under way.
+    MoveInProgress = 409 "move_in_progress",
+    /// The region cannot take a tenant over now.
+    RegionUnfit = 409 "region_unfit",
     /// The trip is paid, or a payment of it is under way.
     AlreadyPaid = 409 "already_paid",
     /// The trip has a tip, or one is under way.
@@ -127,6 +131,8 @@ codes! {
     Internal = 500 "internal",
     /// The service is starting, stopping or has lost its database; try again.
     Unavailable = 503 "unavailable",
+    /// The tenant is being moved to another region; try again after Retry-After seconds.
+    TenantMoving = 503 "tenant_moving",
     /// The tenant's payment service cannot be asked now; nothing was charged, try again after Retry-After seconds.
     PspUnavailable = 503 "psp_unavailable",
     /// The tenant's home region cannot be reached; try again later.

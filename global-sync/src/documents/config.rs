@@ -42,6 +42,7 @@ pub(crate) async fn apply_config(
             }
             Fact::RegionAnnounced(_)
             | Fact::TenantCreated(_)
+            | Fact::TenantMoved(_)
             | Fact::Settlement(_)
             | Fact::Refund(_)
             | Fact::Adjustment(_)

@@ -1,6 +1,6 @@
 //! Regions and homes: rows that change only to something newer.
 
-use shared::fact::{Fact, RegionAnnounced, TenantCreated};
+use shared::fact::{Fact, RegionAnnounced, TenantMoved};
 use sqlx::PgConnection;
 
 use crate::{
@@ -17,7 +17,12 @@ pub(crate) async fn apply_control(
     for stored in entries {
         let refused = match &stored.fact {
             Fact::RegionAnnounced(fact) => announce(connection, &stored.origin, fact).await?,
-            Fact::TenantCreated(fact) => settle_tenant(connection, fact).await?,
+            Fact::TenantCreated(fact) => {
+                let (tenant, name, home_region) = (fact.tenant.clone(), fact.name.clone(), fact.home_region.clone());
+                settle_tenant(connection, &TenantMoved { tenant, name, home_region, term: fact.term, n: fact.n })
+                    .await?
+            }
+            Fact::TenantMoved(fact) => settle_tenant(connection, fact).await?,
             Fact::ConfigChanged(_)
             | Fact::ConfigCompacted(_)
             | Fact::ConfigAdopted(_)
@@ -64,11 +69,11 @@ async fn announce(
 
 /// A greater (term, n) wins. Two regions that create one tenant at the same moment both begin at (1, 0): then the
 /// smaller region name wins everywhere, and the loser's fact is shown as a conflict.
-async fn settle_tenant(connection: &mut PgConnection, fact: &TenantCreated) -> Result<Refusal, StoreError> {
+async fn settle_tenant(connection: &mut PgConnection, fact: &TenantMoved) -> Result<Refusal, StoreError> {
     sqlx::query!(
         r#"INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ($1, $2, $3, $4, $5)
            ON CONFLICT (tenant_id) DO UPDATE
-           SET name = EXCLUDED.name, region = EXCLUDED.region, term = EXCLUDED.term, n = EXCLUDED.n
+           SET name = EXCLUDED.name, region = EXCLUDED.region, term = EXCLUDED.term, n = EXCLUDED.n, state = 'active'
            WHERE (tenant_homes.term, tenant_homes.n) < (EXCLUDED.term, EXCLUDED.n)
               OR ((tenant_homes.term, tenant_homes.n) = (EXCLUDED.term, EXCLUDED.n)
                   AND tenant_homes.region COLLATE "C" > EXCLUDED.region COLLATE "C")"#,

@@ -15,11 +15,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    Trusted, Vital, targets,
+    Trusted, Vital, moves, targets,
     tasks::{self, Acks, Leader},
 };
 use crate::{
     config::Config,
+    moving,
     protocol::{
         Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, Limits, LogId, LogState, Message,
         Millis, Origin, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
@@ -74,6 +75,7 @@ struct Driver {
     fence: watch::Receiver<Option<Fence>>,
     board: Board,
     reports: mpsc::UnboundedSender<Report>,
+    stop: CancellationToken,
     /// One writer for each kind of log; what waits there is bounded by the credits we granted.
     writers: BTreeMap<FactStream, mpsc::UnboundedSender<Box<VerifiedBatch>>>,
     may_number: watch::Sender<bool>,
@@ -176,6 +178,7 @@ impl Life<'_> {
         vital.spawn("acknowledging", acknowledging);
         vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
         vital.spawn("checking the logs", tasks::check_logs(leader.clone(), self.config.digest.check_logs_every));
+        vital.spawn("moving tenants", moves::move_tenants(leader.clone(), self.mesh.clone(), self.config.clone()));
         vital.spawn("looking at the database", tasks::refresh(leader, origin));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
@@ -190,6 +193,7 @@ impl Life<'_> {
             fence: fence_seen,
             board: self.board.clone(),
             reports,
+            stop: stop.clone(),
             writers,
             may_number,
             acks,
@@ -281,6 +285,12 @@ impl Driver {
                         Ok(()) => tracing::info!(peer = %region, "{region} was given a snapshot"),
                         Err(error) => tracing::warn!(peer = %region, "a snapshot for {region} broke off: {error}"),
                     }
+                });
+            }
+            MeshEvent::Moving { link } => {
+                let (store, stop) = (self.store.clone(), self.stop.clone());
+                self.work.spawn(async move {
+                    stop.run_until_cancelled(moving::receive(&store, link)).await;
                 });
             }
             MeshEvent::Disconnected { conn } => {

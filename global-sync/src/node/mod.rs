@@ -5,6 +5,7 @@
 //! and every part survives the database going away.
 
 mod driver;
+mod moves;
 mod tasks;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

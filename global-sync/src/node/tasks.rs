@@ -42,7 +42,7 @@ pub(super) struct Leader {
 
 impl Leader {
     /// The fence, once this instance leads; `None` when told to stop.
-    async fn lead(&mut self) -> Option<Fence> {
+    pub(super) async fn lead(&mut self) -> Option<Fence> {
         tokio::select! {
             fence = self.fence.wait_for(Option::is_some) => fence.ok().and_then(|fence| *fence),
             () = self.stop.cancelled() => None,
@@ -50,7 +50,7 @@ impl Leader {
     }
 
     /// False when told to stop meanwhile.
-    async fn pause(&self, duration: Duration) -> bool {
+    pub(super) async fn pause(&self, duration: Duration) -> bool {
         tokio::select! {
             () = sleep(duration) => true,
             () = self.stop.cancelled() => false,
@@ -67,7 +67,7 @@ impl Leader {
         }
     }
 
-    async fn after(&self, what: &str, error: &StoreError) -> bool {
+    pub(super) async fn after(&self, what: &str, error: &StoreError) -> bool {
         if matches!(error, StoreError::NotLeading) {
             self.lost.notify_one();
         } else {

@@ -39,7 +39,7 @@ impl Fence {
 
 impl Store {
     /// Begins a transaction that commits only while `fence` holds.
-    pub(super) async fn begin_fenced(&self, fence: &Fence) -> Result<PgTransaction<'static>, StoreError> {
+    pub(crate) async fn begin_fenced(&self, fence: &Fence) -> Result<PgTransaction<'static>, StoreError> {
         let mut tx = self.pool.begin().await?;
         fence.check(&mut tx).await?;
         Ok(tx)

@@ -43,6 +43,7 @@ impl LedgerRow {
             }
             Fact::RegionAnnounced(_)
             | Fact::TenantCreated(_)
+            | Fact::TenantMoved(_)
             | Fact::ConfigChanged(_)
             | Fact::ConfigCompacted(_)
             | Fact::ConfigAdopted(_)

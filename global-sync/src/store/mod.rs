@@ -65,6 +65,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether somebody held for too long what was to be locked.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        const LOCK_NOT_AVAILABLE: &str = "55P03";
+        matches!(self, Self::Database(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE))
+    }
+
     /// Whether the data itself was refused, so that trying again cannot help.
     fn is_about_data(&self) -> bool {
         match self {

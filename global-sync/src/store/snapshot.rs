@@ -79,7 +79,7 @@ const TABLES: [Table; 10] = [
     ),
     table!("certificate", "key_id, region, certificate", "repl_origin_cert"),
     table!("region", "name, base_url, quic_addr, jwks, incarnation, state", "regions"),
-    table!("home", "tenant_id, name, region, term, n, state", "tenant_homes"),
+    table!("home", "tenant_id, name, region, term, n, 'active'::text AS state", "tenant_homes"),
     table!(
         "document",
         "tenant_id, generation, heads, document, draft, conflicts, previous, base, made_term, made_n, adopted",

@@ -20,8 +20,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ALPN,
     connection::{Conversation, Link},
+    moving::{self, MoveLink},
     snapshot,
-    tls::{Credentials, TlsError, region_of, wants_snapshot},
+    tls::{Credentials, TlsError, called_for, region_of},
 };
 use crate::{
     protocol::{ConnectionId, Message},
@@ -58,6 +59,11 @@ pub enum MeshEvent {
         /// Where the pieces are to go; closed when it takes them no more.
         pieces: mpsc::Sender<Piece>,
     },
+    /// A region moves a tenant here.
+    Moving {
+        /// The way to it.
+        link: MoveLink,
+    },
     /// A connection is gone.
     Disconnected {
         /// The connection.
@@ -80,15 +86,20 @@ pub struct Mesh {
     pub(super) max_connections: usize,
 }
 
-/// How we call: to replicate, and for a snapshot.
+/// How we call: to replicate, for a snapshot, and to move a tenant.
 struct Callers {
     sync: quinn::ClientConfig,
     snapshot: quinn::ClientConfig,
+    moving: quinn::ClientConfig,
 }
 
 impl Callers {
     fn of(credentials: &Credentials) -> Result<Self, TlsError> {
-        Ok(Self { sync: credentials.client_config(ALPN)?, snapshot: credentials.client_config(snapshot::ALPN)? })
+        Ok(Self {
+            sync: credentials.client_config(ALPN)?,
+            snapshot: credentials.client_config(snapshot::ALPN)?,
+            moving: credentials.client_config(moving::ALPN)?,
+        })
     }
 }
 
@@ -171,11 +182,28 @@ impl Mesh {
     /// Calls a region for a snapshot; its pieces come until [`Piece::End`], or break off.
     pub async fn ask_snapshot(&self, region: &RegionName, address: &str) -> anyhow::Result<mpsc::Receiver<Piece>> {
         let config = self.client.read().expect("nobody panics while holding it").snapshot.clone();
-        let connection = self.call(config, address).await?;
-        self.identify(&connection, Some(region))?;
+        let connection = self.call_region(config, region, address).await?;
         let (pieces, queue) = mpsc::channel(4);
         self.tasks.spawn(snapshot::take(connection, pieces));
         Ok(queue)
+    }
+
+    /// Calls a region to move a tenant there.
+    pub async fn move_to(&self, region: &RegionName, address: &str) -> anyhow::Result<MoveLink> {
+        let config = self.client.read().expect("nobody panics while holding it").moving.clone();
+        let connection = self.call_region(config, region, address).await?;
+        Ok(MoveLink::open(connection, region.clone()).await?)
+    }
+
+    async fn call_region(
+        &self,
+        config: quinn::ClientConfig,
+        region: &RegionName,
+        address: &str,
+    ) -> anyhow::Result<quinn::Connection> {
+        let connection = self.call(config, address).await?;
+        self.identify(&connection, Some(region))?;
+        Ok(connection)
     }
 
     async fn call(&self, config: quinn::ClientConfig, address: &str) -> anyhow::Result<quinn::Connection> {
@@ -223,8 +251,13 @@ impl Mesh {
 
     async fn run(&self, connection: quinn::Connection, expected: Option<&RegionName>) -> anyhow::Result<()> {
         let region = self.identify(&connection, expected)?;
-        if expected.is_none() && wants_snapshot(&connection) {
+        if expected.is_none() && called_for(&connection, snapshot::ALPN) {
             snapshot::give(connection, region, self.snapshots.clone(), self.events.clone()).await;
+            return Ok(());
+        }
+        if expected.is_none() && called_for(&connection, moving::ALPN) {
+            // Nobody cares when the node is shutting down.
+            let _ = self.events.send(MeshEvent::Moving { link: MoveLink::accept(connection, region).await? }).await;
             return Ok(());
         }
         let conn = self.next_conn.fetch_add(1, Ordering::Relaxed);

@@ -7,12 +7,14 @@ mod connection;
 mod frame;
 mod keys;
 mod mesh;
+mod moving;
 mod snapshot;
 mod tls;
 
 pub use connection::Link;
 pub use keys::{KeyRing, SigningKey};
 pub use mesh::{Mesh, MeshEvent};
+pub use moving::{BrokenOff, MoveFrame, MoveLink};
 pub use tls::{Credentials, TlsError};
 
 /// The protocol's name in the TLS handshake; a major version of the wire format.

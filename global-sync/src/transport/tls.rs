@@ -23,7 +23,7 @@ use rustls::{
 use shared::ids::RegionName;
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
-use super::{ALPN, snapshot};
+use super::{ALPN, moving, snapshot};
 
 /// A peer is gone after this long without a packet; it says something every third of it.
 const IDLE: Duration = Duration::from_secs(15);
@@ -95,7 +95,7 @@ impl Credentials {
             .with_client_cert_verifier(clients)
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .map_err(|error| unfit(&error))?;
-        tls.alpn_protocols = vec![ALPN.to_vec(), snapshot::ALPN.to_vec()];
+        tls.alpn_protocols = vec![ALPN.to_vec(), snapshot::ALPN.to_vec(), moving::ALPN.to_vec()];
         // A resumed session would outlive its certificate.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
@@ -193,10 +193,10 @@ pub(super) fn region_of(connection: &quinn::Connection, cluster_id: &str) -> Opt
     uri.strip_prefix("gocomet://")?.strip_prefix(cluster_id)?.strip_prefix('/')?.parse().ok()
 }
 
-/// Whether whoever called wants a snapshot.
-pub(super) fn wants_snapshot(connection: &quinn::Connection) -> bool {
+/// Whether whoever called did so under this name.
+pub(super) fn called_for(connection: &quinn::Connection, alpn: &[u8]) -> bool {
     let data = connection.handshake_data().and_then(|data| data.downcast::<HandshakeData>().ok());
-    data.is_some_and(|data| data.protocol.as_deref() == Some(snapshot::ALPN))
+    data.is_some_and(|data| data.protocol.as_deref() == Some(alpn))
 }
 
 /// Verifies that a server's certificate is the authority's; which region it names is looked at once the connection

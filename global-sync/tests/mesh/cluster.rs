@@ -395,6 +395,29 @@ impl Cluster {
         sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&self.regions[name].pool).await.unwrap()
     }
 
+    pub(crate) async fn text(&self, name: &str, sql: &'static str) -> String {
+        sqlx::query_scalar(sql).fetch_one(&self.regions[name].pool).await.unwrap()
+    }
+
+    /// Does something to a region's rows as region-node's background work may.
+    pub(crate) async fn as_system(&self, name: &str, sql: &'static str) {
+        self.regions[name].pool.execute(sql).await.unwrap();
+    }
+
+    /// Writes something of the tenant 'cabs' as a command does: if the region is its home and stays it meanwhile.
+    #[expect(clippy::disallowed_methods, reason = "a test plays region-node")]
+    pub(crate) async fn try_as_command(&self, name: &str, sql: &'static str) -> bool {
+        let mut tx = self.regions[name].pool.begin().await.unwrap();
+        tx.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('home:cabs', 0))").await.unwrap();
+        let home = "SELECT region = $1 AND state = 'active' FROM tenant_homes WHERE tenant_id = 'cabs'";
+        let is_here: bool = sqlx::query_scalar(home).bind(name).fetch_one(&mut *tx).await.unwrap();
+        if is_here {
+            tx.execute(sql).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        is_here
+    }
+
     pub(crate) async fn settle(&self, region: &str, n: u128) {
         let fact = Fact::Settlement(LedgerEntry {
             fact_id: Uuid::from_u128(n + 1),

@@ -16,6 +16,7 @@ pub use connect::{connect, migrate, must_be_migrated};
 
 use crate::{
     http::Problem,
+    identity::{Sealer, TenantKeys, Unusable},
     realtime::{Event, EventSender},
 };
 use shared::problem::Code;
@@ -41,12 +42,21 @@ pub struct Db {
     system: PgPool,
     region: RegionName,
     events: EventSender,
+    keys: TenantKeys,
 }
 
 impl Db {
     /// Wraps the two pools: `app` sees one tenant at a time, `system` all.
-    pub fn new(app: PgPool, system: PgPool, region: RegionName, events: EventSender) -> Self {
-        Self { app, system, region, events }
+    pub fn new(app: PgPool, system: PgPool, region: RegionName, events: EventSender, keys: TenantKeys) -> Self {
+        Self { app, system, region, events, keys }
+    }
+
+    /// With what `tenant`'s personal data is sealed.
+    pub async fn sealer(&self, tenant: &TenantId) -> Result<Sealer, Problem> {
+        match self.keys.remembered(tenant) {
+            Some(sealer) => Ok(sealer),
+            None => Ok(self.read(tenant).await?.sealer().await?),
+        }
     }
 
     /// Begins a command of `tenant`; refused unless this region is its home.
@@ -75,11 +85,16 @@ impl Db {
                 home_of(&mut tx, key).await?
             }
         };
-        if home.region != self.region.as_str() || home.state != "active" {
-            let detail = format!("tenant '{tenant}' is at home in {} ({})", home.region, home.state);
-            return Err(Problem::new(Code::WrongRegion, detail));
+        if home.region != self.region.as_str() {
+            let detail = format!("tenant '{tenant}' is at home in {}", home.region);
+            return Err(Problem::new(Code::WrongRegion, detail).retry_after(1));
+        }
+        if home.state != "active" {
+            let detail = format!("tenant '{tenant}' is being moved to another region");
+            return Err(Problem::new(Code::TenantMoving, detail).retry_after(1));
         }
         tx.epoch = Epoch { term: home.term, n: home.n };
+        tx.sealer = Some(self.keys.read(tenant, home.wrapped_key.as_deref()).map_err(unusable)?);
         let held = match (home.is_held, home.request_hash, home.status, home.sealed_body) {
             (false, ..) => Held::BySomebody,
             (true, Some(request_hash), Some(status), Some(sealed_body)) => {
@@ -113,6 +128,11 @@ impl Db {
         &self.system
     }
 
+    /// Whose database it is.
+    pub fn region(&self) -> &RegionName {
+        &self.region
+    }
+
     /// The pool that sees one tenant at a time, for health checks and listeners.
     pub fn app_pool(&self) -> &PgPool {
         &self.app
@@ -129,6 +149,8 @@ impl Db {
             tx,
             tenant: tenant.clone(),
             epoch: Epoch { term: 0, n: 0 },
+            sealer: None,
+            keys: self.keys.clone(),
             told: Vec::new(),
             events: self.events.clone(),
         })
@@ -181,6 +203,7 @@ struct Home {
     term: i64,
     n: i64,
     state: String,
+    wrapped_key: Option<Vec<u8>>,
     /// No hand-over was under way when the transaction began, and none can begin before it ends.
     is_fenced: bool,
     /// The lock asked for is this transaction's.
@@ -196,10 +219,11 @@ async fn home_of(tx: &mut TenantTx, key: Option<&Key<'_>>) -> Result<Home, Probl
     let tenant = tx.tenant().clone();
     let sql = sqlx::query_as!(
         Home,
-        r#"SELECT h.region, h.term, h.n, h.state, current_setting('app.is_fenced') = 'true' AS "is_fenced!",
+        r#"SELECT h.region, h.term, h.n, h.state, w.wrapped AS "wrapped_key?",
+                  current_setting('app.is_fenced') = 'true' AS "is_fenced!",
                   current_setting('app.is_held') = 'true' AS "is_held!",
                   k.request_hash AS "request_hash?", k.status AS "status?", k.sealed_body AS "sealed_body?"
-           FROM tenant_homes h LEFT JOIN idempotency_keys k
+           FROM tenant_homes h LEFT JOIN tenant_keys w ON w.tenant_id = $1 LEFT JOIN idempotency_keys k
                ON k.tenant_id = $1 AND k.caller = $2 AND k.key = $3 AND k.created_at > $4
            WHERE h.tenant_id = $1"#,
         tenant.as_str(),
@@ -216,6 +240,9 @@ pub struct TenantTx {
     tx: Transaction<'static, Postgres>,
     tenant: TenantId,
     epoch: Epoch,
+    /// Known from the beginning of a command.
+    sealer: Option<Sealer>,
+    keys: TenantKeys,
     told: Vec<Event>,
     events: EventSender,
 }
@@ -234,6 +261,16 @@ impl TenantTx {
     /// The home epoch checked when a command began; zero for reads.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// With what the tenant's personal data is sealed.
+    pub async fn sealer(&mut self) -> sqlx::Result<Sealer> {
+        if let Some(sealer) = self.sealer.clone().or_else(|| self.keys.remembered(&self.tenant)) {
+            return Ok(sealer);
+        }
+        let stored = sqlx::query_scalar!("SELECT wrapped FROM tenant_keys WHERE tenant_id = $1", self.tenant.as_str());
+        let wrapped = stored.fetch_optional(&mut *self.tx).await?;
+        self.keys.read(&self.tenant, wrapped.as_deref()).map_err(unusable)
     }
 
     /// Tells `event` once this transaction has committed, and never if it doesn't.
@@ -272,6 +309,10 @@ impl SystemTx {
     pub async fn commit(self) -> sqlx::Result<()> {
         self.tx.commit().await
     }
+}
+
+fn unusable(error: Unusable) -> sqlx::Error {
+    sqlx::Error::Decode(error.into())
 }
 
 /// The name of the constraint or unique index a statement broke; it is what decides a race, so the caller turns it into

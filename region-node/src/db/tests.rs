@@ -224,6 +224,8 @@ async fn the_schema_decides_every_race(pool: PgPool) {
         ("one_rating_per_party", "INSERT INTO ratings (tenant_id, trip_id, rated_by, stars, created_at) VALUES
             ('cabs', '00000000-0000-0000-0000-0000000000f1', 'rider', 1, now())"),
         ("ratings_stars_check", "UPDATE ratings SET stars = 6"),
+        ("one_open_move_per_tenant", "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, requested_by)
+            SELECT gen_random_uuid(), 'cabs', 'planned', 'us-east', 'eu-west', 1, 0, 'operator' FROM generate_series(1, 2)"),
         ("one_webhook_event", "INSERT INTO psp_webhook_events (tenant_id, provider, event_id, received_at)
             VALUES ('cabs', 'sandbox', 'evt_1', now())"),
         ("one_daily_reconciliation", "INSERT INTO reconciliations (id, tenant_id, provider, day, from_time, to_time, status, phase, list_from, attempts, listed, differences, created_at)

@@ -155,7 +155,7 @@ pub(super) async fn accept(
     let follows = chain::follows(app, tx, &offer).await?;
     // It may have waited for the trip before to end, which was earlier then.
     let now = app.clock.now();
-    let (ride, trip) = rides::accept(tx, &app.sealer, &ride, driver_id, offer.pickup_eta_s, follows, now).await?;
+    let (ride, trip) = rides::accept(tx, &ride, driver_id, offer.pickup_eta_s, follows, now).await?;
     for other in others {
         tell_withdrawn(tx, other, "ride_taken", now);
     }
@@ -181,7 +181,7 @@ async fn decline(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: Drive
     tx.tell(Event::OfferDeclined { tenant, driver_id, at: now });
     drivers::note(tx, &[driver_id], Addition::REFUSED, now).await?;
     zones::note_refused(app, tx, &[OfferId(offer.id)], now).await?;
-    release(app, tx, &[ride_id], now).await
+    release(tx, &[ride_id], now).await
 }
 
 /// Takes back the offer a driver is thinking about, who goes offline, the ride he was to take next, and his place in a
@@ -198,7 +198,7 @@ pub async fn withdraw_from(
     {
         refused = true;
         tell_withdrawn(tx, store::Ended { offer_id, ride_id, driver_id }, "driver_offline", now);
-        release(app, tx, &[ride_id], now).await?;
+        release(tx, &[ride_id], now).await?;
     }
     refused |= chain::give_back_of(app, tx, driver_id, now).await?;
     if refused {
@@ -208,17 +208,12 @@ pub async fn withdraw_from(
 }
 
 /// Sends rides without a live offer back to the dispatcher, and tells their riders.
-pub(super) async fn release(
-    app: &App,
-    tx: &mut TenantTx,
-    rides: &[RideId],
-    now: OffsetDateTime,
-) -> Result<(), OfferError> {
+pub(super) async fn release(tx: &mut TenantTx, rides: &[RideId], now: OffsetDateTime) -> Result<(), OfferError> {
     let tenant = tx.tenant().clone();
     for ride_id in store::release(tx, rides, now).await? {
         tx.tell(Event::DispatchDue { tenant: tenant.clone(), ride_id, at: now });
         if let Some(ride) = rides::load(tx, ride_id).await? {
-            announce(app, tx, ride).await?;
+            announce(tx, ride).await?;
         }
     }
     Ok(())
@@ -230,6 +225,6 @@ pub(super) fn tell_withdrawn(tx: &mut TenantTx, ended: store::Ended, reason: &'s
     tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at });
 }
 
-async fn announce(app: &App, tx: &mut TenantTx, ride: Ride) -> sqlx::Result<()> {
-    rides::announce(app, tx, ride).await.map(|_| ())
+async fn announce(tx: &mut TenantTx, ride: Ride) -> sqlx::Result<()> {
+    rides::announce(tx, ride).await.map(|_| ())
 }

@@ -142,7 +142,7 @@ async fn give_back(
     if let (Some(driver_id), Some(offer_id)) = (driver_id, offer_id) {
         tell_withdrawn(tx, Ended { offer_id, ride_id, driver_id }, reason, now);
     }
-    rides::announce(app, tx, ride).await?;
+    rides::announce(tx, ride).await?;
     tracing::info!(ride.id = %ride_id, reason, "ride {ride_id} goes back: {reason}");
     Ok(())
 }

@@ -71,7 +71,7 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     let ttl = Duration::seconds(policy.offer_ttl_s.into());
     let now = app.clock.now();
     let round = Round { held: &held, chained: &chained, zones: &lined.zones, ttl, required_documents: &documents, now };
-    expire(app, &mut tx, &lost, &round).await?;
+    expire(&mut tx, &lost, &round).await?;
     let is_due_at_once = offer(app, &mut tx, plans, &round).await?;
     // An offer not yet over keeps its ride; whoever ends it makes the ride due again.
     if !offered.is_empty() {
@@ -138,7 +138,7 @@ async fn end_what_ran_out(app: &App, tx: &mut TenantTx, now: OffsetDateTime) -> 
         drivers::note(tx, &drivers, Addition::REFUSED, now).await?;
         let offers: Vec<_> = ended.iter().map(|offer| offer.offer_id).collect();
         zones::note_refused(app, tx, &offers, now).await?;
-        release(app, tx, &rides, now).await?;
+        release(tx, &rides, now).await?;
     }
     chain::give_back_overdue(app, tx, now).await
 }
@@ -161,7 +161,7 @@ async fn hold(
 }
 
 /// Ends rides nobody took in time.
-async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>) -> Result<(), Problem> {
+async fn expire(tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>) -> Result<(), Problem> {
     let lost: Vec<&Ride> = lost.iter().filter_map(|id| round.held.get(id)).collect();
     if lost.is_empty() {
         return Ok(());
@@ -184,7 +184,7 @@ async fn expire(app: &App, tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>
             updated_at: now,
             ..ride.clone()
         };
-        rides::announce(app, tx, expired).await?;
+        rides::announce(tx, expired).await?;
         tracing::info!(ride.id = %ride.id, "ride {} expired after {} offers", ride.id, ride.offers_made);
     }
     Ok(())
@@ -242,7 +242,7 @@ async fn offer(app: &App, tx: &mut TenantTx, plans: Vec<Plan>, round: &Round<'_>
             updated_at: round.now,
             ..ride.clone()
         };
-        rides::announce(app, tx, offered).await?;
+        rides::announce(tx, offered).await?;
     }
     let (at_once, later): (Vec<RideId>, Vec<RideId>) = plans
         .iter()

@@ -10,7 +10,7 @@ use shared::{
 use super::Edge;
 use crate::{
     http::{Problem, read_body},
-    identity::region_of_refresh_token,
+    identity::KnownIn,
     tenants::tenant_in_query,
 };
 
@@ -56,15 +56,27 @@ fn is_remembered(edge: &Edge, request: &Request) -> bool {
 
 /// What every region holds, and therefore answers: config, the ledger, regions, homes.
 fn is_answered_anywhere(path: &str, method: &Method) -> bool {
-    matches!(path, "/v1/regions" | "/v1/route" | "/v1/settlements" | "/v1/settlements/rollup" | "/v1/directory")
+    matches!(
+        path,
+        "/v1/regions" | "/v1/route" | "/v1/settlements" | "/v1/settlements/rollup" | "/v1/directory" | "/v1/moves"
+    ) || path.starts_with("/v1/moves/")
         || (path == "/v1/tenants" && method == Method::POST)
         || path.strip_prefix("/v1/tenants/").is_some_and(|rest| {
             ["/config", "/config/versions", "/config/pin/here"].iter().any(|path| rest.ends_with(path))
         })
 }
 
-/// The tenant a call names: in the header, or, for those who cannot set one, in the query.
-fn tenant_of(request: &Request) -> Option<TenantId> {
+/// The tenant that is to move by a call of this path.
+fn rehomed(path: &str) -> Option<&str> {
+    path.strip_prefix("/v1/tenants/")?.strip_suffix("/rehome")
+}
+
+/// The tenant a call names: in the path, where an operator moves it, in the header, or, for those who cannot set one, in the
+/// query.
+pub(super) fn tenant_of(request: &Request) -> Option<TenantId> {
+    if let Some(tenant) = rehomed(request.uri().path()) {
+        return tenant.parse().ok();
+    }
     let named = request.headers().get("x-tenant-id").and_then(|value| value.to_str().ok());
     named.or_else(|| tenant_in_query(request.uri()))?.parse().ok()
 }
@@ -82,8 +94,8 @@ struct GrantKind {
     refresh_token: Option<String>,
 }
 
-/// Riders and drivers sign in at home, where their accounts are; a session goes on where it began; back offices and
-/// operators sign in anywhere.
+/// Riders and drivers sign in at home, where their accounts are, and their sessions go on there; back offices and operators sign
+/// in anywhere, and their sessions go on where they began.
 async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Request), Problem> {
     let tenant = tenant_of(&request);
     let (parts, body) = request.into_parts();
@@ -95,9 +107,12 @@ async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Requ
         Some("password") => decide_by_tenant(edge, tenant),
         Some("refresh_token") => {
             let token = grant.as_ref().and_then(|grant| grant.refresh_token.as_deref()).unwrap_or_default();
-            match region_of_refresh_token(token) {
-                Some(region) if region == edge.0.region || edge.base_url(&region).is_some() => Decision::Home(region),
-                _ => Decision::Anywhere,
+            match KnownIn::of(token) {
+                Some(KnownIn::HomeOf(tenant)) => decide_by_tenant(edge, Some(tenant)),
+                Some(KnownIn::Region(region)) if region == edge.0.region || edge.base_url(&region).is_some() => {
+                    Decision::Home(region)
+                }
+                Some(KnownIn::Region(_)) | None => Decision::Anywhere,
             }
         }
         _ => Decision::Anywhere,

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use url::Url;
 
-use super::{Edge, GIVEN_BY_EDGE};
+use super::{Edge, GIVEN_BY_EDGE, HOME_EPOCH};
 
 /// Headers about one connection, not about the call (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -59,6 +59,7 @@ pub(super) async fn forward(
     let upgrade = upgrade.filter(|_| request.method() == Method::GET);
     let client_side = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let home_epoch = edge.home_epoch(&request).and_then(|epoch| HeaderValue::from_str(&epoch).ok());
     let (parts, body) = request.into_parts();
 
     let mut headers = without_hop_by_hop(&parts.headers);
@@ -67,6 +68,10 @@ pub(super) async fn forward(
     // Who gave it to this node is nothing to the next region.
     headers.remove(&GIVEN_BY_EDGE);
     headers.insert(mark.clone(), own);
+    headers.remove(&HOME_EPOCH);
+    if let Some(epoch) = home_epoch {
+        headers.insert(HOME_EPOCH.clone(), epoch);
+    }
     if let Some(peer) = peer.and_then(|peer| HeaderValue::from_str(&peer.to_string()).ok()) {
         headers.append("x-forwarded-for", peer);
     }

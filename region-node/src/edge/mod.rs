@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::Request,
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -39,6 +39,8 @@ pub(crate) static FORWARDED_BY: HeaderName = HeaderName::from_static("x-gocomet-
 /// Says that an edge without a database gave the call to a full node, which is not forwarding: that one decides. Another
 /// such edge refuses it, so that none can send it round.
 static GIVEN_BY_EDGE: HeaderName = HeaderName::from_static("x-gocomet-given-by-edge");
+/// Which home of the tenant's the forwarding edge knows: another one than the next region knows, and they do not agree yet.
+static HOME_EPOCH: HeaderName = HeaderName::from_static("x-gocomet-home-epoch");
 static SERVED_BY: HeaderName = HeaderName::from_static("x-served-by-region");
 static EDGE_REGION: HeaderName = HeaderName::from_static("x-edge-region");
 
@@ -93,6 +95,12 @@ impl Edge {
         headers.entry(SERVED_BY.clone()).or_insert(own);
     }
 
+    /// The home of the tenant a call names, as known here.
+    fn home_epoch(&self, request: &Request) -> Option<String> {
+        let epoch = (self.0.directory)().homes.get(&decide::tenant_of(request)?)?.epoch;
+        Some(format!("{}.{}", epoch.term, epoch.n))
+    }
+
     fn base_url(&self, region: &RegionName) -> Option<Url> {
         let configured = self.0.peers.0.get(region).cloned();
         configured.or_else(|| (self.0.directory)().regions.get(region)?.base_url.parse().ok())
@@ -116,7 +124,7 @@ pub async fn route(edge: &Edge, request: Request, next: Next) -> Response {
     let own = &edge.0.region;
     let target = match (&decision, &edge.0.alone) {
         (Decision::Own, _) | (Decision::Anywhere, None) => return next.run(request).await,
-        (Decision::Home(region), None) if region == own => return next.run(request).await,
+        (Decision::Home(region), None) if region == own => return answer_at_home(next.run(request).await),
         (_, Some(alone)) => match alone.admit(edge, &decision, &request) {
             Ok(target) => target,
             Err(problem) => return problem.into_response(),
@@ -132,6 +140,17 @@ pub async fn route(edge: &Edge, request: Request, next: Next) -> Response {
     }
 }
 
+/// The database knows of a tenant's new home a moment before this node does: then the call is to come again.
+fn answer_at_home(response: Response) -> Response {
+    match response.status() {
+        StatusCode::MISDIRECTED_REQUEST => {
+            let detail = "the tenant has just moved to another region";
+            Problem::new(Code::TenantMoving, detail).retry_after(1).into_response()
+        }
+        _ => response,
+    }
+}
+
 impl Target {
     fn region(edge: &Edge, region: RegionName) -> Self {
         Self { base_url: edge.base_url(&region), region, mark: &FORWARDED_BY }
@@ -141,6 +160,11 @@ impl Target {
 async fn go_on(edge: &Edge, target: Target, request: Request) -> Result<Response, Problem> {
     let Target { region, base_url, mark } = target;
     if request.headers().contains_key(mark) {
+        let known_there = request.headers().get(&HOME_EPOCH).and_then(|epoch| epoch.to_str().ok());
+        if known_there.is_some_and(|epoch| edge.home_epoch(&request).as_deref() != Some(epoch)) {
+            let detail = "the tenant has just moved, and not every region knows it";
+            return Err(Problem::new(Code::TenantMoving, detail).retry_after(1));
+        }
         let detail = format!("region {} is not the tenant's home, nor was the one before", edge.0.region);
         return Err(Problem::new(Code::RoutingLoop, detail));
     }

@@ -122,6 +122,26 @@ async fn a_body_is_forwarded_whatever_tells_its_length() {
     assert_eq!(serde_json::from_slice::<Value>(&none).unwrap(), expected);
 }
 
+/// While a tenant moves, the regions hear of it one after the other.
+#[tokio::test]
+async fn a_call_between_edges_that_do_not_agree_on_a_home_comes_again_and_is_no_loop() {
+    let edge = edge_before(&nobody().await, Duration::from_secs(1));
+    let forwarded = |path: &str, epoch: &str| {
+        let request = request(Method::POST, path, "taxis").header("x-gocomet-forwarded-by", "ap-south");
+        request.header("x-gocomet-home-epoch", epoch).body(Body::empty()).unwrap()
+    };
+    assert_eq!(code(&edge, forwarded("/v1/rides", "1.0")).await, (508, "routing_loop".to_owned()));
+    let (status, headers, _) = call(&edge, forwarded("/v1/rides", "1.1")).await;
+    assert_eq!((status.as_u16(), &headers["retry-after"]), (503, &"1".parse().unwrap()));
+    assert_eq!(code(&edge, forwarded("/v1/rides", "1.1")).await, (503, "tenant_moving".to_owned()));
+    // A move is asked for at the home of the tenant in the path, whatever the header says.
+    let unreachable = (503, "home_region_unreachable".to_owned());
+    assert_eq!(
+        code(&edge, request(Method::POST, "/v1/tenants/taxis/rehome", "cabs").body(Body::empty()).unwrap()).await,
+        unreachable
+    );
+}
+
 #[tokio::test]
 async fn a_poll_may_take_longer_than_a_call() {
     async fn slow() -> &'static str {

@@ -115,7 +115,7 @@ async fn step<T>(
         return Err(FareShareError::InvalidTransition { from, to: next }.into());
     }
     store::answer(&mut tx, id, next, method, app.clock.now()).await?;
-    let view = view::tell(app, &mut tx, ride.id, id).await?;
+    let view = view::tell(&mut tx, ride.id, id).await?;
     tracing::info!(share.id = %id, "share {id} is {next}");
     tx.finish(StatusCode::OK, &view).await
 }

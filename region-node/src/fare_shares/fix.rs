@@ -37,7 +37,7 @@ pub(crate) async fn fix(
     let ended = store::fix(tx, ride.id, &fixed, trip.updated_at).await?;
     payments::charge_shares(app, tx, config, ride, trip, &fixed).await?;
     for share in ended {
-        view::tell(app, tx, ride.id, share).await?;
+        view::tell(tx, ride.id, share).await?;
     }
     Ok(fixed.iter().map(|share| share.amount).sum())
 }
@@ -50,13 +50,12 @@ pub(crate) struct FellBack {
 
 /// Has a share whose payment was declined fall back to the ride's rider; none if it has before, so that this was his own.
 pub(crate) async fn fall_back(
-    app: &App,
     tx: &mut TenantTx,
     id: ShareId,
     now: OffsetDateTime,
 ) -> Result<Option<FellBack>, Problem> {
     let Some((ride, rider_id, method)) = store::fall_back(tx, id, now).await? else { return Ok(None) };
-    view::tell(app, tx, ride, id).await?;
+    view::tell(tx, ride, id).await?;
     metrics::counter!("region_node_shares_fallen_back_total", "tenant" => tx.tenant().to_string()).increment(1);
     tracing::info!(share.id = %id, "share {id} falls back to the ride's rider");
     Ok(Some(FellBack { rider_id, method }))

@@ -52,7 +52,7 @@ pub(super) async fn invite_to_share(
     if ride.payment_method.kind == MethodType::Cash {
         return Err(FareShareError::PaidInCash.into());
     }
-    let invited = identity::rider_by_phone(&mut tx, &app.sealer, &command.body.phone).await?;
+    let invited = identity::rider_by_phone(&mut tx, &command.body.phone).await?;
     let invited = invited.filter(|invited| *invited != rider).ok_or(FareShareError::NoSuchRider)?;
     let open = store::open_of_ride(&mut tx, id).await?;
     if open.len() >= MAX_SHARES {
@@ -66,7 +66,7 @@ pub(super) async fn invite_to_share(
     }
     let share = ShareId::new();
     store::insert(&mut tx, share, id, invited, asked, now).await?;
-    let view = view::tell(&app, &mut tx, id, share).await?;
+    let view = view::tell(&mut tx, id, share).await?;
     tracing::info!(share.id = %share, "ride {id} is shared");
     tx.finish(StatusCode::CREATED, &view).await
 }

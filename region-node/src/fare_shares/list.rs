@@ -25,7 +25,7 @@ pub(super) async fn list_ride_shares(
     let ride = rides::load(&mut tx, id).await?.ok_or(FareShareError::NoSuchRide(id))?;
     match ride.viewer(&caller) {
         Some(Viewer::Rider | Viewer::Tenant) => {
-            let items = view::of_rides(&mut tx, &app.sealer, &[id]).await?;
+            let items = view::of_rides(&mut tx, &[id]).await?;
             Ok(Json(Page { items, next_cursor: None }))
         }
         Some(Viewer::Driver) | None => Err(FareShareError::NoSuchRide(id).into()),
@@ -47,7 +47,7 @@ pub(super) async fn list_shares(
     let mut tx = app.db.read(caller.tenant()).await?;
     let asked = store::asked_of(&mut tx, rider, page.after()?, page.limit() + 1).await?;
     let rides: Vec<_> = asked.iter().map(|(_, ride)| *ride).collect();
-    let mut shares = view::of_rides(&mut tx, &app.sealer, &rides).await?;
+    let mut shares = view::of_rides(&mut tx, &rides).await?;
     shares.retain(|share| asked.iter().any(|(id, _)| *id == share.id));
     shares.sort_by_key(|share| std::cmp::Reverse(share.id));
     Ok(Json(Page::new(shares, page.limit(), |share| share.id.0)))

@@ -15,7 +15,6 @@ use super::{
     store::{self, ShareRow},
 };
 use crate::{
-    app::App,
     db::TenantTx,
     identity::{self, Sealer},
     payments::PaymentStatus,
@@ -57,15 +56,16 @@ pub struct SharePayment {
 }
 
 /// All shares of some rides, oldest first.
-pub async fn of_rides(tx: &mut TenantTx, sealer: &Sealer, rides: &[RideId]) -> sqlx::Result<Vec<FareShare>> {
-    Ok(views(sealer, &store::of_rides(tx, rides).await?))
+pub async fn of_rides(tx: &mut TenantTx, rides: &[RideId]) -> sqlx::Result<Vec<FareShare>> {
+    let sealer = tx.sealer().await?;
+    Ok(views(&sealer, &store::of_rides(tx, rides).await?))
 }
 
 /// Tells both riders how a share stands now, once the transaction has committed.
-pub async fn tell(app: &App, tx: &mut TenantTx, ride: RideId, share: ShareId) -> sqlx::Result<FareShare> {
+pub async fn tell(tx: &mut TenantTx, ride: RideId, share: ShareId) -> sqlx::Result<FareShare> {
     let rows = store::of_rides(tx, &[ride]).await?;
     let at = rows.iter().position(|row| row.id == share).ok_or(sqlx::Error::RowNotFound)?;
-    let view = views(&app.sealer, &rows).swap_remove(at);
+    let view = views(&tx.sealer().await?, &rows).swap_remove(at);
     for rider_id in [rows[at].ride_rider_id, view.rider_id] {
         tx.tell(Event::ShareChanged { tenant: tx.tenant().clone(), rider_id, share: Box::new(view.clone()) });
     }

@@ -44,6 +44,9 @@ const GIVEN_BACK_STEP: std::time::Duration = std::time::Duration::from_millis(25
 /// Whose keys the operators' are, who belong to no tenant; no tenant can be named so.
 const NO_TENANT: &str = "-";
 
+/// Begins the name of whoever asked for what every region may write. Such an answer stays in the region that gave it.
+const ANYWHERE: &str = "anywhere/";
+
 /// The body of a command that needs none.
 #[derive(Debug, Default, Deserialize, Validate, utoipa::ToSchema)]
 pub struct Empty {}
@@ -65,8 +68,23 @@ pub struct Question<T>(pub T);
 pub struct IdempotencyKey {
     /// As the client sent it.
     pub key: String,
-    /// Keyed, of method, path and body: the same key with another hash is a mistake of the client's.
-    pub request_hash: [u8; 32],
+    /// Of method, path and body.
+    digest: [u8; 32],
+}
+
+impl IdempotencyKey {
+    /// The key that came with a request.
+    pub(crate) fn new(key: String, method: &str, path: &str, body: &[u8]) -> Self {
+        let text = [method.as_bytes(), &[0], path.as_bytes(), &[0], body];
+        let digest = text.iter().fold(Sha256::new(), |digest, part| digest.chain_update(part)).finalize();
+        Self { key, digest: digest.into() }
+    }
+
+    /// What tells the request from another under the same key, which is a mistake of the client's. Keyed, since a plain hash of
+    /// a body with a password or a phone is as good as the text to whoever can try them all.
+    pub fn request_hash(&self, sealer: &Sealer) -> [u8; 32] {
+        sealer.sign("idempotency", &self.digest)
+    }
 }
 
 /// Why a handler stops before its end.
@@ -114,10 +132,8 @@ where
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let bytes = read_body(body, app.config.http.body_limit_bytes).await?;
-        let key = idempotency_key(&parts.headers)?.map(|key| IdempotencyKey {
-            key,
-            request_hash: request_hash(&app.sealer, parts.method.as_str(), parts.uri.path(), &bytes),
-        });
+        let key = idempotency_key(&parts.headers)?
+            .map(|key| IdempotencyKey::new(key, parts.method.as_str(), parts.uri.path(), &bytes));
         Ok(Self { body: validated(parse_json(&parts.headers, &bytes)?)?, key })
     }
 }
@@ -151,7 +167,8 @@ impl<T> Command<T> {
     /// Begins a command on what every region may write (a tenant's config), wherever the tenant is at home.
     pub async fn begin_anywhere(&self, app: &App, tenant: &TenantId, caller: &Caller) -> Result<CommandTx, Stop> {
         let tx = app.db.anywhere(tenant).await?;
-        CommandTx::unclaimed(tx, self.claim(app, tenant.as_str(), caller.key_owner()), app.clock.now()).await
+        let claim = self.claim(tenant.as_str(), format!("{ANYWHERE}{}", caller.key_owner()), Some(&app.sealer));
+        CommandTx::unclaimed(tx, claim, app.clock.now()).await
     }
 
     /// Begins an operator's command that makes `tenant`. The key is the operator's: the same one again for another tenant
@@ -163,7 +180,7 @@ impl<T> Command<T> {
         operator: &Operator,
     ) -> Result<CommandTx, Stop> {
         let tx = app.db.anywhere(tenant).await?;
-        let claim = self.claim(app, NO_TENANT, format!("operator:{}", operator.client_id));
+        let claim = self.claim(NO_TENANT, format!("operator:{}", operator.client_id), Some(&app.sealer));
         CommandTx::unclaimed(tx, claim, app.clock.now()).await
     }
 
@@ -180,7 +197,7 @@ impl<T> Command<T> {
         patience: Patience,
     ) -> Result<CommandTx, Stop> {
         let now = app.clock.now();
-        let Some(claim) = self.claim(app, tenant.as_str(), key_owner) else {
+        let Some(claim) = self.claim(tenant.as_str(), key_owner, None) else {
             return Ok(CommandTx { tx: app.db.begin(tenant).await?, claim: None, now });
         };
         let (caller, key) = (claim.caller.as_str(), claim.key.key.as_str());
@@ -194,9 +211,10 @@ impl<T> Command<T> {
         CommandTx::begun(tx, claim, answered, now).await
     }
 
-    fn claim(&self, app: &App, scope: &str, caller: String) -> Option<Claim> {
+    /// `sealer` is the region's where the answer stays in this region, whatever becomes of the tenant.
+    fn claim(&self, scope: &str, caller: String, sealer: Option<&Sealer>) -> Option<Claim> {
         let key = self.key.clone()?;
-        Some(Claim { scope: scope.to_owned(), caller, key, person: None, sealer: app.sealer.clone() })
+        Some(Claim { scope: scope.to_owned(), caller, key, person: None, sealer: sealer.cloned() })
     }
 }
 
@@ -213,13 +231,21 @@ struct Claim {
     caller: String,
     key: IdempotencyKey,
     person: Option<Uuid>,
-    sealer: Sealer,
+    /// The tenant's, unless another is named.
+    sealer: Option<Sealer>,
 }
 
 impl Claim {
     /// Where its answer belongs: sealed there, it opens nowhere else.
     fn context(&self) -> String {
         format!("idempotency/{}/{}/{}", self.scope, self.caller, self.key.key)
+    }
+
+    async fn sealer(&self, tx: &mut TenantTx) -> sqlx::Result<Sealer> {
+        match &self.sealer {
+            Some(sealer) => Ok(sealer.clone()),
+            None => tx.sealer().await,
+        }
     }
 
     /// The number of the advisory lock of its key: the first half of a hash, so that no other lock is likely to have it.
@@ -297,15 +323,21 @@ impl CommandTx {
     }
 
     /// Goes on with a key that is held, unless it was answered before.
-    async fn begun(tx: TenantTx, claim: Claim, answered: Option<Answered>, now: OffsetDateTime) -> Result<Self, Stop> {
+    async fn begun(
+        mut tx: TenantTx,
+        claim: Claim,
+        answered: Option<Answered>,
+        now: OffsetDateTime,
+    ) -> Result<Self, Stop> {
         let Some(answered) = answered else { return Ok(Self { tx, claim: Some(claim), now }) };
+        let sealer = claim.sealer(&mut tx).await?;
         tx.rollback().await?;
-        if answered.request_hash != claim.key.request_hash {
+        if answered.request_hash != claim.key.request_hash(&sealer) {
             let detail = "this Idempotency-Key was used for another request; take a new one";
             return Err(Problem::new(Code::IdempotencyKeyReused, detail).into());
         }
         let status = u16::try_from(answered.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
-        let body = claim.sealer.open(&claim.context(), &answered.sealed_body);
+        let body = sealer.open(&claim.context(), &answered.sealed_body);
         let (Some(status), Some(body)) = (status, body) else {
             return Err(Problem::new(Code::Internal, "the stored answer cannot be read").into());
         };
@@ -326,6 +358,7 @@ impl CommandTx {
             _ => serde_json::to_vec(answer).expect("answers are plain data, which JSON can always write"),
         };
         if let Some(claim) = self.claim.take() {
+            let sealer = claim.sealer(&mut self.tx).await?;
             // The last statement of the transaction: nothing after it would miss the tenant's rows.
             if claim.scope != self.tx.tenant().as_str() {
                 see_rows_of(&mut self.tx, &claim.scope).await?;
@@ -340,9 +373,9 @@ impl CommandTx {
                 claim.caller,
                 claim.key.key,
                 claim.person,
-                &claim.key.request_hash[..],
+                &claim.key.request_hash(&sealer)[..],
                 i16::try_from(status.as_u16()).expect("statuses are below 1000"),
-                claim.sealer.seal(&claim.context(), &body),
+                sealer.seal(&claim.context(), &body),
                 self.now
             )
             .execute(self.tx.conn())
@@ -391,13 +424,17 @@ pub(crate) async fn forget_answers_of(tx: &mut TenantTx, key_owner: &str, person
     Ok(())
 }
 
-/// Forgets answers older than a day; any node may do it at any time.
+/// Forgets answers older than a day, except of tenants that are only arriving here; any node may do it at any time.
 pub async fn forget_old_answers(db: &Db, now: OffsetDateTime) -> Result<u64, Problem> {
     let mut tx = db.system().await?;
-    let forgotten = sqlx::query!("DELETE FROM idempotency_keys WHERE created_at <= $1", now - KEPT_FOR)
-        .execute(tx.conn())
-        .await?
-        .rows_affected();
+    let forgotten = sqlx::query!(
+        "DELETE FROM idempotency_keys
+         WHERE created_at <= $1 AND tenant_id NOT IN (SELECT tenant_id FROM tenant_arrivals)",
+        now - KEPT_FOR
+    )
+    .execute(tx.conn())
+    .await?
+    .rows_affected();
     tx.commit().await?;
     Ok(forgotten)
 }
@@ -419,12 +456,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
         .filter(|key| (1..=255).contains(&key.len()))
         .ok_or_else(|| Problem::field("Idempotency-Key", "must have 1 to 255 printable ASCII characters"))?;
     Ok(Some(key.to_owned()))
-}
-
-/// What tells a request from another under the same key. Keyed, since a plain hash of a body with a password or a phone
-/// is as good as the text to whoever can try them all.
-pub(crate) fn request_hash(sealer: &Sealer, method: &str, path: &str, body: &[u8]) -> [u8; 32] {
-    sealer.sign("idempotency", &[method.as_bytes(), &[0], path.as_bytes(), &[0], body].concat())
 }
 
 /// Reads a whole body of at most `limit` bytes.

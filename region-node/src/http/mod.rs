@@ -16,8 +16,6 @@ mod tests;
 
 pub(crate) use accept::preferred;
 pub use client_address::{ForwardedHeader, Networks};
-#[cfg(test)]
-pub(crate) use command::request_hash;
 pub use command::{Command, CommandTx, Empty, IdempotencyKey, Question, Stop, forget_old_answers};
 pub(crate) use command::{KEPT_FOR, forget_answers_of, read_body, read_json};
 pub use cors::Origins;

@@ -36,7 +36,7 @@ use super::{Limits, Problem, answers::Answers, client_address::Proxies, cors, li
 use crate::{
     app::App,
     config::HttpConfig,
-    dispatch, drivers, edge, fare_shares, identity, payments,
+    dispatch, drivers, edge, fare_shares, identity, moves, payments,
     realtime::{self, EventReceiver},
     regions, rides, surge, tenants, trips, web, zones,
 };
@@ -55,6 +55,7 @@ fn endpoints() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(identity::routes())
         .merge(tenants::routes())
+        .merge(moves::routes())
         .merge(rides::routes())
         .merge(drivers::routes())
         .merge(dispatch::routes())

@@ -6,11 +6,12 @@ use shared::{
     claims::Role,
     ids::{DriverId, RiderId},
 };
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::Sealer;
-use crate::db::{SystemTx, TenantTx};
+use crate::db::TenantTx;
 
 /// What a driver drives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Validate, utoipa::ToSchema)]
@@ -73,7 +74,7 @@ pub(super) struct Credential {
 }
 
 /// Finds a phone by its digits: with or without a leading + it is one account.
-pub(super) fn phone_hash(sealer: &Sealer, tx: &TenantTx, phone: &str) -> Vec<u8> {
+fn phone_hash(sealer: &Sealer, tx: &TenantTx, phone: &str) -> Vec<u8> {
     let digits: String = phone.chars().filter(char::is_ascii_digit).collect();
     sealer.sign(&format!("phone/{}", tx.tenant()), digits.as_bytes()).to_vec()
 }
@@ -87,8 +88,9 @@ pub(super) struct NewAccount<'a> {
     pub(super) now: OffsetDateTime,
 }
 
-pub(super) async fn insert_rider(tx: &mut TenantTx, sealer: &Sealer, account: NewAccount<'_>) -> sqlx::Result<()> {
-    let (tenant, hash) = (tx.tenant().clone(), phone_hash(sealer, tx, account.phone));
+pub(super) async fn insert_rider(tx: &mut TenantTx, account: NewAccount<'_>) -> sqlx::Result<()> {
+    let sealer = tx.sealer().await?;
+    let (tenant, hash) = (tx.tenant().clone(), phone_hash(&sealer, tx, account.phone));
     sqlx::query!(
         "INSERT INTO riders (id, tenant_id, sealed_name, sealed_phone, phone_hash, password_hash, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
@@ -105,13 +107,9 @@ pub(super) async fn insert_rider(tx: &mut TenantTx, sealer: &Sealer, account: Ne
     Ok(())
 }
 
-pub(super) async fn insert_driver(
-    tx: &mut TenantTx,
-    sealer: &Sealer,
-    account: NewAccount<'_>,
-    vehicle: &Vehicle,
-) -> sqlx::Result<()> {
-    let (tenant, hash) = (tx.tenant().clone(), phone_hash(sealer, tx, account.phone));
+pub(super) async fn insert_driver(tx: &mut TenantTx, account: NewAccount<'_>, vehicle: &Vehicle) -> sqlx::Result<()> {
+    let sealer = tx.sealer().await?;
+    let (tenant, hash) = (tx.tenant().clone(), phone_hash(&sealer, tx, account.phone));
     sqlx::query!(
         "INSERT INTO drivers (id, tenant_id, sealed_name, sealed_phone, phone_hash, password_hash, created_at,
                               vehicle_class, vehicle_plate, vehicle_model, vehicle_seats)
@@ -133,13 +131,9 @@ pub(super) async fn insert_driver(
     Ok(())
 }
 
-pub(super) async fn credential(
-    tx: &mut TenantTx,
-    sealer: &Sealer,
-    kind: Kind,
-    phone: &str,
-) -> sqlx::Result<Option<Credential>> {
-    let hash = phone_hash(sealer, tx, phone);
+pub(super) async fn credential(tx: &mut TenantTx, kind: Kind, phone: &str) -> sqlx::Result<Option<Credential>> {
+    let sealer = tx.sealer().await?;
+    let hash = phone_hash(&sealer, tx, phone);
     match kind {
         Kind::Rider => {
             sqlx::query_as!(Credential, "SELECT id, password_hash FROM riders WHERE phone_hash = $1", hash)
@@ -186,8 +180,9 @@ impl SealedParties {
 }
 
 /// The rider who has this phone.
-pub async fn rider_by_phone(tx: &mut TenantTx, sealer: &Sealer, phone: &str) -> sqlx::Result<Option<RiderId>> {
-    let hash = phone_hash(sealer, tx, phone);
+pub async fn rider_by_phone(tx: &mut TenantTx, phone: &str) -> sqlx::Result<Option<RiderId>> {
+    let sealer = tx.sealer().await?;
+    let hash = phone_hash(&sealer, tx, phone);
     let id = sqlx::query_scalar!("SELECT id FROM riders WHERE phone_hash = $1", hash);
     Ok(id.fetch_optional(tx.conn()).await?.map(RiderId))
 }
@@ -207,7 +202,6 @@ pub fn first_name(sealer: &Sealer, id: RiderId, sealed: Option<&[u8]>) -> String
 /// there are both or neither.
 pub async fn parties(
     tx: &mut TenantTx,
-    sealer: &Sealer,
     driver: DriverId,
     rider: RiderId,
 ) -> sqlx::Result<Option<(DriverProfile, String)>> {
@@ -219,7 +213,8 @@ pub async fn parties(
         driver.0,
         rider.0
     );
-    Ok(sealed.fetch_optional(tx.conn()).await?.map(|sealed| sealed.open(sealer, driver, rider)))
+    let Some(sealed) = sealed.fetch_optional(tx.conn()).await? else { return Ok(None) };
+    Ok(Some(sealed.open(&tx.sealer().await?, driver, rider)))
 }
 
 /// Holds an account's row, so that no ride of it begins until the transaction ends; `None` if there is no such account.
@@ -240,16 +235,16 @@ pub(super) async fn lock(tx: &mut TenantTx, kind: Kind, id: Uuid) -> sqlx::Resul
 }
 
 /// Whether an account may have a session; if so it is not erased before the transaction ends.
-pub(super) async fn hold_live(tx: &mut SystemTx, kind: Kind, id: Uuid) -> sqlx::Result<bool> {
+pub(super) async fn hold_live(conn: &mut PgConnection, kind: Kind, id: Uuid) -> sqlx::Result<bool> {
     let held = match kind {
         Kind::Rider => {
             sqlx::query_scalar!("SELECT id FROM riders WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE", id)
-                .fetch_optional(tx.conn())
+                .fetch_optional(conn)
                 .await?
         }
         Kind::Driver => {
             sqlx::query_scalar!("SELECT id FROM drivers WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE", id)
-                .fetch_optional(tx.conn())
+                .fetch_optional(conn)
                 .await?
         }
     };

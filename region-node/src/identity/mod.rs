@@ -13,6 +13,7 @@ mod refresh;
 mod register;
 mod sealer;
 mod sign_in;
+mod tenant_keys;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -25,8 +26,9 @@ pub use caller::{Caller, Operator, Subject, verify};
 pub use keys::{SigningKey, load_or_create as load_or_create_key};
 pub use password::hash_secret;
 use password::verify_secret;
-pub(crate) use refresh::{forget_expired, region_of as region_of_refresh_token};
+pub(crate) use refresh::{KnownIn, forget_expired};
 pub use sealer::Sealer;
+pub use tenant_keys::{TenantKeys, Unusable};
 pub use tokens::Tokens;
 
 use crate::app::App;

@@ -1,7 +1,8 @@
 //! Refresh tokens: used once, each use gives the next of its family; a second use of one revokes the family, since one of
 //! the two who hold it is a thief.
 //!
-//! A token begins with the name of the region that made it, so that any edge finds the way back.
+//! A token says where it is known, so that any edge finds the way: riders' and drivers' in their tenant's home, wherever that
+//! is by then, everybody else's in the region that made them.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -11,9 +12,15 @@ use shared::{
     ids::{RegionName, TenantId},
     problem::Code,
 };
+use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::{app::App, db::SystemTx, http::Problem};
+use super::accounts::Kind;
+use crate::{
+    app::App,
+    db::{SystemTx, TenantTx},
+    http::Problem,
+};
 
 /// What stands for the tenant of an operator, who has none; no tenant can be named so.
 const NO_TENANT: &str = "-";
@@ -27,16 +34,73 @@ pub(super) struct Session {
     pub(super) family: Uuid,
 }
 
-/// The region that made `token`, if it is one of ours by its looks.
-pub(crate) fn region_of(token: &str) -> Option<RegionName> {
-    token.split_once('.').and_then(|(region, _)| region.parse().ok())
+/// Where a token is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum KnownIn {
+    /// In this region.
+    Region(RegionName),
+    /// In the home of this tenant.
+    HomeOf(TenantId),
+}
+
+impl KnownIn {
+    /// Where `token` is known, if it is one of ours by its looks.
+    pub(crate) fn of(token: &str) -> Option<Self> {
+        let (place, _) = token.split_once('.')?;
+        match place.strip_prefix('@') {
+            Some(tenant) => tenant.parse().ok().map(Self::HomeOf),
+            None => place.parse().ok().map(Self::Region),
+        }
+    }
+}
+
+impl Session {
+    /// The tenant in whose home alone the session is known.
+    fn home_of(&self) -> Option<&TenantId> {
+        self.tenant.as_ref().filter(|_| Kind::of(self.role).is_some())
+    }
+}
+
+/// A transaction on sessions: a command of the tenant in whose home they are known, or on those known in this region.
+pub(super) enum SessionTx {
+    AtHome(TenantTx),
+    Here(SystemTx),
+}
+
+impl SessionTx {
+    pub(super) async fn begin(app: &App, home_of: Option<&TenantId>) -> Result<Self, Problem> {
+        Ok(match home_of {
+            Some(tenant) => Self::AtHome(app.db.begin(tenant).await?),
+            None => Self::Here(app.db.system().await?),
+        })
+    }
+
+    pub(super) fn conn(&mut self) -> &mut PgConnection {
+        match self {
+            Self::AtHome(tx) => tx.conn(),
+            Self::Here(tx) => tx.conn(),
+        }
+    }
+
+    pub(super) async fn commit(self) -> sqlx::Result<()> {
+        match self {
+            Self::AtHome(tx) => tx.commit().await,
+            Self::Here(tx) => tx.commit().await,
+        }
+    }
+}
+
+/// Begins `session`, in a transaction of its own.
+pub(super) async fn begin(app: &App, session: &Session) -> Result<SessionTx, Problem> {
+    SessionTx::begin(app, session.home_of()).await
 }
 
 /// Makes a session's next token.
-pub(super) async fn issue(app: &App, tx: &mut SystemTx, session: &Session) -> Result<String, Problem> {
+pub(super) async fn issue(app: &App, tx: &mut SessionTx, session: &Session) -> Result<String, Problem> {
     let mut random = [0; 32];
     SystemRandom::new().fill(&mut random).expect("the system gives random bytes");
-    let token = format!("{}.{}", app.region, URL_SAFE_NO_PAD.encode(random));
+    let place = session.home_of().map_or_else(|| app.region.to_string(), |tenant| format!("@{tenant}"));
+    let token = format!("{place}.{}", URL_SAFE_NO_PAD.encode(random));
     let now = app.clock.now();
     sqlx::query!(
         "INSERT INTO refresh_tokens (token_hash, family_id, tenant_id, subject, role, expires_at, created_at)
@@ -56,8 +120,13 @@ pub(super) async fn issue(app: &App, tx: &mut SystemTx, session: &Session) -> Re
 
 /// Uses `token` up and says whom it signs in. A second use revokes the family, and that is committed although the call is
 /// refused.
-pub(super) async fn redeem(app: &App, mut tx: SystemTx, token: &str) -> Result<(SystemTx, Session), Problem> {
+pub(super) async fn redeem(app: &App, token: &str) -> Result<(SessionTx, Session), Problem> {
     let refused = || Problem::new(Code::InvalidRefreshToken, "sign in again");
+    let mut tx = match KnownIn::of(token) {
+        Some(KnownIn::HomeOf(tenant)) => SessionTx::begin(app, Some(&tenant)).await?,
+        Some(KnownIn::Region(_)) => SessionTx::begin(app, None).await?,
+        None => return Err(refused()),
+    };
     let now = app.clock.now();
     let row = sqlx::query!(
         "SELECT family_id, tenant_id, subject, role, expires_at, used_at, revoked_at
@@ -95,17 +164,35 @@ pub(super) async fn redeem(app: &App, mut tx: SystemTx, token: &str) -> Result<(
     Ok((tx, Session { subject: row.subject, role, tenant, family: row.family_id }))
 }
 
-/// Forgets tokens that can no longer be used; any node may do it at any time.
+/// Forgets tokens that can no longer be used, except of tenants that are only arriving here; any node may do it at any time.
 pub(crate) async fn forget_expired(app: &App) -> Result<u64, Problem> {
     let mut tx = app.db.system().await?;
-    let forgotten = sqlx::query!("DELETE FROM refresh_tokens WHERE expires_at <= $1", app.clock.now())
-        .execute(tx.conn())
-        .await?
-        .rows_affected();
+    let forgotten = sqlx::query!(
+        "DELETE FROM refresh_tokens
+         WHERE expires_at <= $1 AND tenant_id NOT IN (SELECT tenant_id FROM tenant_arrivals)",
+        app.clock.now()
+    )
+    .execute(tx.conn())
+    .await?
+    .rows_affected();
     tx.commit().await?;
     Ok(forgotten)
 }
 
 fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_says_where_it_is_known() {
+        assert_eq!(KnownIn::of("us-east.secret"), Some(KnownIn::Region("us-east".parse().unwrap())));
+        assert_eq!(KnownIn::of("@cabs.secret"), Some(KnownIn::HomeOf("cabs".parse().unwrap())));
+        for strange in ["", "secret", ".secret", "@.secret", "@Cabs!.secret"] {
+            assert_eq!(KnownIn::of(strange), None, "{strange}");
+        }
+    }
 }

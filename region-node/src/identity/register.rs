@@ -84,7 +84,7 @@ pub(super) async fn register_rider(
     let NewRider { name, phone, .. } = &command.body;
     let (id, now) = (RiderId::new(), app.clock.now());
     let account = accounts::NewAccount { id: id.0, name, phone, password_hash: &password_hash, now };
-    accounts::insert_rider(&mut tx, &app.sealer, account).await.map_err(phone_taken)?;
+    accounts::insert_rider(&mut tx, account).await.map_err(phone_taken)?;
     tx.tells_of(id.0);
     let account = RiderAccount { id, tenant, name: name.clone(), phone: phone.clone(), created_at: now };
     tx.finish(StatusCode::CREATED, &account).await
@@ -112,7 +112,7 @@ pub(super) async fn register_driver(
     }
     let (id, now) = (DriverId::new(), app.clock.now());
     let account = accounts::NewAccount { id: id.0, name, phone, password_hash: &password_hash, now };
-    accounts::insert_driver(&mut tx, &app.sealer, account, vehicle).await.map_err(phone_taken)?;
+    accounts::insert_driver(&mut tx, account, vehicle).await.map_err(phone_taken)?;
     tx.tells_of(id.0);
     let account = DriverAccount {
         id,

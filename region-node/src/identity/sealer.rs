@@ -1,4 +1,5 @@
-//! Personal data and private keys at rest: sealed with AES-256-GCM under keys derived from the region's master key.
+//! Personal data and private keys at rest: sealed with AES-256-GCM under keys derived from the region's master key, and what
+//! belongs to a tenant under a key of the tenant's own, which moves with it.
 
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use ring::{
     hkdf, hmac,
     rand::{SecureRandom, SystemRandom},
 };
+use shared::ids::TenantId;
 
 /// Seals and opens small secrets. Cheap to clone.
 #[derive(Clone)]
@@ -19,7 +21,7 @@ struct Keys {
 }
 
 impl Sealer {
-    /// Derives all keys from the region's master key.
+    /// Derives all keys from a region's master key, or from a tenant's key.
     pub fn new(master_key: &[u8; 32]) -> Self {
         let derive = hkdf::Salt::new(hkdf::HKDF_SHA256, b"gocomet region").extract(master_key);
         let key = derive
@@ -27,6 +29,19 @@ impl Sealer {
             .map(UnboundKey::from)
             .expect("one key's length is within what HKDF gives");
         Self(Arc::new(Keys { seal: LessSafeKey::new(key), derive, random: SystemRandom::new() }))
+    }
+
+    /// The key of a tenant that was made here.
+    pub fn tenant_key(&self, tenant: &TenantId) -> [u8; 32] {
+        self.expand(&[b"tenant", tenant.as_str().as_bytes()])
+    }
+
+    /// Thirty-two bytes that only this key and `purpose` give.
+    pub(super) fn expand(&self, purpose: &[&[u8]]) -> [u8; 32] {
+        let mut key = [0; 32];
+        let filled = self.0.derive.expand(purpose, hkdf::HKDF_SHA256).and_then(|expanded| expanded.fill(&mut key));
+        filled.expect("one key's length is within what HKDF gives");
+        key
     }
 
     /// Seals `plain`; `context` (the row it belongs to) must be the same to open it, so that no value can be moved.
@@ -86,6 +101,17 @@ mod tests {
         *changed.last_mut().unwrap() ^= 1;
         assert_eq!(sealer.open("rider/1/phone", &changed), None);
         assert_eq!(sealer.open("rider/1/phone", b"short"), None);
+    }
+
+    #[test]
+    fn what_one_tenant_s_key_sealed_no_other_opens() {
+        let region = Sealer::new(&[7; 32]);
+        let key = |tenant: &str| region.tenant_key(&tenant.parse().unwrap());
+        let sealed = Sealer::new(&key("cabs")).seal("rider/1/phone", b"+15550100");
+        assert_eq!(Sealer::new(&key("cabs")).open("rider/1/phone", &sealed).unwrap(), b"+15550100");
+        for other in [Sealer::new(&key("limos")), region.clone()] {
+            assert_eq!(other.open("rider/1/phone", &sealed), None);
+        }
     }
 
     #[test]

@@ -94,15 +94,15 @@ pub(super) async fn token(
                 Some(tenant) => back_office(&app, tenant, client_id, &client_secret).await?,
                 None => operator(&app, client_id, &client_secret)?,
             };
-            (app.db.system().await?, session)
+            (refresh::begin(&app, &session).await?, session)
         }
         Grant::Password { phone, password, role } => {
             let tenant = tenant.ok_or_else(TenantHeader::missing)?;
             let session = person(&app, tenant, &phone, &password, role).await?;
-            (app.db.system().await?, session)
+            (refresh::begin(&app, &session).await?, session)
         }
         Grant::RefreshToken { refresh_token } => {
-            let (tx, session) = refresh::redeem(&app, app.db.system().await?, &refresh_token).await?;
+            let (tx, session) = refresh::redeem(&app, &refresh_token).await?;
             if tenant.is_some() && session.role != Role::Operator && tenant != session.tenant {
                 return Err(Problem::new(Code::TenantMismatch, "the refresh token is of another tenant"));
             }
@@ -111,7 +111,7 @@ pub(super) async fn token(
     };
     // Erased since the password was checked, or since the session began.
     if let (Some(kind), Ok(id)) = (Kind::of(session.role), session.subject.parse())
-        && !accounts::hold_live(&mut tx, kind, id).await?
+        && !accounts::hold_live(tx.conn(), kind, id).await?
     {
         return Err(wrong());
     }
@@ -174,7 +174,7 @@ async fn person(
     let mut tx = app.db.begin(&tenant).await?;
     let mut found = Vec::new();
     for kind in kinds {
-        if let Some(credential) = accounts::credential(&mut tx, &app.sealer, *kind, phone).await? {
+        if let Some(credential) = accounts::credential(&mut tx, *kind, phone).await? {
             found.push((kind.role(), credential));
         }
     }

@@ -127,7 +127,7 @@ pub(super) async fn begun_before<T>(
     let begun = store::asked_under_key(tx, &caller.key_owner(), &key.key, now - KEPT_FOR).await?;
     if let Some(begun) = &begun {
         if let Some(asked_by) = &begun.asked_by {
-            asked_by.check(&key.request_hash)?;
+            asked_by.check(&key.request_hash(&tx.sealer().await?))?;
         }
         if begun.sequence.is_held(now) {
             return Err(PaymentError::InProgress.into());
@@ -156,7 +156,8 @@ async fn intend(
         return Err(PaymentError::AlreadyPaid(owed.trip_id).into());
     }
     let provider = provider_of(app, &config.psp, &method, due.amount, caller)?;
-    Ok(record(app, tx, provider, owed, due, method, AskedBy::of(command, caller)).await?)
+    let asked_by = AskedBy::of(command, caller, &tx.sealer().await?);
+    Ok(record(app, tx, provider, owed, due, method, asked_by).await?)
 }
 
 /// Who is to move the money: the tenant's account at a payment service where that is needed.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     app::App,
     http::Command,
-    identity::Caller,
+    identity::{Caller, Sealer},
     rides::{MethodType, PaymentMethod},
 };
 
@@ -160,9 +160,10 @@ impl RefundRecord {
 
 impl AskedBy {
     /// Who makes `command`, if it can be repeated.
-    pub(super) fn of<T>(command: &Command<T>, caller: &Caller) -> Option<Self> {
+    pub(super) fn of<T>(command: &Command<T>, caller: &Caller, sealer: &Sealer) -> Option<Self> {
         let key = command.key.as_ref()?;
-        Some(Self { caller: caller.key_owner(), key: key.key.clone(), request_hash: key.request_hash.to_vec() })
+        let request_hash = key.request_hash(sealer).to_vec();
+        Some(Self { caller: caller.key_owner(), key: key.key.clone(), request_hash })
     }
 
     /// Whether a request with `request_hash` is the one that was made under this key.

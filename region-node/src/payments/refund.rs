@@ -97,7 +97,7 @@ async fn begun_before(
     let begun = store::refund_asked_under_key(tx, &caller.key_owner(), &key.key, now - KEPT_FOR).await?;
     if let Some(begun) = &begun {
         if let Some(asked_by) = &begun.asked_by {
-            asked_by.check(&key.request_hash)?;
+            asked_by.check(&key.request_hash(&tx.sealer().await?))?;
         }
         if begun.sequence.is_held(now) {
             return Err(PaymentError::InProgress.into());
@@ -140,7 +140,7 @@ async fn intend(
         split,
         reason: command.body.reason.clone(),
         sequence: if payment.needs_psp() { Sequence::begun(now + app.psp.hold()) } else { Sequence::without_psp() },
-        asked_by: AskedBy::of(command, caller),
+        asked_by: AskedBy::of(command, caller, &tx.sealer().await?),
         created_at: now,
         settled_at: None,
     };

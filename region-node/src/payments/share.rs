@@ -87,7 +87,7 @@ pub(super) async fn fall_back_if_failed(
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
     let Some(share) = payment.share_id.filter(|_| payment.sequence.step == Step::Failed) else { return Ok(()) };
-    let Some(FellBack { rider_id, method }) = fare_shares::fall_back(app, tx, share, now).await? else {
+    let Some(FellBack { rider_id, method }) = fare_shares::fall_back(tx, share, now).await? else {
         return Ok(());
     };
     let (provider, method, sequence) = automatic(app, &payment.provider, method, now);

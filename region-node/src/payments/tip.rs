@@ -88,5 +88,6 @@ async fn intend(
     let amount = Money::new(amount, fare.currency);
     let provider = pay::provider_of(app, &config.psp, &method, amount, caller)?;
     let due = Due { share: None, kind: PaymentKind::Tip, amount, split: Split::of_tip(amount.amount) };
-    Ok(pay::record(app, tx, provider, owed, due, method, AskedBy::of(command, caller)).await?)
+    let asked_by = AskedBy::of(command, caller, &tx.sealer().await?);
+    Ok(pay::record(app, tx, provider, owed, due, method, asked_by).await?)
 }

@@ -145,12 +145,23 @@ pub(super) async fn ride_decline(
     }
 }
 
-/// Disconnects the sockets whose token has expired, and those that read too slowly or send too much.
+/// Disconnects the sockets whose token has expired, those whose tenant is at home elsewhere by now, and those that read too
+/// slowly or send too much.
 pub(super) fn disconnect_unfit(io: &SocketIo<Adapter>, app: &App) {
     let now = app.clock.now();
+    let directory = app.tenants.directory();
     for socket in io.sockets() {
-        let expired = socket.extensions.get::<Session>().is_some_and(|session| session.caller.expires_at <= now);
-        let unfit = expired || socket.extensions.get::<Unfit>().is_some();
+        let session = socket.extensions.get::<Session>();
+        let expired = session.as_ref().is_some_and(|session| session.caller.expires_at <= now);
+        let home = session.and_then(|session| directory.homes.get(session.caller.tenant()).cloned());
+        let home = home.map(|home| home.region).filter(|home| *home != app.region);
+        if let Some(home) = &home {
+            let base_url = directory.regions.get(home).map(|region| region.base_url.as_str());
+            if let Err(error) = socket.emit("tenant:moved", &json!({"home_region": home, "base_url": base_url})) {
+                tracing::debug!(%error, "a socket is not told where its tenant is, only disconnected");
+            }
+        }
+        let unfit = expired || home.is_some() || socket.extensions.get::<Unfit>().is_some();
         if unfit && let Err(error) = socket.disconnect() {
             tracing::debug!(%error, "a socket to be disconnected is gone already, or reads nothing");
         }

@@ -84,7 +84,14 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
     let (stop, app) = (app.stop.clone(), app.clone());
     app.tasks.clone().spawn(async move {
         let mut ticks = tokio::time::interval(EXPIRY);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let mut departures = app.tenants.departures();
+        let mut is_due = async || {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = departures.changed() => {}
+            }
+        };
+        while stop.run_until_cancelled(is_due()).await.is_some() {
             incoming::disconnect_unfit(&io, &app);
             metrics::gauge!("region_node_sockets").set(io.sockets().len() as f64);
         }

@@ -72,7 +72,7 @@ pub(super) async fn cancel_ride(
             redispatch(&mut tx, ride, expire_after, now).await?.0
         }
     };
-    let ride = announce(&app, &mut tx, ride).await?;
+    let ride = announce(&mut tx, ride).await?;
     tracing::info!(ride.id = %id, status = %ride.status, "ride {id} given up by its {}", by.as_str());
     tx.finish(StatusCode::OK, &ride.seen_by(viewer)).await
 }

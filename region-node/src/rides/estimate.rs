@@ -97,8 +97,9 @@ pub(super) async fn estimate_ride(
         }
         None => None,
     };
+    let sealer = app.db.sealer(caller.tenant()).await?;
     Ok(Json(Estimate {
-        quote_id: quote.token(caller.tenant(), |bytes| app.sealer.sign(SIGNING_PURPOSE, bytes)),
+        quote_id: quote.token(caller.tenant(), |bytes| sealer.sign(SIGNING_PURPOSE, bytes)),
         fare: fare.total,
         discount: quote.promotion.as_ref().map(|_| Money::new(fare.promotion(), quote.currency)),
         surge_multiplier: quote.surge,

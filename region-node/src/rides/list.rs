@@ -42,7 +42,7 @@ pub(super) async fn get_ride(
     let mut tx = app.db.read(caller.tenant()).await?;
     let mut ride = store::load(&mut tx, id).await?.ok_or(RideError::NotFound(id))?;
     let viewer = ride.viewer(&caller).ok_or(RideError::NotFound(id))?;
-    describe(&app, &mut tx, &mut ride).await?;
+    describe(&mut tx, &mut ride).await?;
     Ok(Json(ride.seen_by(viewer)))
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn list_rides(
         match known.entry((driver, ride.rider_id)) {
             Entry::Occupied(parties) => (ride.driver, ride.rider) = parties.get().clone(),
             Entry::Vacant(new) => {
-                describe(&app, &mut tx, ride).await?;
+                describe(&mut tx, ride).await?;
                 new.insert((ride.driver.clone(), ride.rider.clone()));
             }
         }

@@ -91,7 +91,8 @@ pub(super) async fn request_ride(
     let quote = match &quote_id {
         Some(token) => {
             let wanted = Wanted { rider_id: rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
-            let sign = |bytes: &[u8]| app.sealer.sign(SIGNING_PURPOSE, bytes);
+            let sealer = tx.sealer().await?;
+            let sign = |bytes: &[u8]| sealer.sign(SIGNING_PURPOSE, bytes);
             let quote = Quote::redeem(token, caller.tenant(), wanted, now, sign).map_err(RideError::from)?;
             // What the quote promises holds, also once the promotion has ended: the code alone is compared.
             let promised = quote.promotion.as_ref().map(|promise| promise.code.as_str());
@@ -165,7 +166,7 @@ pub(super) async fn request_ride(
     if is_for_now {
         tx.tell(Event::DispatchDue { tenant: ride.tenant.clone(), ride_id: ride.id, at: dispatch_at });
     }
-    let ride = announce(&app, &mut tx, ride).await?;
+    let ride = announce(&mut tx, ride).await?;
     tracing::info!(ride.id = %ride.id, "ride {} requested", ride.id);
     tx.finish(StatusCode::CREATED, &ride.seen_by(Viewer::Rider)).await
 }

@@ -7,9 +7,8 @@ use uuid::Uuid;
 
 use super::{PaymentMethod, Place, Ride, RideError, RideStatus, RiderProfile, announce};
 use crate::{
-    app::App,
     db::{TenantTx, constraint},
-    identity::{SealedParties, Sealer},
+    identity::SealedParties,
     pricing::Quote,
     trips::{self, Trip},
 };
@@ -271,7 +270,6 @@ pub struct Follows {
 /// ride, with its parties, and the trip. The update's condition and the unique indexes decide every race: of any number of drivers one succeeds.
 pub async fn accept(
     tx: &mut TenantTx,
-    sealer: &Sealer,
     ride: &Ride,
     driver: DriverId,
     pickup_eta_s: i32,
@@ -325,7 +323,7 @@ pub async fn accept(
         rating_count: taken.rating_count,
         rider_name: taken.rider_name,
     };
-    let (profile, rider_name) = parties.open(sealer, driver, ride.rider_id);
+    let (profile, rider_name) = parties.open(&tx.sealer().await?, driver, ride.rider_id);
     let ride = Ride {
         status: RideStatus::Accepted,
         driver_id: Some(driver),
@@ -347,7 +345,6 @@ pub async fn accept(
 ///
 /// Nobody who holds a ride that waits asks for the one before it, so holding this one second is no circle.
 pub(crate) async fn begin_next(
-    app: &App,
     tx: &mut TenantTx,
     driver: DriverId,
     ended: TripId,
@@ -369,7 +366,7 @@ pub(crate) async fn begin_next(
     sqlx::query!("UPDATE rides SET after_trip_id = NULL, updated_at = $2 WHERE id = $1", ride.id.0, now)
         .execute(tx.conn())
         .await?;
-    let ride = announce(app, tx, Ride { after_trip_id: None, updated_at: now, ..ride }).await?;
+    let ride = announce(tx, Ride { after_trip_id: None, updated_at: now, ..ride }).await?;
     tracing::info!(ride.id = %ride.id, "ride {} follows the trip that ended", ride.id);
     Ok(Some(ride.id))
 }

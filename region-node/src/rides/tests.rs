@@ -123,8 +123,7 @@ pub(crate) async fn offer(region: &TestRegion, ride: &Value, driver: &TestUser) 
 async fn take(region: &TestRegion, ride: &Value, driver: &TestUser) -> Result<Trip, RideError> {
     let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
     let ride = load(&mut tx, id_of(ride)).await?.unwrap();
-    let (ride, trip) =
-        accept(&mut tx, &region.app.sealer, &ride, DriverId(driver.id), 240, None, region.clock.now()).await?;
+    let (ride, trip) = accept(&mut tx, &ride, DriverId(driver.id), 240, None, region.clock.now()).await?;
     sqlx::query("UPDATE offers SET status = 'accepted' WHERE ride_id = $1 AND driver_id = $2")
         .bind(ride.id.0)
         .bind(driver.id)

@@ -10,7 +10,6 @@ use time::OffsetDateTime;
 
 use super::{CancelledBy, MethodType, Place, Ride, RideStatus};
 use crate::{
-    app::App,
     db::TenantTx,
     identity::{self, Caller, DriverProfile, Subject},
     pricing::Surge,
@@ -147,17 +146,17 @@ impl Ride {
 }
 
 /// Loads what the parties may know of each other.
-pub async fn describe(app: &App, tx: &mut TenantTx, ride: &mut Ride) -> sqlx::Result<()> {
+pub async fn describe(tx: &mut TenantTx, ride: &mut Ride) -> sqlx::Result<()> {
     if let Some(driver) = ride.driver_id {
-        let parties = identity::parties(tx, &app.sealer, driver, ride.rider_id).await?;
+        let parties = identity::parties(tx, driver, ride.rider_id).await?;
         (ride.driver, ride.rider) = parties.map(|(driver, name)| (driver, RiderProfile { name })).unzip();
     }
     Ok(())
 }
 
 /// Completes a changed ride and tells its parties, once the transaction has committed.
-pub async fn announce(app: &App, tx: &mut TenantTx, mut ride: Ride) -> sqlx::Result<Ride> {
-    describe(app, tx, &mut ride).await?;
+pub async fn announce(tx: &mut TenantTx, mut ride: Ride) -> sqlx::Result<Ride> {
+    describe(tx, &mut ride).await?;
     tx.tell(Event::RideChanged(Box::new(ride.clone())));
     Ok(ride)
 }

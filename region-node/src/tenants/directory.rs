@@ -52,6 +52,9 @@ pub struct Home {
     pub epoch: Epoch,
     /// The company's name.
     pub name: String,
+    /// active, or moving while its commands are refused for a moment.
+    #[serde(default)]
+    pub state: String,
     /// The number of the published config that is due in the region asked; null before the first has arrived.
     #[serde(default)]
     pub config_version: Option<i64>,

@@ -26,6 +26,7 @@ use shared::{
     ids::{RegionName, TenantId},
     problem::Code,
 };
+use tokio::sync::watch;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(crate) use directory::DirectoryCell;
@@ -38,7 +39,7 @@ pub use published::{PublishedConfig, RefusedVersion};
 pub(crate) use route::Route;
 pub use store::announce_region;
 
-use crate::{app::App, db::Db, http::Problem};
+use crate::{app::App, db::Db, http::Problem, identity::TenantKeys};
 use published::{ConfigCache, InForce};
 
 /// What this region knows of all tenants. Cheap to clone.
@@ -52,17 +53,22 @@ struct Inner {
     unfit: Mutex<HashMap<TenantId, Vec<String>>>,
     db: Db,
     region: RegionName,
+    keys: TenantKeys,
+    /// Told when a tenant is at home here no more.
+    departed: watch::Sender<()>,
 }
 
 impl Tenants {
-    /// Loads the directory as `region` knows it.
-    pub async fn load(db: Db, region: RegionName) -> Result<Self, Problem> {
+    /// Loads the directory as the region of `db` knows it; `keys` are read again whenever it is.
+    pub async fn load(db: Db, keys: TenantKeys) -> Result<Self, Problem> {
         let tenants = Self(Arc::new(Inner {
             directory: DirectoryCell::default(),
             configs: ConfigCache::default(),
             unfit: Mutex::default(),
+            departed: watch::Sender::new(()),
+            region: db.region().clone(),
+            keys,
             db,
-            region,
         }));
         tenants.refresh().await?;
         Ok(tenants)
@@ -145,7 +151,15 @@ impl Tenants {
         let directory = store::directory(&mut tx, &self.0.region).await?;
         tx.commit().await?;
         let behind = self.0.configs.behind(&directory);
+        let own = &self.0.region;
+        let before = self.0.directory.get();
+        let stays = |tenant: &TenantId| directory.homes.get(tenant).is_some_and(|home| home.region == *own);
+        let has_departed = !before.at_home_in(own).all(stays);
+        self.0.keys.forget();
         self.0.directory.set(directory);
+        if has_departed {
+            self.0.departed.send_replace(());
+        }
         for tenant in behind {
             let changes = self.0.configs.touch(&tenant);
             if self.read_config(&tenant, changes).await?.is_none() {
@@ -153,6 +167,11 @@ impl Tenants {
             }
         }
         Ok(())
+    }
+
+    /// Tells whenever a tenant is at home here no more.
+    pub(crate) fn departures(&self) -> watch::Receiver<()> {
+        self.0.departed.subscribe()
     }
 
     /// Whether the draft at these heads was found unfit to be published before.

@@ -27,7 +27,7 @@ pub(super) async fn directory(tx: &mut SystemTx, here: &RegionName) -> sqlx::Res
     let regions =
         sqlx::query!("SELECT name, base_url, quic_addr, jwks, state FROM regions").fetch_all(tx.conn()).await?;
     let homes = sqlx::query!(
-        r#"SELECT h.tenant_id, h.name, h.region, h.term, h.n,
+        r#"SELECT h.tenant_id, h.name, h.region, h.term, h.n, h.state,
                   (SELECT max(v.version) FROM tenant_config_versions v
                    WHERE v.tenant_id = h.tenant_id AND v.version <= config_limit(h.tenant_id, $1)) AS config_version
            FROM tenant_homes h"#,
@@ -42,7 +42,7 @@ pub(super) async fn directory(tx: &mut SystemTx, here: &RegionName) -> sqlx::Res
     let homes = homes.into_iter().filter_map(|row| {
         let epoch = Epoch { term: row.term, n: row.n };
         let (region, config_version) = (row.region.parse().ok()?, row.config_version);
-        Some((row.tenant_id.parse().ok()?, Home { region, epoch, name: row.name, config_version }))
+        Some((row.tenant_id.parse().ok()?, Home { region, epoch, name: row.name, state: row.state, config_version }))
     });
     Ok(Directory { regions: regions.collect(), homes: homes.collect() })
 }

@@ -111,14 +111,13 @@ pub(super) struct AtTheEnd {
 
 /// Saves a trip that has taken a step, and its ride with it, and tells their parties.
 pub(super) async fn save(
-    app: &App,
     tx: &mut CommandTx,
     ride: Ride,
     was: super::TripStatus,
     trip: &Trip,
 ) -> Result<AtTheEnd, TripError> {
     let taken = store::save(tx, trip, was, ride.status).await?;
-    let (driver, rider) = taken.parties.open(&app.sealer, trip.driver_id, trip.rider_id);
+    let (driver, rider) = taken.parties.open(&tx.sealer().await?, trip.driver_id, trip.rider_id);
     let ride = Ride {
         status: trip.status.of_ride(),
         ended_at: trip.ended_at,
@@ -141,7 +140,7 @@ async fn step<T>(
     let (mut tx, ride, trip) = own_trip(app, caller, id, command).await?;
     let was = trip.status;
     let trip = take(trip, &ride, app.clock.now())?;
-    save(app, &mut tx, ride, was, &trip).await?;
+    save(&mut tx, ride, was, &trip).await?;
     tracing::info!(trip.id = %id, status = %trip.status, "trip {id} is {}", trip.status);
     tx.finish(StatusCode::OK, &trip).await
 }

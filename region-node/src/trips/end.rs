@@ -50,12 +50,12 @@ pub(super) async fn end_trip(
     };
     let (was, now) = (trip.status, app.clock.now());
     let mut trip = trip.end(&ride, measured_m, command.body.declared_tolls, app.config.rides.reprice_percent, now)?;
-    let at_the_end = drive::save(&app, &mut tx, ride.clone(), was, &trip).await?;
+    let at_the_end = drive::save(&mut tx, ride.clone(), was, &trip).await?;
     if at_the_end.is_shared {
         let shared = fare_shares::fix(&app, &mut tx, &config.config, &ride, &trip).await?;
         trip.shared = trip.fare.as_ref().filter(|_| shared > 0).map(|fare| Money::new(shared, fare.total.currency));
     }
-    let goes_on = at_the_end.is_followed && rides::begin_next(&app, &mut tx, trip.driver_id, id, now).await?.is_some();
+    let goes_on = at_the_end.is_followed && rides::begin_next(&mut tx, trip.driver_id, id, now).await?.is_some();
     let driven_for = |fare: &Fare| fare.total.amount + fare.promotion() - fare.tolls();
     let earned = Addition::earned(trip.fare.as_ref().map_or(0, driven_for));
     drivers::note_trip_ended(&mut tx, trip.driver_id, earned, !goes_on, now).await?;

@@ -135,12 +135,12 @@ pub(super) async fn get_receipt(
 ) -> Result<Response, Problem> {
     let published = app.tenants.config(caller.tenant()).await?;
     let mut tx = app.db.read(caller.tenant()).await?;
-    let (trip, shares) = visible(&app, &mut tx, &caller, id).await?;
+    let (trip, shares) = visible(&mut tx, &caller, id).await?;
     let format = preferred(&headers, &OFFERED).ok_or(TripError::NotAcceptable)?;
     let own = shares.iter().find(|share| caller.subject == Subject::Rider(share.rider_id));
     let payment_id = own.map_or(trip.payment_id, |share| share.payment.map(|payment| payment.id));
     let trip = Trip { payment_id, ..trip };
-    let receipt = receipt(&app, &mut tx, &published.config.name, trip, &shares).await?;
+    let receipt = receipt(&mut tx, &published.config.name, trip, &shares).await?;
     let (kind, body) = match format {
         Format::Json => ("application/json", serde_json::to_vec(&receipt).expect("a receipt is plain data")),
         Format::Html => ("text/html; charset=utf-8", receipt_html::render(&receipt).into_bytes()),
@@ -158,10 +158,10 @@ pub(super) async fn get_receipt(
 }
 
 /// The trip, if there is a receipt of it for the caller, and the shares of its fare that were fixed.
-async fn visible(app: &App, tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<(Trip, Vec<FareShare>), Problem> {
+async fn visible(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<(Trip, Vec<FareShare>), Problem> {
     let trip = store::load(tx, id).await?.ok_or(TripError::NotFound(id))?;
     let mut shares = match trip.shared {
-        Some(_) => fare_shares::of_rides(tx, &app.sealer, &[trip.ride_id]).await?,
+        Some(_) => fare_shares::of_rides(tx, &[trip.ride_id]).await?,
         None => Vec::new(),
     };
     shares.retain(|share| matches!(share.status, ShareStatus::Fixed | ShareStatus::FallenBack));
@@ -169,13 +169,7 @@ async fn visible(app: &App, tx: &mut TenantTx, caller: &Caller, id: TripId) -> R
     if has_share || get::is_own(&trip, caller) { Ok((trip, shares)) } else { Err(TripError::NotFound(id).into()) }
 }
 
-async fn receipt(
-    app: &App,
-    tx: &mut TenantTx,
-    company: &str,
-    trip: Trip,
-    shares: &[FareShare],
-) -> Result<Receipt, Problem> {
+async fn receipt(tx: &mut TenantTx, company: &str, trip: Trip, shares: &[FareShare]) -> Result<Receipt, Problem> {
     let ride = rides::load(tx, trip.ride_id).await?.ok_or(TripError::NoReceipt(trip.id))?;
     let (Some(ended_at), Some(Charged { kind, lines, total, fare })) = (trip.ended_at, Charged::of(&trip, &ride))
     else {
@@ -185,7 +179,7 @@ async fn receipt(
     let shares = shares.iter().filter_map(|share| {
         Some(ReceiptShare { name: share.rider.clone(), amount: share.amount?, status: share.status })
     });
-    let (driver, rider) = identity::parties(tx, &app.sealer, trip.driver_id, trip.rider_id).await?.unzip();
+    let (driver, rider) = identity::parties(tx, trip.driver_id, trip.rider_id).await?.unzip();
     let payment = match trip.payment_id {
         Some(id) => store::payment(tx, id).await?,
         None => None,

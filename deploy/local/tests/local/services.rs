@@ -22,7 +22,11 @@ fn roles_can_be_made_twice_and_none_sees_through_row_level_security() {
     );
     let output = local().args(["services", "--", "sh", "-c", &script]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("gocomet_app gocomet_owner gocomet_sync gocomet_system"), "{}", text(&output));
+    assert!(
+        text(&output).contains("gocomet_app gocomet_move gocomet_owner gocomet_sync gocomet_system"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[test]

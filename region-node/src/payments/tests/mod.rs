@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     db::TenantTx,
-    http::request_hash,
+    http::IdempotencyKey,
     identity::Sealer,
     rides::{MethodType, PaymentMethod},
     testing::{TestAnswer, TestRegion, TestUser},
@@ -298,7 +298,9 @@ fn id_of(payment: &Value) -> PaymentId {
 
 /// Who asks, as a request under `key` would be recorded.
 fn asked_by(user: &TestUser, path: &str, key: &str, body: &Value) -> AskedBy {
-    let request_hash = request_hash(&Sealer::new(&[7; 32]), "POST", path, body.to_string().as_bytes());
+    let sealer = Sealer::new(&Sealer::new(&[7; 32]).tenant_key(&"cabs".parse().unwrap()));
+    let request_hash =
+        IdempotencyKey::new(key.to_owned(), "POST", path, body.to_string().as_bytes()).request_hash(&sealer);
     let caller = format!("rider:{}", user.id);
     AskedBy { caller, key: key.to_owned(), request_hash: request_hash.to_vec() }
 }

@@ -3,11 +3,13 @@ import type { Money } from '../lib/money';
 import type { Client } from './client';
 import type {
   ConfigAnswer,
+  Directory,
   DispatchStory,
   DriverBalance,
   Estimate,
   FareShare,
   GivenUp,
+  Move,
   NearbyDriver,
   Offer,
   Page,
@@ -279,6 +281,15 @@ export const settlements = (
 
 export const regions = (client: Client, signal?: AbortSignal): Promise<RegionsView> =>
   client.json({ method: 'GET', path: '/v1/regions', signal });
+
+export const directory = (client: Client, signal?: AbortSignal): Promise<Directory> =>
+  client.json({ method: 'GET', path: '/v1/directory', signal });
+
+export const moves = (client: Client, signal?: AbortSignal): Promise<{ items: Move[] }> =>
+  client.json({ method: 'GET', path: '/v1/moves', signal });
+
+export const rehome = (client: Client, tenant: string, toRegion: string, idempotencyKey: string): Promise<Move> =>
+  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/rehome`, body: { to_region: toRegion, mode: 'planned' }, idempotencyKey });
 
 export interface NodeHealth {
   status?: string;

@@ -416,6 +416,40 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/moves": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Lists the newest moves of all regions that can be asked. */
+        get: operations["list_moves"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/moves/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Shows how far a move is. */
+        get: operations["get_move"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/payments": {
         parameters: {
             query?: never;
@@ -1087,6 +1121,23 @@ export interface paths {
         get: operations["list_versions"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{id}/rehome": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Has a tenant moved. It goes on behind this call: the answer's `Location` tells how far it is. */
+        post: operations["rehome_tenant"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1800,6 +1851,49 @@ export interface components {
             amount: number;
             /** @description ISO 4217. */
             currency: components["schemas"]["Currency"];
+        };
+        /**
+         * @description How a tenant changes its home.
+         * @enum {string}
+         */
+        MoveMode: "planned";
+        /** @description A move, as operators see it. */
+        MoveView: {
+            /**
+             * Format: int32
+             * @description Attempts that came to nothing, and why the last one did.
+             */
+            attempts: number;
+            /** Format: date-time */
+            ended_at?: string | null;
+            failure?: string | null;
+            from_region: string;
+            /** Format: date-time */
+            handed_over_at?: string | null;
+            /** Format: uuid */
+            id: string;
+            mode: components["schemas"]["MoveMode"];
+            /**
+             * Format: int32
+             * @description How long writes were refused, in milliseconds.
+             */
+            paused_ms?: number | null;
+            /** Format: date-time */
+            requested_at: string;
+            requested_by: string;
+            /**
+             * Format: int64
+             * @description Rows that the new home has written.
+             */
+            rows_moved: number;
+            /** @description requested, copying, pausing, handed_over, erasing, completed or failed. It cannot fail once it is handed over. */
+            state: string;
+            tenant: string;
+            to_region: string;
+        };
+        /** @description Moves, the newest first. */
+        Moves: {
+            items: components["schemas"]["MoveView"][];
         };
         /** @description A car. */
         NearbyDriver: {
@@ -2710,6 +2804,12 @@ export interface components {
             /** @description Whose view this is. */
             region: string;
             regions: components["schemas"]["RegionView"][];
+        };
+        /** @description Where a tenant is to be at home. */
+        RehomeRequest: {
+            mode: components["schemas"]["MoveMode"];
+            /** @description An active region. */
+            to_region: string;
         };
         /** @description A ride, as one of its parties sees it. */
         Ride: {
@@ -4386,6 +4486,83 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_moves: {
+        parameters: {
+            query?: {
+                /** @description Of this tenant alone. */
+                tenant?: string | null;
+                /** @description Only those from the region that answers; the others are not asked. */
+                here?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Moves"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    get_move: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MoveView"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -6665,6 +6842,73 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    rehome_tenant: {
+        parameters: {
+            query?: never;
+            header?: {
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RehomeRequest"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MoveView"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            421: {
                 headers: {
                     [name: string]: unknown;
                 };

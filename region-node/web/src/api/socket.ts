@@ -67,7 +67,10 @@ export function useSocket(
       };
       const next: RideSocket = baseUrl === undefined ? io(options) : io(baseUrl, options);
       current = next;
-      next.on('connect', () => setLive('live'));
+      next.on('connect', () => {
+        moved = false;
+        setLive('live');
+      });
       next.on('disconnect', (reason) => {
         setLive('lost');
         // The server closes a socket when its node stops; socket.io reconnects by itself from every other cause.

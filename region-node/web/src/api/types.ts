@@ -411,3 +411,21 @@ export interface RegionsView {
   region: string;
   regions: RegionView[];
 }
+
+/** All regions, and where each tenant is at home. */
+export interface Directory {
+  regions: Record<string, { base_url: string; state: string }>;
+  homes: Record<string, { region: string; name: string; state: string }>;
+}
+
+/** A tenant's move from one region to another. */
+export interface Move {
+  id: string;
+  tenant: string;
+  from_region: string;
+  to_region: string;
+  state: 'requested' | 'copying' | 'pausing' | 'handed_over' | 'erasing' | 'completed' | 'failed';
+  rows_moved: number;
+  paused_ms: number | null;
+  failure: string | null;
+}

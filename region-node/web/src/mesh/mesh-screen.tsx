@@ -7,6 +7,7 @@ import { Badge, Empty, Skeleton, type Tone } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { agreement, furthest, known } from './agreement';
 import { MeshDrawing } from './mesh-drawing';
+import { TenantsPanel } from './tenants-panel';
 import '../styles/mesh.css';
 
 export default function MeshScreen() {
@@ -51,6 +52,7 @@ function Mesh() {
               ))}
             </div>
           </div>
+          <TenantsPanel />
           <Links regions={regions} />
           <Vectors regions={regions} />
         </>

@@ -184,12 +184,12 @@ impl Sandbox {
             replays_error: false,
             attempts: 1,
         };
-        let tx = self.open(&order.tenant).await?;
+        let tx = self.begin(&order.tenant).await?;
         self.perform(tx, order.key, "charge", asked, at_first).await
     }
 
     async fn refund_once(&self, order: &RefundOrder) -> Result<Answer, Failure> {
-        let mut tx = self.open(&order.tenant).await?;
+        let mut tx = self.begin(&order.tenant).await?;
         let charge = books::lock_charge(&mut tx, &order.charge_ref).await?.ok_or(Failure::Other("no such charge"))?;
         let manner = Manner::of(&charge.token).unwrap_or(Manner::Charges);
         let currency = order.amount.currency.to_string();
@@ -271,6 +271,12 @@ impl Sandbox {
         let due: Vec<_> = script.webhooks(&name).into_iter().map(|after| now + after).collect();
         let event_id = format!("evt_{}", hex::encode(&Sha256::digest(&name)[..12]));
         books::announce(tx, key, &event_id, &due).await
+    }
+
+    /// To do something. Its books are where the tenant is at home and move with it, so none may be written while they do.
+    async fn begin(&self, tenant: &TenantId) -> Result<TenantTx, Failure> {
+        tokio::time::sleep(self.latency).await;
+        Ok(self.db.begin(tenant).await?)
     }
 
     async fn open(&self, tenant: &TenantId) -> Result<TenantTx, Failure> {

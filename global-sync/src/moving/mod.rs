@@ -1,0 +1,120 @@
+//! A tenant moves to another region: what it owns in its home alone is copied there, and then the home is.
+//!
+//! [`departure`] runs at the old home, in the leader, and can be broken off anywhere: the row of the move says how far it is.
+//! It copies all rows as of one moment, then again and again what has changed, and compares both sides' digests, all while the
+//! tenant goes on. Then writes pause, the last changes follow, and with one transaction the home is handed over, which is
+//! never taken back. Only then are the rows here erased. [`arrival`] runs at the new home and holds rows that nobody reads
+//! before the home is its own; an attempt that begins anew finds and erases what an earlier one has left.
+//!
+//! Rows move as they are, sealed with the tenant's own key, over a connection of their own. Here nothing knows what they mean.
+
+mod arrival;
+mod departure;
+mod record;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, types::Uuid};
+
+pub(crate) use arrival::receive;
+pub(crate) use departure::go_on;
+pub(crate) use record::Move;
+
+use crate::{
+    store::{Store, StoreError},
+    transport::BrokenOff,
+};
+
+/// What the old home says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Ask {
+    /// A copy begins; what an earlier attempt has left is to be erased.
+    Begin {
+        tenant: String,
+        move_id: Uuid,
+        /// The home that will be handed over.
+        term: i64,
+        n: i64,
+        /// The tenant's key, wrapped for the new home.
+        wrapped_key: Vec<u8>,
+        /// What the tables look like.
+        fingerprint: String,
+    },
+    /// Rows of this table follow.
+    Table { name: String },
+    /// So many rows should be there now, of every table in their order; where it is said, with this digest.
+    Counts { tables: Vec<(i64, Option<String>)> },
+    /// The keys of all rows of this table follow; others are gone.
+    Keys { name: String },
+    /// The home is the other's now. What was told before this may be asked again.
+    HandedOver { tenant: String, from: String, term: i64, n: i64 },
+    /// Breadcrumbs that were written after the pause follow.
+    Tail,
+}
+
+/// What the new home says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// It may begin.
+    Ready,
+    /// Rows written since the last answer to counts, and the tables of which more rows are here than there should be.
+    Counted { rows: i64, surplus: Vec<String> },
+    /// The tenant is at home here.
+    Home,
+    /// The tail is written.
+    Taken,
+    /// It will not have the tenant, and why.
+    Refused { reason: String },
+    /// It cannot go on, and why; another attempt may do better.
+    Failed { reason: String },
+}
+
+/// Why a move does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MoveError {
+    /// The database says no, or is away.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The other side is gone.
+    #[error(transparent)]
+    BrokenOff(#[from] BrokenOff),
+    /// The new home will not have the tenant.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The new home cannot go on.
+    #[error("{0} cannot go on: {1}")]
+    Failed(String, String),
+    /// The other side is not where it should be.
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(String, String),
+    /// The two sides do not agree.
+    #[error("{0}")]
+    Differs(String),
+    /// Something takes too long.
+    #[error("{0}")]
+    TooSlow(&'static str),
+}
+
+impl From<sqlx::Error> for MoveError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// A connection of its own that sees the rows of one tenant, all of them and of it alone. The name of a tenant is letters,
+/// digits and hyphens, whoever says it: nothing in it can end the quotes.
+async fn connect(store: &Store, tenant: &str) -> Result<PgConnection, StoreError> {
+    let tenant: shared::ids::TenantId =
+        tenant.parse().map_err(|_| StoreError::Damaged(format!("{tenant:?} is no tenant")))?;
+    let mut connection = PgConnection::connect_with(&store.pool().connect_options()).await?;
+    let settings = format!(
+        "SET ROLE gocomet_move; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET statement_timeout = '1h';
+         SET idle_in_transaction_session_timeout = '150s'; SELECT set_config('app.tenant_id', '{tenant}', false)"
+    );
+    connection.execute(AssertSqlSafe(settings)).await?;
+    Ok(connection)
+}

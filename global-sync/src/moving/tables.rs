@@ -1,0 +1,277 @@
+//! What a tenant owns in its home alone, table by table, in the order in which rows refer to each other.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::store::StoreError;
+
+/// A table of which a tenant's rows move.
+pub(super) struct Table {
+    pub(super) name: &'static str,
+    /// Which rows move, where not all do.
+    only: &'static str,
+    /// Where a row may take the place another has left, within an index that allows one: those that have left come first.
+    leavers_first: &'static str,
+}
+
+const fn table(name: &'static str) -> Table {
+    Table { name, only: "true", leavers_first: "1" }
+}
+
+/// What nodes may still write when they hear of the hand-over a moment late.
+pub(super) const TAIL: &str = "breadcrumbs";
+
+/// Every table with a tenant_id is here or in [`STAYS`]; a test says so.
+pub(super) const MOVES: [Table; 26] = [
+    table("riders"),
+    table("drivers"),
+    table("driver_records"),
+    Table { only: "role IN ('rider', 'driver')", ..table("refresh_tokens") },
+    Table { only: "caller NOT LIKE 'anywhere/%'", ..table("idempotency_keys") },
+    Table {
+        leavers_first: "CASE WHEN status IN ('completed', 'cancelled', 'expired')
+                               OR status IN ('requested', 'offered') AND scheduled_at IS NOT NULL THEN 0 ELSE 1 END",
+        ..table("rides")
+    },
+    Table { leavers_first: "CASE WHEN status = 'live' THEN 1 ELSE 0 END", ..table("offers") },
+    table("zone_queue"),
+    table("dispatch_candidates"),
+    Table {
+        leavers_first: "CASE WHEN status IN ('completed', 'cancelled') THEN 0 WHEN after_trip_id IS NULL THEN 1 ELSE 2 END",
+        ..table("trips")
+    },
+    Table { leavers_first: "CASE WHEN status IN ('declined', 'withdrawn') THEN 0 ELSE 1 END", ..table("fare_shares") },
+    table("breadcrumbs"),
+    table("ratings"),
+    Table { leavers_first: "CASE WHEN status = 'failed' THEN 0 ELSE 1 END", ..table("payments") },
+    table("refunds"),
+    table("payouts"),
+    table("payout_runs"),
+    table("ledger_entries"),
+    table("ledger_postings"),
+    table("disputes"),
+    table("psp_webhook_events"),
+    table("sandbox_psp_operations"),
+    table("sandbox_psp_webhooks"),
+    table("reconciliations"),
+    table("reconciliation_operations"),
+    table("reconciliation_differences"),
+];
+
+/// Of these the new home has, or soon makes, its own.
+#[cfg(test)]
+pub(super) const STAYS: [&str; 14] = [
+    // Drivers say anew where they are; surge follows from that.
+    "driver_places",
+    "surge_maps",
+    // Wrapped anew for the new home.
+    "tenant_keys",
+    // Of the moves themselves.
+    "tenant_moves",
+    "tenant_arrivals",
+    // In every region.
+    "tenant_homes",
+    "tenant_documents",
+    "tenant_config_versions",
+    "tenant_config_rollouts",
+    "ledger_facts",
+    // Of the log.
+    "repl_outbox",
+    "repl_rejected",
+    "repl_quarantine",
+    "repl_promise",
+];
+
+/// Erased at the old home, and never moved.
+const LEFT_BEHIND: [&str; 3] = ["driver_places", "surge_maps", "tenant_keys"];
+
+/// A table's columns here.
+pub(super) struct Shape {
+    pub(super) table: &'static Table,
+    columns: Vec<String>,
+    key: Vec<String>,
+    types: String,
+}
+
+/// What the tables look like here. Columns whose values the database makes are none of it.
+pub(super) async fn shapes(connection: &mut PgConnection) -> Result<Vec<Shape>, StoreError> {
+    let mut shapes = Vec::with_capacity(MOVES.len());
+    for table in &MOVES {
+        let rows: Vec<(String, String, bool)> = sqlx::query_as(
+            "SELECT quote_ident(a.attname), format_type(a.atttypid, a.atttypmod), a.attnum = ANY(i.indkey::smallint[])
+             FROM pg_attribute a JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
+             WHERE a.attrelid = $1::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+               AND a.attname <> 'made_by'
+             ORDER BY a.attnum",
+        )
+        .bind(table.name)
+        .fetch_all(&mut *connection)
+        .await?;
+        let mut shape = Shape { table, columns: Vec::new(), key: Vec::new(), types: String::new() };
+        for (column, kind, is_key) in rows {
+            let _ = write!(shape.types, "{column} {kind} {is_key},");
+            if is_key {
+                shape.key.push(column.clone());
+            }
+            shape.columns.push(column);
+        }
+        shapes.push(shape);
+    }
+    Ok(shapes)
+}
+
+/// The same in two regions exactly if rows of one fit into the other.
+pub(super) fn fingerprint(shapes: &[Shape]) -> String {
+    let texts = shapes.iter().map(|shape| format!("{}({})", shape.table.name, shape.types));
+    hex::encode(texts.fold(Sha256::new(), |digest, text| digest.chain_update(text)).finalize())
+}
+
+/// A row as text, in few bytes: the same wherever the row is the same.
+fn hash_of(columns: &[String]) -> String {
+    format!("hashtextextended(ROW({})::text, 0)", columns.join(", "))
+}
+
+impl Shape {
+    fn list(&self) -> String {
+        self.columns.join(", ")
+    }
+
+    fn own(&self, tenant: &str) -> String {
+        format!("tenant_id = '{tenant}' AND {}", self.table.only)
+    }
+
+    /// Copies out a tenant's rows with the hash of each: those written since the transaction number `since`, or all. What
+    /// was written by a number 2^31 before counts as well, which does no harm.
+    pub(super) fn copy_out(&self, tenant: &str, since: Option<i64>) -> String {
+        let changed = since.map_or_else(String::new, |since| {
+            format!(" AND ((xmin::text::bigint - {since} + 4294967296) % 4294967296) < 2147483648")
+        });
+        let (columns, hash) = (self.list(), hash_of(&self.columns));
+        format!(
+            "COPY (SELECT {columns}, {hash} FROM {} WHERE {}{changed}) TO STDOUT (FORMAT binary)",
+            self.table.name,
+            self.own(tenant)
+        )
+    }
+
+    /// Makes the place where rows that come in can be looked at.
+    pub(super) fn incoming(&self) -> String {
+        format!(
+            "CREATE TEMP TABLE incoming ON COMMIT DROP AS SELECT {}, 0::bigint AS incoming_hash FROM {} WITH NO DATA",
+            self.list(),
+            self.table.name
+        )
+    }
+
+    /// Writes what came in; tells how many rows that were, and how many are not what was sent.
+    pub(super) fn take_in(&self) -> String {
+        let set = self.columns.iter().filter(|column| !self.key.contains(column));
+        let set: Vec<_> = set.map(|column| format!("{column} = excluded.{column}")).collect();
+        let (name, columns, key) = (self.table.name, self.list(), self.key.join(", "));
+        let deed = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
+        let hash = hash_of(&self.columns.iter().map(|column| format!("{name}.{column}")).collect::<Vec<_>>());
+        format!(
+            "WITH stored AS (
+                 INSERT INTO {name} ({columns}) SELECT {columns} FROM incoming ORDER BY {}, {key}
+                 ON CONFLICT ({key}) DO {deed} RETURNING {hash} AS hash
+             )
+             SELECT (SELECT count(*) FROM incoming),
+                    COALESCE((SELECT sum(hash::numeric) FROM stored), 0)
+                        = COALESCE((SELECT sum(incoming_hash::numeric) FROM incoming), 0)
+                    AND (SELECT count(*) FROM stored) = (SELECT count(*) FROM incoming)",
+            self.table.leavers_first
+        )
+    }
+
+    /// Adds what came in and is not here.
+    pub(super) fn add_in(&self) -> String {
+        let columns = self.list();
+        format!("INSERT INTO {} ({columns}) SELECT {columns} FROM incoming ON CONFLICT DO NOTHING", self.table.name)
+    }
+
+    /// Counts a tenant's rows.
+    fn count(&self, tenant: &str) -> String {
+        format!("SELECT count(*), NULL::text FROM {} WHERE {}", self.table.name, self.own(tenant))
+    }
+
+    /// Counts a tenant's rows and sums their hashes.
+    fn digest(&self, tenant: &str) -> String {
+        let hash = hash_of(&self.columns);
+        format!(
+            "SELECT count(*), COALESCE(sum({hash}::numeric), 0)::text FROM {} WHERE {}",
+            self.table.name,
+            self.own(tenant)
+        )
+    }
+
+    /// Copies out the keys of all rows.
+    pub(super) fn copy_keys(&self, tenant: &str) -> String {
+        let key = self.key.join(", ");
+        format!("COPY (SELECT {key} FROM {} WHERE {}) TO STDOUT (FORMAT binary)", self.table.name, self.own(tenant))
+    }
+
+    /// Makes the place where keys that come in can be looked at.
+    pub(super) fn incoming_keys(&self) -> String {
+        let key = self.key.join(", ");
+        format!("CREATE TEMP TABLE incoming ON COMMIT DROP AS SELECT {key} FROM {} WITH NO DATA", self.table.name)
+    }
+
+    /// Deletes the rows whose keys did not come in: they are gone where they came from.
+    pub(super) fn delete_others(&self, tenant: &str) -> String {
+        let key = self.key.join(", ");
+        format!(
+            "DELETE FROM {} WHERE {} AND ({key}) NOT IN (SELECT {key} FROM incoming)",
+            self.table.name,
+            self.own(tenant)
+        )
+    }
+}
+
+/// Counts a tenant's rows, table by table in their order, and with digests sums the hashes of all.
+pub(super) fn counts(shapes: &[Shape], tenant: &str, with_digests: bool) -> String {
+    let count = |(at, shape): (usize, &Shape)| {
+        let count = if with_digests { shape.digest(tenant) } else { shape.count(tenant) };
+        format!("SELECT {at} AS at, c.* FROM ({count}) AS c (rows, digest)")
+    };
+    let all: Vec<_> = shapes.iter().enumerate().map(count).collect();
+    format!("SELECT rows, digest FROM ({}) AS tables ORDER BY at", all.join(" UNION ALL "))
+}
+
+/// Rows deleted with one statement.
+const ERASED_AT_ONCE: i64 = 10_000;
+
+/// Erases a tenant's rows, those that refer to others first, some at a time; how many there were. Each statement stands alone.
+pub(super) async fn erase(connection: &mut PgConnection, tenant: &str) -> Result<u64, StoreError> {
+    let mut erased = 0;
+    let left_behind = LEFT_BEHIND.iter().map(|name| (*name, "true"));
+    for (name, only) in left_behind.chain(MOVES.iter().rev().map(|table| (table.name, table.only))) {
+        loop {
+            // A trip may have been accepted to follow an earlier one.
+            let order = if name == "trips" { " ORDER BY id DESC" } else { "" };
+            let delete = format!(
+                "DELETE FROM {name} WHERE ctid = ANY(ARRAY(
+                     SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}))"
+            );
+            let gone = sqlx::query(AssertSqlSafe(delete)).execute(&mut *connection).await?.rows_affected();
+            erased += gone;
+            if gone == 0 {
+                break;
+            }
+        }
+    }
+    Ok(erased)
+}
+
+/// Whether any row of a tenant's is here.
+pub(super) async fn holds_any(connection: &mut PgConnection, tenant: &str) -> Result<bool, StoreError> {
+    for table in &MOVES {
+        let exists =
+            format!("SELECT EXISTS (SELECT FROM {} WHERE tenant_id = '{tenant}' AND {})", table.name, table.only);
+        if sqlx::query_scalar::<_, bool>(AssertSqlSafe(exists)).fetch_one(&mut *connection).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

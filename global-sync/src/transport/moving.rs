@@ -1,0 +1,138 @@
+//! A tenant's rows on a connection of their own: personal data shares nothing with what is replicated.
+//!
+//! Whoever calls under this name in the TLS handshake moves one tenant on one stream, both ways: frames are four bytes of
+//! length, one of type and the content. What is said is JSON; rows are packed with zstd.
+
+use std::time::Duration;
+
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use serde::{Serialize, de::DeserializeOwned};
+use shared::ids::RegionName;
+use tokio::time::timeout;
+
+/// The name in the TLS handshake; it carries the version of the format.
+pub(super) const ALPN: &[u8] = b"gocomet-move/1";
+
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// Either side gives up when nothing moves for so long; a large table is written with one statement.
+const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// Above a piece with the largest row in it; checked before anything is allocated.
+const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+const LEVEL: i32 = 1;
+
+const SAID: u8 = 1;
+const ROWS: u8 = 2;
+
+/// The connection over which a tenant moves; it ends when this is dropped.
+pub struct MoveLink {
+    /// Who is there, by its certificate.
+    pub region: RegionName,
+    connection: Connection,
+    send: SendStream,
+    receive: RecvStream,
+}
+
+/// What came.
+pub enum MoveFrame<T> {
+    /// Something that was said.
+    Said(T),
+    /// Rows, as `COPY` writes them.
+    Rows(Vec<u8>),
+}
+
+/// The connection is of no use any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to {region} broke off: {reason}")]
+pub struct BrokenOff {
+    region: RegionName,
+    reason: String,
+}
+
+impl MoveLink {
+    /// The side that called.
+    pub(super) async fn open(connection: Connection, region: RegionName) -> Result<Self, BrokenOff> {
+        let streams = timeout(OPEN_WITHIN, connection.open_bi()).await;
+        Self::of(connection, region, streams)
+    }
+
+    /// The side that was called.
+    pub(super) async fn accept(connection: Connection, region: RegionName) -> Result<Self, BrokenOff> {
+        let streams = timeout(OPEN_WITHIN, connection.accept_bi()).await;
+        Self::of(connection, region, streams)
+    }
+
+    fn of(
+        connection: Connection,
+        region: RegionName,
+        streams: Result<Result<(SendStream, RecvStream), quinn::ConnectionError>, tokio::time::error::Elapsed>,
+    ) -> Result<Self, BrokenOff> {
+        match streams {
+            Ok(Ok((send, receive))) => Ok(Self { region, connection, send, receive }),
+            Ok(Err(error)) => Err(BrokenOff { region, reason: error.to_string() }),
+            Err(_) => Err(BrokenOff { region, reason: "no stream".to_owned() }),
+        }
+    }
+
+    /// Says something.
+    pub async fn say(&mut self, what: &impl Serialize) -> Result<(), BrokenOff> {
+        self.write(SAID, &serde_json::to_vec(what).expect("what is said is plain data")).await
+    }
+
+    /// Sends rows; returns how many bytes that took.
+    pub async fn send_rows(&mut self, rows: &[u8]) -> Result<usize, BrokenOff> {
+        let packed = zstd::bulk::compress(rows, LEVEL).expect("memory can be compressed into memory");
+        self.write(ROWS, &packed).await?;
+        Ok(packed.len())
+    }
+
+    /// What comes next.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<MoveFrame<T>, BrokenOff> {
+        let read = timeout(STALLED_AFTER, read(&mut self.receive)).await;
+        let (kind, content) = read.map_err(|_| self.broken("it stalled"))?.map_err(|reason| self.broken(reason))?;
+        match kind {
+            SAID => serde_json::from_slice(&content).map(MoveFrame::Said).map_err(|error| self.broken(error)),
+            ROWS => zstd::bulk::decompress(&content, MAX_FRAME_BYTES)
+                .map(MoveFrame::Rows)
+                .map_err(|error| self.broken(error)),
+            _ => Err(self.broken("an unknown frame")),
+        }
+    }
+
+    /// What is said next; rows would be out of place.
+    pub async fn hear<T: DeserializeOwned>(&mut self) -> Result<T, BrokenOff> {
+        match self.next().await? {
+            MoveFrame::Said(said) => Ok(said),
+            MoveFrame::Rows(_) => Err(self.broken("rows out of place")),
+        }
+    }
+
+    async fn write(&mut self, kind: u8, content: &[u8]) -> Result<(), BrokenOff> {
+        let length = u32::try_from(content.len() + 1).expect("a frame is small");
+        let frame = [&length.to_be_bytes()[..], &[kind], content].concat();
+        let written = timeout(STALLED_AFTER, self.send.write_all(&frame)).await;
+        written.map_err(|_| self.broken("it stalled"))?.map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, reason: impl ToString) -> BrokenOff {
+        BrokenOff { region: self.region.clone(), reason: reason.to_string() }
+    }
+}
+
+impl Drop for MoveLink {
+    fn drop(&mut self) {
+        self.connection.close(VarInt::from_u32(0), b"done");
+    }
+}
+
+async fn read(stream: &mut RecvStream) -> Result<(u8, Vec<u8>), String> {
+    let mut head = [0; 5];
+    stream.read_exact(&mut head).await.map_err(|error| error.to_string())?;
+    let [a, b, c, d, kind] = head;
+    let size = u32::from_be_bytes([a, b, c, d]) as usize;
+    if size == 0 || size > MAX_FRAME_BYTES {
+        return Err(format!("a frame of {size} bytes"));
+    }
+    let mut content = vec![0; size - 1];
+    stream.read_exact(&mut content).await.map_err(|error| error.to_string())?;
+    Ok((kind, content))
+}

@@ -1,0 +1,110 @@
+//! What operators may ask for, and what everybody else is told meanwhile. That rows arrive is global-sync's to test.
+
+use axum::{Json, Router, routing::get};
+use serde_json::json;
+use shared::problem::Code;
+use sqlx::PgPool;
+
+use crate::{
+    identity::{Sealer, TenantKeys},
+    testing::TestRegion,
+};
+
+/// The master key of the other region.
+const THEIRS: [u8; 32] = [9; 32];
+
+/// Makes `eu-west` known here, which says that it is well, and announces a key; its address.
+async fn know_another_region(pool: &PgPool, state: &str) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base_url = format!("http://{}", listener.local_addr().unwrap());
+    let well = json!({"health": {"ready": true, "postgres": true, "redis": true, "sync": true}});
+    let service = Router::new().route("/health", get(move || std::future::ready(Json(well.clone()))));
+    tokio_util::task::TaskTracker::new().spawn(axum::serve(listener, service).into_future());
+    let keys = TenantKeys::new("eu-west".parse().unwrap(), Sealer::new(&THEIRS));
+    sqlx::query("INSERT INTO regions (name, base_url, quic_addr, jwks, state) VALUES ('eu-west', $1, '', $2, $3)")
+        .bind(base_url)
+        .bind(json!({"keys": [keys.jwk()]}))
+        .bind(state)
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+async fn as_sync(pool: &PgPool, sql: &'static str) {
+    let options = pool.connect_options().as_ref().clone().username("gocomet_sync");
+    let sync = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    sqlx::query(sql).execute(&sync).await.unwrap();
+    sync.close().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_move_is_written_down_once_with_the_tenant_s_key_for_the_other_region_alone(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    know_another_region(&pool, "active").await;
+    region.app.tenants.refresh().await.unwrap();
+    let operator = region.operator().await;
+    let asked = json!({"to_region": "eu-west", "mode": "planned"});
+    let moving = operator.post_keyed("/v1/tenants/cabs/rehome", "once", asked.clone()).await;
+    assert_eq!(moving.headers["location"], format!("/v1/moves/{}", moving.json()["id"].as_str().unwrap()));
+    let moving = moving.ok(202);
+    assert_eq!(
+        (&moving["state"], &moving["from_region"], &moving["tenant"]),
+        (&json!("requested"), &json!("us-east"), &json!("cabs"))
+    );
+    let replayed = operator.post_keyed("/v1/tenants/cabs/rehome", "once", asked.clone()).await;
+    assert_eq!(replayed.ok(202), moving);
+    assert_eq!(operator.post("/v1/tenants/cabs/rehome", asked).await.problem(409).code, "move_in_progress");
+    let shown = operator.get(&format!("/v1/moves/{}", moving["id"].as_str().unwrap())).await.ok(200);
+    assert_eq!(shown, moving);
+    assert_eq!(operator.get("/v1/moves?tenant=cabs").await.ok(200)["items"], json!([moving]));
+    assert_eq!(operator.get("/v1/moves?tenant=limos").await.ok(200)["items"], json!([]));
+
+    let wrapped: Vec<u8> = sqlx::query_scalar("SELECT wrapped_key FROM tenant_moves")
+        .fetch_one(region.app.db.system_alone())
+        .await
+        .unwrap();
+    let sealed = region.app.db.sealer(&region.tenant).await.unwrap().seal("a", b"Ada");
+    let theirs = TenantKeys::new("eu-west".parse().unwrap(), Sealer::new(&THEIRS));
+    let sealer = theirs.read(&region.tenant, Some(&wrapped)).unwrap();
+    assert_eq!(sealer.open("a", &sealed).unwrap(), b"Ada", "the other region reads what was sealed here");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_region_that_cannot_take_a_tenant_over_is_refused_and_nothing_is_written(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    know_another_region(&pool, "draining").await;
+    // Nobody answers there.
+    sqlx::query("INSERT INTO regions (name, base_url, quic_addr) VALUES ('ap-south', 'http://127.0.0.1:1', '')")
+        .execute(&pool)
+        .await
+        .unwrap();
+    region.app.tenants.refresh().await.unwrap();
+    let operator = region.operator().await;
+    let to = |name: &str| json!({"to_region": name, "mode": "planned"});
+    for unfit in ["eu-west", "ap-south"] {
+        assert_eq!(operator.post("/v1/tenants/cabs/rehome", to(unfit)).await.problem(409).code, "region_unfit");
+    }
+    for nowhere in ["atlantis", "us-east", "No region!"] {
+        assert_eq!(operator.post("/v1/tenants/cabs/rehome", to(nowhere)).await.problem(422).fields, ["to_region"]);
+    }
+    assert_eq!(operator.post("/v1/tenants/limos/rehome", to("eu-west")).await.problem(404).code, "unknown_tenant");
+    let by_office = region.admin().await.post("/v1/tenants/cabs/rehome", to("eu-west")).await;
+    assert_eq!(by_office.problem(403).code, "forbidden");
+    assert_eq!(region.rider().await.get("/v1/moves").await.problem(403).code, "forbidden");
+    assert_eq!(operator.get("/v1/moves").await.ok(200)["items"], json!([]));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn while_a_home_is_paused_commands_are_to_come_again_and_reads_are_answered(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let rider = region.rider().await;
+    as_sync(&pool, "UPDATE tenant_homes SET state = 'moving' WHERE tenant_id = 'cabs'").await;
+    let method = json!({"type": "cash"});
+    let (pickup, dropoff) = (json!({"lat": 40.0, "lng": -73.0}), json!({"lat": 40.01, "lng": -73.01}));
+    let wish = json!({"pickup": pickup, "dropoff": dropoff, "vehicle_class": "standard", "payment_method": method});
+    let refused = rider.post("/v1/rides", wish).await;
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(refused.problem(503).code, "tenant_moving");
+    rider.get("/v1/rides").await.ok(200);
+    assert_eq!(region.app.db.begin(&region.tenant).await.err().unwrap().code(), Code::TenantMoving);
+}
