@@ -203,7 +203,8 @@ CREATE TABLE repl_lease_expiry (
     expires_at timestamptz NOT NULL
 );
 
--- Which regions vouched for (tenant, term): the durable half of a forced move.
+-- Which region this one has agreed to as a tenant's home from a term on: it never agrees to another for that term or an
+-- earlier one. The durable half of a forced move.
 CREATE TABLE repl_promise (
     tenant_id   text NOT NULL,
     term        bigint NOT NULL,
@@ -258,8 +259,25 @@ CREATE TABLE tenant_homes (
     region    text NOT NULL,
     term      bigint NOT NULL,
     n         bigint NOT NULL,
-    state     text NOT NULL DEFAULT 'active'
+    state     text NOT NULL DEFAULT 'active',
+    -- The epoch in which this region was the home until another took it by force: money that was moved then is still booked.
+    lost_term bigint,
+    lost_n    bigint
 );
+CREATE FUNCTION keep_lost_home() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    own text := (SELECT region FROM repl_self);
+BEGIN
+    IF NEW.region = own THEN
+        NEW.lost_term := NULL;
+        NEW.lost_n := NULL;
+    ELSIF OLD.region = own AND NEW.term > OLD.term THEN
+        NEW.lost_term := OLD.term;
+        NEW.lost_n := OLD.n;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER keep_lost_home BEFORE UPDATE ON tenant_homes FOR EACH ROW EXECUTE FUNCTION keep_lost_home();
 ALTER TABLE tenant_homes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE tenant_homes FORCE ROW LEVEL SECURITY;
 CREATE POLICY tenant_homes_tenant ON tenant_homes USING (tenant_id = current_setting('app.tenant_id', true));

@@ -4,7 +4,7 @@ mod mesh {
     pub(crate) mod cluster;
 }
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use global_sync::{
     protocol::{
@@ -564,5 +564,115 @@ async fn a_move_goes_on_after_crashes_and_loses_nothing_that_was_written(pool: P
     assert_eq!(cluster.count("eu-west", "SELECT count(*) FROM riders").await, 3001 + written);
     assert_eq!(cluster.count("us-east", "SELECT count(*) FROM riders WHERE tenant_id = 'cabs'").await, 0);
     drop(source);
+    cluster.stop_all().await;
+}
+
+const TAKE: [&str; 2] = [
+    "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, requested_by)
+     VALUES (gen_random_uuid(), 'porto-taxis', 'failover', 'us-east', 'eu-west', 1, 0, 'operator')",
+    "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, requested_by)
+     VALUES (gen_random_uuid(), 'porto-taxis', 'failover', 'us-east', 'ap-south', 1, 0, 'operator')",
+];
+const HOME: &str =
+    "SELECT concat_ws(' ', region, term, n, lost_term, lost_n) FROM tenant_homes WHERE tenant_id = 'porto-taxis'";
+const TAKEN: &str = "SELECT state FROM tenant_moves";
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_home_nobody_hears_is_taken_with_a_majority_and_never_without(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "porto-taxis").await;
+    cluster.settle("us-east", 1).await;
+    cluster.converged(1).await;
+    for region in ["us-east", "ap-south"] {
+        cluster.stop(region).await;
+    }
+    cluster.as_system("eu-west", TAKE[0]).await;
+    eventually("the first vote has failed", async || {
+        cluster
+            .count("eu-west", "SELECT count(*) FROM tenant_moves WHERE attempts > 0 AND failure LIKE '%ap-south%'")
+            .await
+            == 1
+    })
+    .await;
+    assert_eq!(cluster.text("eu-west", HOME).await, "us-east 1 0", "one of three is no majority");
+    // Settled where nobody hears it.
+    cluster.settle("us-east", 2).await;
+
+    cluster.start("ap-south").await;
+    eventually("the home is taken", async || cluster.text("eu-west", TAKEN).await == "completed").await;
+    for region in ["eu-west", "ap-south"] {
+        eventually("the others hear of it", async || cluster.text(region, HOME).await == "eu-west 2 0").await;
+    }
+    cluster.start("us-east").await;
+    cluster.converged(2).await;
+    eventually("the old home knows that it is so no more, and what it was", async || {
+        cluster.text("us-east", HOME).await == "eu-west 2 0 1 0"
+    })
+    .await;
+    for region in ["eu-west", "ap-south"] {
+        assert_eq!(cluster.count(region, "SELECT count(*) FROM ledger_facts WHERE late").await, 1, "{region}");
+    }
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn of_two_regions_that_take_one_tenant_all_agree_on_one_in_the_end(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "porto-taxis").await;
+    for region in ["eu-west", "ap-south"] {
+        eventually("the tenant is known", async || {
+            cluster.count(region, "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'porto-taxis'").await == 1
+        })
+        .await;
+    }
+    cluster.stop("us-east").await;
+    tokio::join!(cluster.as_system("eu-west", TAKE[0]), cluster.as_system("ap-south", TAKE[1]));
+    eventually("both have come to an end", async || {
+        let ended = "SELECT count(*) FROM tenant_moves WHERE ended_at IS NOT NULL";
+        cluster.count("eu-west", ended).await + cluster.count("ap-south", ended).await == 2
+    })
+    .await;
+    cluster.start("us-east").await;
+    eventually("all know one home, which is not the old one", async || {
+        let mut homes = BTreeSet::new();
+        for region in cluster.regions() {
+            let home = cluster.text(&region, HOME).await;
+            homes.insert(home.split(' ').take(3).map(str::to_owned).collect::<Vec<_>>());
+        }
+        homes.len() == 1 && homes.iter().all(|home| home[0] != "us-east")
+    })
+    .await;
+    cluster.stop_all().await;
+}
+
+/// Somebody changes his mind while rows are copied: the tenant stays, its commands go on, and what was copied is nobody's.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_move_that_is_cancelled_leaves_the_tenant_where_it_was(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "cabs").await;
+    cluster.as_system("us-east", BELONGINGS).await;
+    eventually("the tenant is known at its next home", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'cabs'").await == 1
+    })
+    .await;
+    let owned = cluster.count("us-east", OWNED).await;
+    // While a command is under way nothing is handed over.
+    let command = cluster.hold_home("us-east").await;
+    cluster.as_system("us-east", MOVE).await;
+    eventually("rows are copied", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM riders WHERE tenant_id = 'cabs'").await > 0
+    })
+    .await;
+    cluster.tamper("us-east", "UPDATE tenant_moves SET cancelled_by = 'operator'").await;
+    eventually("the move has ended", async || {
+        cluster.text("us-east", "SELECT state FROM tenant_moves").await == "cancelled"
+    })
+    .await;
+    command.rollback().await.unwrap();
+    assert_eq!(cluster.count("us-east", OWNED).await, owned);
+    assert!(cluster.try_as_command("us-east", "SELECT 1").await, "commands go on");
     cluster.stop_all().await;
 }

@@ -49,6 +49,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Lets every program of a region stand still.
+    pub fn freeze_region(&self, region: &str) -> anyhow::Result<()> {
+        self.region(region)?;
+        self.processes().iter().filter(|(of, ..)| of == region).for_each(|(.., process)| process.freeze());
+        Ok(())
+    }
+
+    /// Lets every frozen program of a region go on.
+    pub fn thaw_region(&self, region: &str) -> anyhow::Result<()> {
+        self.region(region)?;
+        self.processes().iter().filter(|(of, ..)| of == region).for_each(|(.., process)| process.thaw());
+        Ok(())
+    }
+
     /// Ends a program orderly, where it still runs.
     pub async fn halt(&self, region: &str, service: Service) -> anyhow::Result<()> {
         let _alone = self.changing.lock().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, types::Uuid};
+use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, types::Uuid};
 
 use super::{
     Answer, Ask, MoveError, connect,
@@ -64,6 +64,9 @@ async fn follow(store: &Store, link: &mut MoveLink) -> Result<(), MoveError> {
                 }
                 (Some(Answer::Home), None)
             }
+            Ask::Vote { tenant, term, from } => {
+                (Some(store.vote(&tenant, term, from, link.region.as_str()).await?), None)
+            }
             Ask::Tail => {
                 let next = begun(&mut arrival)?.take_tail(link).await?;
                 link.say(&Answer::Taken).await?;
@@ -85,6 +88,7 @@ fn begun(arrival: &mut Option<Arrival>) -> Result<&mut Arrival, MoveError> {
 }
 
 impl Arrival {
+    #[expect(clippy::disallowed_methods, reason = "every instance takes tenants in, whoever leads")]
     async fn begin(
         store: &Store,
         link: &MoveLink,
@@ -99,16 +103,18 @@ impl Arrival {
         if tables::fingerprint(&shapes) != fingerprint {
             return Err(refusal("the two regions run different versions of the schema; finish the upgrade first"));
         }
-        let home = sqlx::query!("SELECT region, term, n FROM tenant_homes WHERE tenant_id = $1", tenant)
-            .fetch_optional(store.pool())
+        let state = sqlx::query_scalar!("SELECT state FROM repl_self").fetch_one(store.pool()).await?;
+        if state != "active" {
+            return Err(refusal(&format!("the region is {state}")));
+        }
+        let mut tx = store.pool().begin().await?;
+        // Held, so that nobody takes the home by force before the attempt stands there to be seen.
+        let home = sqlx::query!("SELECT region, term, n FROM tenant_homes WHERE tenant_id = $1 FOR SHARE", tenant)
+            .fetch_optional(&mut *tx)
             .await?;
         let is_theirs = home.is_some_and(|home| home.region == link.region.as_str() && (home.term, home.n) == epoch);
         if !is_theirs {
             return Err(refusal(&format!("{} is not the home of {tenant}, as far as is known here", link.region)));
-        }
-        let state = sqlx::query_scalar!("SELECT state FROM repl_self").fetch_one(store.pool()).await?;
-        if state != "active" {
-            return Err(refusal(&format!("the region is {state}")));
         }
         let attempt = Uuid::new_v4();
         let replaced = sqlx::query!(
@@ -119,7 +125,7 @@ impl Arrival {
             attempt,
             link.region.as_str()
         )
-        .execute(store.pool())
+        .execute(&mut *tx)
         .await?;
         if replaced.rows_affected() == 0 {
             if tables::holds_any(&mut connection, &tenant).await? {
@@ -133,9 +139,11 @@ impl Arrival {
                 attempt,
                 link.region.as_str()
             )
-            .execute(store.pool())
+            .execute(&mut *tx)
             .await?;
         }
+        tx.commit().await?;
+        hold_attempt(&mut connection, &tenant, attempt).await?;
         tables::erase(&mut connection, &tenant).await?;
         sqlx::query(
             "INSERT INTO tenant_keys (tenant_id, wrapped) VALUES ($1, $2)
@@ -145,6 +153,7 @@ impl Arrival {
         .bind(wrapped_key)
         .execute(&mut connection)
         .await?;
+        connection.execute("COMMIT").await?;
         Ok(Self { tenant, attempt, connection, shapes, rows: 0 })
     }
 
@@ -162,16 +171,7 @@ impl Arrival {
 
     /// Begins a transaction that commits only while no other attempt has begun.
     async fn begin_fenced(&mut self) -> Result<(), MoveError> {
-        self.connection.execute("BEGIN").await?;
-        let held = sqlx::query("SELECT FROM tenant_arrivals WHERE tenant_id = $1 AND attempt = $2 FOR SHARE")
-            .bind(&self.tenant)
-            .bind(self.attempt)
-            .fetch_optional(&mut self.connection)
-            .await?;
-        if held.is_none() {
-            return Err(MoveError::Differs("another attempt has begun, or the move is over".to_owned()));
-        }
-        Ok(())
+        hold_attempt(&mut self.connection, &self.tenant, self.attempt).await
     }
 
     async fn take_rows(&mut self, link: &mut MoveLink, name: &str) -> Result<Ask, MoveError> {
@@ -256,6 +256,37 @@ impl Arrival {
     }
 }
 
+/// Begins a transaction that an attempt alone may write in: until it ends nobody takes the place of that one.
+async fn hold_attempt(connection: &mut PgConnection, tenant: &str, attempt: Uuid) -> Result<(), MoveError> {
+    Executor::execute(&mut *connection, "BEGIN").await?;
+    let held = sqlx::query("SELECT FROM tenant_arrivals WHERE tenant_id = $1 AND attempt = $2 FOR SHARE")
+        .bind(tenant)
+        .bind(attempt)
+        .fetch_optional(connection)
+        .await?;
+    held.map(|_| ()).ok_or_else(|| MoveError::Differs("another attempt has begun, or the move is over".to_owned()))
+}
+
+/// Takes the place of whoever moves a tenant here; the attempt that is to write from here on, if there was any.
+pub(super) async fn replace_attempt(store: &Store, tenant: &str) -> Result<Option<Uuid>, StoreError> {
+    let sql = sqlx::query_scalar!(
+        "UPDATE tenant_arrivals SET attempt = gen_random_uuid(), touched_at = now() WHERE tenant_id = $1 RETURNING attempt",
+        tenant
+    );
+    Ok(sql.fetch_optional(store.pool()).await?)
+}
+
+/// Erases all that has arrived of a tenant, if no other attempt has begun meanwhile; how many rows that were.
+pub(super) async fn erase_arrived(store: &Store, tenant: &str, attempt: Uuid) -> Result<u64, MoveError> {
+    let mut connection = connect(store, tenant).await?;
+    hold_attempt(&mut connection, tenant, attempt).await?;
+    let rows = tables::erase(&mut connection, tenant).await?;
+    sqlx::query("DELETE FROM tenant_arrivals WHERE tenant_id = $1").bind(tenant).execute(&mut connection).await?;
+    connection.execute("COMMIT").await?;
+    connection.close().await?;
+    Ok(rows)
+}
+
 fn refusal(reason: &str) -> MoveError {
     MoveError::Refused(reason.to_owned())
 }
@@ -305,27 +336,29 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        let stale = sqlx::query_scalar!(
-            "UPDATE tenant_arrivals SET attempt = gen_random_uuid()
-             WHERE touched_at < now() - make_interval(secs => $1) RETURNING tenant_id",
+        let stale = sqlx::query!(
+            r#"UPDATE tenant_arrivals SET attempt = gen_random_uuid()
+               WHERE touched_at < now() - make_interval(secs => $1) RETURNING tenant_id, attempt"#,
             STALE_AFTER_S
         )
         .fetch_all(&mut *tx)
         .await?;
         tx.commit().await?;
-        for tenant in &stale {
-            let mut connection = connect(self, tenant).await?;
-            let rows = tables::erase(&mut connection, tenant).await?;
-            connection.close().await?;
-            // Not if another attempt has begun meanwhile, which erases by itself.
-            sqlx::query!(
-                "DELETE FROM tenant_arrivals WHERE tenant_id = $1 AND touched_at < now() - make_interval(secs => $2)",
-                tenant,
-                STALE_AFTER_S
-            )
-            .execute(self.pool())
-            .await?;
-            tracing::warn!(tenant, rows, "a move of {tenant} to this region has come to nothing; its rows are erased");
+        for row in &stale {
+            let tenant = &row.tenant_id;
+            match erase_arrived(self, tenant, row.attempt).await {
+                Ok(rows) => {
+                    tracing::warn!(
+                        tenant,
+                        rows,
+                        "a move of {tenant} to this region has come to nothing; its rows are erased"
+                    );
+                }
+                // Another attempt has begun, which erases by itself.
+                Err(MoveError::Differs(_)) => {}
+                Err(MoveError::Store(error)) => return Err(error),
+                Err(error) => tracing::warn!(tenant, "what has arrived of {tenant} is not erased yet: {error}"),
+            }
         }
         Ok(stale.len())
     }

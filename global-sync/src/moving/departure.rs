@@ -39,6 +39,7 @@ pub(crate) async fn go_on(
     let is_over = match moving.state.as_str() {
         "erasing" => true,
         "handed_over" => false,
+        _ if moving.is_cancelled => return Err(MoveError::Cancelled),
         _ => {
             // Whoever was here before may have died in the pause.
             store.resume_home(fence, moving).await?;
@@ -285,7 +286,12 @@ fn not_that(moving: &Move, answer: Answer) -> MoveError {
     match answer {
         Answer::Refused { reason } => MoveError::Refused(reason),
         Answer::Failed { reason } => MoveError::Failed(moving.to.clone(), reason),
-        Answer::Ready | Answer::Counted { .. } | Answer::Home | Answer::Taken => {
+        Answer::Ready
+        | Answer::Counted { .. }
+        | Answer::Home
+        | Answer::Taken
+        | Answer::Agreed
+        | Answer::Outbid { .. } => {
             MoveError::Failed(moving.to.clone(), "it answered something else than was asked".to_owned())
         }
     }

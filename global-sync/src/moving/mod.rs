@@ -4,12 +4,14 @@
 //! It copies all rows as of one moment, then again and again what has changed, and compares both sides' digests, all while the
 //! tenant goes on. Then writes pause, the last changes follow, and with one transaction the home is handed over, which is
 //! never taken back. Only then are the rows here erased. [`arrival`] runs at the new home and holds rows that nobody reads
-//! before the home is its own; an attempt that begins anew finds and erases what an earlier one has left.
+//! before the home is its own; an attempt that begins anew finds and erases what an earlier one has left. Where the old home is
+//! gone, [`failover`] takes it, and nothing is copied.
 //!
 //! Rows move as they are, sealed with the tenant's own key, over a connection of their own. Here nothing knows what they mean.
 
 mod arrival;
 mod departure;
+mod failover;
 mod record;
 mod tables;
 #[cfg(test)]
@@ -20,14 +22,15 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, types::U
 
 pub(crate) use arrival::receive;
 pub(crate) use departure::go_on;
-pub(crate) use record::Move;
+pub(crate) use failover::take_over;
+pub(crate) use record::{Mode, Move};
 
 use crate::{
     store::{Store, StoreError},
     transport::BrokenOff,
 };
 
-/// What the old home says.
+/// What the old home says, or who takes its place.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Ask {
@@ -53,9 +56,11 @@ enum Ask {
     HandedOver { tenant: String, from: String, term: i64, n: i64 },
     /// Breadcrumbs that were written after the pause follow.
     Tail,
+    /// Whether the region that asks may be the home from this term on, in place of the one with that term and n.
+    Vote { tenant: String, term: i64, from: (i64, i64) },
 }
 
-/// What the new home says.
+/// What is answered.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Answer {
@@ -67,6 +72,10 @@ enum Answer {
     Home,
     /// The tail is written.
     Taken,
+    /// It may.
+    Agreed,
+    /// Another may for this term, which is not smaller.
+    Outbid { term: i64 },
     /// It will not have the tenant, and why.
     Refused { reason: String },
     /// It cannot go on, and why; another attempt may do better.
@@ -94,6 +103,12 @@ pub(crate) enum MoveError {
     /// The two sides do not agree.
     #[error("{0}")]
     Differs(String),
+    /// Not enough regions agree that this one is the home.
+    #[error("{agreed} regions agree, {needed} have to: {why}")]
+    NoMajority { agreed: usize, needed: usize, why: String },
+    /// Somebody has changed his mind.
+    #[error("cancelled")]
+    Cancelled,
     /// Something takes too long.
     #[error("{0}")]
     TooSlow(&'static str),

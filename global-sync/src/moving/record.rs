@@ -1,4 +1,4 @@
-//! All SQL of a move's own row and of the home it changes, at the old home. Whoever changes either leads the region.
+//! All SQL of a move's own row, and of the home that is handed over. Whoever changes either leads the region.
 
 use std::time::Duration;
 
@@ -17,37 +17,62 @@ const TRY_AGAIN_AFTER_S: f64 = 2.0;
 const LOCK_WITHIN: &str = "1s";
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// How a home changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The old home hands it over.
+    Planned,
+    /// The new one takes it.
+    Failover,
+}
+
+impl Mode {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Failover => "failover",
+        }
+    }
+}
+
 /// A move that is not over.
 #[derive(Clone, Debug)]
 pub(crate) struct Move {
     pub(crate) id: Uuid,
     pub(crate) tenant: String,
+    pub(crate) from: String,
     pub(crate) to: String,
     pub(super) state: String,
     /// Of the home as it is until the hand-over.
     pub(super) term: i64,
     pub(super) n: i64,
     pub(super) wrapped_key: Vec<u8>,
+    pub(super) is_cancelled: bool,
 }
 
 impl Store {
-    /// The planned moves that are to go on now, the oldest first.
-    pub(crate) async fn moves_to_go_on_with(&self) -> Result<Vec<Move>, StoreError> {
+    /// The moves of a mode that are to go on now, the oldest first.
+    pub(crate) async fn moves_to_go_on_with(&self, mode: Mode) -> Result<Vec<Move>, StoreError> {
         let rows = sqlx::query!(
-            "SELECT id, tenant_id, to_region, state, from_term, from_n, wrapped_key FROM tenant_moves
-             WHERE ended_at IS NULL AND mode = 'planned' AND next_attempt_at <= clock_timestamp()
-             ORDER BY requested_at"
+            r#"SELECT id, tenant_id, from_region, to_region, state, from_term, from_n, wrapped_key,
+                      cancelled_by IS NOT NULL AS "is_cancelled!"
+               FROM tenant_moves
+               WHERE ended_at IS NULL AND mode = $1 AND (next_attempt_at <= clock_timestamp() OR cancelled_by IS NOT NULL)
+               ORDER BY requested_at"#,
+            mode.as_str()
         )
         .fetch_all(self.pool())
         .await?;
         let read = rows.into_iter().map(|row| Move {
             id: row.id,
             tenant: row.tenant_id,
+            from: row.from_region,
             to: row.to_region,
             state: row.state,
             term: row.from_term,
             n: row.from_n,
             wrapped_key: row.wrapped_key.unwrap_or_default(),
+            is_cancelled: row.is_cancelled,
         });
         Ok(read.collect())
     }
@@ -66,17 +91,33 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Counts rows that the new home has written.
-    pub(super) async fn note_rows(&self, fence: &Fence, id: Uuid, rows: i64) -> Result<(), StoreError> {
+    /// Counts rows that the new home has written, unless the move was cancelled.
+    pub(super) async fn note_rows(&self, fence: &Fence, id: Uuid, rows: i64) -> Result<(), MoveError> {
         let mut tx = self.begin_fenced(fence).await?;
-        sqlx::query!(
-            "UPDATE tenant_moves SET rows_moved = rows_moved + $2, updated_at = now() WHERE id = $1",
+        let noted = sqlx::query!(
+            "UPDATE tenant_moves SET rows_moved = rows_moved + $2, updated_at = now() WHERE id = $1 AND cancelled_by IS NULL",
             id,
             rows
         )
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        if noted.rows_affected() == 0 { Err(MoveError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Ends a move that was cancelled; the home stays where it is.
+    pub(crate) async fn end_cancelled(&self, fence: &Fence, moving: &Move) -> Result<(), StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        sqlx::query!(
+            "UPDATE tenant_moves SET state = 'cancelled', updated_at = now(), ended_at = now(), wrapped_key = NULL WHERE id = $1",
+            moving.id
+        )
+        .execute(&mut *tx)
+        .await?;
+        unpause(&mut tx, moving).await?;
+        tx.commit().await?;
+        tracing::info!(tenant = moving.tenant, "the move of {} to {} is cancelled", moving.tenant, moving.to);
+        Ok(())
     }
 
     /// Which region this is.
@@ -220,27 +261,18 @@ impl Store {
             term: from_sql(moving.term),
             n: from_sql(moving.n + 1),
         });
-        sqlx::query!(
-            "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            Uuid::now_v7(),
-            fact.stream().as_str(),
-            fact.kind(),
-            moving.tenant,
-            moving.term,
-            moving.n + 1,
-            fact.to_body()
-        )
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query!(
+        tell_moved(&mut tx, &moving.tenant, &fact, (moving.term, moving.n + 1)).await?;
+        let noted = sqlx::query!(
             "UPDATE tenant_moves SET state = 'handed_over', handed_over_at = now(), paused_ms = $2, failure = NULL,
-                 attempts = 0, updated_at = now() WHERE id = $1",
+                 attempts = 0, updated_at = now() WHERE id = $1 AND cancelled_by IS NULL",
             moving.id,
             i32::try_from(paused.elapsed().as_millis()).unwrap_or(i32::MAX)
         )
         .execute(&mut *tx)
         .await?;
+        if noted.rows_affected() == 0 {
+            return Err(MoveError::Cancelled);
+        }
         sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(())
@@ -276,8 +308,31 @@ async fn unpause(connection: &mut sqlx::PgConnection, moving: &Move) -> Result<(
     Ok(())
 }
 
+/// Tells every region of a home that begins with this epoch.
+pub(super) async fn tell_moved(
+    connection: &mut sqlx::PgConnection,
+    tenant: &str,
+    fact: &Fact,
+    epoch: (i64, i64),
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        Uuid::now_v7(),
+        fact.stream().as_str(),
+        fact.kind(),
+        tenant,
+        epoch.0,
+        epoch.1,
+        fact.to_body()
+    )
+    .execute(connection)
+    .await
+    .map(|_| ())
+}
+
 /// Holds the home of a tenant, which every command of it shares, until the transaction ends.
-async fn hold_home(connection: &mut sqlx::PgConnection, tenant: &str) -> Result<(), StoreError> {
+pub(super) async fn hold_home(connection: &mut sqlx::PgConnection, tenant: &str) -> Result<(), StoreError> {
     sqlx::query_scalar!("SELECT set_config('lock_timeout', $1, true)", LOCK_WITHIN).fetch_one(&mut *connection).await?;
     sqlx::query!(r#"SELECT pg_advisory_xact_lock(hashtextextended('home:' || $1, 0)) IS NULL AS "locked!""#, tenant)
         .fetch_one(connection)

@@ -179,6 +179,8 @@ impl Life<'_> {
         vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
         vital.spawn("checking the logs", tasks::check_logs(leader.clone(), self.config.digest.check_logs_every));
         vital.spawn("moving tenants", moves::move_tenants(leader.clone(), self.mesh.clone(), self.config.clone()));
+        let taking_over = moves::take_tenants_over(leader.clone(), self.mesh.clone(), self.config.clone());
+        vital.spawn("taking tenants over", taking_over);
         vital.spawn("looking at the database", tasks::refresh(leader, origin));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));

@@ -404,6 +404,14 @@ impl Cluster {
         self.regions[name].pool.execute(sql).await.unwrap();
     }
 
+    /// Holds the home of the tenant 'cabs' as a command that is under way does.
+    #[expect(clippy::disallowed_methods, reason = "a test plays region-node")]
+    pub(crate) async fn hold_home(&self, name: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {
+        let mut tx = self.regions[name].pool.begin().await.unwrap();
+        tx.execute("SELECT pg_advisory_xact_lock_shared(hashtextextended('home:cabs', 0))").await.unwrap();
+        tx
+    }
+
     /// Writes something of the tenant 'cabs' as a command does: if the region is its home and stays it meanwhile.
     #[expect(clippy::disallowed_methods, reason = "a test plays region-node")]
     pub(crate) async fn try_as_command(&self, name: &str, sql: &'static str) -> bool {

@@ -61,15 +61,26 @@ impl Db {
 
     /// Begins a command of `tenant`; refused unless this region is its home.
     pub async fn begin(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
-        self.begin_at_home(tenant, None).await.map(|(tx, _)| tx)
+        self.begin_at_home(tenant, None, Begun::Now).await.map(|(tx, _)| tx)
+    }
+
+    /// Begins a step of a movement of money that was begun here. It is gone on with, under the epoch of then, even where another
+    /// region has taken the home by force since: what was moved is booked, late as it is.
+    pub async fn begin_step(&self, tenant: &TenantId) -> Result<TenantTx, Problem> {
+        self.begin_at_home(tenant, None, Begun::Before).await.map(|(tx, _)| tx)
     }
 
     /// The same under a key of the tenant's, which it tries to hold until the transaction ends.
     pub async fn begin_under(&self, tenant: &TenantId, key: &Key<'_>) -> Result<(TenantTx, Held), Problem> {
-        self.begin_at_home(tenant, Some(key)).await
+        self.begin_at_home(tenant, Some(key), Begun::Now).await
     }
 
-    async fn begin_at_home(&self, tenant: &TenantId, key: Option<&Key<'_>>) -> Result<(TenantTx, Held), Problem> {
+    async fn begin_at_home(
+        &self,
+        tenant: &TenantId,
+        key: Option<&Key<'_>>,
+        begun: Begun,
+    ) -> Result<(TenantTx, Held), Problem> {
         let mut tx = self.open(tenant, &held_from_the_start(tenant, key.map(|key| key.lock))).await?;
         let home = match home_of(&mut tx, key).await? {
             home if home.is_fenced => home,
@@ -85,15 +96,16 @@ impl Db {
                 home_of(&mut tx, key).await?
             }
         };
-        if home.region != self.region.as_str() {
+        let lost = home.lost_epoch().filter(|_| begun == Begun::Before);
+        if home.region != self.region.as_str() && lost.is_none() {
             let detail = format!("tenant '{tenant}' is at home in {}", home.region);
             return Err(Problem::new(Code::WrongRegion, detail).retry_after(1));
         }
-        if home.state != "active" {
+        if home.state != "active" && lost.is_none() {
             let detail = format!("tenant '{tenant}' is being moved to another region");
             return Err(Problem::new(Code::TenantMoving, detail).retry_after(1));
         }
-        tx.epoch = Epoch { term: home.term, n: home.n };
+        tx.epoch = lost.unwrap_or(Epoch { term: home.term, n: home.n });
         tx.sealer = Some(self.keys.read(tenant, home.wrapped_key.as_deref()).map_err(unusable)?);
         let held = match (home.is_held, home.request_hash, home.status, home.sealed_body) {
             (false, ..) => Held::BySomebody,
@@ -197,12 +209,24 @@ pub struct Answered {
     pub sealed_body: Vec<u8>,
 }
 
+/// When what a transaction is about was begun.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    /// With this transaction: this region has to be the home.
+    Now,
+    /// Before: it is enough that this region was the home then, and has not handed it over.
+    Before,
+}
+
 /// A tenant's home as this transaction sees it, and the answer kept under its key.
 struct Home {
     region: String,
     term: i64,
     n: i64,
     state: String,
+    /// Of this region's time as the home, where another has ended it by force.
+    lost_term: Option<i64>,
+    lost_n: Option<i64>,
     wrapped_key: Option<Vec<u8>>,
     /// No hand-over was under way when the transaction began, and none can begin before it ends.
     is_fenced: bool,
@@ -213,13 +237,19 @@ struct Home {
     sealed_body: Option<Vec<u8>>,
 }
 
+impl Home {
+    fn lost_epoch(&self) -> Option<Epoch> {
+        Some(Epoch { term: self.lost_term?, n: self.lost_n? })
+    }
+}
+
 /// One statement, since every command begins with it. It comes after the one that took the locks: a statement sees what was
 /// committed when it began.
 async fn home_of(tx: &mut TenantTx, key: Option<&Key<'_>>) -> Result<Home, Problem> {
     let tenant = tx.tenant().clone();
     let sql = sqlx::query_as!(
         Home,
-        r#"SELECT h.region, h.term, h.n, h.state, w.wrapped AS "wrapped_key?",
+        r#"SELECT h.region, h.term, h.n, h.state, h.lost_term, h.lost_n, w.wrapped AS "wrapped_key?",
                   current_setting('app.is_fenced') = 'true' AS "is_fenced!",
                   current_setting('app.is_held') = 'true' AS "is_held!",
                   k.request_hash AS "request_hash?", k.status AS "status?", k.sealed_body AS "sealed_body?"

@@ -1,7 +1,7 @@
 //! Where a call is answered.
 
 use axum::{body::Body, extract::Request, http::Method};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use shared::{
     ids::{RegionName, TenantId},
     problem::Code,
@@ -30,6 +30,9 @@ pub(super) async fn decide(edge: &Edge, request: Request) -> Result<(Decision, R
     let path = request.uri().path();
     if path == "/v1/auth/token" && request.method() == Method::POST {
         return Box::pin(decide_sign_in(edge, request)).await;
+    }
+    if rehomed(path).is_some() && request.method() == Method::POST {
+        return Box::pin(decide_rehoming(edge, request)).await;
     }
     let is_remembered = edge.0.alone.is_some() && is_remembered(edge, &request);
     if path.starts_with("/health") || path == "/metrics" || is_remembered {
@@ -66,9 +69,10 @@ fn is_answered_anywhere(path: &str, method: &Method) -> bool {
         })
 }
 
-/// The tenant that is to move by a call of this path.
+/// The tenant that is to move by a call of this path, or no more.
 fn rehomed(path: &str) -> Option<&str> {
-    path.strip_prefix("/v1/tenants/")?.strip_suffix("/rehome")
+    let rest = path.strip_prefix("/v1/tenants/")?;
+    rest.strip_suffix("/rehome").or_else(|| rest.strip_suffix("/rehome/cancel"))
 }
 
 /// The tenant a call names: in the path, where an operator moves it, in the header, or, for those who cannot set one, in the
@@ -98,10 +102,7 @@ struct GrantKind {
 /// in anywhere, and their sessions go on where they began.
 async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Request), Problem> {
     let tenant = tenant_of(&request);
-    let (parts, body) = request.into_parts();
-    let read = tokio::time::timeout(edge.0.body_timeout, read_body(body, edge.0.body_limit_bytes)).await;
-    let bytes = read.map_err(|_| Problem::new(Code::RequestTimeout, "the body took too long; try again"))??;
-    let grant = serde_json::from_slice::<GrantKind>(&bytes).ok();
+    let (request, grant) = look_into::<GrantKind>(edge, request).await?;
     let kind = grant.as_ref().and_then(|grant| grant.grant_type.as_deref());
     let decision = match kind {
         Some("password") => decide_by_tenant(edge, tenant),
@@ -117,5 +118,30 @@ async fn decide_sign_in(edge: &Edge, request: Request) -> Result<(Decision, Requ
         }
         _ => Decision::Anywhere,
     };
-    Ok((decision, Request::from_parts(parts, Body::from(bytes))))
+    Ok((decision, request))
+}
+
+#[derive(Deserialize)]
+struct Rehoming {
+    mode: Option<String>,
+    to_region: Option<RegionName>,
+}
+
+/// A tenant's home hands it over; where the home is gone, the region that is to take its place is asked.
+async fn decide_rehoming(edge: &Edge, request: Request) -> Result<(Decision, Request), Problem> {
+    let tenant = tenant_of(&request);
+    let (request, rehoming) = look_into::<Rehoming>(edge, request).await?;
+    let successor =
+        rehoming.filter(|asked| asked.mode.as_deref() == Some("failover")).and_then(|asked| asked.to_region);
+    let successor = successor.filter(|region| *region == edge.0.region || edge.base_url(region).is_some());
+    Ok((successor.map_or_else(|| decide_by_tenant(edge, tenant), Decision::Home), request))
+}
+
+/// What the body says, if it says that; the request is given back with its body.
+async fn look_into<T: DeserializeOwned>(edge: &Edge, request: Request) -> Result<(Request, Option<T>), Problem> {
+    let (parts, body) = request.into_parts();
+    let read = tokio::time::timeout(edge.0.body_timeout, read_body(body, edge.0.body_limit_bytes)).await;
+    let bytes = read.map_err(|_| Problem::new(Code::RequestTimeout, "the body took too long; try again"))??;
+    let said = serde_json::from_slice(&bytes).ok();
+    Ok((Request::from_parts(parts, Body::from(bytes)), said))
 }

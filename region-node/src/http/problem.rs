@@ -128,6 +128,12 @@ impl From<sqlx::Error> for Problem {
                 tracing::warn!(%error, "the database could not serve a call");
                 Self::new(Code::Unavailable, "the database is not available right now; try again").retry_after(1)
             }
+            // Of whom only the home knew that was taken by force from.
+            (sqlx::Error::Database(error), Some("23503"))
+                if error.constraint().is_some_and(|name| name.ends_with("rider_id_fkey") || name.ends_with("driver_id_fkey")) =>
+            {
+                Self::new(Code::InvalidToken, "this account is not known at the company's new home; register there")
+            }
             // A NUL, the one character JSON can carry and Postgres can't.
             (_, Some("22021" | "22P05")) => Self::field("", "text must not contain the character U+0000"),
             _ => {

@@ -74,7 +74,7 @@ pub(super) async fn get_move(
 
 async fn own(app: &App, tenant: Option<&TenantId>, id: Option<Uuid>) -> Result<Vec<MoveView>, Problem> {
     let mut tx = app.db.system().await?;
-    let moves = store::list(&mut tx, tenant, id).await?;
+    let moves = store::list(tx.conn(), tenant, id).await?;
     tx.commit().await?;
     Ok(moves)
 }

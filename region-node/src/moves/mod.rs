@@ -1,8 +1,10 @@
 //! A tenant's moves to other regions: asked for here, carried out by global-sync, shown while they go on.
 //!
-//! [`rehome`] only writes down what is to be moved, at the tenant's home. From then on the row is global-sync's: it copies,
-//! pauses the tenant's commands ([`crate::db`] refuses them), hands the home over and erases what is left.
+//! [`rehome`] only writes down what is to be moved, at the tenant's home; where that is gone, at the region that is to take its
+//! place. From then on the row is global-sync's: it copies, pauses the tenant's commands ([`crate::db`] refuses them), hands the
+//! home over and erases what is left; or it asks the other regions, and takes the home.
 
+mod cancel;
 mod list;
 mod rehome;
 mod store;
@@ -22,6 +24,19 @@ use crate::app::App;
 pub(crate) enum MoveMode {
     /// The home hands over everything, with a pause of a second or so.
     Planned,
+    /// The home is gone, and the region named takes its place once a majority of all regions agrees. What only the old home has,
+    /// accounts and open rides, stays there; payments that it settled and nobody had heard of are in the ledger when it is
+    /// back, marked as late.
+    Failover,
+}
+
+impl MoveMode {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Failover => "failover",
+        }
+    }
 }
 
 /// A move, as operators see it.
@@ -32,7 +47,8 @@ pub(crate) struct MoveView {
     mode: MoveMode,
     from_region: String,
     to_region: String,
-    /// requested, copying, pausing, handed_over, erasing, completed or failed. It cannot fail once it is handed over.
+    /// requested, copying, pausing, handed_over, erasing, completed, failed or cancelled; of a failover requested, voting,
+    /// completed or failed. It cannot fail or be cancelled once it is handed over.
     state: String,
     /// Rows that the new home has written.
     rows_moved: i64,
@@ -42,6 +58,7 @@ pub(crate) struct MoveView {
     attempts: i32,
     failure: Option<String>,
     requested_by: String,
+    cancelled_by: Option<String>,
     #[serde(with = "time::serde::rfc3339")]
     requested_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -54,6 +71,7 @@ pub(crate) struct MoveView {
 pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(rehome::rehome_tenant))
+        .routes(routes!(cancel::cancel_move))
         .routes(routes!(list::list_moves))
         .routes(routes!(list::get_move))
 }

@@ -50,22 +50,29 @@ pub(super) async fn rehome_tenant(
 ) -> Result<Response, Stop> {
     let unknown = || Problem::new(Code::UnknownTenant, format!("no tenant '{}'", id.escape_default()));
     let tenant: TenantId = id.parse().map_err(|_| unknown())?;
-    let MoveMode::Planned = command.body.mode;
     let mut tx = command.begin_of_operator(&app, &tenant, &operator).await?;
     let held = store::home(&mut tx, &app.region).await?.ok_or_else(unknown)?;
-    if !held.is_here {
-        let detail = format!("{} is not the home of '{tenant}', or the tenant moves already", app.region);
-        return Err(Problem::new(Code::WrongRegion, detail).retry_after(1).into());
-    }
-    let (to, jwks) = target(&app, &command.body.to_region, bearer(&headers)).await?;
-    let wrapped_key = app.tenant_keys.wrap(&tenant, held.wrapped_key.as_deref(), &jwks).map_err(|error| {
-        tracing::error!(%error, "a tenant's key cannot be opened");
-        Problem::new(Code::Internal, "something went wrong on our side")
-    })?;
-    let wrapped_key = wrapped_key.ok_or_else(|| unfit(&to, "it announces no key to wrap the tenant's for"))?;
+    let mode = command.body.mode;
+    let (to, wrapped_key) = match mode {
+        MoveMode::Planned => {
+            if !held.is_here {
+                let detail = format!("{} is not the home of '{tenant}', or the tenant moves already", app.region);
+                return Err(Problem::new(Code::WrongRegion, detail).retry_after(1).into());
+            }
+            let (to, jwks) = target(&app, &command.body.to_region, bearer(&headers)).await?;
+            let wrapped_key = app.tenant_keys.wrap(&tenant, held.wrapped_key.as_deref(), &jwks).map_err(|error| {
+                tracing::error!(%error, "a tenant's key cannot be opened");
+                Problem::new(Code::Internal, "something went wrong on our side")
+            })?;
+            let wrapped_key = wrapped_key.ok_or_else(|| unfit(&to, "it announces no key to wrap the tenant's for"))?;
+            (to, Some(wrapped_key))
+        }
+        MoveMode::Failover => (successor(&app, &command.body.to_region, &held.region)?, None),
+    };
     let new = NewMove {
         id: Uuid::now_v7(),
-        from: &app.region,
+        mode,
+        from: &held.region,
         to: &to,
         epoch: held.epoch,
         wrapped_key,
@@ -77,7 +84,12 @@ pub(super) async fn rehome_tenant(
         }
         _ => error.into(),
     })?;
-    tracing::info!(audit.by = operator.client_id, audit.deed = "tenant.rehome", "{tenant} is to move to {to}");
+    tracing::info!(
+        audit.by = operator.client_id,
+        audit.deed = "tenant.rehome",
+        mode = mode.as_str(),
+        "{tenant} is to move to {to}"
+    );
     let mut answer = tx.finish(StatusCode::ACCEPTED, &moving).await?;
     let location = HeaderValue::from_str(&format!("/v1/moves/{}", moving.id)).expect("an id is ASCII");
     answer.headers_mut().insert(header::LOCATION, location);
@@ -98,6 +110,22 @@ async fn target(app: &App, name: &str, token: Option<&str>) -> Result<(RegionNam
         return Err(unfit(&to, "not all of it answers and works"));
     }
     Ok((to, entry.jwks.clone()))
+}
+
+/// This region, if it can take the place of `home`; only it can say so.
+fn successor(app: &App, name: &str, home: &str) -> Result<RegionName, Problem> {
+    let directory = app.tenants.directory();
+    let to = name.parse::<RegionName>().ok().filter(|to| to.as_str() != home);
+    let known = to.and_then(|to| directory.regions.get(&to).map(|entry| (to, entry)));
+    let (to, entry) = known
+        .ok_or_else(|| Problem::field("to_region", format!("no region '{name}' that could take over is known here")))?;
+    if to != app.region {
+        return Err(Problem::new(Code::WrongRegion, format!("only {to} itself can take a tenant over")).retry_after(1));
+    }
+    if entry.state != "active" {
+        return Err(unfit(&to, &format!("it is {}", entry.state)));
+    }
+    Ok(to)
 }
 
 fn unfit(region: &RegionName, why: &str) -> Problem {

@@ -58,6 +58,13 @@ async fn a_move_is_written_down_once_with_the_tenant_s_key_for_the_other_region_
     assert_eq!(shown, moving);
     assert_eq!(operator.get("/v1/moves?tenant=cabs").await.ok(200)["items"], json!([moving]));
     assert_eq!(operator.get("/v1/moves?tenant=limos").await.ok(200)["items"], json!([]));
+    // Whoever cancels is named, and global-sync, which sees it, ends the move.
+    let cancelled = operator.post("/v1/tenants/cabs/rehome/cancel", json!({})).await.ok(202);
+    assert_eq!((&cancelled["id"], &cancelled["cancelled_by"]), (&moving["id"], &moving["requested_by"]));
+    as_sync(&pool, "UPDATE tenant_moves SET state = 'handed_over'").await;
+    assert_eq!(operator.post("/v1/tenants/cabs/rehome/cancel", json!({})).await.problem(404).code, "not_found");
+    let by_office = region.admin().await.post("/v1/tenants/cabs/rehome/cancel", json!({})).await;
+    assert_eq!(by_office.problem(403).code, "forbidden");
 
     let wrapped: Vec<u8> = sqlx::query_scalar("SELECT wrapped_key FROM tenant_moves")
         .fetch_one(region.app.db.system_alone())
@@ -107,4 +114,47 @@ async fn while_a_home_is_paused_commands_are_to_come_again_and_reads_are_answere
     assert_eq!(refused.problem(503).code, "tenant_moving");
     rider.get("/v1/rides").await.ok(200);
     assert_eq!(region.app.db.begin(&region.tenant).await.err().unwrap().code(), Code::TenantMoving);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_region_is_asked_to_take_a_tenant_over_whose_home_is_another(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let operator = region.operator().await;
+    let here = json!({"to_region": "us-east", "mode": "failover"});
+    assert_eq!(operator.post("/v1/tenants/cabs/rehome", here.clone()).await.problem(422).fields, ["to_region"]);
+    know_another_region(&pool, "active").await;
+    as_sync(&pool, "UPDATE tenant_homes SET region = 'eu-west', n = 1 WHERE tenant_id = 'cabs'").await;
+    as_sync(&pool, "INSERT INTO regions (name, base_url, quic_addr) VALUES ('us-east', 'http://127.0.0.1:1', '') ON CONFLICT DO NOTHING").await;
+    region.app.tenants.refresh().await.unwrap();
+    let taken = operator.post("/v1/tenants/cabs/rehome", here.clone()).await.ok(202);
+    assert_eq!(
+        (&taken["mode"], &taken["from_region"], &taken["to_region"], &taken["state"]),
+        (&json!("failover"), &json!("eu-west"), &json!("us-east"), &json!("requested"))
+    );
+    assert_eq!(operator.post("/v1/tenants/cabs/rehome", here).await.problem(409).code, "move_in_progress");
+}
+
+/// What was begun before another region took the home by force is ended, and what was handed over is not.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn money_that_was_moved_is_booked_under_the_epoch_it_was_moved_in(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let (db, tenant) = (&region.app.db, &region.tenant);
+    let before = db.begin(tenant).await.unwrap().epoch();
+    as_sync(&pool, "UPDATE tenant_homes SET region = 'eu-west', n = 1 WHERE tenant_id = 'cabs'").await;
+    assert_eq!(db.begin_step(tenant).await.err().unwrap().code(), Code::WrongRegion);
+    as_sync(&pool, "UPDATE tenant_homes SET term = 2, n = 0, lost_term = 1, lost_n = 0 WHERE tenant_id = 'cabs'").await;
+    assert_eq!(db.begin(tenant).await.err().unwrap().code(), Code::WrongRegion);
+    assert_eq!(db.begin_step(tenant).await.unwrap().epoch(), before);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn whom_only_the_old_home_knew_is_told_to_register(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let rider = region.rider().await;
+    let gone = "DELETE FROM riders WHERE tenant_id = 'cabs'";
+    sqlx::query(gone).execute(region.app.db.system_alone()).await.unwrap();
+    let (pickup, dropoff) = (json!({"lat": 40.0, "lng": -73.0}), json!({"lat": 40.01, "lng": -73.01}));
+    let wish =
+        json!({"pickup": pickup, "dropoff": dropoff, "vehicle_class": "standard", "payment_method": {"type": "cash"}});
+    assert_eq!(rider.post("/v1/rides", wish).await.problem(401).code, "invalid_token");
 }

@@ -114,7 +114,7 @@ async fn go_on_with_payment(app: &App, tenant: &TenantId, id: PaymentId) -> Resu
         Step::Authorized | Step::Settled | Step::Failed => payment,
     };
     if payment.sequence.step == Step::Authorized {
-        let mut tx = app.db.begin(tenant).await?;
+        let mut tx = app.db.begin_step(tenant).await?;
         let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
         let payment = steps::settle_payment(&mut tx, payment, app.clock.now()).await?;
         payment.passing().at(app, Phase::Settling).await;
@@ -141,7 +141,7 @@ async fn go_on_with_refund(app: &App, tenant: &TenantId, id: RefundId) -> Result
         Step::Authorized | Step::Settled | Step::Failed => refund,
     };
     if refund.sequence.step == Step::Authorized {
-        let mut tx = app.db.begin(tenant).await?;
+        let mut tx = app.db.begin_step(tenant).await?;
         steps::settle_refund(&mut tx, &refund, app.clock.now()).await?;
         refund.passing().at(app, Phase::Settling).await;
         tx.commit().await?;
@@ -159,7 +159,7 @@ async fn load(app: &App, tenant: &TenantId, id: PaymentId) -> Result<PaymentReco
 /// Lets a payment wait, without an attempt being counted.
 pub(super) async fn put_off(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
     let now = app.clock.now();
-    let mut tx = app.db.begin(tenant).await?;
+    let mut tx = app.db.begin_step(tenant).await?;
     let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     if payment.sequence.awaits_answer() {
         let sequence = payment.sequence.clone().put_off(now + PUT_OFF_FOR);
@@ -172,7 +172,7 @@ pub(super) async fn put_off(app: &App, tenant: &TenantId, id: PaymentId) -> Resu
 /// Lets a refund wait, without an attempt being counted.
 async fn put_refund_off(app: &App, tenant: &TenantId, id: RefundId) -> Result<(), Problem> {
     let now = app.clock.now();
-    let mut tx = app.db.begin(tenant).await?;
+    let mut tx = app.db.begin_step(tenant).await?;
     let refund = store::lock_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
     if refund.sequence.awaits_answer() {
         let sequence = refund.sequence.clone().put_off(now + PUT_OFF_FOR);

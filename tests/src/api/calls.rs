@@ -6,10 +6,11 @@ use shared::{
     geo::Point,
     ids::{DriverId, PaymentId, RideId, TripId},
 };
+use uuid::Uuid;
 
 use super::{
-    ApiError, Client, ConfigView, DriverAccount, HomeRoute, Journey, Offer, Page, Payment, Quote, Ride, RiderAccount,
-    Settlement, SyncStatus, Trip, Vehicle,
+    ApiError, Client, ConfigView, DriverAccount, HomeRoute, Journey, Move, Offer, Page, Payment, Quote, Ride,
+    RiderAccount, Settlement, SyncStatus, Trip, Vehicle,
 };
 use crate::streets::Position;
 
@@ -160,6 +161,16 @@ impl Client {
             all.append(&mut page.items);
         }
         Ok(all)
+    }
+
+    /// Has a tenant move, `planned` or as a `failover`.
+    pub async fn rehome(&self, tenant: &str, to_region: &str, mode: &str) -> Result<Move, ApiError> {
+        self.post(&format!("/v1/tenants/{tenant}/rehome"), &json!({"to_region": to_region, "mode": mode})).await
+    }
+
+    /// How far a move is.
+    pub async fn tenant_move(&self, id: Uuid) -> Result<Move, ApiError> {
+        self.get(&format!("/v1/moves/{id}")).await
     }
 
     pub async fn home_route(&self) -> Result<HomeRoute, ApiError> {

@@ -10,6 +10,7 @@ use shared::{
     money::Money,
 };
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// Tokens and whose they are.
 #[derive(Clone, Debug, Deserialize)]
@@ -182,6 +183,19 @@ pub struct Settlement {
     pub amount: i64,
     pub currency: String,
     pub origin_region: String,
+    pub late: bool,
+}
+
+/// A tenant's move to another region.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Move {
+    pub id: Uuid,
+    pub mode: String,
+    pub to_region: String,
+    pub state: String,
+    pub rows_moved: i64,
+    pub paused_ms: Option<i32>,
+    pub failure: Option<String>,
 }
 
 /// One page of a list.

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::{Driver, Rider};
-use crate::api::{Client, Credentials, Journey, Ride, Trip, Vehicle};
+use crate::api::{ApiError, Client, Credentials, Journey, Ride, Trip, Vehicle};
 
 const PASSWORD: &str = "correct horse battery";
 /// Spots are this far apart, well over any dispatch radius.
@@ -115,6 +115,12 @@ impl TestCity {
         let ride = rider.client.ride(ride.id).await.expect("a rider sees his ride");
         driver.offline().await;
         Served { rider, driver, ride, trip }
+    }
+
+    /// Has somebody new register, if the tenant's home takes it: the smallest command there is.
+    pub async fn try_register(&self) -> Result<(), ApiError> {
+        let (client, phone) = self.somebody();
+        client.register_rider("Eve Test", &phone, PASSWORD).await.map(|_| ())
     }
 
     fn somebody(&self) -> (Client, String) {

@@ -63,7 +63,7 @@ pub(in crate::payments) async fn record_charge(
     answer: &Result<Answer, NoAnswer>,
 ) -> Result<PaymentRecord, Problem> {
     let now = app.clock.now();
-    let mut tx = app.db.begin(tenant).await?;
+    let mut tx = app.db.begin_step(tenant).await?;
     let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     let was = payment.status();
     payment.sequence = payment.sequence.answered(answer, now, rand::random());
@@ -90,7 +90,7 @@ pub(in crate::payments) async fn hinder_charge(
     why: &str,
 ) -> Result<(), Problem> {
     let now = app.clock.now();
-    let mut tx = app.db.begin(tenant).await?;
+    let mut tx = app.db.begin_step(tenant).await?;
     let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     payment.sequence = payment.sequence.hindered(why, now, rand::random());
     store::save_payment(&mut tx, &payment, now).await?;

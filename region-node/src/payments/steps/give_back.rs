@@ -60,7 +60,7 @@ pub(in crate::payments) async fn record_refund(
     answer: &Result<Answer, NoAnswer>,
 ) -> Result<RefundRecord, Problem> {
     let now = app.clock.now();
-    let mut tx = app.db.begin(tenant).await?;
+    let mut tx = app.db.begin_step(tenant).await?;
     let mut refund = store::lock_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
     refund.sequence = refund.sequence.answered(answer, now, rand::random());
     store::save_refund(&mut tx, &refund, now).await?;
@@ -82,7 +82,7 @@ pub(in crate::payments) async fn hinder_refund(
     why: &str,
 ) -> Result<(), Problem> {
     let now = app.clock.now();
-    let mut tx = app.db.begin(tenant).await?;
+    let mut tx = app.db.begin_step(tenant).await?;
     let mut refund = store::lock_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
     refund.sequence = refund.sequence.hindered(why, now, rand::random());
     store::save_refund(&mut tx, &refund, now).await?;

@@ -326,8 +326,8 @@ pub(in crate::payments) async fn save(
     sql.execute(tx.conn()).await.map(|_| ())
 }
 
-/// Takes payments somebody must go on with, of tenants at home in `region`; each is held for `hold`, so that no two nodes
-/// take the same one.
+/// Takes payments somebody must go on with, of tenants at home in `region`, or that were until another region took them by force;
+/// each is held for `hold`, so that no two nodes take the same one.
 pub(in crate::payments) async fn claim_due(
     tx: &mut SystemTx,
     region: &str,
@@ -341,7 +341,7 @@ pub(in crate::payments) async fn claim_due(
              last_error = CASE WHEN attempts < $5 THEN last_error ELSE concat_ws('; before that: ', $6::text, last_error) END
          WHERE id IN (SELECT p.id FROM payments p JOIN tenant_homes h ON h.tenant_id = p.tenant_id
                       WHERE p.status IN ('pending', 'authorized', 'unknown') AND p.next_attempt_at <= $2
-                        AND h.region = $1 AND h.state = 'active'
+                        AND (h.region = $1 AND h.state = 'active' OR h.lost_term IS NOT NULL)
                       ORDER BY p.next_attempt_at LIMIT $4 FOR UPDATE OF p SKIP LOCKED)
          RETURNING tenant_id, id, next_attempt_at IS NULL AS "is_given_up!""#,
         region,

@@ -207,7 +207,7 @@ pub(in crate::payments) async fn claim_due(
              last_error = CASE WHEN attempts < $5 THEN last_error ELSE concat_ws('; before that: ', $6::text, last_error) END
          WHERE id IN (SELECT r.id FROM refunds r JOIN tenant_homes h ON h.tenant_id = r.tenant_id
                       WHERE r.status IN ('pending', 'authorized', 'unknown') AND r.next_attempt_at <= $2
-                        AND h.region = $1 AND h.state = 'active'
+                        AND (h.region = $1 AND h.state = 'active' OR h.lost_term IS NOT NULL)
                       ORDER BY r.next_attempt_at LIMIT $4 FOR UPDATE OF r SKIP LOCKED)
          RETURNING tenant_id, id, next_attempt_at IS NULL AS "is_given_up!""#,
         region,

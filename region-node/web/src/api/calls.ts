@@ -10,6 +10,7 @@ import type {
   FareShare,
   GivenUp,
   Move,
+  MoveMode,
   NearbyDriver,
   Offer,
   Page,
@@ -288,8 +289,11 @@ export const directory = (client: Client, signal?: AbortSignal): Promise<Directo
 export const moves = (client: Client, signal?: AbortSignal): Promise<{ items: Move[] }> =>
   client.json({ method: 'GET', path: '/v1/moves', signal });
 
-export const rehome = (client: Client, tenant: string, toRegion: string, idempotencyKey: string): Promise<Move> =>
-  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/rehome`, body: { to_region: toRegion, mode: 'planned' }, idempotencyKey });
+export const rehome = (client: Client, tenant: string, toRegion: string, mode: MoveMode, idempotencyKey: string): Promise<Move> =>
+  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/rehome`, body: { to_region: toRegion, mode }, idempotencyKey });
+
+export const cancelMove = (client: Client, tenant: string, idempotencyKey: string): Promise<Move> =>
+  client.json({ method: 'POST', path: `/v1/tenants/${enc(tenant)}/rehome/cancel`, body: {}, idempotencyKey });
 
 export interface NodeHealth {
   status?: string;

@@ -418,13 +418,17 @@ export interface Directory {
   homes: Record<string, { region: string; name: string; state: string }>;
 }
 
+/** Whether the old home hands a tenant over, or is gone and the new one takes it. */
+export type MoveMode = 'planned' | 'failover';
+
 /** A tenant's move from one region to another. */
 export interface Move {
   id: string;
   tenant: string;
+  mode: MoveMode;
   from_region: string;
   to_region: string;
-  state: 'requested' | 'copying' | 'pausing' | 'handed_over' | 'erasing' | 'completed' | 'failed';
+  state: 'requested' | 'copying' | 'pausing' | 'handed_over' | 'erasing' | 'voting' | 'completed' | 'failed' | 'cancelled';
   rows_moved: number;
   paused_ms: number | null;
   failure: string | null;

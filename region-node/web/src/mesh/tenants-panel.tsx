@@ -1,7 +1,7 @@
 import { useState } from 'react';
-import { directory as loadDirectory, moves as loadMoves, rehome } from '../api/calls';
+import { cancelMove, directory as loadDirectory, moves as loadMoves, rehome } from '../api/calls';
 import { clientOf } from '../api/session';
-import type { Move } from '../api/types';
+import type { Move, MoveMode } from '../api/types';
 import { useLoad } from '../lib/hooks';
 import { newKey } from '../lib/key';
 import { Badge, Button, Empty, type Tone } from '../ui/controls';
@@ -13,8 +13,16 @@ const TONES: Record<Move['state'], Tone> = {
   pausing: 'warn',
   handed_over: 'good',
   erasing: 'good',
+  voting: 'warn',
   completed: 'good',
   failed: 'bad',
+  cancelled: 'info',
+};
+
+const QUESTIONS: Record<MoveMode, (tenant: string, target: string) => string> = {
+  planned: (tenant, target) => `Move ${tenant} to ${target}? Its writes pause for about a second.`,
+  failover: (tenant, target) =>
+    `Is the home of ${tenant} gone? Then ${target} takes its place. Accounts and open rides stay at the old home: riders and drivers register anew.`,
 };
 
 /** Where each tenant is at home, and its moves to other regions. */
@@ -56,7 +64,7 @@ export function TenantsPanel() {
                     {home.region} {home.state === 'moving' && <Badge tone="warn">paused</Badge>}
                   </td>
                   <td>
-                    <LastMove move={latest.get(tenant)} />
+                    <LastMove move={latest.get(tenant)} onChanged={moves.reload} />
                   </td>
                   <td>
                     <MoveForm tenant={tenant} targets={active.filter((name) => name !== home.region)} onMoved={moves.reload} />
@@ -71,33 +79,51 @@ export function TenantsPanel() {
   );
 }
 
-function LastMove({ move }: { move: Move | undefined }) {
+/** A move in these states has not handed the home over. */
+const CANCELLABLE: ReadonlySet<Move['state']> = new Set(['requested', 'copying', 'pausing']);
+
+function LastMove({ move, onChanged }: { move: Move | undefined; onChanged: () => void }) {
+  const [error, setError] = useState<unknown>(null);
   if (move === undefined) return <>–</>;
-  const { from_region, to_region, state, rows_moved, paused_ms, failure } = move;
+  const { mode, from_region, to_region, state, rows_moved, paused_ms, failure } = move;
   return (
     <span className="stack-s small" data-testid={`move-${move.tenant}`}>
       <span className="row">
-        {from_region} → {to_region} <Badge tone={TONES[state]}>{state.replace('_', ' ')}</Badge>
+        {from_region} → {to_region} {mode === 'failover' && 'by force '}
+        <Badge tone={TONES[state]}>{state.replace('_', ' ')}</Badge>
       </span>
       <span className="muted">
-        {rows_moved} rows{paused_ms !== null && `, writes paused for ${paused_ms} ms`}
+        {mode === 'planned' && CANCELLABLE.has(state) && (
+          <Button
+            compact
+            onClick={() => {
+              cancelMove(clientOf('operator'), move.tenant, newKey()).then(onChanged, setError);
+            }}
+          >
+            Cancel
+          </Button>
+        )}
+        {mode === 'planned' && `${rows_moved} rows`}
+        {paused_ms !== null && `, writes paused for ${paused_ms} ms`}
         {failure !== null && `: ${failure}`}
       </span>
+      <ErrorNote error={error} />
     </span>
   );
 }
 
 function MoveForm({ tenant, targets, onMoved }: { tenant: string; targets: readonly string[]; onMoved: () => void }) {
   const [chosen, setChosen] = useState('');
+  const [mode, setMode] = useState<MoveMode>('planned');
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState<unknown>(null);
   const target = targets.includes(chosen) ? chosen : '';
   const move = async (): Promise<void> => {
-    if (!window.confirm(`Move ${tenant} to ${target}? Its writes pause for about a second.`)) return;
+    if (!window.confirm(QUESTIONS[mode](tenant, target))) return;
     setBusy(true);
     setError(null);
     try {
-      await rehome(clientOf('operator'), tenant, target, newKey());
+      await rehome(clientOf('operator'), tenant, target, mode, newKey());
       setChosen('');
       onMoved();
     } catch (refused) {
@@ -114,6 +140,10 @@ function MoveForm({ tenant, targets, onMoved }: { tenant: string; targets: reado
           {targets.map((name) => (
             <option key={name}>{name}</option>
           ))}
+        </select>
+        <select aria-label={`How to move ${tenant}`} value={mode} onChange={(event) => setMode(event.target.value as MoveMode)}>
+          <option value="planned">Planned</option>
+          <option value="failover">By force</option>
         </select>
         <Button compact busy={busy} disabled={target === ''} onClick={() => void move()}>
           Move

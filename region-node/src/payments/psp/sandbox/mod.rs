@@ -276,7 +276,7 @@ impl Sandbox {
     /// To do something. Its books are where the tenant is at home and move with it, so none may be written while they do.
     async fn begin(&self, tenant: &TenantId) -> Result<TenantTx, Failure> {
         tokio::time::sleep(self.latency).await;
-        Ok(self.db.begin(tenant).await?)
+        Ok(self.db.begin_step(tenant).await?)
     }
 
     async fn open(&self, tenant: &TenantId) -> Result<TenantTx, Failure> {
