@@ -50,7 +50,7 @@ impl Options {
 }
 
 /// A section's tables, once it has run.
-pub type Measured<'a> = Pin<Box<dyn Future<Output = anyhow::Result<Vec<Table>>> + Send + 'a>>;
+pub type Measured<'a> = Pin<Box<dyn Future<Output = anyhow::Result<Vec<Table>>> + 'a>>;
 
 /// Something `make bench` measures.
 #[derive(Clone, Copy)]
@@ -72,4 +72,5 @@ pub const ALL: &[Section] = &[
     Section { name: "payments", run: |options| Box::pin(sections::payments::run(options)) },
     Section { name: "replication", run: |options| Box::pin(sections::replication::run(options)) },
     Section { name: "bootstrap", run: |options| Box::pin(sections::bootstrap::run(options)) },
+    Section { name: "moves", run: |options| Box::pin(sections::moves::run(options)) },
 ];

@@ -77,6 +77,11 @@ impl Traffic {
         .await;
     }
 
+    /// Paid rides so far.
+    pub fn settled(&self) -> usize {
+        self.book.settled()
+    }
+
     /// Ends the traffic, every pair after its ride, and gives the book.
     pub async fn stop(self) -> Arc<Book> {
         self.stop.store(true, Ordering::Relaxed);

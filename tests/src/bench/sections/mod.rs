@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod eta;
 pub mod matching;
+pub mod moves;
 pub mod payments;
 pub mod policies;
 pub mod positions;
