@@ -51,3 +51,54 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_arrivals TO gocomet_sync;
 
 -- The old home tells everybody that it is so no more.
 GRANT INSERT ON repl_outbox TO gocomet_sync;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Leases of homes, for tenants that would rather be refused than have two homes
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- For how long a region's word holds. Whoever takes a home by force waits for as long, and for commands that are under way.
+CREATE FUNCTION home_lease() RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT interval '15 s' $$;
+
+-- What other regions last said of the homes in this one, and when, by this region's clock, they were asked. `promised` has the
+-- tenants they have agreed to another home of, each with the term of that one.
+CREATE TABLE home_grants (
+    region   text PRIMARY KEY,
+    asked_at timestamptz NOT NULL,
+    promised jsonb NOT NULL
+);
+GRANT SELECT ON home_grants TO gocomet_app, gocomet_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON home_grants TO gocomet_sync;
+
+-- Regions with a voice: those heard of that are not only joining, and not gone for good.
+CREATE VIEW home_voters AS
+    SELECT region FROM (SELECT name, state FROM regions UNION ALL SELECT region, state FROM repl_member
+                        UNION ALL SELECT region, state FROM repl_self) AS heard_of (region, state)
+    GROUP BY region HAVING bool_or(state IN ('active', 'draining')) AND NOT bool_or(state = 'retired');
+GRANT SELECT ON home_voters TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- Whether a majority of regions, this one among them, holds this one for the tenant's home, or has until a moment ago.
+CREATE FUNCTION home_is_confirmed(tenant text, home_term bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT 1 + (SELECT count(*) FROM home_grants g JOIN home_voters v USING (region)
+                WHERE g.asked_at + home_lease() > statement_timestamp()
+                  AND COALESCE((g.promised ->> tenant)::bigint, 0) <= home_term)
+           > (SELECT count(*) FROM home_voters) / 2
+$$;
+
+-- The newest version that is known says whether a tenant wants that.
+CREATE FUNCTION wants_lease(tenant text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT COALESCE((SELECT v.config #> '{home,lease}' = 'true' FROM tenant_config_versions v
+                     WHERE v.tenant_id = tenant ORDER BY v.version DESC LIMIT 1), false)
+$$;
+CREATE FUNCTION lease_new_home() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.is_leased := wants_lease(NEW.tenant_id);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER lease_new_home BEFORE INSERT ON tenant_homes FOR EACH ROW EXECUTE FUNCTION lease_new_home();
+CREATE FUNCTION lease_home() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE tenant_homes SET is_leased = NOT is_leased
+    WHERE tenant_id = NEW.tenant_id AND is_leased <> wants_lease(NEW.tenant_id);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER lease_home AFTER INSERT OR UPDATE ON tenant_config_versions FOR EACH ROW EXECUTE FUNCTION lease_home();

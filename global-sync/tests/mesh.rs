@@ -676,3 +676,48 @@ async fn a_move_that_is_cancelled_leaves_the_tenant_where_it_was(pool: PgPool) {
     assert!(cluster.try_as_command("us-east", "SELECT 1").await, "commands go on");
     cluster.stop_all().await;
 }
+
+/// The old home is stopped while others' word for it still holds: whoever takes its place waits until that has run out.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_leased_home_is_never_two_and_none_without_a_majority(pool: PgPool) {
+    const CONFIRMED: &str = "SELECT count(*) FROM tenant_homes JOIN repl_self USING (region)
+                             WHERE tenant_id = 'porto-taxis' AND home_is_confirmed(tenant_id, term)";
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "porto-taxis").await;
+    for region in cluster.regions() {
+        eventually("the tenant is known", async || {
+            cluster.count(&region, "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'porto-taxis'").await == 1
+        })
+        .await;
+        cluster.tamper(&region, "UPDATE tenant_homes SET is_leased = true").await;
+    }
+    eventually("the others confirm the home", async || {
+        cluster.count("us-east", "SELECT count(*) FROM home_grants").await == 2
+            && cluster.count("us-east", CONFIRMED).await == 1
+    })
+    .await;
+    for region in ["eu-west", "ap-south"] {
+        cluster.stop(region).await;
+    }
+    eventually("a home that hears of nobody is confirmed no more", async || {
+        cluster.count("us-east", CONFIRMED).await == 0
+    })
+    .await;
+    for region in ["eu-west", "ap-south"] {
+        cluster.start(region).await;
+    }
+    eventually("the others confirm it again", async || cluster.count("us-east", CONFIRMED).await == 1).await;
+
+    cluster.stop("us-east").await;
+    cluster.as_system("eu-west", TAKE[0]).await;
+    eventually("the home is taken once the old one is confirmed no more", async || {
+        let taken = cluster.text("eu-west", TAKEN).await == "completed";
+        assert!(!taken || cluster.count("us-east", CONFIRMED).await == 0, "two homes");
+        taken
+    })
+    .await;
+    let waited = "SELECT count(*) FROM tenant_moves WHERE ended_at - requested_at > home_lease()";
+    assert_eq!(cluster.count("eu-west", waited).await, 1);
+    cluster.stop_all().await;
+}

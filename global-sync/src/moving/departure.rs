@@ -291,7 +291,8 @@ fn not_that(moving: &Move, answer: Answer) -> MoveError {
         | Answer::Home
         | Answer::Taken
         | Answer::Agreed
-        | Answer::Outbid { .. } => {
+        | Answer::Outbid { .. }
+        | Answer::Confirmed { .. } => {
             MoveError::Failed(moving.to.clone(), "it answered something else than was asked".to_owned())
         }
     }

@@ -14,10 +14,10 @@ use tokio::time::{sleep, timeout};
 use super::{
     Answer, Ask, Move, MoveError,
     arrival::{erase_arrived, replace_attempt},
+    lease::COMMANDS_END_WITHIN,
     record::{hold_home, tell_moved},
 };
 use crate::{
-    protocol::MemberState,
     store::{Fence, Store, StoreError, from_sql},
     transport::MoveLink,
 };
@@ -72,6 +72,10 @@ where
             }
         }
         if agreed >= needed {
+            // Whoever has agreed no longer confirms the old home; what it was told before runs out meanwhile.
+            if let Some(lease) = store.lease_of(&moving.tenant).await? {
+                sleep(lease + COMMANDS_END_WITHIN).await;
+            }
             store.take_by_force(fence, moving, term).await?;
             let Move { tenant, from, to, .. } = moving;
             let what = "what only that one has stays there";
@@ -115,7 +119,7 @@ async fn ask(
             Err(Refusal { why: format!("{region}: it has agreed to another for term {term}"), term: Some(term) })
         }
         Ok(Ok(Answer::Refused { reason } | Answer::Failed { reason })) => failed(&reason),
-        Ok(Ok(Answer::Ready | Answer::Counted { .. } | Answer::Home | Answer::Taken)) => {
+        Ok(Ok(Answer::Ready | Answer::Counted { .. } | Answer::Home | Answer::Taken | Answer::Confirmed { .. })) => {
             failed("it answered something else than was asked")
         }
         Ok(Err(error)) => failed(&format!("{error:#}")),
@@ -156,10 +160,9 @@ async fn lock_home(connection: &mut PgConnection, tenant: &str) -> sqlx::Result<
 
 impl Store {
     /// Regions that were heard of and have a voice.
-    async fn voters(&self) -> Result<BTreeSet<String>, StoreError> {
-        let states = self.membership().await?.states;
-        let has_voice = |state: &MemberState| matches!(state, MemberState::Active | MemberState::Draining);
-        Ok(states.iter().filter(|(_, state)| has_voice(state)).map(|(region, _)| region.to_string()).collect())
+    pub(super) async fn voters(&self) -> Result<BTreeSet<String>, StoreError> {
+        let voters = sqlx::query_scalar!(r#"SELECT region AS "region!" FROM home_voters"#);
+        Ok(voters.fetch_all(self.pool()).await?.into_iter().collect())
     }
 
     /// Agrees that another region is the tenant's home from `term` on, if that was not promised otherwise and the home it

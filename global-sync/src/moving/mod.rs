@@ -5,17 +5,21 @@
 //! tenant goes on. Then writes pause, the last changes follow, and with one transaction the home is handed over, which is
 //! never taken back. Only then are the rows here erased. [`arrival`] runs at the new home and holds rows that nobody reads
 //! before the home is its own; an attempt that begins anew finds and erases what an earlier one has left. Where the old home is
-//! gone, [`failover`] takes it, and nothing is copied.
+//! gone, [`failover`] takes it, and nothing is copied; for tenants that would rather have no home than two, [`lease`] has the other
+//! regions confirm it all the time.
 //!
 //! Rows move as they are, sealed with the tenant's own key, over a connection of their own. Here nothing knows what they mean.
 
 mod arrival;
 mod departure;
 mod failover;
+mod lease;
 mod record;
 mod tables;
 #[cfg(test)]
 mod tests;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, types::Uuid};
@@ -23,6 +27,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, types::U
 pub(crate) use arrival::receive;
 pub(crate) use departure::go_on;
 pub(crate) use failover::take_over;
+pub(crate) use lease::confirm;
 pub(crate) use record::{Mode, Move};
 
 use crate::{
@@ -58,6 +63,8 @@ enum Ask {
     Tail,
     /// Whether the region that asks may be the home from this term on, in place of the one with that term and n.
     Vote { tenant: String, term: i64, from: (i64, i64) },
+    /// Whether the tenants that are at home where this comes from still are.
+    Confirm,
 }
 
 /// What is answered.
@@ -76,6 +83,8 @@ enum Answer {
     Agreed,
     /// Another may for this term, which is not smaller.
     Outbid { term: i64 },
+    /// All are but these, of which another region may be the home from these terms on.
+    Confirmed { promised: BTreeMap<String, i64> },
     /// It will not have the tenant, and why.
     Refused { reason: String },
     /// It cannot go on, and why; another attempt may do better.

@@ -1,8 +1,9 @@
 //! Goes on with the moves of tenants from here, and takes those over whose homes are gone, one after another, while this
-//! instance leads.
+//! instance leads; and has leased homes confirmed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use futures::future::{join_all, try_join_all};
 use shared::ids::RegionName;
 use tokio::time::Instant;
 
@@ -16,6 +17,10 @@ use crate::{
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const ERASE_STALE_EVERY: Duration = Duration::from_secs(60);
+/// Tenants taken over side by side.
+const TAKEN_AT_ONCE: usize = 16;
+/// Well below a lease, also where regions that are gone keep the others waiting.
+const CONFIRM_EVERY: Duration = Duration::from_secs(2);
 
 /// Goes on with what is to be moved from here, and erases what others have begun to move here and given up.
 pub(super) async fn move_tenants(mut leader: Leader, mesh: Mesh, config: Config) {
@@ -34,7 +39,7 @@ pub(super) async fn move_tenants(mut leader: Leader, mesh: Mesh, config: Config)
             }
             Ok(())
         };
-        if !goes_on(&leader, done).await {
+        if !goes_on(&leader, done, LOOK_EVERY).await {
             return;
         }
     }
@@ -44,30 +49,91 @@ pub(super) async fn move_tenants(mut leader: Leader, mesh: Mesh, config: Config)
 pub(super) async fn take_tenants_over(mut leader: Leader, mesh: Mesh, config: Config) {
     while let Some(fence) = leader.lead().await {
         let done = async {
-            for moving in leader.store.moves_to_go_on_with(Mode::Failover).await? {
-                tracing::warn!(
-                    tenant = moving.tenant,
-                    "{} is to take {} from {}",
-                    moving.to,
-                    moving.tenant,
-                    moving.from
-                );
-                let reach = |region| call(&leader, &mesh, &config, region);
-                let outcome = moving::take_over(&leader.store, &fence, &moving, reach).await;
-                note(&leader, &fence, &moving, outcome).await?;
+            for some in leader.store.moves_to_go_on_with(Mode::Failover).await?.chunks(TAKEN_AT_ONCE) {
+                let mut taken = Vec::with_capacity(some.len());
+                for moving in some {
+                    taken.push(take_over(&leader, &fence, &mesh, &config, moving));
+                }
+                try_join_all(taken).await?;
             }
             Ok(())
         };
-        if !goes_on(&leader, done).await {
+        if !goes_on(&leader, done, LOOK_EVERY).await {
             return;
         }
     }
 }
 
+async fn take_over(
+    leader: &Leader,
+    fence: &Fence,
+    mesh: &Mesh,
+    config: &Config,
+    moving: &Move,
+) -> Result<(), StoreError> {
+    tracing::warn!(tenant = moving.tenant, "{} is to take {} from {}", moving.to, moving.tenant, moving.from);
+    let reach = |region| call(leader, mesh, config, region);
+    let outcome = moving::take_over(&leader.store, fence, moving, reach).await;
+    note(leader, fence, moving, outcome).await
+}
+
+/// Has the other regions confirm the homes that are leased here.
+pub(super) async fn keep_homes(mut leader: Leader, mesh: Mesh, config: Config) {
+    let mut links: BTreeMap<String, MoveLink> = BTreeMap::new();
+    while let Some(fence) = leader.lead().await {
+        let done = async {
+            if !leader.store.has_leased_homes().await? {
+                links.clear();
+                return Ok(());
+            }
+            let mut asked = Vec::new();
+            for region in leader.store.other_voters().await? {
+                let link = links.remove(&region);
+                asked.push(confirm(&leader, &fence, &mesh, &config, region, link));
+            }
+            links = join_all(asked).await.into_iter().flatten().collect();
+            Ok(())
+        };
+        if !goes_on(&leader, done, CONFIRM_EVERY).await {
+            return;
+        }
+    }
+}
+
+/// The link to a region that has confirmed them.
+async fn confirm(
+    leader: &Leader,
+    fence: &Fence,
+    mesh: &Mesh,
+    config: &Config,
+    region: String,
+    link: Option<MoveLink>,
+) -> Option<(String, MoveLink)> {
+    let confirmed = async {
+        let mut link = match link {
+            Some(link) => link,
+            None => call(leader, mesh, config, region.clone()).await?,
+        };
+        moving::confirm(&leader.store, fence, &mut link).await?;
+        anyhow::Ok(link)
+    };
+    let confirmed = confirmed.await;
+    let outcome = if confirmed.is_ok() { "confirmed" } else { "failed" };
+    metrics::counter!("global_sync_home_confirmations_total", "peer" => region.clone(), "outcome" => outcome)
+        .increment(1);
+    match confirmed {
+        Ok(link) => Some((region, link)),
+        Err(error) => {
+            tracing::debug!(peer = region, "{region} does not confirm the homes here: {error:#}");
+            None
+        }
+    }
+}
+
 /// False when told to stop meanwhile: what is broken off anywhere is gone on with from its row.
-async fn goes_on(leader: &Leader, done: impl Future<Output = Result<(), StoreError>>) -> bool {
+async fn goes_on(leader: &Leader, done: impl Future<Output = Result<(), StoreError>>, again_after: Duration) -> bool {
     match leader.stop.run_until_cancelled(done).await {
-        Some(Ok(())) => leader.pause(LOOK_EVERY).await,
+        Some(Ok(())) => leader.pause(again_after).await,
         Some(Err(error)) => leader.after("tenants are not moved", &error).await,
         None => false,
     }

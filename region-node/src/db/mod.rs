@@ -105,6 +105,10 @@ impl Db {
             let detail = format!("tenant '{tenant}' is being moved to another region");
             return Err(Problem::new(Code::TenantMoving, detail).retry_after(1));
         }
+        if !home.is_confirmed && begun == Begun::Now {
+            let detail = format!("{} cannot tell whether it still is the home of tenant '{tenant}'", self.region);
+            return Err(Problem::new(Code::HomeUnconfirmed, detail).retry_after(3));
+        }
         tx.epoch = lost.unwrap_or(Epoch { term: home.term, n: home.n });
         tx.sealer = Some(self.keys.read(tenant, home.wrapped_key.as_deref()).map_err(unusable)?);
         let held = match (home.is_held, home.request_hash, home.status, home.sealed_body) {
@@ -227,6 +231,8 @@ struct Home {
     /// Of this region's time as the home, where another has ended it by force.
     lost_term: Option<i64>,
     lost_n: Option<i64>,
+    /// Other regions agree that it is, or the tenant does not ask for that.
+    is_confirmed: bool,
     wrapped_key: Option<Vec<u8>>,
     /// No hand-over was under way when the transaction began, and none can begin before it ends.
     is_fenced: bool,
@@ -250,6 +256,7 @@ async fn home_of(tx: &mut TenantTx, key: Option<&Key<'_>>) -> Result<Home, Probl
     let sql = sqlx::query_as!(
         Home,
         r#"SELECT h.region, h.term, h.n, h.state, h.lost_term, h.lost_n, w.wrapped AS "wrapped_key?",
+                  CASE WHEN h.is_leased THEN home_is_confirmed(h.tenant_id, h.term) ELSE true END AS "is_confirmed!",
                   current_setting('app.is_fenced') = 'true' AS "is_fenced!",
                   current_setting('app.is_held') = 'true' AS "is_held!",
                   k.request_hash AS "request_hash?", k.status AS "status?", k.sealed_body AS "sealed_body?"

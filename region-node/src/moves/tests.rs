@@ -158,3 +158,30 @@ async fn whom_only_the_old_home_knew_is_told_to_register(pool: PgPool) {
         json!({"pickup": pickup, "dropoff": dropoff, "vehicle_class": "standard", "payment_method": {"type": "cash"}});
     assert_eq!(rider.post("/v1/rides", wish).await.problem(401).code, "invalid_token");
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_tenant_that_would_rather_have_no_home_than_two_is_refused_while_no_majority_confirms_it(pool: PgPool) {
+    let region = TestRegion::with_config(pool.clone(), json!({"home": {"lease": true}})).await;
+    let (rider, db, tenant) = (region.rider().await, &region.app.db, &region.tenant);
+    let others = "INSERT INTO regions (name, base_url, quic_addr) SELECT name, 'http://127.0.0.1:1', ''
+                  FROM unnest(ARRAY['us-east', 'eu-west', 'ap-south']) AS name ON CONFLICT DO NOTHING";
+    sqlx::query(others).execute(&pool).await.unwrap();
+    let begun = async || db.begin(tenant).await.map(drop).map_err(|problem| problem.code());
+    assert_eq!(begun().await, Err(Code::HomeUnconfirmed), "one of three is no majority");
+    db.begin_step(tenant).await.unwrap();
+    db.read(tenant).await.unwrap();
+    as_sync(&pool, "INSERT INTO home_grants (region, asked_at, promised) VALUES ('eu-west', now(), '{}')").await;
+    assert_eq!(begun().await, Ok(()));
+    as_sync(&pool, "UPDATE home_grants SET promised = '{\"cabs\": 2, \"limos\": 2}'").await;
+    assert_eq!(begun().await, Err(Code::HomeUnconfirmed), "it has agreed to another home");
+    as_sync(&pool, "UPDATE home_grants SET promised = '{\"cabs\": 1, \"limos\": 2}'").await;
+    assert_eq!(begun().await, Ok(()), "of an earlier term");
+    as_sync(&pool, "UPDATE home_grants SET asked_at = now() - interval '16 s'").await;
+    let unconfirmed = rider.post("/v1/rides/00000000-0000-7000-8000-000000000001/cancel", json!({})).await;
+    assert_eq!(unconfirmed.headers["retry-after"], "3");
+    assert_eq!(unconfirmed.problem(503).code, "home_unconfirmed");
+    // Whoever does not ask for it is served.
+    let without = "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at) VALUES ('cabs', 99, '{}', now())";
+    sqlx::query(without).execute(&pool).await.unwrap();
+    assert_eq!(begun().await, Ok(()));
+}
