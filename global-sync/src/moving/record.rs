@@ -173,43 +173,32 @@ impl Store {
     /// Pauses the tenant's commands: those under way have ended when this returns, none begins before the home is active again
     /// or handed over.
     pub(super) async fn pause_home(&self, fence: &Fence, moving: &Move) -> Result<(), MoveError> {
-        self.change_home(fence, moving, "active", "moving").await?;
+        let mut tx = self.begin_fenced(fence).await?;
+        hold_home(&mut tx, &moving.tenant).await?;
+        let paused = sqlx::query!(
+            "UPDATE tenant_homes SET state = 'moving'
+             WHERE tenant_id = $1 AND (term, n) = ($2, $3) AND state = 'active'
+               AND region = (SELECT region FROM repl_self)",
+            moving.tenant,
+            moving.term,
+            moving.n
+        )
+        .execute(&mut *tx)
+        .await?;
+        if paused.rows_affected() == 0 {
+            return Err(MoveError::Differs(format!("the home of {} is not active here any more", moving.tenant)));
+        }
+        sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
+        tx.commit().await.map_err(StoreError::from)?;
         self.note_move(fence, moving.id, "pausing").await?;
         Ok(self.wait_for_writers().await?)
     }
 
     /// Lets the tenant's commands go on, if they were paused and the home is still here.
-    pub(super) async fn resume_home(&self, fence: &Fence, moving: &Move) -> Result<(), MoveError> {
-        match self.change_home(fence, moving, "moving", "active").await {
-            Ok(()) | Err(MoveError::Differs(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn change_home(&self, fence: &Fence, moving: &Move, from: &str, to: &str) -> Result<(), MoveError> {
+    pub(super) async fn resume_home(&self, fence: &Fence, moving: &Move) -> Result<(), StoreError> {
         let mut tx = self.begin_fenced(fence).await?;
-        // Whoever lets commands go on need not wait for those that are under way.
-        if to != "active" {
-            hold_home(&mut tx, &moving.tenant).await?;
-        }
-        let changed = sqlx::query!(
-            "UPDATE tenant_homes SET state = $5
-             WHERE tenant_id = $1 AND (term, n) = ($2, $3) AND state = $4
-               AND region = (SELECT region FROM repl_self)",
-            moving.tenant,
-            moving.term,
-            moving.n,
-            from,
-            to
-        )
-        .execute(&mut *tx)
-        .await?;
-        if changed.rows_affected() == 0 {
-            return Err(MoveError::Differs(format!("the home of {} is not {from} here any more", moving.tenant)));
-        }
-        sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
-        tx.commit().await.map_err(StoreError::from)?;
-        Ok(())
+        unpause(&mut tx, moving).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Waits until whatever writes a tenant's table now has ended: background work asks for the home in the statement that

@@ -19,7 +19,7 @@ use crate::{
     http::{Command, Path, Problem, ProblemBody, Stop},
     identity::Caller,
     realtime::Event,
-    rides::{self, Ride, RideStatus},
+    rides::{self, RideStatus},
     trips::{self, Trip},
     zones,
 };
@@ -215,7 +215,7 @@ pub(super) async fn release(tx: &mut TenantTx, rides: &[RideId], now: OffsetDate
     for ride_id in store::release(tx, rides, now).await? {
         tx.tell(Event::DispatchDue { tenant: tenant.clone(), ride_id, at: now });
         if let Some(ride) = rides::load(tx, ride_id).await? {
-            announce(tx, ride).await?;
+            rides::announce(tx, ride).await?;
         }
     }
     Ok(())
@@ -226,8 +226,4 @@ pub(super) fn tell_withdrawn(tx: &mut TenantTx, ended: store::Ended, reason: &'s
     let tenant = tx.tenant().clone();
     tx.count(OFFERS, if reason == "expired" { "expired" } else { "withdrawn" });
     tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id, reason, at });
-}
-
-async fn announce(tx: &mut TenantTx, ride: Ride) -> sqlx::Result<()> {
-    rides::announce(tx, ride).await.map(|_| ())
 }

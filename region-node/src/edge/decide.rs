@@ -64,10 +64,13 @@ fn region_named_in(path: &str) -> Option<&str> {
     path.strip_prefix("/v1/regions/")?.split('/').next()
 }
 
+fn is_known(edge: &Edge, region: &RegionName) -> bool {
+    *region == edge.0.region || edge.base_url(region).is_some()
+}
+
 /// A region nobody knows is refused by whoever answers.
 fn decide_by_region(edge: &Edge, region: &str) -> Decision {
-    let region =
-        region.parse::<RegionName>().ok().filter(|region| *region == edge.0.region || edge.base_url(region).is_some());
+    let region = region.parse().ok().filter(|region| is_known(edge, region));
     region.map_or(Decision::Anywhere, Decision::Home)
 }
 
@@ -145,7 +148,7 @@ async fn decide_rehoming(edge: &Edge, request: Request) -> Result<(Decision, Req
     let (request, rehoming) = look_into::<Rehoming>(edge, request).await?;
     let successor =
         rehoming.filter(|asked| asked.mode.as_deref() == Some("failover")).and_then(|asked| asked.to_region);
-    let successor = successor.filter(|region| *region == edge.0.region || edge.base_url(region).is_some());
+    let successor = successor.filter(|region| is_known(edge, region));
     Ok((successor.map_or_else(|| decide_by_tenant(edge, tenant), Decision::Home), request))
 }
 

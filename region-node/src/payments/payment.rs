@@ -4,11 +4,15 @@ use serde::{Deserialize, Serialize};
 use shared::{
     ids::{PaymentId, RefundId, RideId, ShareId, TripId},
     money::{Currency, Money},
+    tariff::MAX_TARIFF_AMOUNT,
 };
 use time::OffsetDateTime;
 
 use super::PaymentError;
-use crate::rides::{CancelledBy, MethodType};
+use crate::{
+    http::Problem,
+    rides::{CancelledBy, MethodType},
+};
 
 /// An enum whose names in SQL, JSON, its schema and metrics are the same. A name is a token, not a `literal`, which the derived
 /// schema would not see.
@@ -143,6 +147,15 @@ impl AskedAmount {
             Self::Money { amount, currency: said } if said == currency => Ok(amount),
             Self::Money { .. } => Err(PaymentError::WrongCurrency(currency)),
         }
+    }
+
+    /// Something to give or put in: not nothing, and no more than a tariff may ask for.
+    pub(super) fn to_give(self, currency: Currency) -> Result<Money, Problem> {
+        let amount = self.minor_units(currency)?;
+        if !(1..=MAX_TARIFF_AMOUNT).contains(&amount) {
+            return Err(Problem::field("amount", format!("must be 1 to {MAX_TARIFF_AMOUNT} minor units")));
+        }
+        Ok(Money::new(amount, currency))
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::{extract::State, response::Response};
 use garde::Validate;
 use serde::Deserialize;
-use shared::{ids::TripId, money::Money, tariff::MAX_TARIFF_AMOUNT};
+use shared::ids::TripId;
 
 use super::{
     Payment, PaymentError, PaymentKind, Split,
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     app::App,
     db::TenantTx,
-    http::{Command, Path, Problem, ProblemBody, Stop},
+    http::{Command, Path, ProblemBody, Stop},
     identity::Caller,
     rides::{MethodType, PaymentMethod},
     tenants::PublishedConfig,
@@ -74,10 +74,7 @@ async fn intend(
         (TripStatus::Completed, Some(fare)) => fare.total,
         (status, _) => return Err(PaymentError::NoTip { trip: id, status: status.to_string() }.into()),
     };
-    let amount = command.body.amount.minor_units(fare.currency)?;
-    if !(1..=MAX_TARIFF_AMOUNT).contains(&amount) {
-        return Err(Problem::field("amount", format!("must be 1 to {MAX_TARIFF_AMOUNT} minor units")).into());
-    }
+    let amount = command.body.amount.to_give(fare.currency)?;
     let method = command.body.method.clone().unwrap_or_else(|| owed.method.clone());
     if method.kind == MethodType::Cash {
         return Err(PaymentError::TipInCash.into());
@@ -85,7 +82,6 @@ async fn intend(
     if owed.is_tipped {
         return Err(PaymentError::AlreadyTipped(id).into());
     }
-    let amount = Money::new(amount, fare.currency);
     let provider = pay::provider_of(app, &config.psp, &method, amount, caller)?;
     let due = Due { share: None, kind: PaymentKind::Tip, amount, split: Split::of_tip(amount.amount) };
     let asked_by = AskedBy::of(command, caller, &tx.sealer().await?);

@@ -1,6 +1,9 @@
 //! How many rides are open, for whoever watches.
 
-use std::{collections::BTreeSet, sync::Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
 
 use crate::{app::App, http::Problem};
 
@@ -25,21 +28,15 @@ pub(crate) async fn report_open(app: &App, reported: &Reported) -> Result<(), Pr
         let labels = [("tenant", tenant.to_owned()), ("status", status.to_owned())];
         metrics::gauge!("region_node_rides_open", &labels).set(count as f64);
     };
-    let mut gone = std::mem::take(&mut *reported.lock());
+    let mut shown = BTreeSet::new();
     for row in open {
         show(&row.tenant_id, &row.status, row.count);
-        let shown = (row.tenant_id, row.status);
-        gone.remove(&shown);
-        reported.lock().insert(shown);
+        shown.insert((row.tenant_id, row.status));
     }
-    gone.iter().for_each(|(tenant, status)| show(tenant, status, 0));
+    let mut before = reported.0.lock().unwrap_or_else(PoisonError::into_inner);
+    before.difference(&shown).for_each(|(tenant, status)| show(tenant, status, 0));
+    *before = shown;
     Ok(())
-}
-
-impl Reported {
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<(String, String)>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]

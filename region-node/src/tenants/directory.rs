@@ -63,30 +63,33 @@ pub struct Home {
 
 /// Holds the newest directory; readers never wait for each other.
 #[derive(Clone, Default)]
-pub(crate) struct DirectoryCell {
-    newest: Arc<RwLock<Arc<Directory>>>,
+pub(crate) struct DirectoryCell(Arc<RwLock<Newest>>);
+
+#[derive(Default)]
+struct Newest {
+    directory: Arc<Directory>,
     /// When it was last read whole.
-    read_at: Arc<RwLock<Option<Instant>>>,
+    read_at: Option<Instant>,
 }
 
 impl DirectoryCell {
     pub(crate) fn get(&self) -> Arc<Directory> {
-        Arc::clone(&self.newest.read().expect("no holder of this lock panics"))
+        Arc::clone(&self.0.read().expect("no holder of this lock panics").directory)
     }
 
     pub(crate) fn set(&self, directory: Directory) {
-        *self.newest.write().expect("no holder of this lock panics") = Arc::new(directory);
-        *self.read_at.write().expect("no holder of this lock panics") = Some(Instant::now());
+        *self.0.write().expect("no holder of this lock panics") =
+            Newest { directory: Arc::new(directory), read_at: Some(Instant::now()) };
     }
 
     /// Reports how old it is, once there is one.
     pub(crate) fn report(&self) {
-        if let Some(at) = *self.read_at.read().expect("no holder of this lock panics") {
+        if let Some(at) = self.0.read().expect("no holder of this lock panics").read_at {
             metrics::gauge!("region_node_directory_age_seconds").set(at.elapsed().as_secs_f64());
         }
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Directory)) {
-        change(Arc::make_mut(&mut *self.newest.write().expect("no holder of this lock panics")));
+        change(Arc::make_mut(&mut self.0.write().expect("no holder of this lock panics").directory));
     }
 }

@@ -5,7 +5,6 @@ use shared::{
     claims::Role,
     ids::{CreditId, RiderId},
     money::Money,
-    tariff::MAX_TARIFF_AMOUNT,
 };
 
 use super::{CreditRecord, WalletEntry};
@@ -100,10 +99,7 @@ pub(in crate::payments) async fn credit_wallet(
 ) -> Result<Response, Stop> {
     caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
     let currency = app.tenants.config(caller.tenant()).await?.config.currency;
-    let amount = command.body.amount.minor_units(currency)?;
-    if !(1..=MAX_TARIFF_AMOUNT).contains(&amount) {
-        return Err(Problem::field("amount", format!("must be 1 to {MAX_TARIFF_AMOUNT} minor units")).into());
-    }
+    let amount = command.body.amount.to_give(currency)?;
     let mut tx = command.begin(&app, &caller).await?;
     if !identity::hold_rider(&mut tx, id).await? {
         return Err(PaymentError::NoSuchRider(id).into());
@@ -111,7 +107,7 @@ pub(in crate::payments) async fn credit_wallet(
     let credit = CreditRecord {
         credit_id: CreditId::new(),
         rider_id: id,
-        amount: Money::new(amount, currency),
+        amount,
         reason: command.body.reason.clone(),
         made_by: caller.key_owner(),
         created_at: app.clock.now(),

@@ -1,12 +1,12 @@
 use axum::{extract::State, response::Response};
 use garde::Validate;
 use serde::Deserialize;
-use shared::{ids::PaymentId, money::Money, tariff::MAX_TARIFF_AMOUNT};
+use shared::ids::PaymentId;
 
 use crate::{
     app::App,
     db::TenantTx,
-    http::{Command, Problem, ProblemBody, Stop},
+    http::{Command, ProblemBody, Stop},
     identity::Caller,
     payments::{
         Payment, PaymentError, PaymentKind, Split, pay,
@@ -64,16 +64,12 @@ async fn intend(
     if !config.flags.payments {
         return Err(PaymentError::PaymentsOff.into());
     }
-    let amount = command.body.amount.minor_units(config.currency)?;
-    if !(1..=MAX_TARIFF_AMOUNT).contains(&amount) {
-        return Err(Problem::field("amount", format!("must be 1 to {MAX_TARIFF_AMOUNT} minor units")).into());
-    }
+    let amount = command.body.amount.to_give(config.currency)?;
     let usual = PaymentMethod { kind: MethodType::Card, token: None };
     let method = command.body.method.clone().unwrap_or(usual);
     if method.kind != MethodType::Card {
         return Err(PaymentError::TopUpNotByCard.into());
     }
-    let amount = Money::new(amount, config.currency);
     let provider = pay::provider_of(app, &config.psp, &method, amount, caller)?;
     let (method, sequence) = pay::begin(app, &provider, method, None, now)?;
     let payment = PaymentRecord {
