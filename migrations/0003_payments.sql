@@ -334,6 +334,7 @@ CREATE TABLE psp_webhook_events (
     received_at    timestamptz NOT NULL,
     CONSTRAINT one_webhook_event PRIMARY KEY (tenant_id, provider, event_id)
 );
+CREATE INDEX psp_webhook_events_by_time ON psp_webhook_events (received_at);
 CALL fence_by_tenant('psp_webhook_events');
 
 -- What the built-in sandbox PSP remembers: its side of the money, by idempotency key, as a real PSP would.
@@ -426,8 +427,8 @@ CREATE TABLE reconciliation_differences (
     reconciliation_id uuid NOT NULL REFERENCES reconciliations (id),
     tenant_id        text NOT NULL,
     class            text NOT NULL CHECK (class IN
-        ('missing_here', 'missing_at_psp', 'amount_differs', 'status_differs', 'refund_missing_here',
-         'refund_missing_at_psp', 'refund_amount_differs', 'refund_status_differs', 'ledger_differs')),
+        ('missing_here', 'missing_at_psp', 'charged_twice', 'amount_differs', 'status_differs', 'refund_missing_here',
+         'refund_missing_at_psp', 'refund_made_twice', 'refund_amount_differs', 'refund_status_differs', 'ledger_differs')),
     payment_id       uuid,
     refund_id        uuid,
     provider_ref     text,

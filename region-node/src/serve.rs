@@ -146,6 +146,7 @@ fn start_background_work(app: &App) {
     app.spawn(every(app.clone(), SWEEP, async |app| {
         forget_old_answers(&app.db, app.clock.now()).await?;
         identity::forget_expired(&app).await?;
+        payments::forget_webhooks(&app.db, app.clock.now()).await?;
         Ok(())
     }));
 }

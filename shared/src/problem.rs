@@ -95,6 +95,8 @@ codes! {
     RegionUnfit = 409 "region_unfit",
     /// The trip is paid, or a payment of it is under way.
     AlreadyPaid = 409 "already_paid",
+    /// The rider's bank holds what is to be given back, or has taken it: the rider would have it twice.
+    PaymentDisputed = 409 "payment_disputed",
     /// The rider's wallet holds less than is to be paid from it.
     WalletInsufficient = 409 "wallet_insufficient",
     /// The trip has a tip, or one is under way.

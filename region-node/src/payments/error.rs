@@ -71,6 +71,10 @@ pub enum PaymentError {
     TopUpNotByCard,
     #[error("{asked} is more than the {left} left of the payment")]
     AmountExceedsPayment { asked: Money, left: Money },
+    #[error(
+        "{disputed} of the payment are disputed, with the rider's bank or lost to it; of the rest {left} can be given back"
+    )]
+    Disputed { disputed: Money, left: Money },
     #[error("it is in {0}")]
     WrongCurrency(Currency),
     #[error("the first request with this Idempotency-Key has not finished")]
@@ -130,6 +134,7 @@ impl From<PaymentError> for Problem {
                 return Self::new(Code::PspUnavailable, detail).retry_after(wait_s);
             }
             PaymentError::AmountExceedsPayment { .. } => Code::AmountExceedsPayment,
+            PaymentError::Disputed { .. } => Code::PaymentDisputed,
             PaymentError::WrongCurrency(_) => return Self::field("amount.currency", detail),
             PaymentError::InProgress => return Self::new(Code::IdempotencyInProgress, detail).retry_after(1),
             PaymentError::KeyReused => Code::IdempotencyKeyReused,

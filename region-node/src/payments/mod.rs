@@ -56,6 +56,7 @@ pub use psp::{PspConfig, PspRegistry};
 pub use reconcile::reconcile_due;
 pub use resume::{resume_payments, run_due};
 pub use share::{FixedShare, charge_shares, usable_token};
+pub use webhook::forget_webhooks;
 
 use crash::{Passing, Phase};
 use ledger::{Entry, EntryKind, Parties, Source, Split};

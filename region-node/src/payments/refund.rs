@@ -26,7 +26,7 @@ use crate::{
 /// How much to give back, and why.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
 pub(super) struct RefundRequest {
-    /// All that is left of the payment, if not said.
+    /// All that is left of the payment and not disputed, if not said.
     #[garde(skip)]
     #[serde(default)]
     amount: Option<AskedAmount>,
@@ -111,8 +111,8 @@ async fn begun_before(
     Ok(begun)
 }
 
-/// Records the intent to give back a part of a locked payment; refunds under way count, so that together they stay within
-/// the total.
+/// Records the intent to give back a part of a locked payment; refunds under way count, and what banks took back, so that together
+/// they stay within the total.
 async fn intend(
     app: &App,
     tx: &mut TenantTx,
@@ -125,9 +125,12 @@ async fn intend(
     }
     let now = app.clock.now();
     let left = payment.refundable(store::begun_split(tx, payment.id).await?)?;
+    let held_back = store::held_back(tx, payment.id).await?;
+    let undisputed = (left.total() - held_back).max(0);
     let currency = payment.amount.currency;
     let amount = match command.body.amount {
-        None => left.total(),
+        None if undisputed == 0 => left.total(),
+        None => undisputed,
         Some(asked) => asked.minor_units(currency)?,
     };
     if command.body.amount.is_some() && amount < 1 {
@@ -138,6 +141,10 @@ async fn intend(
         left: Money::new(left.total(), currency),
     };
     let split = left.part(amount).filter(|_| amount > 0).ok_or_else(exceeds)?;
+    if amount > undisputed {
+        let money = |amount| Money::new(amount, currency);
+        return Err(PaymentError::Disputed { disputed: money(held_back), left: money(undisputed) }.into());
+    }
     let to = command.body.to;
     if to == RefundTo::Wallet && !identity::hold_rider(tx, payment.rider_id).await? {
         return Err(Problem::field("to", "must be source: the rider's account is erased").into());

@@ -6,13 +6,20 @@
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use serde::Serialize;
 use shared::ids::TenantId;
+use time::{Duration, OffsetDateTime};
 
 use super::{PaymentError, dispute, psp::OperationKey, store};
 use crate::{
     app::App,
+    db::Db,
     http::{Path, Problem, ProblemBody, read_body},
     tenants::TenantHeader,
 };
+
+/// A replay is known for so long. Stripe sends an event again for three days, and signatures are good for minutes.
+const REPLAYS_KNOWN_FOR: Duration = Duration::days(30);
+/// Events forgotten at once.
+const FORGOTTEN_AT_ONCE: i64 = 5_000;
 
 /// The webhook has been taken, now or before.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -56,6 +63,20 @@ pub(super) async fn take_scripted(app: &App) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// Forgets the events nobody can replay any more; any node may do it at any time.
+pub async fn forget_webhooks(db: &Db, now: OffsetDateTime) -> Result<u64, Problem> {
+    let mut forgotten = 0;
+    loop {
+        let mut tx = db.system().await?;
+        let some = store::forget_webhooks(&mut tx, now - REPLAYS_KNOWN_FOR, FORGOTTEN_AT_ONCE).await?;
+        tx.commit().await?;
+        forgotten += some;
+        if some < FORGOTTEN_AT_ONCE.unsigned_abs() {
+            return Ok(forgotten);
+        }
+    }
 }
 
 async fn take(app: &App, tenant: &TenantId, provider: &str, headers: &HeaderMap, body: &[u8]) -> Result<(), Problem> {

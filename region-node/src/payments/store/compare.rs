@@ -2,7 +2,8 @@ use crate::{db::TenantTx, payments::reconcile::Job};
 
 /// Keeps every difference between what the PSP has listed for a reconciliation and what stands here. What the PSP did in the
 /// span is looked for here whenever it was settled, and what was settled in the span is looked for in all that is listed. What
-/// the tenant's home before `region` has settled is here as a fact alone.
+/// the tenant's home before `region` has settled is here as a fact alone. Of what is settled, an operation by another name than the
+/// one it was settled with is one too many; if that one came to nothing, it is none.
 pub(in crate::payments) async fn compare(tx: &mut TenantTx, job: &Job, region: &str) -> sqlx::Result<()> {
     charges_there(tx, job, region).await?;
     payments_here(tx, job).await?;
@@ -25,6 +26,8 @@ async fn charges_there(tx: &mut TenantTx, job: &Job, region: &str) -> sqlx::Resu
                  AND NOT EXISTS (SELECT FROM ledger_facts f
                                  WHERE f.kind = 'wallet' AND f.entry_id = o.fact AND f.origin_region <> $5)
                  THEN 'missing_here'
+             WHEN p.status IN ('settled', 'refunded', 'partially_refunded') AND o.provider_ref IS DISTINCT FROM p.provider_ref
+                 THEN CASE WHEN o.state = 'succeeded' THEN 'charged_twice' END
              WHEN (o.state = 'succeeded') <> (p.status IN ('settled', 'refunded', 'partially_refunded')) THEN 'status_differs'
              WHEN o.state = 'succeeded' AND (p.amount, p.currency) <> (o.amount, o.currency) THEN 'amount_differs'
              END AS class) found
@@ -47,7 +50,8 @@ async fn payments_here(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
          FROM payments p
          WHERE p.provider = $2 AND p.settled_at >= $3 AND p.settled_at < $4 AND p.amount > 0
            AND NOT EXISTS (SELECT FROM reconciliation_operations o
-                           WHERE o.reconciliation_id = $1 AND o.ours = p.id AND o.kind = 'charge')",
+                           WHERE o.reconciliation_id = $1 AND o.ours = p.id AND o.kind = 'charge'
+                             AND o.provider_ref = p.provider_ref)",
         job.id.0,
         job.provider,
         job.from,
@@ -72,6 +76,8 @@ async fn refunds_there(tx: &mut TenantTx, job: &Job, region: &str) -> sqlx::Resu
              WHEN r.id IS NULL AND o.state = 'succeeded' AND (o.ours IS NOT NULL OR charge.id IS NOT NULL)
                  AND NOT EXISTS (SELECT FROM ledger_facts f WHERE f.fact_id = o.fact AND f.origin_region <> $5)
                  THEN 'refund_missing_here'
+             WHEN r.status = 'settled' AND o.provider_ref IS DISTINCT FROM r.provider_ref
+                 THEN CASE WHEN o.state = 'succeeded' THEN 'refund_made_twice' END
              WHEN (o.state = 'succeeded') <> (r.status = 'settled') THEN 'refund_status_differs'
              WHEN o.state = 'succeeded' AND (r.amount, r.currency) <> (o.amount, o.currency) THEN 'refund_amount_differs'
              END AS class) found
@@ -94,7 +100,8 @@ async fn refunds_here(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
          FROM refunds r JOIN payments p ON p.id = r.payment_id
          WHERE p.provider = $2 AND r.settled_at >= $3 AND r.settled_at < $4 AND r.goes_to = 'source'
            AND NOT EXISTS (SELECT FROM reconciliation_operations o
-                           WHERE o.reconciliation_id = $1 AND o.ours = r.id AND o.kind = 'refund')",
+                           WHERE o.reconciliation_id = $1 AND o.ours = r.id AND o.kind = 'refund'
+                             AND o.provider_ref = r.provider_ref)",
         job.id.0,
         job.provider,
         job.from,

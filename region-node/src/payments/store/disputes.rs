@@ -1,3 +1,4 @@
+use shared::ids::PaymentId;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -22,6 +23,15 @@ pub(in crate::payments) async fn load(tx: &mut TenantTx, id: Uuid) -> sqlx::Resu
         amount: money(row.amount, &row.currency)?,
         opened_at: row.opened_at,
     }))
+}
+
+/// What banks hold of a payment, or have taken for good: its disputes that are not won.
+pub(in crate::payments) async fn held_back(tx: &mut TenantTx, payment: PaymentId) -> sqlx::Result<i64> {
+    let sql = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(amount), 0)::bigint AS "amount!" FROM disputes WHERE payment_id = $1 AND status <> 'won'"#,
+        payment.0
+    );
+    sql.fetch_one(tx.conn()).await
 }
 
 /// Writes a dispute, or how far it has come.

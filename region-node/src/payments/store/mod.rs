@@ -23,7 +23,7 @@ pub(super) use self::{
     closings::{close as close_ledger, last_closing, open_until as ledgers_open_until, sum_up as sum_ledger_up},
     compare::compare,
     counts::count_waiting,
-    disputes::{load as load_dispute, save as save_dispute},
+    disputes::{held_back, load as load_dispute, save as save_dispute},
     ledger::book,
     payments::{
         Owed, asked_under_key, claim_due as claim_due_payments, given_up as given_up_payments,
@@ -52,7 +52,7 @@ pub(super) use self::{
         balance as wallet_balance, entries as wallet_entries, forgotten as forgotten_of_wallet, insert_credit,
         is_booked, is_rider, lock as lock_wallet, lock_rider, of_all_riders as balances_of_riders,
     },
-    webhooks::{first_sight, make_payment_due, make_refund_due},
+    webhooks::{first_sight, forget_webhooks, make_payment_due, make_refund_due},
 };
 
 use shared::{ids::TenantId, money::Money};

@@ -76,7 +76,7 @@ pub(in crate::payments) async fn tenants_without_day(
     tenants.into_iter().map(|tenant| tenant.parse().map_err(|_| unreadable("tenant_id", &tenant))).collect()
 }
 
-/// The accounts through which something was settled.
+/// The accounts through which something was settled, or begun and not ended.
 pub(in crate::payments) async fn accounts_used(
     tx: &mut TenantTx,
     from: OffsetDateTime,
@@ -85,6 +85,11 @@ pub(in crate::payments) async fn accounts_used(
     let sql = sqlx::query_scalar!(
         r#"SELECT p.provider AS "provider!" FROM payments p
            WHERE p.settled_at >= $1 AND p.settled_at < $2 AND p.provider NOT IN ('cash', 'wallet')
+           UNION SELECT p.provider FROM payments p
+           WHERE p.status IN ('pending', 'authorized', 'unknown') AND p.created_at < $2 AND p.provider NOT IN ('cash', 'wallet')
+           UNION SELECT p.provider FROM refunds r JOIN payments p ON p.id = r.payment_id
+           WHERE r.status IN ('pending', 'authorized', 'unknown') AND r.created_at < $2 AND r.goes_to = 'source'
+             AND p.provider NOT IN ('cash', 'wallet')
            UNION SELECT p.provider FROM refunds r JOIN payments p ON p.id = r.payment_id
            WHERE r.settled_at >= $1 AND r.settled_at < $2 AND r.goes_to = 'source' AND p.provider NOT IN ('cash', 'wallet')"#,
         from,

@@ -1,7 +1,10 @@
 use shared::ids::{PaymentId, RefundId};
 use time::OffsetDateTime;
 
-use crate::{db::TenantTx, payments::machine::MAX_ATTEMPTS};
+use crate::{
+    db::{SystemTx, TenantTx},
+    payments::machine::MAX_ATTEMPTS,
+};
 
 /// Notes a webhook's event; false if it has been here before.
 pub(in crate::payments) async fn first_sight(
@@ -20,6 +23,24 @@ pub(in crate::payments) async fn first_sight(
         now
     );
     Ok(sql.execute(tx.conn()).await?.rows_affected() == 1)
+}
+
+/// Forgets up to `limit` events received before `before`, except of tenants that are only arriving here; says how many.
+pub(in crate::payments) async fn forget_webhooks(
+    tx: &mut SystemTx,
+    before: OffsetDateTime,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let sql = sqlx::query!(
+        "DELETE FROM psp_webhook_events e
+         USING (SELECT tenant_id, provider, event_id FROM psp_webhook_events
+                WHERE received_at < $1 AND tenant_id NOT IN (SELECT tenant_id FROM tenant_arrivals)
+                ORDER BY received_at LIMIT $2 FOR UPDATE SKIP LOCKED) old
+         WHERE (e.tenant_id, e.provider, e.event_id) = (old.tenant_id, old.provider, old.event_id)",
+        before,
+        limit
+    );
+    Ok(sql.execute(tx.conn()).await?.rows_affected())
 }
 
 /// Has the PSP asked about a payment without further delay, if its outcome is not known; one that was given up, once.

@@ -103,3 +103,32 @@ async fn a_dispute_about_a_foreign_charge_or_in_another_currency_books_nothing(p
     assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events").await, 1, "what is refused may come again");
     scene.assert_books_agree().await;
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_the_bank_holds_or_has_taken_is_not_given_back_once_more(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let charge = provider_ref(&scene, id).await;
+    let path = format!("/v1/payments/{id}/refunds");
+    let refund = async |body: Value| scene.admin.post(&path, body).await;
+    tell(&scene, "evt_1", &charge, &usd(800), "open").await.ok(200);
+    for (event, status) in [("evt_1", "open"), ("evt_2", "lost")] {
+        tell(&scene, event, &charge, &usd(800), status).await.ok(200);
+        for to in ["source", "wallet"] {
+            let refused = refund(json!({"amount": 301, "reason": "sorry", "to": to})).await;
+            assert_eq!(refused.problem(409).code, "payment_disputed", "{status}, to {to}");
+        }
+    }
+    let too_much = refund(json!({"amount": FARE + 1, "reason": "sorry"})).await;
+    assert_eq!(too_much.problem(422).code, "amount_exceeds_payment");
+    let rest = refund(json!({"reason": "what is left"})).await.ok(201);
+    assert_eq!(rest["amount"], usd(300), "what is not disputed can be given back");
+    assert_eq!(refund(json!({"reason": "all"})).await.problem(409).code, "payment_disputed");
+    assert_eq!(scene.number("SELECT count(*) FROM refunds").await, 1);
+
+    let won = scene.paid("tok_visa").await;
+    let charge = provider_ref(&scene, won).await;
+    tell(&scene, "evt_3", &charge, &usd(FARE), "won").await.ok(200);
+    let refund = scene.admin.post(&format!("/v1/payments/{won}/refunds"), json!({"reason": "sorry"})).await.ok(201);
+    assert_eq!(refund["amount"], usd(FARE), "the bank has given it back to the company");
+}

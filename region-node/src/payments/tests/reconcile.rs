@@ -5,7 +5,7 @@ use time::Duration;
 
 use super::*;
 use crate::payments::{
-    psp::ListedKind,
+    psp::{Listed, ListedKind, ListedState},
     reconcile::{self, Phase},
 };
 
@@ -156,6 +156,48 @@ async fn each_class_of_difference_is_found_and_named(pool: PgPool) {
     let amount = items.iter().find(|item| item["class"] == "amount_differs").unwrap();
     assert_eq!(amount["here"], json!({"amount": FARE, "currency": "USD", "status": "settled"}));
     assert_eq!(amount["there"], json!({"amount": FARE + 1, "currency": "USD", "status": "succeeded"}));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_the_psp_has_done_twice_for_one_payment_or_refund_is_found_once(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let (id, other) = (scene.paid("tok_visa").await, scene.paid("tok_visa").await);
+    let refund = refunded(&scene, id).await;
+    scene.region.clock.advance(Duration::hours(4));
+    let made = scene.admin.post(PATH, json!({})).await.ok(202)["id"].as_str().unwrap().to_owned();
+    // A PSP that has forgotten a key did again what it stands for, for the same amount; another attempt came to nothing.
+    let did = |key, provider_ref: &str, state, amount| Listed {
+        key: Some(key),
+        provider_ref: provider_ref.to_owned(),
+        charge_ref: None,
+        amount,
+        currency: "USD".to_owned(),
+        state,
+        created_at: scene.region.clock.now() - Duration::hours(5),
+    };
+    let charges = [
+        did(OperationKey::Payment(id), "ch_again", ListedState::Succeeded, FARE),
+        did(OperationKey::Payment(other), "ch_in_vain", ListedState::Failed, FARE),
+    ];
+    let refunds = [did(OperationKey::Refund(refund), "re_again", ListedState::Succeeded, 300)];
+    let mut tx = scene.tx().await;
+    let job = made.parse().unwrap();
+    store::keep_listed(&mut tx, job, ListedKind::Charges, &charges).await.unwrap();
+    store::keep_listed(&mut tx, job, ListedKind::Refunds, &refunds).await.unwrap();
+    tx.commit().await.unwrap();
+    while reconcile::run_due(&scene.region.app).await.unwrap() > 0 {}
+    let report = scene.admin.get(&format!("{PATH}/{made}")).await.ok(200);
+    let twice = |class: &str, refund: String| (class.to_owned(), id.to_string(), refund);
+    let expected = [twice("charged_twice", String::new()), twice("refund_made_twice", refund.to_string())];
+    assert_eq!(found(&report), expected);
+    assert_eq!(report["items"][0]["there"]["status"], "succeeded");
+
+    // And where what it was settled with is not at the PSP at all, that is said as well.
+    let gone = "UPDATE sandbox_psp_operations SET provider_ref = 'ch_by_another_name' WHERE idempotency_key = $1";
+    tamper(&scene, gone, &OperationKey::Payment(other).to_string()).await;
+    let mut classes: Vec<_> = found(&reconciled(&scene).await).into_iter().map(|(class, ..)| class).collect();
+    classes.sort();
+    assert_eq!(classes, ["charged_twice", "missing_at_psp"]);
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

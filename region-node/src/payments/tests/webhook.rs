@@ -1,7 +1,10 @@
 use axum::http::Method;
 
 use super::*;
-use crate::{payments::psp::sign, testing::WEBHOOK_SECRET};
+use crate::{
+    payments::{forget_webhooks, psp::sign},
+    testing::WEBHOOK_SECRET,
+};
 
 const PATH: &str = "/v1/psp/webhooks/sandbox";
 
@@ -90,4 +93,21 @@ async fn a_webhook_of_the_sandbox_s_script_may_be_late_and_doubled_and_works_onc
     assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events").await, 1);
     assert_eq!(scene.payment(id).await, settled);
     scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_webhook_s_event_is_known_for_a_month_and_then_forgotten(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let seen = async |id: &str| {
+        let event = event(id, "payment-0");
+        send(&scene, &event, &signature(&scene, &event)).await.ok(200);
+    };
+    seen("evt_old").await;
+    scene.region.clock.advance(time::Duration::days(29));
+    seen("evt_new").await;
+    let forget = async || forget_webhooks(&scene.region.app.db, scene.region.clock.now()).await.unwrap();
+    assert_eq!(forget().await, 0);
+    scene.region.clock.advance(time::Duration::days(2));
+    assert_eq!((forget().await, forget().await), (1, 0));
+    assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events WHERE event_id = 'evt_new'").await, 1);
 }
