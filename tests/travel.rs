@@ -16,8 +16,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use shared::geo::Point;
 use system_tests::{
-    api::Client,
-    harness::{Spot, TestCluster, eventually, run},
+    api::{Client, Journey},
+    harness::{Rider, Spot, TestCluster, eventually, run},
 };
 use tokio::process::{Child, Command};
 
@@ -51,8 +51,12 @@ async fn travel() {
         json!([{"request_id": "r", "driver_id": "1", "eta_s": soon.eta_s}])
     );
     the_one_who_is_there_first_is_offered_the_ride(&cluster, &near, &soon).await;
+    let rider = cluster.city(TENANT).rider().await;
+    assert_eq!(quoted(&rider, soon.at).await, (soon.distance_m, soon.eta_s.into()));
 
     engine.freeze();
+    let guessed = quoted(&rider, soon.at).await;
+    assert_ne!(guessed, (soon.distance_m, soon.eta_s.into()), "a price waits for no engine");
     let without = preview(&office, &[soon.at]).await;
     assert_eq!(without[0]["driver_id"], "0");
     engine.kill().await;
@@ -91,6 +95,16 @@ async fn somebody_off_the_engine_s_map_is_estimated_without_it(office: &Client, 
     assert_eq!(preview(office, &[uptown, soon.at]).await[0]["eta_s"], json!(soon.eta_s));
 }
 
+/// How far and how long a ride from a place to the pick-up is by its quote.
+async fn quoted(rider: &Rider, from: Point) -> (i64, i64) {
+    let journey = Journey { pickup: from, dropoff: PICKUP, vehicle_class: "standard".into() };
+    let call = rider.client.call(Method::POST, "/v1/rides/estimate").body(&journey).send();
+    let answer = tokio::time::timeout(ANSWERED_WITHIN, call).await.expect("the answer waits for no engine").unwrap();
+    let answer: Value = answer.json().unwrap();
+    let whole = |field: &str| answer[field].as_i64().unwrap();
+    (whole("distance_m"), whole("duration_s"))
+}
+
 /// Whom the live policy would ask of drivers at these places, and how long he would take.
 async fn preview(office: &Client, drivers: &[Point]) -> Value {
     let at = "2026-03-01T12:00:00Z";
@@ -104,10 +118,11 @@ async fn preview(office: &Client, drivers: &[Point]) -> Value {
     answer.unwrap().json::<Value>().unwrap()["assignments"].take()
 }
 
-/// Somewhere near the pick-up, and the engine's time from there.
+/// Somewhere near the pick-up, and the engine's way from there.
 struct Place {
     at: Point,
     eta_s: u32,
+    distance_m: i64,
 }
 
 /// Valhalla with the West Village in it.
@@ -141,7 +156,7 @@ impl Engine {
         let mut service = Command::new(self.programs.join("valhalla_service"));
         service.arg(self.settings()).arg("1").stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         self.process = Some(service.spawn().unwrap());
-        eventually("Valhalla answers", async || self.try_eta_s(PICKUP).await).await;
+        eventually("Valhalla answers", async || self.try_from(PICKUP).await.map(|_| ())).await;
     }
 
     fn freeze(&self) {
@@ -153,15 +168,18 @@ impl Engine {
         self.process.take().unwrap().kill().await.unwrap();
     }
 
-    /// Seconds to the pick-up by the engine itself.
-    async fn try_eta_s(&self, from: Point) -> Result<u32, String> {
+    /// The way to the pick-up by the engine itself.
+    async fn try_from(&self, from: Point) -> Result<Place, String> {
         let place = |place: Point| json!([{"lat": place.lat, "lon": place.lng}]);
         let question = json!({"sources": place(from), "targets": place(PICKUP), "costing": "auto"});
         let client = Client::new(&self.url);
         let answer = client.call(Method::POST, "/sources_to_targets").unsigned().body(&question).send().await;
         let answer: Value = answer.and_then(|answer| answer.json()).map_err(|error| error.to_string())?;
-        let way = &answer["sources_to_targets"][0][0]["time"];
-        way.as_f64().map(|seconds| seconds.round() as u32).ok_or_else(|| answer.to_string())
+        let way = &answer["sources_to_targets"][0][0];
+        let (Some(seconds), Some(kilometres)) = (way["time"].as_f64(), way["distance"].as_f64()) else {
+            return Err(answer.to_string());
+        };
+        Ok(Place { at: from, eta_s: seconds.round() as u32, distance_m: (kilometres * 1_000.0).round() as i64 })
     }
 
     /// Two places of which the one nearer as the crow flies is clearly the longer way by street: one-way streets see to that.
@@ -169,7 +187,7 @@ impl Engine {
         let mut places = Vec::new();
         for (north, east) in STEPS.flat_map(|north| STEPS.map(move |east| (north, east))) {
             let at = Point::new(PICKUP.lat + f64::from(north) * STEP_DEG, PICKUP.lng + f64::from(east) * STEP_DEG);
-            places.push(Place { at, eta_s: self.try_eta_s(at).await.unwrap() });
+            places.push(self.try_from(at).await.unwrap());
         }
         places.sort_by(|a, b| a.at.distance_m(PICKUP).total_cmp(&b.at.distance_m(PICKUP)));
         let is_clear = |near: &Place, soon: &Place| near.eta_s > soon.eta_s + 60;

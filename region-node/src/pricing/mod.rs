@@ -6,11 +6,9 @@ pub mod fare;
 pub mod quote;
 mod surge;
 mod tariff;
-pub mod travel;
 
 pub use fare::{Fare, FareLine, LineCode, Travelled};
 pub use quote::{Promise, Quote, QuoteError};
 pub use surge::{Surge, SurgeCell, SurgeCount, SurgeKey, surge_cell, surge_cell_of, surge_map};
 pub use tariff::Measured;
 pub(crate) use tariff::{kilometres, minutes};
-pub use travel::{Travel, travel};

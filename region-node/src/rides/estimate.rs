@@ -18,10 +18,10 @@ use crate::{
     drivers::{Found, Standing},
     http::{Problem, ProblemBody, Question},
     identity::Caller,
-    pricing::{self, Promise, Quote, Surge, quote::SIGNING_PURPOSE},
+    pricing::{Promise, Quote, Surge, quote::SIGNING_PURPOSE},
     surge::{self, Scarcity},
     tenants::PublishedConfig,
-    travel::TravelTimes,
+    travel::{TravelTimes, Way},
 };
 
 /// A ride to price.
@@ -84,19 +84,13 @@ pub(super) async fn estimate_ride(
         true => surge::at(&app, &mut app.db.read(caller.tenant()).await?, wish.pickup, vehicle_class).await?,
         false => Scarcity::NONE,
     };
-    let quote = quote(&app, &published, wish, scarcity)?;
+    let (way, pickup_eta_s) =
+        tokio::join!(way(&app, caller.tenant(), wish), pickup_eta_s(&app, caller.tenant(), &published, wish));
+    let quote = quote(&app, &published, wish, way, scarcity)?;
     if let Some(Promise { code, .. }) = &quote.promotion {
         promotion::check_uses(&mut app.db.read(caller.tenant()).await?, &published.config, code, rider).await?;
     }
     let fare = quote.fare();
-    let pickup_eta_s = match free_drivers(&app, caller.tenant(), &published, wish, 1).first() {
-        Some(nearest) => {
-            let (from, now) = ([nearest.position.point], app.clock.now());
-            let etas = app.travel.of(caller.tenant()).to_pickup(&from, wish.pickup, now).await;
-            etas.first().map(|eta_s| i64::from(*eta_s))
-        }
-        None => None,
-    };
     let sealer = app.db.sealer(caller.tenant()).await?;
     Ok(Json(Estimate {
         quote_id: quote.token(caller.tenant(), |bytes| sealer.sign(SIGNING_PURPOSE, bytes)),
@@ -122,11 +116,25 @@ pub(super) struct Wish<'a> {
     pub(super) promotion_code: Option<&'a str>,
 }
 
-/// Today's price of a ride.
+/// The way of a ride at the time it is to be driven; none if that is farther than any ride may go. A routing engine may be
+/// waited for, so this is no part of a transaction.
+pub(super) async fn way(app: &App, tenant: &TenantId, wish: Wish<'_>) -> Option<Way> {
+    let longest_m = app.config.rides.max_distance_km * 1000;
+    // No road is shorter, so nobody has to be asked how much longer it is.
+    if wish.pickup.distance_m(wish.dropoff) > longest_m as f64 {
+        return None;
+    }
+    let at = wish.scheduled_at.unwrap_or_else(|| app.clock.now());
+    let way = app.travel.of(tenant).way(wish.pickup, wish.dropoff, at).await;
+    (way.distance_m <= longest_m).then_some(way)
+}
+
+/// Today's price of a ride along this way.
 pub(super) fn quote(
     app: &App,
     published: &PublishedConfig,
     wish: Wish<'_>,
+    way: Option<Way>,
     scarcity: Scarcity,
 ) -> Result<Quote, RideError> {
     let config = &published.config;
@@ -135,10 +143,7 @@ pub(super) fn quote(
         return Err(RideError::UnknownVehicleClass { known });
     }
     let limits = &app.config.rides;
-    let way = pricing::travel(wish.pickup, wish.dropoff);
-    if way.distance_m > limits.max_distance_km * 1000 {
-        return Err(RideError::TooFar { km: limits.max_distance_km });
-    }
+    let way = way.ok_or(RideError::TooFar { km: limits.max_distance_km })?;
     let now = app.clock.now();
     let tariff = config.tariff(wish.vehicle_class);
     let pickup_at = wish.scheduled_at.unwrap_or(now);
@@ -166,6 +171,14 @@ pub(super) fn quote(
 /// What a quote's token can hold of a time.
 pub(super) fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
     at.replace_nanosecond(0).expect("0 is a valid nanosecond")
+}
+
+/// How long the nearest free driver would take to the pick-up; none while there is none near.
+async fn pickup_eta_s(app: &App, tenant: &TenantId, published: &PublishedConfig, wish: Wish<'_>) -> Option<i64> {
+    let nearest = free_drivers(app, tenant, published, wish, 1).pop()?;
+    let (from, now) = ([nearest.position.point], app.clock.now());
+    let etas = app.travel.of(tenant).to_pickup(&from, wish.pickup, now).await;
+    etas.first().map(|eta_s| i64::from(*eta_s))
 }
 
 /// The nearest drivers who could be asked, at most `limit`.

@@ -71,26 +71,36 @@ pub(super) async fn request_ride(
 ) -> Result<Response, Stop> {
     let rider = caller.rider()?;
     let published = app.tenants.config(caller.tenant()).await?;
+    let asked = &command.body;
+    let wish = Wish {
+        rider,
+        pickup: asked.pickup.point(),
+        dropoff: asked.dropoff.point(),
+        vehicle_class: &asked.vehicle_class,
+        scheduled_at: asked.scheduled_at.map(as_stored),
+        promotion_code: asked.promotion_code.as_deref(),
+    };
+    let way = match &asked.quote_id {
+        Some(_) => None,
+        None => estimate::way(&app, caller.tenant(), wish).await,
+    };
     let mut tx = command.begin(&app, &caller).await?;
-    let RideRequest { pickup, dropoff, vehicle_class, payment_method, quote_id, scheduled_at, promotion_code } =
-        command.body;
-    let promotion_code = promotion_code.as_deref();
 
     if !published.config.flags.dispatch {
         return Err(RideError::DispatchOff.into());
     }
     let now = app.clock.now();
-    let scheduled_at = scheduled_at.map(as_stored);
+    let scheduled_at = wish.scheduled_at;
     let expire_after = Duration::seconds(published.config.dispatch.expire_after_s.into());
     let schedule = schedule(&app.config.rides, expire_after, scheduled_at, now)?;
     let most = app.config.rides.max_bookings;
     if scheduled_at.is_some() && store::count_bookings(&mut tx, rider).await? >= most {
         return Err(RideError::TooManyBookings(most).into());
     }
-    let (from, to) = (pickup.point(), dropoff.point());
-    let quote = match &quote_id {
+    let quote = match &asked.quote_id {
         Some(token) => {
-            let wanted = Wanted { rider_id: rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class };
+            let Wish { pickup, dropoff, vehicle_class, promotion_code, .. } = wish;
+            let wanted = Wanted { rider_id: rider, pickup, dropoff, vehicle_class };
             let sealer = tx.sealer().await?;
             let sign = |bytes: &[u8]| sealer.sign(SIGNING_PURPOSE, bytes);
             let quote = Quote::redeem(token, caller.tenant(), wanted, now, sign).map_err(RideError::from)?;
@@ -99,24 +109,26 @@ pub(super) async fn request_ride(
             if promotion_code.is_some_and(|code| promised != Some(promotion::normal(code).as_str())) {
                 return Err(RideError::OtherPromotion.into());
             }
-            // It is good for another time than it was asked for, unless that hour has a price of its own.
+            // It is good for another time than it was asked for, unless that hour has a price of its own: by the tariff, or since
+            // roads are faster at the hour that the quote names.
             if quote.scheduled_at != scheduled_at.map(estimate::whole_seconds) {
                 let (config, pickup_at) = (&published.config, scheduled_at.unwrap_or(now));
-                let tariff = config.tariff(&vehicle_class);
-                if tariff.night_rule(pickup_at, &config.timezone) != quote.tariff.night.first() {
+                let tariff = config.tariff(vehicle_class);
+                let is_other_hour = |named: OffsetDateTime| hour_of(named) != hour_of(pickup_at);
+                if tariff.night_rule(pickup_at, &config.timezone) != quote.tariff.night.first()
+                    || quote.scheduled_at.is_some_and(is_other_hour)
+                {
                     return Err(RideError::from(QuoteError::OtherTime).into());
                 }
             }
             quote
         }
         None => {
-            let wish =
-                Wish { rider, pickup: from, dropoff: to, vehicle_class: &vehicle_class, scheduled_at, promotion_code };
             let scarcity = match surge::is_on(&published.config) {
-                true => surge::at(&app, &mut tx, from, &vehicle_class).await?,
+                true => surge::at(&app, &mut tx, wish.pickup, wish.vehicle_class).await?,
                 false => Scarcity::NONE,
             };
-            estimate::quote(&app, &published, wish, scarcity)?
+            estimate::quote(&app, &published, wish, way, scarcity)?
         }
     };
 
@@ -128,10 +140,11 @@ pub(super) async fn request_ride(
     let dispatch_at = match is_for_now {
         true => {
             let window = std::time::Duration::from_millis(published.config.dispatch.window_ms.into());
-            app.dispatch_due.windows.due_at(caller.tenant(), from, window, now)
+            app.dispatch_due.windows.due_at(caller.tenant(), wish.pickup, window, now)
         }
         false => schedule.dispatch_at,
     };
+    let RideRequest { pickup, dropoff, vehicle_class, payment_method, .. } = command.body;
     let ride = Ride {
         id: RideId::new(),
         tenant: caller.tenant().clone(),
@@ -186,6 +199,11 @@ fn schedule(
     }
     let dispatch_at = (at - config.schedule_lead).max(now);
     Ok(Schedule { dispatch_at, expires_at: at.max(dispatch_at) + expire_after })
+}
+
+/// Speeds are learned by the hour.
+fn hour_of(at: OffsetDateTime) -> u8 {
+    at.to_offset(UtcOffset::UTC).hour()
 }
 
 /// In UTC and to the microsecond, as it is read back.

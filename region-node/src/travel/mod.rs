@@ -1,9 +1,10 @@
-//! How long the way to a pick-up takes.
+//! How long the way to a pick-up takes, and how far and how long the way of a ride is.
 //!
-//! The port is [`TravelTimes`]. [`profile`] answers anywhere and at once: the great circle, at speeds learned from the
+//! The port is [`TravelTimes`] for dispatch, and [`TenantTravel::way`] for quotes. [`profile`] answers anywhere and at once: the great circle, at speeds learned from the
 //! tenant's driven trips ([`learn`]) or, before there are any, at those of cities in general. Where the region has a graph
 //! of its streets, [`roads`] measures ways on it and the same speeds apply. Where a routing engine is configured, [`engine`]
-//! asks it. Each answers for the ways the next better one does not know, and whenever that one is late or down.
+//! asks it. Each answers for the ways the next better one does not know, and whenever that one is late or down. A price thus
+//! follows the same roads as the driver on his way to the rider.
 
 mod config;
 mod engine;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use shared::{geo::Point, ids::TenantId};
 use time::OffsetDateTime;
+use url::Url;
 
 pub use config::TravelConfig;
 use engine::Engine;
@@ -33,12 +35,29 @@ pub trait TravelTimes: Send + Sync {
     fn to_pickup(&self, from: &[Point], to: Point, at: OffsetDateTime) -> impl Future<Output = Vec<u32>> + Send;
 }
 
+/// The way of a ride.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// By road, metres.
+    pub distance_m: i64,
+    /// Seconds, stops on the way not counted.
+    pub duration_s: i64,
+}
+
 /// What a node knows of travel times; cheap to clone.
 #[derive(Clone)]
 pub struct Travel {
     learned: Arc<DashMap<TenantId, Arc<Speeds>>>,
     roads: Option<Arc<RoadGraph>>,
-    engine: Option<Arc<Engine>>,
+    engine: Option<Engines>,
+}
+
+/// The engine as it is asked for pick-ups and for rides. Each is left alone for itself when it fails: riders choose where their
+/// rides end, and one whose way takes long to find holds up no dispatch.
+#[derive(Clone)]
+struct Engines {
+    to_pickups: Arc<Engine>,
+    of_rides: Arc<Engine>,
 }
 
 /// What was learned of one tenant's city.
@@ -59,13 +78,14 @@ impl Default for Speeds {
 impl Travel {
     /// Has learned nothing yet. Fails if the configured road graph cannot be read.
     pub fn new(config: &TravelConfig, http: reqwest::Client) -> Result<Self, RoadGraphError> {
-        let engine = config.engine_url.clone();
+        let engine = |url: &Url| {
+            let (http, url) = (http.clone(), url.clone());
+            Arc::new(Engine::new(http, url, config.engine_api, config.engine_timeout, config.engine_pause))
+        };
         Ok(Self {
             learned: Arc::default(),
             roads: config.road_graph.as_deref().map(RoadGraph::load).transpose()?.map(Arc::new),
-            engine: engine.map(|url| {
-                Arc::new(Engine::new(http, url, config.engine_api, config.engine_timeout, config.engine_pause))
-            }),
+            engine: config.engine_url.as_ref().map(|url| Engines { to_pickups: engine(url), of_rides: engine(url) }),
         })
     }
 
@@ -97,13 +117,13 @@ impl Travel {
 pub struct TenantTravel {
     speeds: Arc<Speeds>,
     roads: Option<Arc<RoadGraph>>,
-    engine: Option<Arc<Engine>>,
+    engine: Option<Engines>,
 }
 
 impl TravelTimes for TenantTravel {
     async fn to_pickup(&self, from: &[Point], to: Point, at: OffsetDateTime) -> Vec<u32> {
         let by_engine = match &self.engine {
-            Some(engine) if !from.is_empty() => engine.ask(from, to).await,
+            Some(engine) if !from.is_empty() => engine.to_pickups.ask(from, to).await,
             Some(_) | None => None,
         };
         match by_engine {
@@ -118,6 +138,24 @@ impl TravelTimes for TenantTravel {
 }
 
 impl TenantTravel {
+    /// The way of a ride that sets out at `at`, both measures from whoever knows it best.
+    pub async fn way(&self, from: Point, to: Point, at: OffsetDateTime) -> Way {
+        let by_engine = match &self.engine {
+            Some(engine) => engine.of_rides.way(from, to).await,
+            None => None,
+        };
+        by_engine.unwrap_or_else(|| self.guess_way(from, to, at))
+    }
+
+    fn guess_way(&self, from: Point, to: Point, at: OffsetDateTime) -> Way {
+        let by_road = self.roads.as_ref().and_then(|roads| roads.way(from, to));
+        let (distance_m, duration_s) = match by_road {
+            Some(way) => (way.metres, self.speeds.on_roads.eta_of_s(way.seconds, from, to, at)),
+            None => (profile::guessed_m(from, to), self.speeds.as_the_crow_flies.eta_s(from, to, at)),
+        };
+        Way { distance_m: distance_m.round() as i64, duration_s: duration_s.into() }
+    }
+
     /// By road where there is a graph and both ends are on it, else as the crow flies.
     fn guess(&self, from: &[Point], to: Point, at: OffsetDateTime) -> Vec<u32> {
         let by_road = match &self.roads {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use h3o::{CellIndex, LatLng, Resolution};
 use shared::geo::Point;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, UtcOffset};
 
 /// A trip as it was driven.
 #[derive(Clone, Copy, Debug)]
@@ -140,8 +140,13 @@ impl SpeedProfile {
         let free_s = self.level * way.max(near).powf(self.exponent) * (way / near).min(1.0);
         let of_area = |place| area(place).and_then(|area| self.areas.get(&area)).copied().unwrap_or(1.0);
         let areas = if self.areas.is_empty() { 1.0 } else { (of_area(from) * of_area(to)).sqrt() };
-        free_s * self.hours[usize::from(at.hour())] * areas
+        free_s * self.hours[usize::from(at.to_offset(UtcOffset::UTC).hour())] * areas
     }
+}
+
+/// How far a way is by road of which nothing is known but its ends, metres.
+pub(super) fn guessed_m(from: Point, to: Point) -> f64 {
+    DETOUR * from.distance_m(to)
 }
 
 fn area(place: Point) -> Option<CellIndex> {

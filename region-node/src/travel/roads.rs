@@ -9,7 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use fast_paths::{FastGraph, InputGraph, PathCalculator};
+use fast_paths::{FastGraph, InputGraph, PathCalculator, ShortestPath};
 use rstar::{RTree, primitives::GeomWithData};
 use serde::Deserialize;
 use shared::geo::Point;
@@ -51,6 +51,12 @@ pub enum RoadGraphError {
     /// There is nothing on the map.
     #[error("the graph has no streets that lead somewhere and back")]
     Empty,
+}
+
+/// A way by road.
+pub(super) struct RoadWay {
+    pub(super) seconds: f64,
+    pub(super) metres: f64,
 }
 
 #[derive(Deserialize)]
@@ -124,7 +130,7 @@ impl RoadGraph {
             let mut seconds_from = |from: &Point| {
                 let (first, first_m) = self.nearest(*from)?;
                 let way = calculator.calc_path(&self.ways, first, last)?;
-                Some(way.get_weight() as f64 / 1_000.0 + (first_m + last_m) / OFF_ROAD_MPS)
+                Some(empty_roads_s(&way, first_m + last_m))
             };
             from.iter().map(&mut seconds_from).collect()
         })
@@ -132,10 +138,18 @@ impl RoadGraph {
 
     /// How long the quickest way is, metres from crossing to crossing; none as for [`RoadGraph::seconds`].
     pub fn metres(&self, from: Point, to: Point) -> Option<f64> {
+        Some(self.way(from, to)?.metres)
+    }
+
+    /// The quickest way on empty roads; none as for [`RoadGraph::seconds`].
+    pub(super) fn way(&self, from: Point, to: Point) -> Option<RoadWay> {
         let ((first, first_m), (last, last_m)) = (self.nearest(from)?, self.nearest(to)?);
         let way = self.calculate(|calculator| calculator.calc_path(&self.ways, first, last))?;
         let leg_m = |ends: &[usize]| self.places[ends[0]].distance_m(self.places[ends[1]]);
-        Some(first_m + way.get_nodes().windows(2).map(leg_m).sum::<f64>() + last_m)
+        Some(RoadWay {
+            seconds: empty_roads_s(&way, first_m + last_m),
+            metres: first_m + way.get_nodes().windows(2).map(leg_m).sum::<f64>() + last_m,
+        })
     }
 
     fn calculate<T>(&self, with: impl FnOnce(&mut PathCalculator) -> T) -> T {
@@ -158,6 +172,11 @@ impl RoadGraph {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<PathCalculator>> {
         self.calculators.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How long a way takes with so many metres off the road at its ends.
+fn empty_roads_s(way: &ShortestPath, off_road_m: f64) -> f64 {
+    way.get_weight() as f64 / 1_000.0 + off_road_m / OFF_ROAD_MPS
 }
 
 fn rows<R: Read, T: serde::de::DeserializeOwned>(table: R) -> impl Iterator<Item = Result<T, csv::Error>> {

@@ -155,6 +155,24 @@ fn farther_always_takes_longer() {
     assert!((1..40).all(|step| eta_s(step * 20) > eta_s((step - 1) * 20)));
 }
 
+#[test]
+fn an_hour_is_the_same_whichever_zone_it_is_told_in() {
+    let profile = SpeedProfile::fit(&made_up()).unwrap();
+    let to = Point::new(BOLHAO.lat + 3_000.0 / 111_195.0, BOLHAO.lng);
+    let there = time::UtcOffset::from_hms(5, 30, 0).unwrap();
+    for hours in [0, 1, 7] {
+        let at = NOW + Duration::hours(hours);
+        assert_eq!(profile.eta_s(BOLHAO, to, at.to_offset(there)), profile.eta_s(BOLHAO, to, at));
+    }
+}
+
+impl Travel {
+    /// Knows neither roads nor trips.
+    fn of_nothing() -> TenantTravel {
+        TenantTravel { speeds: Arc::default(), roads: None, engine: None }
+    }
+}
+
 fn by_road() -> Travel {
     Travel { learned: Arc::default(), roads: Some(Arc::new(roads::tests::manhattan())), engine: None }
 }
@@ -171,6 +189,20 @@ async fn ways_on_the_map_go_by_road_and_all_others_as_the_crow_flies() {
     assert_ne!(etas[0], crow[0]);
     assert!((200..600).contains(&etas[0]), "{etas:?}");
     assert_eq!(etas[1], crow[1]);
+}
+
+#[tokio::test]
+async fn a_ride_goes_the_same_roads_as_the_driver_on_his_way_to_it() {
+    let travel = by_road().of(&"cabs".parse().unwrap());
+    let (uptown, across) = (Point::new(40.7712, -73.9819), Point::new(40.7590, -74.0300));
+    let etas = travel.to_pickup(&[uptown, across], TIMES_SQUARE, NOW).await;
+    let on_the_map = travel.way(uptown, TIMES_SQUARE, NOW).await;
+    let metres = roads::tests::manhattan().metres(uptown, TIMES_SQUARE).unwrap();
+    assert_eq!(on_the_map, Way { distance_m: metres.round() as i64, duration_s: etas[0].into() });
+    let guessed_m = (1.3 * across.distance_m(TIMES_SQUARE)).round() as i64;
+    let off_the_map = travel.way(across, TIMES_SQUARE, NOW).await;
+    assert_eq!(off_the_map, Way { distance_m: guessed_m, duration_s: etas[1].into() });
+    assert_eq!(Travel::of_nothing().way(BOLHAO, BOLHAO, NOW).await, Way { distance_m: 0, duration_s: 0 });
 }
 
 #[tokio::test]
@@ -202,14 +234,19 @@ const WELL: u32 = 0;
 const SILENT: u32 = 1;
 const BROKEN: u32 = 2;
 const ODD: u32 = 3;
+const OFF_THE_MAP: u32 = 4;
+const NO_WAY: u32 = 5;
 
-/// Answers `/table` as OSRM does: a second for each thousandth of a degree north of the pick-up, no way for the third.
+/// Answers `/table` as OSRM does: a second for each thousandth of a degree north of the goal, a hundred metres a second, no
+/// way for the third.
 async fn table(State(behaviour): State<Behaviour>, uri: axum::http::Uri) -> axum::response::Response {
     behaviour.asked.fetch_add(1, Ordering::SeqCst);
-    match behaviour.mode.load(Ordering::SeqCst) {
+    let mode = behaviour.mode.load(Ordering::SeqCst);
+    match mode {
         SILENT => std::future::pending().await,
         BROKEN => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         ODD => Json(json!({"code": "Ok", "durations": [[1.0]]})).into_response(),
+        NO_WAY => (StatusCode::BAD_REQUEST, Json(json!({"code": "NoSegment"}))).into_response(),
         _ => {
             let places: Vec<(f64, f64)> = uri
                 .path()
@@ -224,27 +261,52 @@ async fn table(State(behaviour): State<Behaviour>, uri: axum::http::Uri) -> axum
                 .collect();
             let (to, from) = places.split_last().unwrap();
             let sources: Vec<_> = (0..from.len()).map(|index| index.to_string()).collect();
-            let query = format!("sources={}&destinations={}&annotations=duration", sources.join(";"), from.len());
-            assert_eq!(uri.query(), Some(query.as_str()));
-            let seconds = |(index, place): (usize, &(f64, f64))| {
-                if index == 2 { json!([null]) } else { json!([((place.0 - to.0) * 1_000.0).round()]) }
-            };
+            let table = format!("sources={}&destinations={}&annotations=", sources.join(";"), from.len());
+            let annotations = uri.query().unwrap().strip_prefix(&table).unwrap();
+            let seconds =
+                |(index, place): (usize, &(f64, f64))| (index != 2).then(|| ((place.0 - to.0) * 1_000.0).round());
             let durations: Vec<_> = from.iter().enumerate().map(seconds).collect();
-            Json(json!({"code": "Ok", "durations": durations})).into_response()
+            let snapped = |place: &(f64, f64)| {
+                let lat = if mode == OFF_THE_MAP { place.0 + 0.01 } else { place.0 + 0.001 };
+                json!({"location": [place.1, lat]})
+            };
+            let mut answer = json!({
+                "code": "Ok",
+                "durations": durations.iter().map(|duration| [*duration]).collect::<Vec<_>>(),
+                "sources": from.iter().map(snapped).collect::<Vec<_>>(),
+                "destinations": [snapped(to)],
+            });
+            if annotations == "duration,distance" {
+                let metres = durations.iter().map(|duration| [duration.map(|seconds| 100.0 * seconds)]);
+                answer["distances"] = json!(metres.collect::<Vec<_>>());
+            } else {
+                assert_eq!(annotations, "duration");
+            }
+            Json(answer).into_response()
         }
     }
 }
 
-async fn with_engine(pause: StdDuration) -> (TenantTravel, Behaviour) {
-    let _ = rustls::crypto::ring::default_provider().install_default();
+/// The address of a new engine, and how it behaves.
+async fn engine_at() -> (Url, Behaviour) {
     let behaviour = Behaviour::default();
     let service = Router::new().route("/osrm/table/v1/driving/{places}", get(table)).with_state(behaviour.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/osrm/", listener.local_addr().unwrap()).parse().unwrap();
     tokio_util::task::TaskTracker::new().spawn(async move { axum::serve(listener, service).await });
+    (url, behaviour)
+}
+
+async fn with_engine(pause: StdDuration) -> (TenantTravel, Behaviour) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (url, behaviour) = engine_at().await;
     let http = crate::app::http_client(StdDuration::from_secs(2)).unwrap();
-    let engine = Engine::new(http, url, EngineApi::Osrm, StdDuration::from_millis(300), pause);
-    (TenantTravel { speeds: Arc::default(), roads: None, engine: Some(Arc::new(engine)) }, behaviour)
+    let engine = || {
+        let (http, url) = (http.clone(), url.clone());
+        Arc::new(Engine::new(http, url, EngineApi::Osrm, StdDuration::from_millis(300), pause))
+    };
+    let engine = Some(Engines { to_pickups: engine(), of_rides: engine() });
+    (TenantTravel { engine, ..Travel::of_nothing() }, behaviour)
 }
 
 fn drivers() -> [Point; 3] {
@@ -280,6 +342,100 @@ async fn an_engine_that_recovered_is_asked_again() {
     assert_ne!(travel.to_pickup(&drivers(), BOLHAO, NOW).await[..2], [10, 20]);
     behaviour.mode.store(WELL, Ordering::SeqCst);
     assert_eq!(travel.to_pickup(&drivers(), BOLHAO, NOW).await[..2], [10, 20]);
+}
+
+#[tokio::test]
+async fn the_engine_knows_how_far_a_ride_is_and_whoever_is_behind_it_both_measures_of_what_it_does_not_know() {
+    let (travel, behaviour) = with_engine(StdDuration::from_secs(600)).await;
+    let way = async || travel.way(drivers()[1], BOLHAO, NOW).await;
+    let guess = Travel::of_nothing().way(drivers()[1], BOLHAO, NOW).await;
+    assert_eq!(way().await, Way { distance_m: 2_000, duration_s: 20 });
+    for elsewhere in [OFF_THE_MAP, NO_WAY] {
+        behaviour.mode.store(elsewhere, Ordering::SeqCst);
+        assert_eq!(way().await, guess, "mode {elsewhere}");
+    }
+    behaviour.mode.store(WELL, Ordering::SeqCst);
+    assert_eq!(way().await, Way { distance_m: 2_000, duration_s: 20 }, "the engine served all along");
+    assert_eq!(behaviour.asked.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn a_ride_the_engine_fails_at_costs_no_pick_up_its_answer() {
+    let (travel, behaviour) = with_engine(StdDuration::from_secs(600)).await;
+    behaviour.mode.store(SILENT, Ordering::SeqCst);
+    let guess = Travel::of_nothing().way(drivers()[0], BOLHAO, NOW).await;
+    assert_eq!(travel.way(drivers()[0], BOLHAO, NOW).await, guess);
+    behaviour.mode.store(WELL, Ordering::SeqCst);
+    assert_eq!(travel.way(drivers()[0], BOLHAO, NOW).await, guess, "the engine is left alone with rides");
+    assert_eq!(travel.to_pickup(&drivers(), BOLHAO, NOW).await[..2], [10, 20]);
+}
+
+/// A ride from here to the goal of the tests' trips.
+fn ride_from(from: Point, to: Point) -> serde_json::Value {
+    let card = json!({"type": "card", "token": "tok_visa"});
+    json!({"pickup": from, "dropoff": to, "vehicle_class": "standard", "payment_method": card})
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_price_follows_the_engine_s_roads_and_those_behind_it_while_it_is_down(pool: PgPool) {
+    let (url, behaviour) = engine_at().await;
+    let roads = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/new-york");
+    let settings = format!("travel = {{ engine_url = \"{url}\", engine_pause = \"1ms\", road_graph = \"{roads}\" }}");
+    let region = TestRegion::with_settings(pool, &settings).await;
+    let rider = region.rider().await;
+    let wall_street = Point::new(40.706, -74.009);
+    let ride = ride_from(TIMES_SQUARE, wall_street);
+    let estimate = async || rider.post("/v1/rides/estimate", ride.clone()).await.ok(200);
+    let measures = |answer: &serde_json::Value| {
+        let whole = |field: &str| answer[field].as_i64().unwrap();
+        Way { distance_m: whole("distance_m"), duration_s: whole("duration_s") }
+    };
+    let by_engine = estimate().await;
+    assert_eq!(measures(&by_engine), Way { distance_m: 5_200, duration_s: 52 });
+    behaviour.mode.store(BROKEN, Ordering::SeqCst);
+    let on_roads = estimate().await;
+    assert_eq!(measures(&on_roads), by_road().of(&region.tenant).way(TIMES_SQUARE, wall_street, NOW).await);
+    assert!(on_roads["fare"]["amount"].as_i64() > by_engine["fare"]["amount"].as_i64());
+    // What was promised holds; who asks without a promise pays by what is known now.
+    let mut taken = ride.clone();
+    taken["quote_id"] = by_engine["quote_id"].clone();
+    let taken = rider.post("/v1/rides", taken).await.ok(201);
+    assert_eq!((&taken["fare"], measures(&taken)), (&by_engine["fare"], measures(&by_engine)));
+    let unasked = region.rider().await.post("/v1/rides", ride.clone()).await.ok(201);
+    assert_eq!((&unasked["fare"], measures(&unasked)), (&on_roads["fare"], measures(&on_roads)));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_ride_booked_for_a_slow_hour_is_priced_by_the_time_it_takes_then_and_by_no_quote_of_another(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let rider = region.rider().await;
+    region.app.travel.learn(region.tenant.clone(), &made_up());
+    let ride = ride_from(BOLHAO, Point::new(BOLHAO.lat + 3_000.0 / 111_195.0, BOLHAO.lng));
+    // Of the trips learned from, those of the first hour of the day were twice as fast as those of the second.
+    let midnight = (region.clock.now() + Duration::days(2)).replace_time(time::Time::MIDNIGHT);
+    let there = time::UtcOffset::from_hms(5, 30, 0).unwrap();
+    let at = |minutes: i64| {
+        let at = (midnight + Duration::minutes(minutes)).to_offset(there);
+        let mut ride = ride.clone();
+        ride["scheduled_at"] = json!(at.format(&time::format_description::well_known::Rfc3339).unwrap());
+        ride
+    };
+    let (fast, slow) = (
+        rider.post("/v1/rides/estimate", at(10)).await.ok(200),
+        rider.post("/v1/rides/estimate", at(70)).await.ok(200),
+    );
+    let seconds = |estimate: &serde_json::Value| estimate["duration_s"].as_i64().unwrap();
+    assert!((270..330).contains(&seconds(&fast)) && (540..660).contains(&seconds(&slow)), "{fast} {slow}");
+    assert_eq!(fast["distance_m"], slow["distance_m"]);
+    assert!(slow["fare"]["amount"].as_i64() > fast["fare"]["amount"].as_i64());
+    let quoted = |minutes, quote: &serde_json::Value| {
+        let mut ride = at(minutes);
+        ride["quote_id"] = quote["quote_id"].clone();
+        rider.post("/v1/rides", ride)
+    };
+    assert_eq!(quoted(70, &fast).await.problem(422).fields, ["quote_id"]);
+    assert_eq!(quoted(20, &fast).await.ok(201)["fare"], fast["fare"]);
+    assert_eq!(rider.post("/v1/rides", at(70)).await.ok(201)["fare"], slow["fare"]);
 }
 
 #[sqlx::test(migrations = "../migrations")]
