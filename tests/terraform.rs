@@ -1,7 +1,7 @@
 //! A region joins the running cluster and leaves it: by Terraform as an operator does it, and with what it has to know.
 #![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use deploy_local::{Cluster, ClusterFile, Progress, Service, TestTools, control};
 use system_tests::{
@@ -12,15 +12,27 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newcomer() {
+    let cluster = two_regions().await;
+    tell(&cluster, 1, stories!(cluster; a_new_region_learns_all_and_serves_every_tenant)).await;
+}
+
+/// `make test` leaves this one out, and says so, where there is no Terraform to be had and nobody calls it CI.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terraform() {
-    let cluster = TestCluster::start_as(Cluster::builder().regions(["us-east", "eu-west"])).await;
-    let stories = stories!(cluster; a_new_region_learns_all_and_serves_every_tenant);
-    tell(&cluster, 1, stories).await;
-    match TestTools::find().ok().and_then(|tools| tools.terraform) {
-        Some(_) => tell(&cluster, 1, stories!(cluster; terraform_adds_a_region_and_removes_it)).await,
-        // `make test` says so in its last line.
-        None => assert!(std::env::var_os("CI").is_none(), "neither terraform nor tofu is installed"),
-    }
+    find_terraform();
+    let cluster = two_regions().await;
+    tell(&cluster, 1, stories!(cluster; terraform_adds_a_region_and_removes_it)).await;
+}
+
+fn find_terraform() -> PathBuf {
+    let tools = TestTools::find().unwrap_or_else(|error| panic!("{error}"));
+    let missing = "neither terraform nor tofu is on the PATH: install one of them, or set TERRAFORM=<its path>";
+    tools.terraform.expect(missing)
+}
+
+async fn two_regions() -> TestCluster {
+    TestCluster::start_as(Cluster::builder().regions(["us-east", "eu-west"])).await
 }
 
 async fn a_new_region_learns_all_and_serves_every_tenant(cluster: TestCluster) {
@@ -69,7 +81,7 @@ async fn terraform_adds_a_region_and_removes_it(cluster: TestCluster) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let program = deploy_local::Programs::discover().unwrap().get("local").unwrap();
     let mut script = Command::new("bash");
-    script.env("TERRAFORM", TestTools::find().unwrap().terraform.unwrap());
+    script.env("TERRAFORM", find_terraform());
     script.arg(root.join("terraform/tests/example-local.sh")).arg(program).arg(cluster.state_dir()).arg("af-south");
     run(&mut script).await;
     stop.cancel();
