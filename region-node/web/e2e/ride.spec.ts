@@ -319,5 +319,21 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     });
   }
 
+  await test.step('a driver whose clock is slow is told that nobody finds him, until it is right', async () => {
+    const { page: late } = await person(browser, 'late driver', city.driver);
+    await late.addInitScript(() => {
+      const right = Date.now.bind(Date);
+      Date.now = () => right() - (sessionStorage.getItem('clock') === 'right' ? 0 : 90_000);
+    });
+    await register(late, 'driver', 'Lara Late');
+    await late.getByRole('button', { name: 'Use my position' }).click();
+    await late.getByRole('button', { name: 'Go online' }).click();
+    await expect(late.getByTestId('late')).toContainText('Riders cannot find you: your positions are 2 min old');
+    await keep(late, 'late-driver');
+    await late.evaluate(() => sessionStorage.setItem('clock', 'right'));
+    await expect(late.getByTestId('late')).toBeEmpty();
+    await late.getByRole('button', { name: 'Go offline' }).click();
+  });
+
   expect(faults).toEqual([]);
 });

@@ -27,6 +27,7 @@ import type {
   Settlement,
   Surge,
   SyncCommand,
+  Taken,
   TenantBalances,
   Trip,
   Vehicle,
@@ -94,7 +95,7 @@ export const rideDispatch = (client: Client, id: string, signal?: AbortSignal): 
 export const setDriverStatus = (client: Client, id: string, status: 'online' | 'offline'): Promise<unknown> =>
   client.json({ method: 'POST', path: `/v1/drivers/${enc(id)}/status`, body: { status } });
 
-export const sendLocation = (client: Client, id: string, position: Position): Promise<unknown> =>
+export const sendLocation = (client: Client, id: string, position: Position): Promise<Taken> =>
   client.json({ method: 'POST', path: `/v1/drivers/${enc(id)}/location`, body: position });
 
 export interface Position extends Point {

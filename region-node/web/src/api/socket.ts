@@ -2,7 +2,7 @@ import { useEffect, useRef, useState } from 'react';
 import { io, type Socket } from 'socket.io-client';
 import { accessToken, currentSession, refresh, signOut, type Session } from './session';
 import type { Position } from './calls';
-import type { DriverLocation, FareShare, Offer, Payment, Ride } from './types';
+import type { DriverLocation, FareShare, Offer, Payment, Ride, Taken } from './types';
 
 export interface ServerEvents {
   'ride:offer': (offer: Offer) => void;
@@ -13,8 +13,11 @@ export interface ServerEvents {
   'share:update': (share: FareShare) => void;
 }
 
+/** What a position is acknowledged with: refused, or taken. */
+export type PositionAnswer = { ok: false } | ({ ok: true } & Taken);
+
 export interface ClientEvents {
-  'location:update': (position: Position) => void;
+  'location:update': (position: Position, acknowledge: (answer: PositionAnswer) => void) => void;
 }
 
 export type RideSocket = Socket<ServerEvents, ClientEvents>;

@@ -91,6 +91,12 @@ export interface Ride {
   updated_at?: string;
 }
 
+/** What came of a driver's positions. */
+export interface Taken {
+  /** Seconds since the newest was recorded, if that is too long for anybody to find the driver there. */
+  late_s?: number | null;
+}
+
 export interface Offer {
   offer_id: string;
   ride_id: string;

@@ -5,6 +5,7 @@ import { useSocket } from '../api/socket';
 import type { Offer, Ride, Trip } from '../api/types';
 import { useAction, useLoad } from '../lib/hooks';
 import type { Point } from '../lib/geo';
+import { formatDuration } from '../lib/time';
 import { cityAt } from '../map/cities';
 import { Map } from '../map/map';
 import { placesOf } from '../map/places';
@@ -96,7 +97,7 @@ export function Cockpit({ session }: { session: Session }) {
   const position = usePosition(session.subject);
   const { here, place } = position;
   // The first metres of a trip count: where it begins is told as soon as it has.
-  useReporting(online, session.subject, here, socket, job?.status ?? '');
+  const lateS = useReporting(online, session.subject, here, socket, job?.status ?? '');
   const target: Point | null = job?.status === 'accepted' ? job.pickup : job?.status === 'in_progress' ? job.dropoff : null;
   useAutopilot(autopilot, here, target, speed, place);
 
@@ -137,6 +138,14 @@ export function Cockpit({ session }: { session: Session }) {
         </div>
         <ErrorNote error={toggle.error} />
         {here === null && <Notice tone="warn">Say where you are first: use your position, type a place, or tap the map.</Notice>}
+        <div role="status" data-testid="late">
+          {lateS !== null && (
+            <Notice tone="warn">
+              Riders cannot find you: your positions are {formatDuration(lateS)} old when they arrive. If the clock of this device is slow, that is
+              put right within a minute or two.
+            </Notice>
+          )}
+        </div>
         <div role="status">
           {withdrawn !== null && offer === null && <Notice>The offer was withdrawn ({withdrawn.replaceAll('_', ' ')}).</Notice>}
         </div>

@@ -1,7 +1,8 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { sendLocation, type Position } from '../api/calls';
 import { clientOf } from '../api/session';
-import type { RideSocket } from '../api/socket';
+import type { PositionAnswer, RideSocket } from '../api/socket';
+import type { Taken } from '../api/types';
 import { bearing, distanceM, type Point } from '../lib/geo';
 import { drive, type Speed } from './autopilot';
 
@@ -15,6 +16,9 @@ const KEY = 'gocomet.driver.position';
 const TICK_MS = 1000;
 /** A driver who stands still says so this often; a position older than a minute is forgotten by the region. */
 const STILL_EVERY_MS = 10_000;
+
+/** An answer later than this says nothing of how it is now. */
+const ANSWER_WITHIN_MS = 5000;
 
 /** Faster is no drive but a car put somewhere else on the map. */
 const FASTEST_M_PER_S = 60;
@@ -104,9 +108,11 @@ export function useAutopilot(active: boolean, here: Here | null, target: Point |
 
 /**
  * Tells the region where the driver is: each second while moving, seldom while standing, and at once when `moment` changes;
- * over the socket if there is one.
+ * over the socket if there is one. Returns how many seconds old the last position was when it came, if that is too old for
+ * anybody to find the driver there.
  */
-export function useReporting(online: boolean, subject: string, here: Here | null, socket: RideSocket | null, moment: string): void {
+export function useReporting(online: boolean, subject: string, here: Here | null, socket: RideSocket | null, moment: string): number | null {
+  const [lateS, setLateS] = useState<number | null>(null);
   const latest = useRef({ here, socket });
   const sent = useRef<{ at: number; point: Point } | null>(null);
   useEffect(() => {
@@ -132,10 +138,16 @@ export function useReporting(online: boolean, subject: string, here: Here | null
       recorded_at: new Date(at).toISOString(),
     };
     sent.current = { at, point: here };
-    if (socket?.connected === true) socket.emit('location:update', position);
-    else {
+    const taken = (answer: Taken): void => setLateS(answer.late_s ?? null);
+    if (socket?.connected === true) {
+      // Without an answer what was known before stands, beside the socket's state.
+      const answered = (answer: PositionAnswer): void => {
+        if (answer.ok) taken(answer);
+      };
+      socket.timeout(ANSWER_WITHIN_MS).emitWithAck('location:update', position).then(answered, () => undefined);
+    } else {
       // The next second tries again with a newer position; the socket's state is what the driver is shown.
-      sendLocation(clientOf('driver'), subject, position).catch(() => {
+      sendLocation(clientOf('driver'), subject, position).then(taken, () => {
         sent.current = last;
       });
     }
@@ -154,4 +166,5 @@ export function useReporting(online: boolean, subject: string, here: Here | null
   useEffect(() => {
     if (online && at !== undefined && at - (sent.current?.at ?? 0) >= TICK_MS / 2) report();
   }, [online, at, report]);
+  return online ? lateS : null;
 }
