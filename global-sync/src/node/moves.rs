@@ -14,7 +14,7 @@ use crate::{
     transport::{Mesh, MoveLink},
 };
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const ERASE_STALE_EVERY: Duration = Duration::from_secs(60);
 
 /// Goes on with what is to be moved from here, and erases what others have begun to move here and given up.

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Commands are looked for this often.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A region that leaves waits this long for the others, before its operator is told what they lack.
 const LEAVE_WITHIN: Duration = Duration::from_secs(60);
 

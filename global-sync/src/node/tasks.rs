@@ -21,7 +21,7 @@ use crate::{
     once::Once,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
     status::{Board, Damaged},
-    store::{Damage, Fence, Identity, LEASE_S, Membership, Store, StoreError},
+    store::{Damage, Fence, Identity, Joining, LEASE_S, Membership, Store, StoreError},
     transport::{KeyRing, Mesh, SigningKey},
 };
 
@@ -153,8 +153,8 @@ pub(super) struct Numbering {
     pub(super) allowed: watch::Receiver<bool>,
 }
 
-/// Where nothing comes, it is looked for so many times more seldom.
-const QUIET: u32 = 5;
+/// Where nothing comes, it is looked for so many times more seldom: to ask is most of what an idle region costs its database.
+const QUIET: u32 = 20;
 
 /// Moves committed facts from the outbox to the log.
 pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
@@ -394,8 +394,10 @@ pub(super) async fn refresh(leader: Leader, identity: Identity) {
 pub(super) async fn join_mesh(mut leader: Leader, own: Origin, configured: Vec<RegionName>) {
     while let Some(fence) = leader.lead().await {
         match leader.store.join_mesh(&fence, &own, &configured).await {
-            Ok(Some(state)) => tracing::info!(%own, "{own} is {} now", state.as_str()),
-            Ok(None) => {}
+            Ok(Joining::Said(state)) => tracing::info!(%own, "{own} is {} now", state.as_str()),
+            Ok(Joining::Waits) => {}
+            // Until its next life, which has a task of its own.
+            Ok(Joining::Over) => return leader.stop.cancelled().await,
             Err(error) => {
                 if leader.after("where this region stands is not said", &error).await {
                     continue;

@@ -26,27 +26,38 @@ pub enum Leaving {
     Left,
 }
 
+/// How far a region that joins is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joining {
+    /// This was said of it.
+    Said(MemberState),
+    /// It waits for others.
+    Waits,
+    /// It has joined, or is beyond that.
+    Over,
+}
+
 impl Store {
     /// Goes on with joining: says that this region joins if nothing was ever said of it, and that it is a member once every
     /// other region has applied that and nothing they have is missing here. `configured` are regions it has to have met.
-    /// Returns what was said.
     pub async fn join_mesh(
         &self,
         fence: &Fence,
         own: &Origin,
         configured: &[RegionName],
-    ) -> Result<Option<MemberState>, StoreError> {
+    ) -> Result<Joining, StoreError> {
         let mut tx = self.begin_fenced(fence).await?;
         let said = match state_of(&mut tx, &own.region).await? {
             None => MemberState::Joining,
             Some(MemberState::Joining) if everybody_counts_on(&mut tx, &own.region, configured).await? => {
                 MemberState::Active
             }
-            Some(_) => return Ok(None),
+            Some(MemberState::Joining) => return Ok(Joining::Waits),
+            Some(_) => return Ok(Joining::Over),
         };
         say(&mut tx, &own.region, own.incarnation, said).await?;
         tx.commit().await?;
-        Ok(Some(said))
+        Ok(Joining::Said(said))
     }
 
     /// Begins to leave.

@@ -33,7 +33,7 @@ pub use apply::{Applied, MAX_EXCEPTIONS};
 pub(crate) use apply::{SetAside, Stored, held_edits, quarantine, release};
 pub use identity::{Identity, Membership};
 pub use lease::{Fence, LEASE_S, Lease};
-pub use membership::Leaving;
+pub use membership::{Joining, Leaving};
 pub use number::{Numbered, Signer};
 pub use operations::{Order, Outcome};
 pub use send::Outgoing;

@@ -25,7 +25,7 @@ pub use floor::{Floor, serve as serve_floor};
 pub use line::{Line, frame};
 pub use load::{Cars, Paced, is_in_the_middle, place_in_town, send_paced};
 pub use meter::{Cpu, Meter, memory_kib, most_memory_kib, sum_of_metric};
-pub use people::{Person, make_drivers, make_riders};
+pub use people::{Person, make_drivers, make_riders, make_trips};
 pub use signer::Signer;
 pub use stand::Stand;
 pub use table::{Row, Table, median, percentile};

@@ -41,3 +41,29 @@ pub async fn make_riders(stand: &Stand, count: usize) -> anyhow::Result<Vec<Pers
         .await?;
     Ok(ids.into_iter().map(|id| Person { id, role: "rider" }).collect())
 }
+
+/// Lets each driver be under way with a rider; nobody asked for these trips.
+pub async fn make_trips(stand: &Stand, drivers: &[Person], riders: &[Person]) -> anyhow::Result<()> {
+    let ids = |people: &[Person]| people.iter().map(|person| person.id).collect::<Vec<Uuid>>();
+    let rides: Vec<Uuid> = drivers.iter().map(|_| Uuid::now_v7()).collect();
+    sqlx::query(
+        r#"WITH parties AS (SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS p (ride_id, driver_id, rider_id)),
+                rides AS (
+             INSERT INTO rides (id, tenant_id, rider_id, driver_id, trip_id, status, pickup_lat, pickup_lng, dropoff_lat, dropoff_lng,
+                                vehicle_class, payment_method, quote, pin, requested_at, expires_at, accepted_at, updated_at)
+             SELECT ride_id, $4, rider_id, driver_id, ride_id, 'in_progress', 40.73, -73.98, 40.75, -73.99,
+                    'standard', '{"type": "cash"}', '{}', '0000', now(), now() + interval '5 minutes', now(), now() FROM parties
+             RETURNING id
+         )
+         INSERT INTO trips (id, tenant_id, ride_id, rider_id, driver_id, status, accepted_at, arrived_at, started_at, updated_at)
+         SELECT ride_id, $4, ride_id, rider_id, driver_id, 'in_progress', now(), now(), now(), now()
+         FROM parties JOIN rides ON rides.id = ride_id"#,
+    )
+    .bind(&rides)
+    .bind(ids(drivers))
+    .bind(ids(riders))
+    .bind(&stand.tenant)
+    .execute(&stand.database)
+    .await?;
+    Ok(())
+}

@@ -24,7 +24,7 @@ async fn hear(us: &Home, peer: &str, of: LogId, seq: u64) {
     us.store.save_acks(&us.origin, &BTreeMap::from([((region(peer), of), state)])).await.unwrap();
 }
 
-async fn join(us: &Home, configured: &[&str]) -> Option<MemberState> {
+async fn join(us: &Home, configured: &[&str]) -> Joining {
     let configured: Vec<_> = configured.iter().map(|name| region(name)).collect();
     us.store.join_mesh(&us.fence, &us.origin, &configured).await.unwrap()
 }
@@ -41,26 +41,26 @@ async fn stands(us: &Home, name: &str) -> Option<MemberState> {
 async fn a_region_joins_until_every_other_one_has_applied_that_it_does_and_it_has_what_they_have(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     let own = log("us-east", FactStream::Control);
-    assert_eq!(join(&us, &["eu-west"]).await, Some(MemberState::Joining));
-    assert_eq!(join(&us, &["eu-west"]).await, None, "it is not numbered yet");
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Said(MemberState::Joining));
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Waits, "it is not numbered yet");
     us.number().await;
-    assert_eq!(join(&us, &["eu-west"]).await, None, "eu-west was never met");
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Waits, "eu-west was never met");
     meet(&us, "eu-west").await;
     meet(&us, "ap-south").await;
     hear(&us, "eu-west", own.clone(), 1).await;
-    assert_eq!(join(&us, &["eu-west"]).await, None, "ap-south was met, and may not know of us");
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Waits, "ap-south was met, and may not know of us");
     hear(&us, "ap-south", own.clone(), 0).await;
-    assert_eq!(join(&us, &["eu-west"]).await, None, "ap-south has not applied it");
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Waits, "ap-south has not applied it");
     hear(&us, "ap-south", own, 1).await;
     let eu = log("eu-west", FactStream::Control);
     hear(&us, "ap-south", eu.clone(), 1).await;
-    assert_eq!(join(&us, &["eu-west"]).await, None, "others know more of the directory");
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Waits, "others know more of the directory");
     us.store.receive(&batch(&eu, Head::EMPTY, &[created("eu-west", 1, 0)])).await.unwrap();
-    assert_eq!(join(&us, &["eu-west"]).await, None, "what is stored is not applied yet");
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Waits, "what is stored is not applied yet");
     us.apply_all().await;
-    assert_eq!(join(&us, &["eu-west"]).await, Some(MemberState::Active));
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Said(MemberState::Active));
     us.number().await;
-    assert_eq!(join(&us, &["eu-west"]).await, None);
+    assert_eq!(join(&us, &["eu-west"]).await, Joining::Over);
     assert_eq!(stands(&us, "us-east").await, Some(MemberState::Active));
     assert_eq!(us.store.logs().await.unwrap()[&log("us-east", FactStream::Control)].head.seq, 2);
 }
@@ -68,13 +68,13 @@ async fn a_region_joins_until_every_other_one_has_applied_that_it_does_and_it_ha
 #[sqlx::test(migrations = "../migrations")]
 async fn a_region_that_is_alone_is_a_member_at_once_and_nobody_waits_for_one_that_is_gone(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
-    assert_eq!(join(&us, &[]).await, Some(MemberState::Joining));
+    assert_eq!(join(&us, &[]).await, Joining::Said(MemberState::Joining));
     us.number().await;
     let eu = log("eu-west", FactStream::Control);
     let gone = said("ap-south", 1, MemberState::Retired);
     us.store.receive(&batch(&eu, Head::EMPTY, &[gone])).await.unwrap();
     us.apply_all().await;
-    assert_eq!(join(&us, &["ap-south"]).await, Some(MemberState::Active));
+    assert_eq!(join(&us, &["ap-south"]).await, Joining::Said(MemberState::Active));
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -127,9 +127,9 @@ async fn a_region_that_left_comes_back_as_a_new_life_on_which_others_count_befor
     assert_eq!(stands(&us, "us-east").await, Some(MemberState::Joining), "a new life begins anew");
     assert!(us.store.join_again(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().is_err(), "it has come back");
     us.number().await;
-    assert_eq!(join(&us, &[]).await, None, "eu-west does not know");
+    assert_eq!(join(&us, &[]).await, Joining::Waits, "eu-west does not know");
     hear(&us, "eu-west", LogId { origin: us.origin.clone(), stream: FactStream::Control }, 2).await;
-    assert_eq!(join(&us, &[]).await, Some(MemberState::Active));
+    assert_eq!(join(&us, &[]).await, Joining::Said(MemberState::Active));
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -1,13 +1,20 @@
 //! What a position costs, in the shapes fleets send them.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::bench::{
-    Caller, Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, median, send_paced,
+    Caller, Cars, Cpu, Floor, Line, Meter, Options, Paced, Person, Stand, Table, make_drivers, make_riders, make_trips,
+    median, send_paced,
 };
 
 /// What was sent may still be on its way.
@@ -15,6 +22,8 @@ const COUNTED_WITHIN: Duration = Duration::from_secs(5);
 /// The node looks at the ages of its positions once a second.
 const AGES_EVERY: Duration = Duration::from_secs(1);
 const TAKEN: &str = "region_node_positions_total";
+/// What a rider hears of each position of his driver.
+const SHOWN: &str = "driver:location";
 const AGE: &str = "region_node_position_age_seconds";
 /// Handshakes under way at once.
 const OPENING: usize = 64;
@@ -36,6 +45,11 @@ struct Shape {
 impl Shape {
     fn every(self) -> Duration {
         Duration::from_secs_f64(1.0 / self.per_second_each)
+    }
+
+    /// Between two positions of one car.
+    fn step(self) -> Duration {
+        self.every().div_f64(self.positions as f64)
     }
 
     fn per_second(self) -> f64 {
@@ -74,6 +88,12 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
         runs.push(over_http(&stand, &drivers, 5_000.0, options.duration()).await?);
     }
     table.row("HTTP, 64 connections, 5,000/s", &runs);
+    let watched = Shape { lines: 1_000, per_second_each: 1.0, positions: 1 };
+    table.row(
+        "Socket.IO, 1,000 × 1/s, each on a trip and watched by its rider",
+        &on_trips(&stand, watched, options).await?,
+    );
+    table.notes.push("Of a trip each position is kept in Postgres, and lost is what the rider was not shown.".into());
     let mut tables = vec![table];
     if !options.quick {
         // A stand of its own: those who report no more would be the oldest in its index.
@@ -81,6 +101,41 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
         tables.push(many(&Stand::start(1).await?, options).await?);
     }
     Ok(tables)
+}
+
+/// Drivers on trips, whose riders are connected and see each position.
+async fn on_trips(stand: &Stand, shape: Shape, options: &Options) -> anyhow::Result<Vec<Vec<Option<f64>>>> {
+    let (drivers, riders) = (make_drivers(stand, shape.lines).await?, make_riders(stand, shape.lines).await?);
+    make_trips(stand, &drivers, &riders).await?;
+    let lines = open(stand, &drivers).await?;
+    let shown = Arc::new(AtomicU64::new(0));
+    for rider in &riders {
+        let token = stand.signer.sign(&stand.tenant, rider.role, rider.id);
+        let line = Line::connect(&stand.url(), &stand.tenant, &token).await?;
+        let shown = shown.clone();
+        stand.tasks.spawn(async move {
+            line.listen(|text| {
+                shown.fetch_add(u64::from(text.contains(SHOWN)), Ordering::Relaxed);
+            })
+            .await;
+        });
+    }
+    let mut cars = Cars::new(shape.lines, shape.step());
+    // Once round, so that the node knows everybody's trip before it is measured.
+    send(&lines, shape, &mut cars, shape.every().mul_f64(1.1)).await?;
+    let mut runs = Vec::new();
+    for _ in 0..options.runs() {
+        settled(stand).await?;
+        let (meter, before) = (stand.meter()?, shown.load(Ordering::Relaxed));
+        let paced = send(&lines, shape, &mut cars, options.duration()).await?;
+        let begun = Instant::now();
+        let missing = || paced.messages as f64 - (shown.load(Ordering::Relaxed) - before) as f64;
+        while missing() > 0.0 && begun.elapsed() < COUNTED_WITHIN {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        runs.push(cells(paced, shape.positions, meter.used()?, Some(missing()), None));
+    }
+    Ok(runs)
 }
 
 /// 15,000 connections: at a pace that is held, and at one that fills the machine.
@@ -104,6 +159,12 @@ async fn many(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
         held = Held::of(&runs).or(held);
     }
     table.notes.extend(held.map(|held| held.told()));
+    let gathered = Shape { lines: lines.len(), per_second_each: 0.5, positions: 20 };
+    let mut runs = Vec::new();
+    for _ in 0..options.runs() {
+        runs.push(over_sockets(stand, &lines, gathered, options.duration()).await?);
+    }
+    table.row("Socket.IO, 15,000 × 0.5/s, 20 positions each", &runs);
     table.notes.push(format!(
         "{} connections opened in {opened_s:.1} s; region-node holds {per_line:.1} KiB for each, driver and position included.",
         lines.len()
@@ -160,7 +221,7 @@ async fn floor(which: &str, shape: Shape, duration: Duration) -> anyhow::Result<
             _ => Line::open(&url, "nobody", "", &tasks).await?,
         });
     }
-    let mut cars = Cars::new(shape.lines, shape.every());
+    let mut cars = Cars::new(shape.lines, shape.step());
     let meter = Meter::of_process(floor.pid)?;
     let paced = send(&lines, shape, &mut cars, duration).await?;
     Ok(cells(paced, shape.positions, meter.used()?, None, None))
@@ -172,7 +233,7 @@ async fn over_sockets(
     shape: Shape,
     duration: Duration,
 ) -> anyhow::Result<Vec<Option<f64>>> {
-    let mut cars = Cars::new(shape.lines, shape.every());
+    let mut cars = Cars::new(shape.lines, shape.step());
     // Once round, so that the node knows everybody before it is measured.
     let warm_up = Shape { per_second_each: (2_000.0 / shape.lines as f64).min(1.0), ..shape };
     send(lines, warm_up, &mut cars, Duration::from_secs_f64(1.1 / warm_up.per_second_each)).await?;
