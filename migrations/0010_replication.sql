@@ -315,7 +315,9 @@ CREATE TABLE tenant_homes (
     state     text NOT NULL DEFAULT 'active',
     -- The epoch in which this region was the home until another took it by force: money that was moved then is still booked.
     lost_term bigint,
-    lost_n    bigint
+    lost_n    bigint,
+    -- As the tenant's config says: commands are refused here while no majority of regions has confirmed the home lately.
+    is_leased boolean NOT NULL DEFAULT false
 );
 CREATE FUNCTION keep_lost_home() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

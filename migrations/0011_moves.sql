@@ -51,3 +51,78 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_arrivals TO gocomet_sync;
 
 -- The old home tells everybody that it is so no more.
 GRANT INSERT ON repl_outbox TO gocomet_sync;
+
+-- ---------------------------------------------------------------------------------------------------------------
+-- Leases of homes, for tenants that would rather be refused than have two homes
+-- ---------------------------------------------------------------------------------------------------------------
+
+-- For how long a region's word holds. Whoever takes a home by force waits for longer: global-sync's moving/lease.rs says why.
+CREATE FUNCTION home_lease() RETURNS interval LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT interval '15 s' $$;
+
+-- What other regions last said of the homes in this one, and when, by this region's clock, they were asked. `promised` has the
+-- tenants they know or have agreed to another home of, each with that one and its term, unless this region knows of that term.
+CREATE TABLE home_grants (
+    region   text PRIMARY KEY,
+    asked_at timestamptz NOT NULL,
+    promised jsonb NOT NULL
+);
+GRANT SELECT ON home_grants TO gocomet_app, gocomet_system;
+GRANT SELECT, INSERT, UPDATE, DELETE ON home_grants TO gocomet_sync;
+
+-- What this region has agreed to itself is part of that.
+CREATE POLICY repl_promise_tenant ON repl_promise FOR SELECT USING (tenant_id = current_setting('app.tenant_id', true));
+GRANT SELECT ON repl_promise TO gocomet_app, gocomet_system;
+
+-- Regions with a voice: neither those that only join nor those that are gone for good.
+CREATE VIEW home_voters AS SELECT region FROM repl_membership WHERE state IN ('active', 'draining');
+GRANT SELECT ON home_voters TO gocomet_app, gocomet_system, gocomet_sync;
+
+-- Whether a majority of regions holds this one for the tenant's home of that term. What one of them has agreed to another for
+-- does not count while that other one says that it has come to nothing there. A word from the future is from before the clock
+-- was put back.
+CREATE FUNCTION home_is_confirmed(tenant text, home_term bigint) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    WITH words AS (
+        SELECT region, (promised -> tenant ->> 'term')::bigint AS term, promised -> tenant ->> 'target' AS target
+        FROM home_grants WHERE asked_at <= clock_timestamp() AND clock_timestamp() < asked_at + home_lease()
+        UNION ALL
+        SELECT s.region, p.term, p.target
+        FROM repl_self s LEFT JOIN LATERAL (SELECT p.term, p.target FROM repl_promise p
+                                            WHERE p.tenant_id = tenant AND p.target <> s.region
+                                            ORDER BY p.term DESC LIMIT 1) p ON true
+    ), agreeing AS (
+        SELECT region FROM words WHERE COALESCE(term, 0) <= home_term
+    )
+    SELECT 2 * (SELECT count(*) FROM words JOIN home_voters USING (region)
+                WHERE COALESCE(term, 0) <= home_term OR target IN (SELECT region FROM agreeing))
+           > (SELECT count(*) FROM home_voters)
+$$;
+
+-- The last thing a command of a leased tenant does before it commits: its home may have been taken since it began.
+CREATE FUNCTION must_be_confirmed(tenant text, home_term bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM tenant_homes h JOIN repl_self s USING (region)
+                   WHERE h.tenant_id = tenant AND h.term = home_term AND (NOT h.is_leased OR home_is_confirmed(tenant, home_term)))
+    THEN
+        RAISE EXCEPTION 'the home of % is not confirmed any more', tenant
+            USING ERRCODE = 'integrity_constraint_violation', CONSTRAINT = 'home_is_confirmed';
+    END IF;
+END $$;
+
+-- The newest version that is known says whether a tenant wants that.
+CREATE FUNCTION wants_lease(tenant text) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT COALESCE((SELECT v.config #> '{home,lease}' = 'true' FROM tenant_config_versions v
+                     WHERE v.tenant_id = tenant ORDER BY v.version DESC LIMIT 1), false)
+$$;
+CREATE FUNCTION lease_new_home() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.is_leased := wants_lease(NEW.tenant_id);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER lease_new_home BEFORE INSERT ON tenant_homes FOR EACH ROW EXECUTE FUNCTION lease_new_home();
+CREATE FUNCTION lease_home() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE tenant_homes SET is_leased = NOT is_leased
+    WHERE tenant_id = NEW.tenant_id AND is_leased <> wants_lease(NEW.tenant_id);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER lease_home AFTER INSERT OR UPDATE ON tenant_config_versions FOR EACH ROW EXECUTE FUNCTION lease_home();

@@ -682,3 +682,79 @@ async fn a_move_that_is_cancelled_leaves_the_tenant_where_it_was(pool: PgPool) {
     assert!(cluster.try_as_command("us-east", "SELECT 1").await, "commands go on");
     cluster.stop_all().await;
 }
+
+const CONFIRMED: &str = "SELECT count(*) FROM tenant_homes JOIN repl_self USING (region)
+                         WHERE tenant_id = 'porto-taxis' AND home_is_confirmed(tenant_id, term)";
+
+/// Three regions, all members, that know a tenant which wants its home leased.
+async fn leased_at_home_in_us_east(pool: &PgPool) -> Cluster {
+    let mut cluster = Cluster::new(pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "porto-taxis").await;
+    cluster.all_are_members().await;
+    for region in cluster.regions() {
+        eventually("the tenant is known", async || {
+            cluster.count(&region, "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'porto-taxis'").await == 1
+        })
+        .await;
+        cluster.tamper(&region, "UPDATE tenant_homes SET is_leased = true").await;
+    }
+    cluster
+}
+
+/// The old home is stopped while others' word for it still holds: whoever takes its place waits until that has run out.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_leased_home_is_never_two_and_none_without_a_majority(pool: PgPool) {
+    let mut cluster = leased_at_home_in_us_east(&pool).await;
+    eventually("the others confirm the home", async || {
+        cluster.count("us-east", "SELECT count(*) FROM home_grants").await == 2
+            && cluster.count("us-east", CONFIRMED).await == 1
+    })
+    .await;
+    for region in ["eu-west", "ap-south"] {
+        cluster.stop(region).await;
+    }
+    eventually("a home that hears of nobody is confirmed no more", async || {
+        cluster.count("us-east", CONFIRMED).await == 0
+    })
+    .await;
+    for region in ["eu-west", "ap-south"] {
+        cluster.start(region).await;
+    }
+    eventually("the others confirm it again", async || cluster.count("us-east", CONFIRMED).await == 1).await;
+
+    cluster.stop("us-east").await;
+    cluster.as_system("eu-west", TAKE[0]).await;
+    eventually("the home is taken once the old one is confirmed no more", async || {
+        let taken = cluster.text("eu-west", TAKEN).await == "completed";
+        assert!(!taken || cluster.count("us-east", CONFIRMED).await == 0, "two homes");
+        taken
+    })
+    .await;
+    let waited = "SELECT count(*) FROM tenant_moves WHERE ended_at - requested_at > 2 * home_lease()";
+    assert_eq!(cluster.count("eu-west", waited).await, 1);
+    cluster.stop_all().await;
+}
+
+/// A home that is cut off from all but one region has no majority once that one has agreed to another home, though it still
+/// hears it; and has one again when nobody wants the home any more.
+#[sqlx::test(migrations = "../migrations")]
+async fn whoever_has_agreed_to_another_home_confirms_the_old_one_no_more_until_that_is_given_up(pool: PgPool) {
+    let mut cluster = leased_at_home_in_us_east(&pool).await;
+    eventually("the others confirm the home", async || cluster.count("us-east", CONFIRMED).await == 1).await;
+    cluster.as_system("eu-west", TAKE[0]).await;
+    eventually("nobody else confirms it any more, long before it is taken", async || {
+        assert_eq!(cluster.text("eu-west", HOME).await, "us-east 1 0");
+        cluster.count("us-east", CONFIRMED).await == 0
+    })
+    .await;
+    cluster.tamper("eu-west", "UPDATE tenant_moves SET state = 'failed', ended_at = now()").await;
+    eventually("both confirm it again", async || {
+        let confirm = "SELECT count(*) FROM home_grants WHERE asked_at > now() - interval '10 s'";
+        cluster.count("us-east", confirm).await == 2 && cluster.count("us-east", CONFIRMED).await == 1
+    })
+    .await;
+    let agreed = "SELECT count(*) FROM home_grants WHERE promised ? 'porto-taxis'";
+    assert_eq!(cluster.count("us-east", agreed).await, 1, "what ap-south has agreed to stays");
+    cluster.stop_all().await;
+}

@@ -137,6 +137,9 @@ codes! {
     Unavailable = 503 "unavailable",
     /// The tenant is being moved to another region; try again after Retry-After seconds.
     TenantMoving = 503 "tenant_moving",
+    /// The tenant's home has lost sight of most other regions, and another may take its place; try again after Retry-After
+    /// seconds.
+    HomeUnconfirmed = 503 "home_unconfirmed",
     /// The tenant's payment service cannot be asked now; nothing was charged, try again after Retry-After seconds.
     PspUnavailable = 503 "psp_unavailable",
     /// The tenant's home region cannot be reached; try again later.

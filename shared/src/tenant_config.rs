@@ -51,6 +51,8 @@ pub struct TenantConfig {
     pub psp: PspAccount,
     /// When drivers get theirs.
     pub payouts: PayoutPolicy,
+    /// What holds of the region the tenant is at home in.
+    pub home: HomePolicy,
     /// Publish a valid draft at once; otherwise wait for `POST …/config/publish`.
     pub auto_publish: bool,
     /// Free for the tenant's own use.
@@ -190,6 +192,16 @@ pub struct PayoutPolicy {
     pub hold_until_durable: bool,
 }
 
+/// What becomes of a tenant whose home loses sight of the other regions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct HomePolicy {
+    /// The home refuses commands, and answers reads, once it has not heard from a majority of all regions for a quarter of a
+    /// minute, and another region that takes its place by force waits until then, 35 seconds: never two homes at once, and none
+    /// for a while. Otherwise it goes on, and what it settles after that is booked late.
+    pub lease: bool,
+}
+
 /// How a payment service takes money.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -241,6 +253,7 @@ impl Default for TenantConfig {
             flags: Flags::default(),
             psp: PspAccount::default(),
             payouts: PayoutPolicy::default(),
+            home: HomePolicy::default(),
             auto_publish: true,
             labels: BTreeMap::new(),
             auth: Credentials::default(),

@@ -67,6 +67,10 @@ async fn follow(store: &Store, link: &mut MoveLink) -> Result<(), MoveError> {
             Ask::Vote { tenant, term, from } => {
                 (Some(store.vote(&tenant, term, from, link.region.as_str()).await?), None)
             }
+            Ask::Confirm => {
+                let promised = store.promised_to_others_than(link.region.as_str()).await?;
+                (Some(Answer::Confirmed { promised }), None)
+            }
             Ask::Tail => {
                 let next = begun(&mut arrival)?.take_tail(link).await?;
                 link.say(&Answer::Taken).await?;

@@ -290,8 +290,9 @@ fn not_that(moving: &Move, answer: Answer) -> MoveError {
         | Answer::Counted { .. }
         | Answer::Home
         | Answer::Taken
-        | Answer::Agreed
-        | Answer::Outbid { .. } => {
+        | Answer::Agreed { .. }
+        | Answer::Outbid { .. }
+        | Answer::Confirmed { .. } => {
             MoveError::Failed(moving.to.clone(), "it answered something else than was asked".to_owned())
         }
     }

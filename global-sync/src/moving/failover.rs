@@ -9,15 +9,15 @@ use std::{collections::BTreeSet, time::Duration};
 use futures::future::join_all;
 use shared::fact::{Fact, TenantMoved};
 use sqlx::PgConnection;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Answer, Ask, Move, MoveError,
+    Answer, Ask, Move, MoveError, Promise,
     arrival::{erase_arrived, replace_attempt},
+    lease::TAKE_AFTER,
     record::{hold_home, tell_moved},
 };
 use crate::{
-    protocol::MemberState,
     store::{Fence, Store, StoreError, from_sql},
     transport::MoveLink,
 };
@@ -29,13 +29,22 @@ const ROUNDS: usize = 8;
 /// Left to chance, so that one of the two is twice as fast once.
 const NEXT_ROUND_AFTER_MS: std::ops::Range<u64> = 50..1_000;
 
-/// Has a majority agree, and takes the home; `call` reaches a region.
-pub(crate) async fn take_over<L>(
+/// That a majority agrees to this region as a tenant's home.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Majority {
+    term: i64,
+    regions: usize,
+    /// Whoever has agreed no longer confirms the old home, and what it was told before has run out by then.
+    pub(crate) may_take_at: Instant,
+}
+
+/// Has a majority agree; `call` reaches a region.
+pub(crate) async fn win<L>(
     store: &Store,
     fence: &Fence,
     moving: &Move,
     call: impl Fn(String) -> L,
-) -> Result<(), MoveError>
+) -> Result<Majority, MoveError>
 where
     L: Future<Output = anyhow::Result<MoveLink>>,
 {
@@ -61,10 +70,13 @@ where
         for region in &others {
             asked.push(ask(region, call((*region).clone()), moving, term));
         }
-        let (mut agreed, mut outbid, mut refusals) = (1, None, Vec::new());
+        let (mut agreed, mut leased, mut outbid, mut refusals) = (1, false, None, Vec::new());
         for answer in join_all(asked).await {
             match answer {
-                Ok(()) => agreed += 1,
+                Ok(is_leased) => {
+                    agreed += 1;
+                    leased |= is_leased;
+                }
                 Err(Refusal { why, term }) => {
                     outbid = outbid.max(term);
                     refusals.push(why);
@@ -72,16 +84,9 @@ where
             }
         }
         if agreed >= needed {
-            store.take_by_force(fence, moving, term).await?;
-            let Move { tenant, from, to, .. } = moving;
-            let what = "what only that one has stays there";
-            tracing::warn!(
-                tenant,
-                term,
-                agreed,
-                "{to} has taken {tenant} from {from}, which does not hand it over: {what}"
-            );
-            return Ok(());
+            // Any of them may be the first to have heard that the tenant wants its home leased.
+            let wait = if leased || store.is_leased(&moving.tenant).await? { TAKE_AFTER } else { Duration::ZERO };
+            return Ok(Majority { term, regions: agreed, may_take_at: Instant::now() + wait });
         }
         match outbid.filter(|_| rounds < ROUNDS) {
             Some(greatest) => store.outbid(fence, &moving.tenant, greatest).await?,
@@ -91,18 +96,29 @@ where
     }
 }
 
+/// Takes the home that a majority has agreed to.
+pub(crate) async fn take(store: &Store, fence: &Fence, moving: &Move, majority: Majority) -> Result<(), MoveError> {
+    let Majority { term, regions, .. } = majority;
+    store.take_by_force(fence, moving, term).await?;
+    let Move { tenant, from, to, .. } = moving;
+    let what = "what only that one has stays there";
+    tracing::warn!(tenant, term, regions, "{to} has taken {tenant} from {from}, which does not hand it over: {what}");
+    Ok(())
+}
+
 /// Why a region has not agreed, and the term that stands in the way.
 struct Refusal {
     why: String,
     term: Option<i64>,
 }
 
+/// Whether the region that has agreed knows the tenant's home as leased.
 async fn ask(
     region: &str,
     link: impl Future<Output = anyhow::Result<MoveLink>>,
     moving: &Move,
     term: i64,
-) -> Result<(), Refusal> {
+) -> Result<bool, Refusal> {
     let asking = async {
         let mut link = link.await?;
         link.say(&Ask::Vote { tenant: moving.tenant.clone(), term, from: (moving.term, moving.n) }).await?;
@@ -110,23 +126,17 @@ async fn ask(
     };
     let failed = |why: &str| Err(Refusal { why: format!("{region}: {why}"), term: None });
     match timeout(ANSWER_WITHIN, asking).await {
-        Ok(Ok(Answer::Agreed)) => Ok(()),
+        Ok(Ok(Answer::Agreed { is_leased })) => Ok(is_leased),
         Ok(Ok(Answer::Outbid { term })) => {
             Err(Refusal { why: format!("{region}: it has agreed to another for term {term}"), term: Some(term) })
         }
         Ok(Ok(Answer::Refused { reason } | Answer::Failed { reason })) => failed(&reason),
-        Ok(Ok(Answer::Ready | Answer::Counted { .. } | Answer::Home | Answer::Taken)) => {
+        Ok(Ok(Answer::Ready | Answer::Counted { .. } | Answer::Home | Answer::Taken | Answer::Confirmed { .. })) => {
             failed("it answered something else than was asked")
         }
         Ok(Err(error)) => failed(&format!("{error:#}")),
         Err(_) => failed("it does not answer"),
     }
-}
-
-/// What was agreed to.
-struct Promise {
-    term: i64,
-    target: String,
 }
 
 async fn last_promise(connection: &mut PgConnection, tenant: &str) -> sqlx::Result<Option<Promise>> {
@@ -156,10 +166,9 @@ async fn lock_home(connection: &mut PgConnection, tenant: &str) -> sqlx::Result<
 
 impl Store {
     /// Regions that were heard of and have a voice.
-    async fn voters(&self) -> Result<BTreeSet<String>, StoreError> {
-        let states = self.membership().await?.states;
-        let has_voice = |state: &MemberState| matches!(state, MemberState::Active | MemberState::Draining);
-        Ok(states.iter().filter(|(_, state)| has_voice(state)).map(|(region, _)| region.to_string()).collect())
+    pub(super) async fn voters(&self) -> Result<BTreeSet<String>, StoreError> {
+        let voters = sqlx::query_scalar!(r#"SELECT region AS "region!" FROM home_voters"#);
+        Ok(voters.fetch_all(self.pool()).await?.into_iter().collect())
     }
 
     /// Agrees that another region is the tenant's home from `term` on, if that was not promised otherwise and the home it
@@ -187,7 +196,7 @@ impl Store {
         }
         tx.commit().await?;
         tracing::warn!(tenant, term, "{target} may take {tenant} over");
-        Ok(Answer::Agreed)
+        Ok(Answer::Agreed { is_leased: self.is_leased(tenant).await? })
     }
 
     /// The term to take the home for, with this region's own voice; none if the home is not the one that was to be taken.

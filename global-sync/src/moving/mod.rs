@@ -5,24 +5,29 @@
 //! tenant goes on. Then writes pause, the last changes follow, and with one transaction the home is handed over, which is
 //! never taken back. Only then are the rows here erased. [`arrival`] runs at the new home and holds rows that nobody reads
 //! before the home is its own; an attempt that begins anew finds and erases what an earlier one has left. Where the old home is
-//! gone, [`failover`] takes it, and nothing is copied.
+//! gone, [`failover`] takes it, and nothing is copied; for tenants that would rather have no home than two, [`lease`] has the other
+//! regions confirm it all the time.
 //!
 //! Rows move as they are, sealed with the tenant's own key, over a connection of their own. Here nothing knows what they mean.
 
 mod arrival;
 mod departure;
 mod failover;
+mod lease;
 mod record;
 mod tables;
 #[cfg(test)]
 mod tests;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, types::Uuid};
 
 pub(crate) use arrival::receive;
 pub(crate) use departure::go_on;
-pub(crate) use failover::take_over;
+pub(crate) use failover::{Majority, take, win};
+pub(crate) use lease::confirm;
 pub(crate) use record::{Mode, Move};
 
 use crate::{
@@ -58,6 +63,8 @@ enum Ask {
     Tail,
     /// Whether the region that asks may be the home from this term on, in place of the one with that term and n.
     Vote { tenant: String, term: i64, from: (i64, i64) },
+    /// Whether the tenants that are at home where this comes from still are.
+    Confirm,
 }
 
 /// What is answered.
@@ -72,14 +79,23 @@ enum Answer {
     Home,
     /// The tail is written.
     Taken,
-    /// It may.
-    Agreed,
+    /// It may; and whether the tenant's home is leased, as far as is known there.
+    Agreed { is_leased: bool },
     /// Another may for this term, which is not smaller.
     Outbid { term: i64 },
+    /// All are but these.
+    Confirmed { promised: BTreeMap<String, Promise> },
     /// It will not have the tenant, and why.
     Refused { reason: String },
     /// It cannot go on, and why; another attempt may do better.
     Failed { reason: String },
+}
+
+/// Which region is agreed to as a tenant's home, and from which term on.
+#[derive(Debug, Serialize, Deserialize)]
+struct Promise {
+    term: i64,
+    target: String,
 }
 
 /// Why a move does not go on.

@@ -201,6 +201,8 @@ impl Life<'_> {
         vital.spawn("moving tenants", moves::move_tenants(leader.clone(), self.mesh.clone(), self.config.clone()));
         let taking_over = moves::take_tenants_over(leader.clone(), self.mesh.clone(), self.config.clone());
         vital.spawn("taking tenants over", taking_over);
+        let keeping = moves::keep_homes(leader.clone(), self.mesh.clone(), self.config.clone());
+        vital.spawn("having homes confirmed", keeping);
         vital.spawn("looking at the database", tasks::refresh(leader, identity));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));

@@ -105,6 +105,10 @@ impl Db {
             let detail = format!("tenant '{tenant}' is being moved to another region");
             return Err(Problem::new(Code::TenantMoving, detail).retry_after(1));
         }
+        if !home.is_confirmed && begun == Begun::Now {
+            return Err(unconfirmed());
+        }
+        tx.is_leased = home.is_leased && begun == Begun::Now;
         tx.epoch = lost.unwrap_or(Epoch { term: home.term, n: home.n });
         tx.sealer = Some(self.keys.read(tenant, home.wrapped_key.as_deref()).map_err(unusable)?);
         let held = match (home.is_held, home.request_hash, home.status, home.sealed_body) {
@@ -175,6 +179,7 @@ impl Db {
             tx,
             tenant: tenant.clone(),
             epoch: Epoch { term: 0, n: 0 },
+            is_leased: false,
             sealer: None,
             keys: self.keys.clone(),
             told: Vec::new(),
@@ -242,6 +247,9 @@ struct Home {
     /// Of this region's time as the home, where another has ended it by force.
     lost_term: Option<i64>,
     lost_n: Option<i64>,
+    /// Other regions have to agree that it is, and do, or need not.
+    is_leased: bool,
+    is_confirmed: bool,
     wrapped_key: Option<Vec<u8>>,
     /// No hand-over was under way when the transaction began, and none can begin before it ends.
     is_fenced: bool,
@@ -265,6 +273,7 @@ async fn home_of(tx: &mut TenantTx, key: Option<&Key<'_>>) -> Result<Home, Probl
     let sql = sqlx::query_as!(
         Home,
         r#"SELECT h.region, h.term, h.n, h.state, h.lost_term, h.lost_n, w.wrapped AS "wrapped_key?",
+                  h.is_leased, CASE WHEN h.is_leased THEN home_is_confirmed(h.tenant_id, h.term) ELSE true END AS "is_confirmed!",
                   current_setting('app.is_fenced') = 'true' AS "is_fenced!",
                   current_setting('app.is_held') = 'true' AS "is_held!",
                   k.request_hash AS "request_hash?", k.status AS "status?", k.sealed_body AS "sealed_body?"
@@ -285,6 +294,8 @@ pub struct TenantTx {
     tx: Transaction<'static, Postgres>,
     tenant: TenantId,
     epoch: Epoch,
+    /// The home has to be confirmed still when this commits.
+    is_leased: bool,
     /// Known from the beginning of a command.
     sealer: Option<Sealer>,
     keys: TenantKeys,
@@ -336,7 +347,16 @@ impl TenantTx {
 
     /// Commits, then tells and counts. A crash between the two loses the telling, not the truth: clients read it again when they
     /// reconnect, and the dispatcher polls.
-    pub async fn commit(self) -> sqlx::Result<()> {
+    ///
+    /// Where the home is leased and is confirmed no more, it fails with [`HOME_IS_CONFIRMED`] and without effect.
+    pub async fn commit(mut self) -> sqlx::Result<()> {
+        if self.is_leased {
+            // One message: whatever keeps this node from going on does so before both or after both. What is left of the
+            // transaction then is an empty one.
+            let (tenant, term) = (&self.tenant, self.epoch.term);
+            let commit = format!("SELECT must_be_confirmed('{tenant}', {term}); COMMIT AND CHAIN");
+            sqlx::raw_sql(AssertSqlSafe(commit)).execute(&mut *self.tx).await?;
+        }
         self.tx.commit().await?;
         for (counter, outcome) in self.counted {
             let labels = [("tenant", self.tenant.to_string()), ("outcome", outcome.to_owned())];
@@ -368,6 +388,16 @@ impl SystemTx {
 
 fn unusable(error: Unusable) -> sqlx::Error {
     sqlx::Error::Decode(error.into())
+}
+
+/// What a commit breaks at a leased home that is not confirmed.
+pub const HOME_IS_CONFIRMED: &str = "home_is_confirmed";
+
+/// What a command is told then.
+pub(crate) fn unconfirmed() -> Problem {
+    let detail =
+        "this region cannot tell whether it still is the tenant's home, since too few other regions say so; try again";
+    Problem::new(Code::HomeUnconfirmed, detail).retry_after(3)
 }
 
 /// The name of the constraint or unique index a statement broke; it is what decides a race, so the caller turns it into

@@ -144,7 +144,8 @@ pub(super) async fn claim(
          WHERE id IN (
              SELECT id FROM rides r WHERE tenant_id = $5 AND status IN ('requested', 'offered') AND dispatch_at <= $1
                AND (SELECT set_config('synchronous_commit', 'off', true)) IS NOT NULL
-               AND EXISTS (SELECT FROM tenant_homes WHERE tenant_id = $5 AND region = $6 AND state = 'active')
+               AND EXISTS (SELECT FROM tenant_homes WHERE tenant_id = $5 AND region = $6 AND state = 'active'
+                             AND (NOT is_leased OR home_is_confirmed(tenant_id, term)))
                AND ($4 OR NOT (EXISTS (SELECT FROM offers WHERE tenant_id = $5 AND status = 'live' AND expires_at <= $1)
                                OR EXISTS (SELECT FROM trips WHERE tenant_id = $5 AND status = 'accepted'
                                                               AND after_trip_id IS NOT NULL AND starts_by <= $1)))

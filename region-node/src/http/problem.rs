@@ -8,6 +8,8 @@ use axum::{
 use serde::Serialize;
 use shared::problem::{Code, FieldError};
 
+use crate::db;
+
 /// A refusal.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{}: {detail}", code.as_str())]
@@ -134,6 +136,7 @@ impl From<sqlx::Error> for Problem {
             {
                 Self::new(Code::InvalidToken, "this account is not known at the company's new home; register there")
             }
+            (sqlx::Error::Database(error), _) if error.constraint() == Some(db::HOME_IS_CONFIRMED) => db::unconfirmed(),
             // A NUL, the one character JSON can carry and Postgres can't.
             (_, Some("22021" | "22P05")) => Self::field("", "text must not contain the character U+0000"),
             _ => {

@@ -26,7 +26,7 @@ pub(crate) enum MoveMode {
     Planned,
     /// The home is gone, and the region named takes its place once a majority of all regions agrees. What only the old home has,
     /// accounts and open rides, stays there; payments that it settled and nobody had heard of are in the ledger when it is
-    /// back, marked as late.
+    /// back, marked as late. Where the tenant's config says `home.lease` it waits for the old home's lease to run out.
     Failover,
 }
 

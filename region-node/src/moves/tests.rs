@@ -158,3 +158,93 @@ async fn whom_only_the_old_home_knew_is_told_to_register(pool: PgPool) {
         json!({"pickup": pickup, "dropoff": dropoff, "vehicle_class": "standard", "payment_method": {"type": "cash"}});
     assert_eq!(rider.post("/v1/rides", wish).await.problem(401).code, "invalid_token");
 }
+
+/// A tenant of three regions that wants its home leased; nobody confirms it yet.
+async fn leased(pool: &PgPool) -> TestRegion {
+    let region = TestRegion::with_config(pool.clone(), json!({"home": {"lease": true}})).await;
+    let members =
+        "INSERT INTO regions (name, base_url, quic_addr, state) SELECT name, 'http://127.0.0.1:1', '', 'active'
+                   FROM unnest(ARRAY['us-east', 'eu-west', 'ap-south']) AS name
+                   ON CONFLICT (name) DO UPDATE SET state = excluded.state";
+    sqlx::query(members).execute(pool).await.unwrap();
+    as_sync(pool, "INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ('test', 'us-east', 1)").await;
+    region
+}
+
+async fn begun(region: &TestRegion) -> Result<(), Code> {
+    region.app.db.begin(&region.tenant).await.map(drop).map_err(|problem| problem.code())
+}
+
+const CONFIRM: &str = "INSERT INTO home_grants (region, asked_at, promised) VALUES ('eu-west', now(), '{}')
+                       ON CONFLICT (region) DO UPDATE SET asked_at = excluded.asked_at, promised = excluded.promised";
+const RUN_OUT: &str = "UPDATE home_grants SET asked_at = now() - interval '16 s'";
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_tenant_that_would_rather_have_no_home_than_two_is_refused_while_no_majority_confirms_it(pool: PgPool) {
+    let region = leased(&pool).await;
+    assert_eq!(begun(&region).await, Err(Code::HomeUnconfirmed), "one of three is no majority");
+    region.app.db.begin_step(&region.tenant).await.unwrap().commit().await.unwrap();
+    as_sync(&pool, CONFIRM).await;
+    assert_eq!(begun(&region).await, Ok(()));
+    let rider = region.rider().await;
+    as_sync(&pool, "UPDATE regions SET state = 'joining' WHERE name = 'eu-west'").await;
+    assert_eq!(begun(&region).await, Err(Code::HomeUnconfirmed), "who only joins has no voice");
+    as_sync(&pool, "UPDATE regions SET state = 'active' WHERE name = 'eu-west'").await;
+    for not_now in [RUN_OUT, "UPDATE home_grants SET asked_at = now() + interval '1 s'"] {
+        as_sync(&pool, not_now).await;
+        assert_eq!(begun(&region).await, Err(Code::HomeUnconfirmed), "{not_now}");
+    }
+    let unconfirmed = rider.post("/v1/rides/00000000-0000-7000-8000-000000000001/cancel", json!({})).await;
+    assert_eq!(unconfirmed.headers["retry-after"], "3");
+    assert_eq!(unconfirmed.problem(503).code, "home_unconfirmed");
+    rider.get("/v1/rides").await.ok(200);
+    // Whoever does not ask for it is served.
+    let without = "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at) VALUES ('cabs', 99, '{}', now())";
+    as_sync(&pool, without).await;
+    assert_eq!(begun(&region).await, Ok(()));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_word_for_another_home_confirms_none_here_until_that_one_is_given_up(pool: PgPool) {
+    let region = leased(&pool).await;
+    as_sync(&pool, CONFIRM).await;
+    as_sync(&pool, r#"UPDATE home_grants SET promised = '{"cabs": {"term": 2, "target": "ap-south"}}'"#).await;
+    assert_eq!(begun(&region).await, Err(Code::HomeUnconfirmed), "it has agreed to another home");
+    as_sync(&pool, r#"UPDATE home_grants SET promised = '{"cabs": {"term": 1, "target": "ap-south"}}'"#).await;
+    assert_eq!(begun(&region).await, Ok(()), "of an earlier term");
+    as_sync(&pool, "INSERT INTO repl_promise (tenant_id, term, target) VALUES ('cabs', 2, 'ap-south')").await;
+    assert_eq!(begun(&region).await, Err(Code::HomeUnconfirmed), "this region has agreed to another home itself");
+    as_sync(&pool, r#"UPDATE home_grants SET promised = '{"cabs": {"term": 2, "target": "ap-south"}}'"#).await;
+    let stands = r#"INSERT INTO home_grants VALUES ('ap-south', now(), '{"cabs": {"term": 2, "target": "ap-south"}}')"#;
+    as_sync(&pool, stands).await;
+    assert_eq!(begun(&region).await, Err(Code::HomeUnconfirmed), "that one wants it");
+    as_sync(&pool, "UPDATE home_grants SET promised = '{}' WHERE region = 'ap-south'").await;
+    assert_eq!(begun(&region).await, Ok(()), "that one does not want it any more");
+    as_sync(&pool, "UPDATE home_grants SET asked_at = now() - interval '16 s' WHERE region = 'ap-south'").await;
+    assert_eq!(begun(&region).await, Err(Code::HomeUnconfirmed), "it may want it again");
+}
+
+/// As when the node, or its machine, stood still in the middle of a command.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_command_that_commits_after_its_home_s_lease_has_run_out_writes_nothing(pool: PgPool) {
+    const TOUCH: &str = "UPDATE riders SET erased_at = now()";
+    const TOUCHED: &str = "SELECT count(*) FROM riders WHERE erased_at IS NOT NULL";
+    let region = leased(&pool).await;
+    as_sync(&pool, CONFIRM).await;
+    region.rider().await;
+    let touched = async || sqlx::query_scalar::<_, i64>(TOUCHED).fetch_one(region.app.db.system_alone()).await.unwrap();
+    let taken = "UPDATE tenant_homes SET region = 'ap-south', term = 2 WHERE tenant_id = 'cabs'";
+    let back = "UPDATE tenant_homes SET region = 'us-east', term = 1 WHERE tenant_id = 'cabs'";
+    for (what, mended) in [(RUN_OUT, CONFIRM), (taken, back)] {
+        let mut frozen = region.app.db.begin(&region.tenant).await.unwrap();
+        sqlx::query(TOUCH).execute(frozen.conn()).await.unwrap();
+        as_sync(&pool, what).await;
+        let refused = crate::http::Problem::from(frozen.commit().await.unwrap_err());
+        assert_eq!((refused.code(), touched().await), (Code::HomeUnconfirmed, 0), "{what}");
+        as_sync(&pool, mended).await;
+    }
+    let mut in_time = region.app.db.begin(&region.tenant).await.unwrap();
+    sqlx::query(TOUCH).execute(in_time.conn()).await.unwrap();
+    in_time.commit().await.unwrap();
+    assert_eq!(touched().await, 1);
+}

@@ -65,7 +65,7 @@ pub(in crate::payments) async fn tenants_without_day(
 ) -> sqlx::Result<Vec<TenantId>> {
     let sql = sqlx::query_scalar!(
         "SELECT h.tenant_id FROM tenant_homes h
-         WHERE h.region = $1 AND h.state = 'active'
+         WHERE h.region = $1 AND h.state = 'active' AND (NOT h.is_leased OR home_is_confirmed(h.tenant_id, h.term))
            AND NOT EXISTS (SELECT FROM reconciliations r WHERE r.tenant_id = h.tenant_id AND r.day = $2)
          ORDER BY h.tenant_id LIMIT $3",
         region,
@@ -110,6 +110,7 @@ pub(in crate::payments) async fn claim_due(
         "UPDATE reconciliations SET attempts = attempts + 1, next_attempt_at = $3
          WHERE id IN (SELECT r.id FROM reconciliations r JOIN tenant_homes h ON h.tenant_id = r.tenant_id
                       WHERE r.status = 'running' AND r.next_attempt_at <= $2 AND h.region = $1 AND h.state = 'active'
+                        AND (NOT h.is_leased OR home_is_confirmed(h.tenant_id, h.term))
                       ORDER BY r.next_attempt_at LIMIT $4 FOR UPDATE OF r SKIP LOCKED)
          RETURNING tenant_id, id",
         region,
