@@ -3,10 +3,11 @@
 //! Three to five regions of two instances each emit facts while messages are lost, doubled, reordered, altered and cut off
 //! one way or both; while instances crash between any two effects, stand still and go on, lose their database, and run on
 //! clocks of their own; while databases are slow or full, or are put back from an old copy, with or without the processes on
-//! them; while regions join, leave and die. Old entries are dropped, whoever needs them then loads a snapshot, and regions
-//! compare what they derived. After each step the laws in `laws` are looked at. Then the world heals, and within thirty
-//! simulated seconds, ninety where every line is slow, all regions that are left must have every fact. Each seed runs twice and
-//! must leave the same trace, which covers every field of every event and effect.
+//! them; while regions join, leave and die, and operators pause streams and have everything compared. Old entries are dropped,
+//! whoever needs them then loads a snapshot, and regions compare what they derived. After each step the laws in `laws` are
+//! looked at. Then the world heals, and within thirty simulated seconds, ninety where every line is slow, all regions that are
+//! left must have every fact. Each seed runs twice and must leave the same trace, which covers every field of every event and
+//! effect.
 //!
 //! `make simulate SEEDS=10000` runs more, built for speed; `SEED=42 cargo test -p global-sync --test simulation` runs one.
 
@@ -44,7 +45,7 @@ const SEEN: &[&[&str]] = &[
     // Effects
     &["send", "close", "store", "serve", "save member", "save ack", "allow numbering", "begin incarnation"],
     &["truncate", "give up on", "load snapshot", "check head", "answer", "compare", "alarm"],
-    // Events, but for the one that two histories of a log bring, and those that operators do
+    // Events
     &["connected", "disconnected", "received", "stored", "store failed", "applied", "numbered", "served", "leads"],
     &[
         "follows",
@@ -55,6 +56,9 @@ const SEEN: &[&[&str]] = &[
         "snapshot failed",
         "answered",
         "compared",
+        "head differs",
+        "paused",
+        "compare now",
         "tick",
     ],
     // What the network does
@@ -65,6 +69,8 @@ const SEEN: &[&[&str]] = &[
     &["new life", "new life, not everybody heard", "new life on a copy"],
     // What becomes of databases
     &["slow disk", "disk full", "disk lost", "disk replaced under running processes", "disk put back as it lay"],
+    // What is found, whatever it was
+    &["misread head told of"],
     // Who comes and goes
     &["join", "joined", "drain", "retired", "region gone"],
 ];

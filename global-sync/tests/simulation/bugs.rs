@@ -76,6 +76,8 @@ pub(crate) enum Bug {
     TruncationUntold,
     /// A region that is never heard of again is waited for with everything.
     WaitsForTheDead,
+    /// That a stream is paused is written down and not told.
+    PauseUntold,
     /// Sums leave out the newest row.
     DigestOmitsRow,
     /// Rows are compared as they are now, whatever the other side had applied.
@@ -297,6 +299,12 @@ pub(crate) const PLANTED: &[Planted] = &[
         pitfall: "a dead region keeps the logs growing",
         laws: &[Law::AllConverge],
         seed: 9,
+    },
+    Planted {
+        bug: Bug::PauseUntold,
+        pitfall: "a pause that is shown and not kept",
+        laws: &[Law::PausesAreKept],
+        seed: 6,
     },
     Planted {
         bug: Bug::DigestOmitsRow,

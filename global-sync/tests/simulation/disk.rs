@@ -108,7 +108,9 @@ impl Disk {
 
     /// Entries that came after this one.
     pub(crate) fn after(&self, log: &LogId, seq: u64) -> impl Iterator<Item = &(Entry, Head)> {
-        self.logs.get(log).into_iter().flatten().filter(move |(_, head)| head.seq > seq)
+        let entries = self.logs.get(log);
+        let first = entries.map_or(0, |entries| entries.partition_point(|(_, head)| head.seq <= seq));
+        entries.into_iter().flat_map(move |entries| entries.range(first..))
     }
 
     pub(crate) fn take_lease(&mut self, now_ms: u64, holder: u128) -> Fence {
@@ -345,7 +347,7 @@ impl Disk {
             .rows_of(question)
             .filter(|((log, seq), _)| vector.get(&log.origin).is_some_and(|upto| seq <= upto))
             .map(|(place, fact)| self.row(place, fact))
-            .filter(|row| hash_of(row.key.as_bytes()).starts_with(&question.prefix))
+            .filter(|row| question.prefix.is_empty() || hash_of(row.key.as_bytes()).starts_with(&question.prefix))
             .collect();
         Some((vector, rows))
     }

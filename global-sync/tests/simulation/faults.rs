@@ -1,6 +1,6 @@
 //! What goes wrong in a world, and when: drawn from the seed before anything happens.
 
-use global_sync::protocol::{Draft, MemberState, SALT_BYTES};
+use global_sync::protocol::{Draft, Event, MemberState, SALT_BYTES};
 use shared::fact::FactStream;
 use uuid::Uuid;
 
@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     /// Whether some databases are put back from copies.
     loses: bool,
     pub(super) tampers: bool,
+    /// Whether a database misreads the hash of an entry that it is asked to compare.
+    pub(super) misreads: bool,
 }
 
 impl Plan {
@@ -47,6 +49,7 @@ impl Plan {
             converges_within_ms: CONVERGE_WITHIN_MS,
             loses: random.chance(400),
             tampers: false,
+            misreads: false,
         }
     }
 
@@ -116,6 +119,28 @@ impl World {
         self.plan_cuts();
         self.plan_members();
         self.schedule(FAULTS_LAST_MS, Happening::Heal);
+    }
+
+    /// Operators of some worlds pause streams, let them go on, and have everything compared; one of their databases misreads an
+    /// entry's hash once. Drawn apart, so that all else is as it would be without.
+    pub(super) fn plan_operators(&mut self, seed: u64) {
+        let mut random = Random::new(!seed);
+        if !random.chance(250) {
+            return;
+        }
+        let count = self.plan.count as u64;
+        let number = |drawn: u64| usize::try_from(drawn).expect("few");
+        for _ in 0..random.between(1, 4) {
+            let region = random.between(0, count);
+            let (peer, region) = (number((region + random.between(1, count)) % count), number(region));
+            let stream = FactStream::ALL[number(random.between(0, 3))];
+            let begins = random.between(500, FAULTS_LAST_MS);
+            let ends = begins + random.between(500, 4_000);
+            self.schedule(begins, Happening::Pause { region, peer, stream });
+            self.schedule(ends, Happening::Resume { region, peer, stream });
+            self.schedule(random.between(begins, ends), Happening::CompareNow { region });
+        }
+        self.plan.misreads = !self.plan.loses && random.chance(500);
     }
 
     /// Databases that come back as they were a while or just a moment ago, with or without the processes on them.
@@ -205,6 +230,21 @@ impl World {
             Happening::Join { region } => self.join(region),
             Happening::Drain { region } => self.drain(region),
             Happening::Settle { region } => self.settle(region),
+            Happening::Pause { region, peer, stream } if !self.healed => {
+                let peer = self.regions[peer].name.clone();
+                self.regions[region].paused.insert((peer, stream));
+            }
+            Happening::Resume { region, peer, stream } => {
+                let peer = self.regions[peer].name.clone();
+                self.regions[region].paused.remove(&(peer, stream));
+            }
+            // The leader carries operators' commands out.
+            Happening::CompareNow { region } => {
+                let mut instances = region * INSTANCES..(region + 1) * INSTANCES;
+                if let Some(at) = instances.find(|at| self.instances[*at].fence.is_some() && !self.is_frozen(*at)) {
+                    self.give(at, Event::CompareNow);
+                }
+            }
             Happening::Cut { from, to } if !self.healed => {
                 if !self.network.cut.contains(&(to, from)) {
                     self.saw("cut one way");
@@ -373,10 +413,11 @@ impl World {
         }
     }
 
-    /// From now on nothing goes wrong any more, and what runs is of this version.
+    /// From now on nothing goes wrong any more, nothing is paused, and what runs is of this version.
     fn heal(&mut self) {
         self.healed = true;
         self.network.cut.clear();
+        self.regions.iter_mut().for_each(|region| region.paused.clear());
         for at in 0..self.instances.len() {
             if self.instances[at].is_old() {
                 self.start_over(at, "upgrade");

@@ -9,7 +9,7 @@ use std::{
 };
 
 use global_sync::protocol::{ConnectionId, Entry, Envelope, Hash, Head, LogId, MAX_BATCH_BYTES, MemberState, hash_of};
-use shared::ids::RegionName;
+use shared::{fact::FactStream, ids::RegionName};
 use uuid::Uuid;
 
 use super::{
@@ -52,6 +52,10 @@ pub(crate) enum Law {
     FactsCountOnce,
     /// Nobody has to tell of damage, but of what was altered on its way or tampered with.
     NothingIsDamaged,
+    /// An entry that is found to be another one is told of.
+    DifferencesAreTold,
+    /// No entry goes where an instance knows its operators want none to go.
+    PausesAreKept,
     /// A new life is begun only by a region that may have lost its disk.
     NoNeedlessLife,
     /// Once the world has healed, all that are left soon have the same, keep no more than they should, and have told of what
@@ -219,6 +223,14 @@ impl Laws {
         let (granted, sent) = (*granted, *sent);
         if sent > granted + MAX_BATCH_BYTES + longest_entry {
             self.broken(Law::CreditIsKept, format!("{sent} bytes of {log} were sent, {granted} granted"));
+        }
+    }
+
+    /// Entries of a log are to be read for a peer.
+    pub(crate) fn serves(&mut self, paused: &BTreeSet<(RegionName, FactStream)>, peer: RegionName, log: &LogId) {
+        let paused = !paused.is_empty() && paused.contains(&(peer.clone(), log.stream));
+        if paused {
+            self.broken(Law::PausesAreKept, format!("{peer} is served {log}, which is paused"));
         }
     }
 

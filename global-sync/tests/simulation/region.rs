@@ -6,7 +6,7 @@ use global_sync::protocol::{
     Checkpoint, KeyId, Limits, LogId, MemberState, Millis, Past, Replica, Settings, Trust, TrustError, features,
     hash_of,
 };
-use shared::ids::RegionName;
+use shared::{fact::FactStream, ids::RegionName};
 
 use super::{
     disk::{Disk, Fence},
@@ -56,6 +56,8 @@ pub(crate) struct Region {
     pub(crate) state: Option<MemberState>,
     /// When it became a member, if it was none at first.
     pub(crate) joined_at: u64,
+    /// With these peers no entries of these streams are to pass, as operators say.
+    pub(crate) paused: BTreeSet<(RegionName, FactStream)>,
     /// It is never heard of again.
     pub(crate) gone: bool,
     /// The copy of the disk that is put in its place once the database is back.
@@ -76,6 +78,7 @@ impl Region {
             disk: Disk::default(),
             state,
             joined_at: 0,
+            paused: BTreeSet::new(),
             gone: false,
             restore: None,
             lost: 0,
@@ -105,6 +108,8 @@ pub(crate) struct Instance {
     pub(crate) fence: Option<Fence>,
     pub(crate) renewed_at: u64,
     pub(crate) may_number: bool,
+    /// What it was told is paused.
+    pub(crate) paused: BTreeSet<(RegionName, FactStream)>,
     /// When what was last handed over of each log will be durable: one after the other.
     pub(crate) durable_at: BTreeMap<LogId, u64>,
     /// Bytes handed over to be stored and not durable yet.

@@ -6,14 +6,14 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
+    hash::{Hash as _, Hasher},
 };
 
 use global_sync::protocol::{
     Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, LogId, MemberState, Message, Origin, Past,
     Row, Rows, Summary, VerifiedBatch, features, hash_of,
 };
-use shared::ids::RegionName;
+use shared::{fact::FactStream, ids::RegionName};
 
 use super::{
     bugs::Bug,
@@ -40,6 +40,31 @@ pub(crate) struct Outcome {
     pub(crate) trace: u64,
     pub(crate) breach: Option<Breach>,
     pub(crate) seen: BTreeMap<&'static str, u64>,
+}
+
+/// All that has happened so far, as a number: two that differ anywhere differ, but for a chance nobody works towards. Much goes in,
+/// and a hasher that cannot be outwitted takes several times as long.
+#[derive(Default)]
+struct Trace(u64);
+
+impl Hasher for Trace {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks();
+        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        if !rest.is_empty() {
+            self.write_u64(u64::from_le_bytes(last));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// Something that happens to an instance, named by its number and the start it belongs to, or to a region.
@@ -70,6 +95,9 @@ pub(super) enum Happening {
     Join { region: usize },
     Drain { region: usize },
     Settle { region: usize },
+    Pause { region: usize, peer: usize, stream: FactStream },
+    Resume { region: usize, peer: usize, stream: FactStream },
+    CompareNow { region: usize },
     Cut { from: usize, to: usize },
     Mend { from: usize, to: usize },
     Heal,
@@ -129,11 +157,13 @@ pub(crate) struct World {
     bug: Option<Bug>,
     /// A row of a region that is not what was derived, and whether anybody has told.
     pub(super) tampered: Option<((usize, LogId, u64), bool)>,
+    /// The entry whose hash is being misread, until that is told.
+    misread: Option<(RegionName, LogId, u64)>,
     pub(super) emitted: u64,
     /// How long each fact is, by its number.
     pub(super) lengths: BTreeMap<u64, u64>,
     pub(super) laws: Laws,
-    trace: DefaultHasher,
+    trace: Trace,
     seen: BTreeMap<&'static str, u64>,
 }
 
@@ -154,13 +184,15 @@ impl World {
             healed: false,
             bug: None,
             tampered: None,
+            misread: None,
             emitted: 0,
             lengths: BTreeMap::new(),
             laws: Laws::default(),
-            trace: DefaultHasher::new(),
+            trace: Trace::default(),
             seen: BTreeMap::new(),
         };
         world.plan_faults();
+        world.plan_operators(seed);
         world
     }
 
@@ -452,6 +484,13 @@ impl World {
         let states = self.regions.iter().filter_map(|region| Some((region.name.clone(), region.state?))).collect();
         let acks = self.regions[at / INSTANCES].disk.acks.clone();
         self.give(at, Event::Members { states, acks });
+        if self.instances[at].runs() && self.instances[at].paused != self.regions[at / INSTANCES].paused {
+            let paused = self.regions[at / INSTANCES].paused.clone();
+            self.instances[at].paused = paused.clone();
+            if !self.has(Bug::PauseUntold) {
+                self.give(at, Event::Paused(paused));
+            }
+        }
         if self.instances[at].runs() && self.instances[at].fence.is_none() {
             let logs = self.regions[at / INSTANCES].disk.log_states();
             self.give(at, Event::Refreshed { logs });
@@ -469,9 +508,10 @@ impl World {
         let at_most = usize::try_from(self.random.between(1, 5)).expect("few");
         let (origin, how) = (self.origin_of(at), self.applying());
         let by_position = self.has(Bug::OutboxReadByPosition);
+        let comes_back = self.has(Bug::OutboxDeletedLater);
         let disk = &mut self.regions[region].disk;
-        let (life_over, heads, waited) =
-            (origin != disk.origin(&origin.region), disk.heads.clone(), disk.outbox.clone());
+        let (life_over, heads) = (origin != disk.origin(&origin.region), disk.heads.clone());
+        let waited = if comes_back { disk.outbox.clone() } else { Vec::new() };
         disk.outbox.sort_by_key(|row| row.position);
         let seen = if by_position { disk.position } else { 0 };
         let (mut rows, mut rest): (Vec<_>, Vec<_>) = disk.outbox.drain(..).partition(|row| row.position > seen);
@@ -485,7 +525,7 @@ impl World {
             self.laws.applied(&self.regions[region].disk, log, known);
         }
         if !grown.is_empty() && !self.healed && self.random.chance(20) {
-            if self.has(Bug::OutboxDeletedLater) {
+            if comes_back {
                 self.regions[region].disk.outbox = waited;
             }
             self.crash(at, "crash before report");
@@ -498,6 +538,9 @@ impl World {
 
     fn apply(&mut self, at: usize) {
         let region = at / INSTANCES;
+        if self.instances[at].fence.is_none() {
+            return;
+        }
         let disk = &self.regions[region].disk;
         let unapplied: Vec<LogId> =
             disk.heads.iter().filter(|(log, head)| head.seq > disk.applied(log)).map(|(log, _)| log.clone()).collect();
@@ -619,6 +662,10 @@ impl World {
             Effect::Close { conn, reason: _ } => self.drop_connection(conn, at),
             Effect::Store { batch, direct: _ } => self.begin_storing(at, batch),
             Effect::Serve { conn, log, pull, from, upto, max_bytes, known_keys: _ } => {
+                if let Some(other) = self.network.other_end(conn, at) {
+                    let peer = self.regions[other / INSTANCES].name.clone();
+                    self.laws.serves(&self.instances[at].paused, peer, &log);
+                }
                 let found =
                     self.reaches_database(at).then(|| self.regions[region].disk.read(&log, from, upto, max_bytes));
                 let mut served = Event::Served { conn, log: log.clone(), pull, next: from, bytes: 0 };
@@ -671,8 +718,20 @@ impl World {
             Effect::CheckHead { peer, log, head } => {
                 let disk = &self.regions[region].disk;
                 let ours = disk.after(&log, head.seq - 1).next().map(|(_, ours)| *ours);
-                if self.reaches_database(at) && ours.is_some_and(|ours| ours.seq == head.seq && ours != head) {
+                let Some(ours) = ours.filter(|ours| ours.seq == head.seq && self.reaches_database(at)) else { return };
+                let misread = self.plan.misreads && ours == head;
+                if misread {
+                    self.plan.misreads = false;
+                    self.misread = Some((peer.clone(), log.clone(), head.seq));
+                }
+                if misread || ours != head {
                     self.give(at, Event::HeadDiffers { peer, log, seq: head.seq });
+                }
+                if misread && self.misread.take().is_some() && self.instances[at].start == start {
+                    self.laws.broken(
+                        Law::DifferencesAreTold,
+                        "an entry that is another one was looked at in silence".into(),
+                    );
                 }
             }
             Effect::Truncate { log, upto } => self.truncate(at, log, upto),
@@ -766,6 +825,10 @@ impl World {
                 self.saw("tampered row found");
                 self.tampered.iter_mut().for_each(|(_, told)| *told = true);
             }
+            Alarm::Diverged { peer, log, seq } if self.misread.as_ref() == Some(&(peer.clone(), log.clone(), *seq)) => {
+                self.saw("misread head told of");
+                self.misread = None;
+            }
             // One of the two speaks of what was lost with its database, which it is about to notice.
             Alarm::Diverged { peer, .. } if remembers_another || self.laws.may_not_know(self.number_of(peer)) => {}
             Alarm::Diverged { .. } | Alarm::RowsDiffer { .. } => {
@@ -812,8 +875,7 @@ impl World {
         let answers = (from * INSTANCES..(from + 1) * INSTANCES)
             .any(|donor| self.instances[donor].runs() && !self.is_frozen(donor) && self.reaches_database(donor));
         let breaks_off = !self.healed && self.random.chance(200);
-        let other = self.regions[from].disk.clone();
-        let whole = other.news_for(&self.regions[region].disk);
+        let whole = self.regions[from].disk.news_for(&self.regions[region].disk);
         let is_whole = whole.is_some();
         let news = whole.unwrap_or_default();
         let lacks_own = news.iter().any(|(log, _)| log.origin == self.origin_of(at));
@@ -825,14 +887,15 @@ impl World {
             return;
         }
         let torn = self.has(Bug::TornSnapshot);
-        let disk = &mut self.regions[region].disk;
+        let [ours, other] = self.regions.get_disjoint_mut([region, from]).expect("a snapshot is another region's");
+        let disk = &mut ours.disk;
         if breaks_off {
             disk.load_cursors(&news);
             self.give(at, Event::SnapshotFailed);
             return;
         }
-        let before: BTreeSet<(LogId, u64)> = disk.rows.keys().cloned().collect();
-        disk.load(&news, &other);
+        let before: BTreeSet<_> = if torn { disk.rows.keys().cloned().collect() } else { BTreeSet::new() };
+        disk.load(&news, &other.disk);
         if torn {
             let newest = disk.rows.keys().rfind(|place| !before.contains(*place)).cloned();
             let fact = newest.and_then(|place| disk.rows.remove(&place));
@@ -859,7 +922,9 @@ impl World {
         let within_ms = self.plan.converges_within_ms;
         if self.now > FAULTS_LAST_MS + within_ms {
             let left = self.regions.iter().enumerate().filter(|(number, _)| self.may_run(*number));
-            let vectors: Vec<_> = left.map(|(_, region)| (region.name.to_string(), heads(&region.disk))).collect();
+            let vector = |region: &Region| heads(&region.disk).map(|(log, seq)| (log.to_string(), seq)).collect();
+            let vectors: Vec<(String, BTreeMap<String, u64>)> =
+                left.map(|(_, region)| (region.name.to_string(), vector(region))).collect();
             let text = format!("not all is the same {within_ms} ms after healing: {vectors:?}");
             self.laws.broken(Law::AllConverge, text);
             return true;
@@ -885,7 +950,7 @@ impl World {
         let settled = |region: &Region| {
             region.restore.is_none()
                 && region.disk.outbox.is_empty()
-                && heads(&region.disk) == heads(&left[0].disk)
+                && heads(&region.disk).eq(heads(&left[0].disk))
                 && region.disk.heads.iter().all(|(log, head)| region.disk.applied(log) == head.seq)
                 && self.keeps_no_more_than_it_should(region)
         };
@@ -932,7 +997,6 @@ fn name_of(event: &Event) -> &'static str {
     }
 }
 
-fn heads(disk: &Disk) -> BTreeMap<String, u64> {
-    let heads = disk.heads.iter().filter(|(_, head)| head.seq > 0);
-    heads.map(|(log, head)| (log.to_string(), head.seq)).collect()
+fn heads(disk: &Disk) -> impl Iterator<Item = (&LogId, u64)> {
+    disk.heads.iter().filter(|(_, head)| head.seq > 0).map(|(log, head)| (log, head.seq))
 }
