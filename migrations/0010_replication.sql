@@ -186,7 +186,8 @@ CREATE TABLE repl_ack (
 );
 
 -- When this region knew, life by life, that another one has stored its ledger entries up to `seq`. A fact of its own is
--- durable elsewhere since the first of these that reaches it: one row for each acknowledgement, none for each fact.
+-- durable elsewhere since the first of these that reaches it: one row for each acknowledgement, none for each fact. Once the
+-- entries are dropped from the log the last one of each minute stays.
 CREATE TABLE repl_remote_durable (
     origin_region      text NOT NULL,
     origin_incarnation bigint NOT NULL,

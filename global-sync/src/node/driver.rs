@@ -407,7 +407,8 @@ impl Driver {
                     }
                 });
             }
-            Effect::SaveAck { peer, log, state } => self.acks.add(peer, log, state),
+            Effect::SaveAck { peer, log, state } => self.acks.add(peer, log, Some(state)),
+            Effect::ForgetAck { peer, log } => self.acks.add(peer, log, None),
             Effect::AllowNumbering => {
                 self.may_number.send_replace(true);
                 let Some(fence) = self.fence else { return };
@@ -468,11 +469,15 @@ impl Driver {
     fn load_snapshot(&self, peer: RegionName) {
         let (store, mesh, config) = (self.store.clone(), self.mesh.clone(), self.config.clone());
         let (fence, own, reports) = (self.fence, self.replica.settings().origin.clone(), self.reports.clone());
+        let stop = self.stop.clone();
         tracing::warn!(%peer, "entries we lack are nowhere any more: loading a snapshot from {peer}");
         self.work.spawn(async move {
-            let event = match snapshot_of(&store, &mesh, &config, fence, &own, &peer).await {
-                Ok(logs) => Event::SnapshotLoaded { logs },
-                Err(error) => {
+            let loading = snapshot_of(&store, &mesh, &config, fence, &own, &peer);
+            let event = match stop.run_until_cancelled(loading).await {
+                // Nothing of it is here, and whoever leads next asks anew.
+                None => return,
+                Some(Ok(logs)) => Event::SnapshotLoaded { logs },
+                Some(Err(error)) => {
                     tracing::warn!(%peer, "no snapshot from {peer}: {error:#}");
                     Event::SnapshotFailed
                 }

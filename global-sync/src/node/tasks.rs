@@ -324,16 +324,25 @@ async fn apply_all(leader: &Leader, fence: &Fence, stream: FactStream) -> Result
     failure.map_or(Ok(progress), Err)
 }
 
-/// Acknowledgements on their way to the database, the newest of each kind.
+/// Acknowledgements that may wait for a database that is away: far more than a mesh has logs. Past it what a peer says of
+/// others is lost until it says something new of them, and whoever is thought to lack entries has them kept.
+const ACKS_WAIT: usize = 65_536;
+
+/// Acknowledgements on their way to the database, the newest of each kind; none where a peer names a log no more.
 #[derive(Default)]
 pub(super) struct Acks {
-    waiting: Mutex<BTreeMap<(RegionName, LogId), LogState>>,
+    waiting: Mutex<BTreeMap<(RegionName, LogId), Option<LogState>>>,
     added: Notify,
 }
 
 impl Acks {
-    pub(super) fn add(&self, peer: RegionName, log: LogId, state: LogState) {
-        self.waiting.lock().expect("nobody panics while holding it").insert((peer, log), state);
+    pub(super) fn add(&self, peer: RegionName, log: LogId, state: Option<LogState>) {
+        let mut waiting = self.waiting.lock().expect("nobody panics while holding it");
+        let key = (peer, log);
+        if waiting.len() < ACKS_WAIT || waiting.contains_key(&key) {
+            waiting.insert(key, state);
+        }
+        drop(waiting);
         self.added.notify_one();
     }
 }

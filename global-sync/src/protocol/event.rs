@@ -267,6 +267,13 @@ pub enum Effect {
         /// What it has.
         state: LogState,
     },
+    /// Forget what a peer had of a log: it names it no more.
+    ForgetAck {
+        /// The peer.
+        peer: RegionName,
+        /// The log.
+        log: LogId,
+    },
     /// Facts of our own may be numbered from now on, as long as we lead.
     AllowNumbering,
     /// This database lacks facts of ours, or may: begin an incarnation after this one, then start over.
@@ -333,6 +340,7 @@ impl Effect {
             Self::Serve { .. } => "serve",
             Self::SaveMember { .. } => "save member",
             Self::SaveAck { .. } => "save ack",
+            Self::ForgetAck { .. } => "forget ack",
             Self::AllowNumbering => "allow numbering",
             Self::BeginIncarnation { .. } => "begin incarnation",
             Self::Truncate { .. } => "truncate",

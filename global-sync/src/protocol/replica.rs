@@ -309,29 +309,31 @@ impl<T: Trust> Replica<T> {
         let region = session.region.clone();
         let previous = std::mem::take(&mut session.logs);
         self.heard.insert(region.clone());
-        if first {
-            self.members.forget_acks(&region);
-        }
         if first || led != advert.leading {
             self.planned_at = None;
         }
         for (log, state) in &advert.logs {
             if previous.get(log) != Some(state) {
                 self.unplanned.insert(log.clone());
-                self.members.heed_ack(&region, log, state.head.seq);
                 effects.push(Effect::SaveAck { peer: region.clone(), log: log.clone(), state: *state });
             }
             self.compare(&region, log, state, effects);
             self.look_for_claim(now, conn, log, state, effects);
         }
+        let unnamed = self.members.heed_advert(&region, &advert.logs);
         if let Some(session) = self.sessions.get_mut(&conn) {
             session.logs = advert.logs;
         }
+        // Another instance of the region may be further, and name what this one has not read yet.
+        let others = || self.sessions.values().filter(|session| session.region == region);
+        let gone = unnamed.into_iter().filter(|log| !others().any(|session| session.logs.contains_key(log)));
+        effects.extend(gone.map(|log| Effect::ForgetAck { peer: region.clone(), log }));
     }
 
+    /// Only of what we have: whoever counts on a log that we do not know adverts it.
     fn on_ack(&mut self, conn: ConnectionId, ack: Ack, effects: &mut Vec<Effect>) {
         let Some(session) = self.sessions.get_mut(&conn) else { return };
-        if session.logs.insert(ack.log.clone(), ack.state) != Some(ack.state) {
+        if self.logs.contains_key(&ack.log) && session.logs.insert(ack.log.clone(), ack.state) != Some(ack.state) {
             let peer = session.region.clone();
             self.members.heed_ack(&peer, &ack.log, ack.state.head.seq);
             effects.push(Effect::SaveAck { peer, log: ack.log, state: ack.state });
@@ -340,7 +342,7 @@ impl<T: Trust> Replica<T> {
 
     /// Two copies of a log that end at the same number must end in the same hash.
     fn compare(&mut self, peer: &RegionName, log: &LogId, theirs: &LogState, effects: &mut Vec<Effect>) {
-        let ours = self.logs.get(log).map_or(Head::EMPTY, |state| state.head);
+        let Some(LogState { head: ours, .. }) = self.logs.get(log).copied() else { return };
         if ours.seq == theirs.head.seq && ours.hash != theirs.head.hash {
             self.diverges(peer.clone(), log.clone(), ours.seq, effects);
         }

@@ -8,9 +8,6 @@ use sqlx::PgConnection;
 use super::{Store, StoreError, from_sql, region_name, to_sql};
 use crate::protocol::{Envelope, LogId, LogState, Origin};
 
-/// A peer's word about one log.
-pub type AckRow = ((RegionName, LogId), LogState);
-
 /// How far a peer is behind on what this region wrote.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lag {
@@ -60,21 +57,34 @@ impl Store {
         Ok(backlog.fetch_one(&self.pool).await?)
     }
 
-    /// Remembers what peers have, and since when another region has the settlements of `own`: those it names by the hash they
-    /// have here.
+    /// Remembers what peers have, or that they name a log no more, and since when another region has the settlements of `own`:
+    /// those it names by the hash they have here.
     pub async fn save_acks(
         &self,
         own: &Origin,
-        acks: &BTreeMap<(RegionName, LogId), LogState>,
+        acks: &BTreeMap<(RegionName, LogId), Option<LogState>>,
     ) -> Result<(), StoreError> {
-        let peers: Vec<String> = acks.keys().map(|(peer, _)| peer.to_string()).collect();
-        let regions: Vec<String> = acks.keys().map(|(_, log)| log.origin.region.to_string()).collect();
-        let incarnations: Vec<i64> =
-            acks.keys().map(|(_, log)| to_sql(log.origin.incarnation)).collect::<Result<_, _>>()?;
-        let streams: Vec<String> = acks.keys().map(|(_, log)| log.stream.to_string()).collect();
+        let gone: Vec<_> = acks.iter().filter(|(_, state)| state.is_none()).map(|(key, _)| key).collect();
+        let acks: BTreeMap<_, _> = acks.iter().filter_map(|(key, state)| Some((key, (*state)?))).collect();
+        let mut tx = self.pool.begin().await?;
+        if !gone.is_empty() {
+            let (peers, regions, incarnations, streams) = columns(gone)?;
+            sqlx::query!(
+                "DELETE FROM repl_ack a
+                 USING UNNEST($1::text[], $2::text[], $3::bigint[], $4::text[]) AS g (peer, region, incarnation, stream)
+                 WHERE (a.peer, a.origin_region, a.origin_incarnation, a.stream)
+                     = (g.peer, g.region, g.incarnation, g.stream)",
+                &peers,
+                &regions,
+                &incarnations,
+                &streams
+            )
+            .execute(&mut *tx)
+            .await?;
+        }
+        let (peers, regions, incarnations, streams) = columns(acks.keys().copied())?;
         let stored: Vec<i64> = acks.values().map(|state| to_sql(state.head.seq)).collect::<Result<_, _>>()?;
         let applied: Vec<i64> = acks.values().map(|state| to_sql(state.applied)).collect::<Result<_, _>>()?;
-        let mut tx = self.pool.begin().await?;
         sqlx::query!(
             "INSERT INTO repl_ack (peer, origin_region, origin_incarnation, stream, stored, applied)
              SELECT * FROM UNNEST($1::text[], $2::text[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[])
@@ -108,7 +118,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await?;
                 if reached.rows_affected() > 0 {
-                    measure_newest(&mut tx, log, state).await?;
+                    measure_newest(&mut tx, log, &state).await?;
                 }
             }
         }
@@ -179,6 +189,20 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Peers, and regions, incarnations and streams of logs.
+type Columns = (Vec<String>, Vec<String>, Vec<i64>, Vec<String>);
+
+fn columns<'a>(of: impl IntoIterator<Item = &'a (RegionName, LogId)>) -> Result<Columns, StoreError> {
+    let mut columns = Columns::default();
+    for (peer, log) in of {
+        columns.0.push(peer.to_string());
+        columns.1.push(log.origin.region.to_string());
+        columns.2.push(to_sql(log.origin.incarnation)?);
+        columns.3.push(log.stream.to_string());
+    }
+    Ok(columns)
 }
 
 /// How long the newest settlement a peer has just acknowledged took, from its commit, by this region's clock.

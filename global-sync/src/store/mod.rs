@@ -28,7 +28,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-pub use acks::{AckRow, Backlog, Lag, LogLag};
+pub use acks::{Backlog, Lag, LogLag};
 pub use apply::{Applied, MAX_EXCEPTIONS};
 pub(crate) use apply::{SetAside, Stored, held_edits, quarantine, release};
 pub use identity::{Identity, Membership};

@@ -1,9 +1,10 @@
 //! Snapshots: what a region has derived, as of a version vector read in the same transaction as the rows.
 //!
 //! A region that lacks entries nobody has any more loads one. Everything it brings, and the cursors that say so, come in
-//! with one transaction: before it commits nothing has changed, after it the tail of every log is pulled as ever. What is
-//! here already is kept where it is newer, so a snapshot may overlap; a gap is impossible. Rows stream through a channel of
-//! a few pieces on both sides, however many there are.
+//! with one transaction: before it commits nothing has changed, after it the tail of every log is pulled as ever. Rows on
+//! their way lie beside the tables, and nobody waits for them; only whoever then still leads takes them in. What is here already
+//! is kept where it is newer, so a snapshot may overlap; a gap is impossible. Rows stream through a channel of a few pieces on
+//! both sides, however many there are.
 
 use std::time::Duration;
 
@@ -151,8 +152,10 @@ impl Store {
         connection
             .execute("BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL idle_in_transaction_session_timeout = '60s'")
             .await?;
-        fence.check(&mut connection).await?;
         take_rows(&mut connection, pieces).await?;
+        // Only now that nothing is waited for any more is the lease held fast: until then another instance may take it.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT").await?;
+        fence.check(&mut connection).await?;
         let imported = take_in(&mut connection, own).await?;
         connection.execute("COMMIT").await?;
         connection.close().await?;

@@ -45,7 +45,7 @@ pub(crate) struct Home {
     pub(crate) store: Store,
     pub(crate) fence: Fence,
     pub(crate) origin: Origin,
-    pub(super) identity: Identity,
+    pub(crate) identity: Identity,
     system: PgPool,
     /// Of somebody who may do to the database what no role of ours may.
     pub(crate) superuser: PgPool,
@@ -720,7 +720,7 @@ async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(
     let ledger = log("us-east", FactStream::Ledger);
     let ack = |hash| {
         let state = LogState { head: Head { seq: 2, hash }, applied: 0, truncated: 0 };
-        BTreeMap::from([((eu.clone(), ledger.clone()), state)])
+        BTreeMap::from([((eu.clone(), ledger.clone()), Some(state))])
     };
     let durable =
         "SELECT count(*) FROM ledger_facts f JOIN repl_remote_durable d USING (origin_region, origin_incarnation)
@@ -732,7 +732,14 @@ async fn an_acknowledged_settlement_is_durable_elsewhere_and_lag_is_what_is_not(
     assert_eq!(us.scalar::<i64>(durable).await, 2);
     assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 1);
     let membership = us.store.membership().await.unwrap();
-    assert_eq!(membership.acks, BTreeMap::from([(eu.clone(), BTreeMap::from([(ledger, 2)]))]));
+    assert_eq!(membership.acks, BTreeMap::from([(eu.clone(), BTreeMap::from([(ledger.clone(), 2)]))]));
+    us.store.save_acks(&us.origin, &BTreeMap::from([((eu.clone(), ledger.clone()), None)])).await.unwrap();
+    assert_eq!(
+        us.store.membership().await.unwrap().acks,
+        BTreeMap::new(),
+        "a log that it names no more it has no more"
+    );
+    assert_eq!(us.store.lag(&us.origin).await.unwrap()[&eu].entries, 3);
     let state = async || us.store.membership().await.unwrap().states[&eu];
     assert_eq!(state().await, crate::protocol::MemberState::Active);
     let retire = "INSERT INTO regions (name, base_url, quic_addr, state, state_incarnation)

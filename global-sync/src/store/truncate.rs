@@ -1,5 +1,8 @@
 //! Dropping old entries: a few thousand in one transaction, so that nobody waits for it.
 
+use shared::fact::FactStream;
+use sqlx::PgConnection;
+
 use super::{Fence, Store, StoreError, from_sql, to_sql};
 use crate::protocol::LogId;
 
@@ -88,9 +91,40 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
+        thin_out_durable(&mut tx, log, before, reached).await?;
         tx.commit().await?;
         Ok((from_sql(reached), row.seen == BATCH && reached == before + row.seen))
     }
+}
+
+/// Of the old acknowledgements between these entries the last of each minute is enough: a fact is never said to have been
+/// durable elsewhere before it was, and at most a minute after.
+async fn thin_out_durable(
+    connection: &mut PgConnection,
+    log: &LogId,
+    before: i64,
+    reached: i64,
+) -> Result<(), StoreError> {
+    if log.stream != FactStream::Ledger {
+        return Ok(());
+    }
+    sqlx::query!(
+        "WITH old AS (
+             SELECT seq, durable_at, lead(durable_at) OVER (ORDER BY seq) AS next_at FROM repl_remote_durable
+             WHERE origin_region = $1 AND origin_incarnation = $2 AND seq <= $4
+               AND seq >= COALESCE((SELECT max(seq) FROM repl_remote_durable
+                                    WHERE origin_region = $1 AND origin_incarnation = $2 AND seq <= $3), 0))
+         DELETE FROM repl_remote_durable d USING old
+         WHERE d.origin_region = $1 AND d.origin_incarnation = $2 AND d.seq = old.seq
+           AND date_trunc('minute', old.durable_at) = date_trunc('minute', old.next_at)",
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation)?,
+        before,
+        reached
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -36,6 +36,10 @@ pub(super) enum FrameError {
     TooLarge(usize),
     #[error("a frame cannot be unpacked")]
     Packing,
+    #[error("a frame says nothing that can be understood")]
+    Unreadable,
+    #[error("a frame out of place")]
+    OutOfPlace,
     #[error("a frame took too long")]
     Slow,
     #[error(transparent)]
@@ -50,7 +54,8 @@ impl FrameError {
     /// Which rule the peer broke; none if it has gone away.
     pub(super) fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::Empty | Self::Packing | Self::Wire(_) => Some(Refusal::UnreadableFrame),
+            Self::Empty | Self::Packing | Self::Unreadable | Self::Wire(_) => Some(Refusal::UnreadableFrame),
+            Self::OutOfPlace => Some(Refusal::OutOfOrder),
             Self::TooLarge(_) => Some(Refusal::OversizedFrame),
             Self::Slow => Some(Refusal::SlowFrame),
             // It ended its stream in the midst of a frame.
@@ -93,27 +98,39 @@ pub(super) async fn write(stream: &mut SendStream, message: &Message, pack: bool
 /// The next message, with the bytes it took; types this version does not know are skipped. `None` at the end.
 pub(super) async fn read(stream: &mut RecvStream) -> Result<Option<(Message, usize)>, FrameError> {
     loop {
-        let mut head = [0; 5];
-        match stream.read_exact(&mut head).await {
-            Ok(()) => {}
-            Err(quinn::ReadExactError::FinishedEarly(0)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-        let [a, b, c, d, frame_type] = head;
-        let size = u32::from_be_bytes([a, b, c, d]) as usize;
-        if size > MAX_FRAME_BYTES {
-            return Err(FrameError::TooLarge(size));
-        }
-        let rest = size.checked_sub(1).ok_or(FrameError::Empty)?;
-        let content = timeout(READ_WITHIN, read_content(stream, rest)).await.map_err(|_| FrameError::Slow)??;
+        let Some((frame_type, content)) = read_frame(stream, MAX_FRAME_BYTES).await? else { return Ok(None) };
         if let Some(message) = decode(frame_type, &content)? {
-            return Ok(Some((message, size + 4)));
+            return Ok(Some((message, content.len() + 5)));
         }
     }
 }
 
+/// Type and content of the next frame, of at most so many bytes; `None` at the end. It may be long in coming, but not in the
+/// midst of itself.
+pub(super) async fn read_frame(stream: &mut RecvStream, max_bytes: usize) -> Result<Option<(u8, Vec<u8>)>, FrameError> {
+    let mut first = [0];
+    match stream.read_exact(&mut first).await {
+        Ok(()) => {}
+        Err(quinn::ReadExactError::FinishedEarly(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let rest = async {
+        let mut head = [0; 4];
+        stream.read_exact(&mut head[..3]).await?;
+        let [b, c, d, _] = head;
+        let size = u32::from_be_bytes([first[0], b, c, d]) as usize;
+        if size > max_bytes {
+            return Err(FrameError::TooLarge(size));
+        }
+        let rest = size.checked_sub(1).ok_or(FrameError::Empty)?;
+        stream.read_exact(&mut head[3..]).await?;
+        Ok(Some((head[3], read_content(stream, rest).await?)))
+    };
+    timeout(READ_WITHIN, rest).await.map_err(|_| FrameError::Slow)?
+}
+
 /// Reads what a frame's head has promised. A promise takes no memory: it is taken as bytes come, at most twice as much.
-pub(super) async fn read_content(stream: &mut RecvStream, size: usize) -> Result<Vec<u8>, quinn::ReadExactError> {
+async fn read_content(stream: &mut RecvStream, size: usize) -> Result<Vec<u8>, quinn::ReadExactError> {
     let mut content = Vec::new();
     while content.len() < size {
         let begin = content.len();

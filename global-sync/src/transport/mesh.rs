@@ -82,6 +82,7 @@ pub struct Mesh {
     next_conn: Arc<AtomicU64>,
     tasks: TaskTracker,
     snapshots: Arc<Semaphore>,
+    pub(super) moves: Arc<Semaphore>,
     refusals: Refusals,
     pub(super) max_connections: usize,
 }
@@ -122,6 +123,7 @@ impl Mesh {
             next_conn: Arc::new(AtomicU64::new(1)),
             tasks: TaskTracker::new(),
             snapshots: Arc::new(Semaphore::new(snapshot::AT_A_TIME)),
+            moves: Arc::new(Semaphore::new(moving::AT_A_TIME)),
             refusals: Refusals::default(),
             max_connections: MAX_CONNECTIONS,
         };
@@ -184,7 +186,7 @@ impl Mesh {
         let config = self.client.read().expect("nobody panics while holding it").snapshot.clone();
         let connection = self.call_region(config, region, address).await?;
         let (pieces, queue) = mpsc::channel(4);
-        self.tasks.spawn(snapshot::take(connection, pieces));
+        self.tasks.spawn(snapshot::take(connection, region.clone(), pieces, self.refusals.clone()));
         Ok(queue)
     }
 
@@ -192,7 +194,7 @@ impl Mesh {
     pub async fn move_to(&self, region: &RegionName, address: &str) -> anyhow::Result<MoveLink> {
         let config = self.client.read().expect("nobody panics while holding it").moving.clone();
         let connection = self.call_region(config, region, address).await?;
-        Ok(MoveLink::open(connection, region.clone()).await?)
+        Ok(MoveLink::open(connection, region.clone(), self.refusals.clone()).await?)
     }
 
     async fn call_region(
@@ -256,8 +258,11 @@ impl Mesh {
             return Ok(());
         }
         if expected.is_none() && called_for(&connection, moving::ALPN) {
-            // Nobody cares when the node is shutting down.
-            let _ = self.events.send(MeshEvent::Moving { link: MoveLink::accept(connection, region).await? }).await;
+            let place = self.moves.clone().try_acquire_owned().ok();
+            if let Some(link) = MoveLink::accept(connection, region, self.refusals.clone(), place).await {
+                // Nobody cares when the node is shutting down.
+                let _ = self.events.send(MeshEvent::Moving { link }).await;
+            }
             return Ok(());
         }
         let conn = self.next_conn.fetch_add(1, Ordering::Relaxed);

@@ -8,16 +8,21 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use serde::{Serialize, de::DeserializeOwned};
 use shared::ids::RegionName;
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+
+use super::frame::{self, FrameError};
+use crate::refusal::{Refusal, Refusals};
 
 /// The name in the TLS handshake; it carries the version of the format.
 pub(super) const ALPN: &[u8] = b"gocomet-move/1";
+/// Callers listened to at a time: each may have a frame's memory, and a transaction.
+pub(super) const AT_A_TIME: usize = 32;
 
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// Either side gives up when nothing moves for so long; a large table is written with one statement.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
 /// Above a piece with the largest row in it; checked before anything is allocated.
-const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 const LEVEL: i32 = 1;
 
 const SAID: u8 = 1;
@@ -30,6 +35,9 @@ pub struct MoveLink {
     connection: Connection,
     send: SendStream,
     receive: RecvStream,
+    refusals: Refusals,
+    /// The place of a caller among those that are listened to.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// What came.
@@ -50,26 +58,40 @@ pub struct BrokenOff {
 
 impl MoveLink {
     /// The side that called.
-    pub(super) async fn open(connection: Connection, region: RegionName) -> Result<Self, BrokenOff> {
-        let streams = timeout(OPEN_WITHIN, connection.open_bi()).await;
-        Self::of(connection, region, streams)
-    }
-
-    /// The side that was called.
-    pub(super) async fn accept(connection: Connection, region: RegionName) -> Result<Self, BrokenOff> {
-        let streams = timeout(OPEN_WITHIN, connection.accept_bi()).await;
-        Self::of(connection, region, streams)
-    }
-
-    fn of(
+    pub(super) async fn open(
         connection: Connection,
         region: RegionName,
-        streams: Result<Result<(SendStream, RecvStream), quinn::ConnectionError>, tokio::time::error::Elapsed>,
+        refusals: Refusals,
     ) -> Result<Self, BrokenOff> {
-        match streams {
-            Ok(Ok((send, receive))) => Ok(Self { region, connection, send, receive }),
+        match timeout(OPEN_WITHIN, connection.open_bi()).await {
+            Ok(Ok((send, receive))) => Ok(Self { region, connection, send, receive, refusals, _place: None }),
             Ok(Err(error)) => Err(BrokenOff { region, reason: error.to_string() }),
             Err(_) => Err(BrokenOff { region, reason: "no stream".to_owned() }),
+        }
+    }
+
+    /// The side that was called; none if the caller is gone, or is refused.
+    pub(super) async fn accept(
+        connection: Connection,
+        region: RegionName,
+        refusals: Refusals,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Option<Self> {
+        let refuse = |refusal: Refusal, detail: &str| {
+            refusals.connection(&region, refusal, detail);
+            connection.close(VarInt::from_u32(3), refusal.as_str().as_bytes());
+        };
+        if place.is_none() {
+            refuse(Refusal::TooMany, "too many tenants are being moved here");
+            return None;
+        }
+        match timeout(OPEN_WITHIN, connection.accept_bi()).await {
+            Ok(Ok((send, receive))) => Some(Self { region, connection, send, receive, refusals, _place: place }),
+            Ok(Err(_)) => None,
+            Err(_) => {
+                refuse(Refusal::Handshake, "no stream in time");
+                None
+            }
         }
     }
 
@@ -87,14 +109,21 @@ impl MoveLink {
 
     /// What comes next.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<MoveFrame<T>, BrokenOff> {
-        let read = timeout(STALLED_AFTER, read(&mut self.receive)).await;
-        let (kind, content) = read.map_err(|_| self.broken("it stalled"))?.map_err(|reason| self.broken(reason))?;
+        let read = timeout(STALLED_AFTER, frame::read_frame(&mut self.receive, MAX_FRAME_BYTES)).await;
+        let (kind, content) = match read {
+            Err(_) => return Err(self.broken("it stalled")),
+            Ok(Ok(None)) => return Err(self.broken("it ended")),
+            Ok(Ok(Some(frame))) => frame,
+            Ok(Err(error)) => return Err(self.refuse(&error)),
+        };
         match kind {
-            SAID => serde_json::from_slice(&content).map(MoveFrame::Said).map_err(|error| self.broken(error)),
+            SAID => {
+                serde_json::from_slice(&content).map(MoveFrame::Said).map_err(|_| self.refuse(&FrameError::Unreadable))
+            }
             ROWS => zstd::bulk::decompress(&content, MAX_FRAME_BYTES)
                 .map(MoveFrame::Rows)
-                .map_err(|error| self.broken(error)),
-            _ => Err(self.broken("an unknown frame")),
+                .map_err(|_| self.refuse(&FrameError::Packing)),
+            _ => Err(self.refuse(&FrameError::Unreadable)),
         }
     }
 
@@ -102,7 +131,7 @@ impl MoveLink {
     pub async fn hear<T: DeserializeOwned>(&mut self) -> Result<T, BrokenOff> {
         match self.next().await? {
             MoveFrame::Said(said) => Ok(said),
-            MoveFrame::Rows(_) => Err(self.broken("rows out of place")),
+            MoveFrame::Rows(_) => Err(self.refuse(&FrameError::OutOfPlace)),
         }
     }
 
@@ -111,6 +140,15 @@ impl MoveLink {
         let frame = [&length.to_be_bytes()[..], &[kind], content].concat();
         let written = timeout(STALLED_AFTER, self.send.write_all(&frame)).await;
         written.map_err(|_| self.broken("it stalled"))?.map_err(|error| self.broken(error))
+    }
+
+    /// The other side broke the rules, or is gone.
+    fn refuse(&self, error: &FrameError) -> BrokenOff {
+        if let Some(refusal) = error.refusal() {
+            self.refusals.connection(&self.region, refusal, error);
+            self.connection.close(VarInt::from_u32(2), refusal.as_str().as_bytes());
+        }
+        self.broken(error)
     }
 
     fn broken(&self, reason: impl ToString) -> BrokenOff {
@@ -122,17 +160,4 @@ impl Drop for MoveLink {
     fn drop(&mut self) {
         self.connection.close(VarInt::from_u32(0), b"done");
     }
-}
-
-async fn read(stream: &mut RecvStream) -> Result<(u8, Vec<u8>), String> {
-    let mut head = [0; 5];
-    stream.read_exact(&mut head).await.map_err(|error| error.to_string())?;
-    let [a, b, c, d, kind] = head;
-    let size = u32::from_be_bytes([a, b, c, d]) as usize;
-    if size == 0 || size > MAX_FRAME_BYTES {
-        return Err(format!("a frame of {size} bytes"));
-    }
-    let mut content = vec![0; size - 1];
-    stream.read_exact(&mut content).await.map_err(|error| error.to_string())?;
-    Ok((kind, content))
 }

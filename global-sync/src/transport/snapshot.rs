@@ -12,8 +12,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{frame, mesh::MeshEvent};
-use crate::store::Piece;
+use super::{
+    frame::{self, FrameError},
+    mesh::MeshEvent,
+};
+use crate::{refusal::Refusals, store::Piece};
 
 /// The name in the TLS handshake.
 pub(super) const ALPN: &[u8] = b"gocomet-snapshot/1";
@@ -26,7 +29,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// Pieces between the database and the network.
 const QUEUE: usize = 4;
 /// Above a piece with the largest row in it; checked before anything is allocated.
-const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
 const LEVEL: i32 = 1;
 
 const TABLE: u8 = 1;
@@ -79,31 +82,38 @@ async fn write(stream: &mut SendStream, piece: Piece) -> Result<usize, quinn::Wr
     Ok(frame.len())
 }
 
-/// Takes the pieces of a snapshot; the sender is dropped when it breaks off, and then it lacks its end.
-pub(super) async fn take(connection: Connection, pieces: mpsc::Sender<Piece>) {
+/// Takes the pieces of a snapshot; the sender is dropped when it breaks off, and then it lacks its end. A giver that breaks
+/// the rules is refused.
+pub(super) async fn take(connection: Connection, region: RegionName, pieces: mpsc::Sender<Piece>, refusals: Refusals) {
     if let Ok(Ok(mut stream)) = timeout(OPEN_WITHIN, connection.accept_uni()).await {
-        while let Ok(Some(piece)) = timeout(STALLED_AFTER, read(&mut stream)).await {
-            if timeout(STALLED_AFTER, pieces.send(piece)).await.is_err() {
-                break;
+        while let Ok(read) = timeout(STALLED_AFTER, read(&mut stream)).await {
+            match read {
+                Ok(Some(piece)) => {
+                    if !matches!(timeout(STALLED_AFTER, pieces.send(piece)).await, Ok(Ok(()))) {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    if let Some(refusal) = error.refusal() {
+                        refusals.connection(&region, refusal, error);
+                        connection.close(VarInt::from_u32(2), refusal.as_str().as_bytes());
+                    }
+                    break;
+                }
             }
         }
     }
     connection.close(VarInt::from_u32(0), b"done");
 }
 
-async fn read(stream: &mut RecvStream) -> Option<Piece> {
-    let mut head = [0; 5];
-    stream.read_exact(&mut head).await.ok()?;
-    let [a, b, c, d, kind] = head;
-    let size = u32::from_be_bytes([a, b, c, d]) as usize;
-    if size == 0 || size > MAX_FRAME_BYTES {
-        return None;
-    }
-    let content = frame::read_content(stream, size - 1).await.ok()?;
-    match kind {
-        TABLE => Some(Piece::Table(*content.first()?)),
-        ROWS => Some(Piece::Rows(zstd::bulk::decompress(&content, MAX_FRAME_BYTES).ok()?)),
-        END => Some(Piece::End),
-        _ => None,
-    }
+async fn read(stream: &mut RecvStream) -> Result<Option<Piece>, FrameError> {
+    let Some((kind, content)) = frame::read_frame(stream, MAX_FRAME_BYTES).await? else { return Ok(None) };
+    let piece = match kind {
+        TABLE => Piece::Table(*content.first().ok_or(FrameError::Unreadable)?),
+        ROWS => Piece::Rows(zstd::bulk::decompress(&content, MAX_FRAME_BYTES).map_err(|_| FrameError::Packing)?),
+        END => Piece::End,
+        _ => return Err(FrameError::Unreadable),
+    };
+    Ok(Some(piece))
 }

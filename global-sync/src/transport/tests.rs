@@ -240,36 +240,140 @@ async fn whoever_answers_for_another_region_is_hung_up_on() {
     impostor.stop().await;
 }
 
+/// A frame that says it has so many bytes, and the type byte.
+fn promise(bytes: usize, frame_type: u8) -> Vec<u8> {
+    [&u32::try_from(bytes).unwrap().to_be_bytes()[..], &[frame_type]].concat()
+}
+
+/// What breaks the rules whatever the frames are about, and why it is refused; frames may have so many bytes. Then the stream
+/// ends.
+fn bad_frames(max_bytes: usize) -> Vec<(Vec<u8>, &'static str)> {
+    vec![
+        (promise(0, 1), "unreadable_frame"),
+        (promise(max_bytes + 1, 1), "oversized_frame"),
+        (vec![255, 255, 255, 255, 5], "oversized_frame"),
+        (vec![0, 0, 0], "truncated_frame"),
+        ([promise(max_bytes, 2), vec![7; 100_000]].concat(), "truncated_frame"),
+    ]
+}
+
+/// Sends what breaks the rules on a stream, and sees that the connection is ended for it.
+async fn is_refused(connection: &Connection, mut send: quinn::SendStream, bytes: &[u8]) {
+    send.write_all(bytes).await.unwrap();
+    send.finish().unwrap();
+    let ConnectionError::ApplicationClosed(close) = ended(connection).await else { panic!("closed by us") };
+    assert_eq!(close.error_code, VarInt::from_u32(2), "{bytes:?}");
+}
+
+/// Every reason, and how often it is one.
+async fn all_counted(counted: &Counted, bad: &[(Vec<u8>, &'static str)]) {
+    for reason in ["oversized_frame", "unreadable_frame", "truncated_frame"] {
+        let count = bad.iter().filter(|(_, other)| *other == reason).count();
+        counted.refused(reason, u32::try_from(count).unwrap()).await;
+    }
+}
+
 #[tokio::test]
 async fn frames_that_break_the_rules_end_the_connection_and_reach_nobody() {
     let counted = Counted::here();
     let authority = Authority::new();
     let member = authority.credentials("c1", "eu-west");
     let mut us = Listening::start(&authority, "us-east");
-    let oversized = u32::try_from(MAX_FRAME_BYTES + 1).unwrap().to_be_bytes();
-    let packed = frame::encode(&Message::Advert(crate::protocol::Advert::default()), true);
-    let bad: [&[u8]; 5] = [
-        &[0, 0, 0, 0, 1],
-        &[&oversized[..], &[1]].concat(),
-        &[255, 255, 255, 255, 5],
-        // A hello that is no protobuf, and something packed that does not unpack.
-        &[0, 0, 0, 4, 1, 255, 255, 255],
-        &[0, 0, 0, 6, 0x85, 0, 0, 0, 9, 1],
-    ];
-    let truncated = [&[0, 0, 1, 0, 1][..], &packed].concat();
-    for bytes in bad.into_iter().chain([truncated.as_slice()]) {
+    let mut bad = bad_frames(MAX_FRAME_BYTES);
+    // A hello that is no protobuf, and something packed that does not unpack.
+    bad.push((vec![0, 0, 0, 4, 1, 255, 255, 255], "unreadable_frame"));
+    bad.push((vec![0, 0, 0, 6, 0x85, 0, 0, 0, 9, 1], "unreadable_frame"));
+    for (bytes, _) in &bad {
         let connection = us.called_by(&member).await.unwrap();
-        let (mut send, _receive) = connection.open_bi().await.unwrap();
-        send.write_all(bytes).await.unwrap();
-        send.finish().unwrap();
-        let ConnectionError::ApplicationClosed(close) = ended(&connection).await else { panic!("closed by us") };
-        assert_eq!(close.error_code, VarInt::from_u32(2), "{bytes:?}");
+        let (send, _receive) = connection.open_bi().await.unwrap();
+        is_refused(&connection, send, bytes).await;
         assert!(matches!(us.next().await, MeshEvent::Connected { dialed: false, .. }));
         assert!(matches!(us.next().await, MeshEvent::Disconnected { .. }));
     }
-    for (reason, count) in [("oversized_frame", 2), ("unreadable_frame", 3), ("truncated_frame", 1)] {
-        counted.refused(reason, count).await;
+    all_counted(&counted, &bad).await;
+    us.stop().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_frames_break_the_rules_breaks_off_and_its_giver_is_refused() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let us = Listening::start(&authority, "us-east");
+    let config = authority.credentials("c1", "eu-west").server_config().unwrap();
+    let giver = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = giver.local_addr().unwrap().to_string();
+    let mut bad = bad_frames(snapshot::MAX_FRAME_BYTES);
+    // Rows that do not unpack, a table that is not named, and a type nobody knows.
+    bad.push((vec![0, 0, 0, 4, 2, 1, 2, 3], "unreadable_frame"));
+    bad.push((vec![0, 0, 0, 1, 1], "unreadable_frame"));
+    bad.push((vec![0, 0, 0, 1, 9], "unreadable_frame"));
+    for (bytes, _) in &bad {
+        let called = async { giver.accept().await.unwrap().await.unwrap() };
+        let region = "eu-west".parse().unwrap();
+        let (pieces, connection) = tokio::join!(us.mesh.ask_snapshot(&region, &address), called);
+        let send = connection.open_uni().await.unwrap();
+        is_refused(&connection, send, bytes).await;
+        assert_eq!(pieces.unwrap().recv().await, None, "{bytes:?}");
     }
+    all_counted(&counted, &bad).await;
+    us.stop().await;
+}
+
+#[tokio::test]
+async fn a_tenant_whose_frames_break_the_rules_does_not_move_and_whoever_sent_it_is_refused() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let mut us = Listening::start(&authority, "us-east");
+    let mut bad = bad_frames(moving::MAX_FRAME_BYTES);
+    // No JSON, rows that do not unpack, and a type nobody knows.
+    bad.push((vec![0, 0, 0, 2, 1, b'{'], "unreadable_frame"));
+    bad.push((vec![0, 0, 0, 4, 2, 1, 2, 3], "unreadable_frame"));
+    bad.push((vec![0, 0, 0, 1, 9], "unreadable_frame"));
+    for (bytes, _) in &bad {
+        let connection = us.called_for(&member, moving::ALPN).await.unwrap();
+        let (send, _receive) = connection.open_bi().await.unwrap();
+        let listening = async {
+            let MeshEvent::Moving { mut link } = us.next().await else { panic!("a tenant moves") };
+            let heard = link.hear::<serde_json::Value>().await;
+            (heard, link)
+        };
+        let ((heard, _link), ()) = tokio::join!(listening, is_refused(&connection, send, bytes));
+        assert!(heard.is_err(), "{bytes:?}");
+    }
+    all_counted(&counted, &bad).await;
+    let rows = zstd::bulk::compress(b"rows", 1).unwrap();
+    let connection = us.called_for(&member, moving::ALPN).await.unwrap();
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[promise(rows.len() + 1, 2), rows].concat()).await.unwrap();
+    let MeshEvent::Moving { mut link } = us.next().await else { panic!("a tenant moves") };
+    assert!(link.hear::<serde_json::Value>().await.is_err(), "something is to be said first");
+    counted.refused("out_of_order", 1).await;
+    us.stop().await;
+}
+
+#[tokio::test]
+async fn only_so_many_tenants_are_moved_here_at_a_time_and_the_next_is_listened_to_when_one_is_over() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let mut us = Listening::start(&authority, "us-east");
+    us.mesh.moves.forget_permits(moving::AT_A_TIME - 1);
+    let call = async |us: &Listening| {
+        let connection = us.called_for(&member, moving::ALPN).await.unwrap();
+        let (mut send, receive) = connection.open_bi().await.unwrap();
+        send.write_all(&promise(1, 1)).await.unwrap();
+        (connection, send, receive)
+    };
+    let first = call(&us).await;
+    let MeshEvent::Moving { link } = us.next().await else { panic!("a tenant moves") };
+    let (refused, ..) = call(&us).await;
+    let ConnectionError::ApplicationClosed(close) = ended(&refused).await else { panic!("closed by us") };
+    assert_eq!(close.error_code, VarInt::from_u32(3));
+    counted.refused("too_many_connections", 1).await;
+    drop((first, link));
+    let _next = call(&us).await;
+    assert!(matches!(us.next().await, MeshEvent::Moving { .. }));
     us.stop().await;
 }
 

@@ -702,6 +702,11 @@ impl World {
                     self.regions[region].disk.acks.entry(peer).or_default().insert(log, state.head.seq);
                 }
             }
+            Effect::ForgetAck { peer, log } => {
+                if self.reaches_database(at) {
+                    self.regions[region].disk.acks.entry(peer).or_default().remove(&log);
+                }
+            }
             Effect::SaveMember { .. } => {}
             Effect::AllowNumbering => {
                 self.instances[at].may_number = true;

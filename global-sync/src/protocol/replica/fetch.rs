@@ -76,6 +76,12 @@ impl Incoming {
     }
 }
 
+/// Tells whoever is asked for a log to send no more of it.
+fn stop(conn: ConnectionId, log: &LogId, pull: u64) -> Effect {
+    let stop = Pull { log: log.clone(), id: pull, from: 1, credit: 0, known_keys: Vec::new() };
+    Effect::Send { conn, message: Message::Pull(stop) }
+}
+
 impl<T: Trust> Replica<T> {
     /// Decides whom to ask for the logs something has happened to, and now and then for all.
     pub(super) fn plan(&mut self, now: Millis, effects: &mut Vec<Effect>) {
@@ -87,6 +93,16 @@ impl<T: Trust> Replica<T> {
             self.planned_at = Some(now);
             let sessions = self.sessions.values().filter(|session| session.is_ready());
             self.unplanned = sessions.flat_map(|session| session.logs.keys()).cloned().collect();
+            // A log that nobody names any more is forgotten, or whoever names others every time fills the memory.
+            let named = &self.unplanned;
+            self.incoming.retain(|log, incoming| {
+                let kept = named.contains(log) || !incoming.storing.is_empty();
+                if let Some(fetch) = incoming.fetch.take_if(|_| !kept) {
+                    effects.push(stop(fetch.conn, log, fetch.pull));
+                }
+                kept
+            });
+            self.members.keep_stranded(named);
         }
         for log in std::mem::take(&mut self.unplanned) {
             let known = self.sessions.values().any(|session| session.is_ready() && session.logs.contains_key(&log));
@@ -118,8 +134,7 @@ impl<T: Trust> Replica<T> {
             incoming.fetch = None;
             // Whoever was asked so far stops, one that stalled too; a new pull of the same peer replaces the old one.
             if let Some((conn, pull)) = before.filter(|(conn, _)| chosen != Some(*conn)) {
-                let stop = Pull { log: log.clone(), id: pull, from: 1, credit: 0, known_keys: Vec::new() };
-                effects.push(Effect::Send { conn, message: Message::Pull(stop) });
+                effects.push(stop(conn, log, pull));
             }
             if let Some(conn) = chosen {
                 let pull = self.next_pull;

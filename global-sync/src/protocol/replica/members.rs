@@ -51,9 +51,17 @@ impl Members {
         self.heard.entry(region.clone()).or_default().insert(log.clone(), stored);
     }
 
-    /// A peer is about to say all it has: what it does not name it has no more.
-    pub(super) fn forget_acks(&mut self, region: &RegionName) {
-        self.heard.insert(region.clone(), BTreeMap::new());
+    /// A peer has said all it has: what it does not name it has no more. Returns what it named before.
+    pub(super) fn heed_advert(&mut self, region: &RegionName, logs: &BTreeMap<LogId, LogState>) -> BTreeSet<LogId> {
+        let named = logs.iter().map(|(log, state)| (log.clone(), state.head.seq)).collect();
+        let before = self.heard.insert(region.clone(), named).unwrap_or_default();
+        let remembered = self.remembered.remove(region).unwrap_or_default();
+        before.into_keys().chain(remembered.into_keys()).filter(|log| !logs.contains_key(log)).collect()
+    }
+
+    /// No other log is named by anybody.
+    pub(super) fn keep_stranded(&mut self, named: &BTreeSet<LogId>) {
+        self.stranded.retain(|log, _| named.contains(log));
     }
 
     /// Somebody has the next entry of a log.
@@ -178,6 +186,14 @@ impl<T: Trust> Replica<T> {
             ours.truncated = ours.truncated.max(loaded.truncated);
         }
         self.start_over();
+    }
+}
+
+#[cfg(test)]
+impl Members {
+    /// Logs that peers have told of, and those that nobody has the next entry of.
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.heard.values().map(BTreeMap::len).sum(), self.stranded.len())
     }
 }
 

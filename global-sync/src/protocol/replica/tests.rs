@@ -557,3 +557,85 @@ fn rows_are_compared_at_once_when_an_operator_asks() {
     us.handle(NOW.plus(60), Event::CompareNow);
     assert_eq!(asks(&us.handle(NOW.plus(100), Event::Tick)), FactStream::ALL.len());
 }
+
+/// What a member may say at any time: it has these logs, of lives nobody has lived.
+fn made_up(lives: std::ops::Range<u64>) -> Advert {
+    let log =
+        |incarnation| LogId { origin: Origin { region: region("sa-east"), incarnation }, stream: FactStream::Ledger };
+    let state = |seq| LogState { head: Head { seq, hash: [1; 32] }, applied: seq, truncated: seq / 2 };
+    Advert { logs: lives.map(|life| (log(life), state(life % 3))).collect(), leading: true }
+}
+
+#[test]
+fn a_member_that_names_other_logs_every_time_takes_no_more_memory_than_one_that_names_them_once() {
+    let mut us = replica_at("us-east", NOW);
+    us.handle(NOW, Event::Connected { conn: 1, region: region("eu-west"), dialed: true });
+    let Message::Hello(first) = hello("eu-west") else { unreachable!() };
+    let able = Message::Hello(Hello { features: features::ALL, ..first });
+    us.handle(NOW, Event::Received { conn: 1, message: able });
+    let mut remembered: BTreeMap<LogId, LogState> = BTreeMap::new();
+    let mut now = NOW;
+    for round in 0..10 {
+        now = now.plus(PLAN_EVERY_MS);
+        let rogue = made_up(1 + round * 1_000..1 + (round + 1) * 1_000);
+        let acked = LogId { stream: FactStream::Control, ..rogue.logs.keys().next().unwrap().clone() };
+        let mut effects = us.handle(now, Event::Received { conn: 1, message: Message::Advert(rogue) });
+        let ack =
+            Ack { log: acked, state: LogState { head: Head { seq: 9, hash: [9; 32] }, applied: 9, truncated: 0 } };
+        effects.extend(us.handle(now, Event::Received { conn: 1, message: Message::Ack(ack) }));
+        for effect in effects {
+            match effect {
+                Effect::SaveAck { log, state, .. } => drop(remembered.insert(log, state)),
+                Effect::ForgetAck { log, .. } => drop(remembered.remove(&log)),
+                Effect::Alarm(alarm) => panic!("what it makes up about logs we have nothing of: {alarm:?}"),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(remembered.len(), 1_000);
+    assert_eq!(us.sessions[&1].logs.len(), 1_000);
+    assert!(us.incoming.len() <= 2_000, "{}", us.incoming.len());
+    assert!(us.diverged.is_empty());
+    let (heard, stranded) = us.members.sizes();
+    assert_eq!(heard, 1_000);
+    assert!((1..=1_000).contains(&stranded), "{stranded}");
+}
+
+#[test]
+fn a_log_is_forgotten_only_when_no_instance_of_the_region_names_it_and_in_a_later_life_of_ours_too() {
+    let mut us = replica_at("us-east", NOW);
+    let forgotten = |effects: Vec<Effect>| -> Vec<LogId> {
+        let forgotten = effects.into_iter().filter_map(|effect| match effect {
+            Effect::ForgetAck { log, .. } => Some(log),
+            _ => None,
+        });
+        forgotten.collect()
+    };
+    let says = |us: &mut Replica<HashTrust>, conn, logs: &[(&str, u64)]| {
+        forgotten(us.handle(NOW, Event::Received { conn, message: advert(logs) }))
+    };
+    connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 1), ("sa-east", 1)]));
+    us.handle(NOW, Event::Connected { conn: 2, region: region("eu-west"), dialed: true });
+    let Message::Hello(first) = hello("eu-west") else { unreachable!() };
+    us.handle(NOW, Event::Received { conn: 2, message: Message::Hello(Hello { instance: 6, ..first }) });
+    assert_eq!(says(&mut us, 2, &[("eu-west", 1)]), [], "the other instance names it");
+    assert_eq!(says(&mut us, 1, &[("eu-west", 1)]), []);
+    let states = BTreeMap::from([(region("eu-west"), MemberState::Active)]);
+    let acks = BTreeMap::from([(region("eu-west"), BTreeMap::from([(log_of("sa-east"), 1), (log_of("eu-west"), 1)]))]);
+    us.handle(NOW, Event::Members { states, acks });
+    assert_eq!(says(&mut us, 1, &[("eu-west", 1)]), [log_of("sa-east")], "the database remembers it");
+}
+
+#[test]
+fn whoever_names_a_log_no_more_is_told_to_send_no_more_of_it() {
+    let mut us = replica_at("us-east", NOW);
+    let asked = pulls(&connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 0), ("sa-east", 2)])));
+    let (_, pull) = asked.iter().find(|(_, pull)| pull.log == log_of("sa-east")).unwrap();
+    let later = NOW.plus(PLAN_EVERY_MS);
+    let effects = us.handle(later, Event::Received { conn: 1, message: advert(&[("eu-west", 0)]) });
+    let told = effects.iter().any(|effect| match effect {
+        Effect::Send { conn: 1, message: Message::Pull(told) } => told.id == pull.id && told.credit == 0,
+        _ => false,
+    });
+    assert!(told, "{effects:?}");
+}

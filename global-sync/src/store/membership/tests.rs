@@ -21,7 +21,7 @@ async fn meet(us: &Home, name: &str) {
 /// A peer says how far it is with a log.
 async fn hear(us: &Home, peer: &str, of: LogId, seq: u64) {
     let state = LogState { head: Head { seq, hash: [0; 32] }, applied: seq, truncated: 0 };
-    us.store.save_acks(&us.origin, &BTreeMap::from([((region(peer), of), state)])).await.unwrap();
+    us.store.save_acks(&us.origin, &BTreeMap::from([((region(peer), of), Some(state))])).await.unwrap();
 }
 
 async fn join(us: &Home, configured: &[&str]) -> Joining {

@@ -169,3 +169,37 @@ async fn a_region_behind_its_own_log_takes_no_snapshot_and_what_it_edited_meanwh
     assert_eq!(joiner.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 0);
     remove(&pool, joiner, (there, name)).await;
 }
+
+#[sqlx::test(migrations = "../migrations")]
+async fn while_a_snapshot_comes_another_instance_can_take_the_lease_and_then_it_changes_nothing(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    donor.commit(&settlement(1)).await;
+    donor.number().await;
+    let (all, mut pieces) = mpsc::channel(100);
+    donor.store.export_snapshot(&all).await.unwrap();
+    drop(all);
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    let before = joiner.store.digest().await.unwrap();
+    let (source, mut queue) = mpsc::channel(1);
+    let standing_by = async {
+        // More pieces than the channel holds: some have been taken when the source falls silent.
+        for _ in 0..4 {
+            source.send(pieces.recv().await.unwrap()).await.unwrap();
+        }
+        let run_out = "UPDATE repl_lease_expiry SET expires_at = clock_timestamp() - interval '1 ms'";
+        sqlx::query(run_out).execute(joiner.store.pool()).await.unwrap();
+        let taking = joiner.store.take_lease(Uuid::now_v7(), &joiner.identity);
+        let taken = timeout(Duration::from_secs(5), taking).await.expect("nobody waits for a snapshot").unwrap();
+        assert!(taken.is_some(), "the leader renews no more");
+        while let Some(piece) = pieces.recv().await {
+            source.send(piece).await.unwrap();
+        }
+        drop(source);
+    };
+    let (imported, ()) =
+        tokio::join!(joiner.store.import_snapshot(&joiner.fence, &joiner.origin, &mut queue), standing_by);
+    assert!(matches!(imported, Err(StoreError::NotLeading)), "{imported:?}");
+    assert_eq!(joiner.store.digest().await.unwrap(), before);
+    remove(&pool, joiner, (there, name)).await;
+}
