@@ -67,9 +67,9 @@ pub struct Fetched {
 /// What a look through all logs has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Damaged {
-    /// Entries, signatures, certificates and ledger rows that are not what was stored.
+    /// Entries, signatures, certificates, ledger rows and drafts that are not what was stored.
     pub entries: u64,
-    /// The first of them: log, number and what is wrong.
+    /// The first of them: log and number, or the draft's tenant, and what is wrong.
     pub named: Vec<String>,
 }
 

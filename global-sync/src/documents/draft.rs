@@ -344,6 +344,76 @@ impl Draft {
     }
 }
 
+/// Drafts looked at in one transaction: each may have a megabyte, and its generation before another.
+const LOOKED_AT: i64 = 20;
+
+/// What is wrong with the drafts of the tenants after this one, each by its tenant, and where to go on: a document that does
+/// not load, or does not read as what stands beside it.
+pub(crate) async fn damaged_drafts(
+    connection: &mut PgConnection,
+    after: &str,
+) -> Result<(Vec<(String, String)>, Option<String>), StoreError> {
+    let rows = sqlx::query!(
+        "SELECT tenant_id, heads, document, previous, base, adopted FROM tenant_documents
+         WHERE tenant_id > $1 ORDER BY tenant_id LIMIT $2",
+        after,
+        LOOKED_AT
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let next = rows.last().map(|row| row.tenant_id.clone());
+    let mut damaged = Vec::new();
+    let (mut tenants, mut drafts, mut conflicts) = (Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        match look_at(&row.document, &row.heads, row.previous.as_deref(), &row.base) {
+            Ok(_) if serde_json::from_value::<Adopted>(row.adopted).is_err() => {
+                damaged.push((row.tenant_id, "which generation each region edits cannot be read".to_owned()));
+            }
+            Ok(document) => {
+                drafts.push(document.to_json());
+                conflicts.push(serde_json::to_value(document.conflicts()).expect("conflicts are plain JSON"));
+                tenants.push(row.tenant_id);
+            }
+            Err(what) => damaged.push((row.tenant_id, what)),
+        }
+    }
+    // There a number is the same number however it was written.
+    let differing = sqlx::query_scalar!(
+        r#"SELECT tenant_id AS "tenant!"
+           FROM UNNEST($1::text[], $2::jsonb[], $3::jsonb[]) AS read (tenant_id, draft, conflicts)
+           JOIN tenant_documents d USING (tenant_id)
+           WHERE (d.draft, d.conflicts) IS DISTINCT FROM (read.draft, read.conflicts) ORDER BY 1"#,
+        &tenants,
+        &drafts,
+        &conflicts
+    )
+    .fetch_all(connection)
+    .await?;
+    let what = "the document reads otherwise than what stands beside it";
+    damaged.extend(differing.into_iter().map(|tenant| (tenant, what.to_owned())));
+    Ok((damaged, next))
+}
+
+/// The document of a row of drafts, or what is wrong with it.
+fn look_at(
+    document: &[u8],
+    heads: &[String],
+    previous: Option<&[u8]>,
+    base: &[String],
+) -> Result<TenantDocument, String> {
+    let mut document = TenantDocument::load(document).map_err(|error| error.to_string())?;
+    if document.heads() != heads {
+        return Err("its heads are not those of its document".to_owned());
+    }
+    if let Some(previous) = previous {
+        let mut previous = TenantDocument::load(previous).map_err(|error| format!("its last generation: {error}"))?;
+        if !previous.knows(base) {
+            return Err("it was made of what its last generation does not have".to_owned());
+        }
+    }
+    Ok(document)
+}
+
 /// Merges edits of one generation; for each that cannot be merged, why.
 fn merge_all(document: &mut TenantDocument, edits: Vec<Edit>) -> Result<Vec<(Edit, Option<Refusal>)>, StoreError> {
     let mut outcome = Vec::with_capacity(edits.len());

@@ -10,5 +10,6 @@ mod snapshot;
 
 pub(crate) use config::{apply_config, keep_version};
 pub(crate) use control::{apply_control, keep_state};
+pub(crate) use draft::damaged_drafts;
 pub(crate) use rollout::{keep_rollout, take_rollouts};
-pub(crate) use snapshot::{take_documents, take_versions};
+pub(crate) use snapshot::{merge_waiting, take_documents, take_versions};

@@ -1,12 +1,14 @@
 //! Taking in the drafts and versions of a snapshot, from the tables it was put into.
 
+use std::collections::BTreeSet;
+
 use shared::fact::ConfigPublished;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use super::{
     config::keep_version,
-    draft::{Draft, DraftRow},
+    draft::{Draft, DraftRow, merge},
 };
 use crate::{
     protocol::{HomeEpoch, Origin},
@@ -16,14 +18,18 @@ use crate::{
 /// Rows that need a look of their own, read at a time.
 const SOME: i64 = 100;
 
-/// A draft nobody has here is taken as it is; one that is here too is merged. Who edits another generation from now on says so.
-pub(crate) async fn take_documents(connection: &mut PgConnection) -> Result<(), StoreError> {
+/// A draft nobody has here is taken as it is; one that is here too is merged, or gives way if it is damaged. Who edits another
+/// generation from now on says so. Returns the tenants whose drafts gave way: what the logs here have for them is to be merged
+/// again.
+pub(crate) async fn take_documents(connection: &mut PgConnection) -> Result<BTreeSet<String>, StoreError> {
+    let mut replaced = BTreeSet::new();
     let mut after = String::new();
     loop {
         let theirs: Vec<DraftRow> = sqlx::query_as(
             "SELECT i.* FROM incoming_document i JOIN tenant_documents d USING (tenant_id)
              WHERE i.tenant_id > $1
-               AND (i.generation, i.heads, i.previous, i.adopted) IS DISTINCT FROM (d.generation, d.heads, d.previous, d.adopted)
+               AND (i.generation, i.heads, i.document, i.previous, i.adopted)
+                   IS DISTINCT FROM (d.generation, d.heads, d.document, d.previous, d.adopted)
              ORDER BY i.tenant_id LIMIT $2",
         )
         .bind(&after)
@@ -35,10 +41,23 @@ pub(crate) async fn take_documents(connection: &mut PgConnection) -> Result<(), 
         for row in theirs {
             let tenant = row.tenant_id.clone();
             let damaged = |error| StoreError::Damaged(format!("the draft of {tenant}: {error}"));
-            let mut draft = Draft::lock(connection, &tenant).await?;
-            if draft.take_in(Draft::read(row)?).map_err(damaged)? {
-                draft.adopt(connection).await?;
-            }
+            let theirs = Draft::read(row)?;
+            let draft = match Draft::lock(connection, &tenant).await {
+                Ok(mut draft) => {
+                    if draft.take_in(theirs).map_err(damaged)? {
+                        draft.adopt(connection).await?;
+                    }
+                    draft
+                }
+                Err(StoreError::Damaged(error)) => {
+                    tracing::error!(tenant, "damaged here, and replaced by what the snapshot brings: {error}");
+                    let mut draft = theirs;
+                    draft.adopt(connection).await?;
+                    replaced.insert(tenant);
+                    draft
+                }
+                Err(error) => return Err(error),
+            };
             draft.save(connection).await?;
         }
     }
@@ -57,6 +76,12 @@ pub(crate) async fn take_documents(connection: &mut PgConnection) -> Result<(), 
         draft.adopt(connection).await?;
         draft.save(connection).await?;
     }
+    Ok(replaced)
+}
+
+/// Merges what waits for a tenant's draft.
+pub(crate) async fn merge_waiting(connection: &mut PgConnection, tenant: &str) -> Result<(), StoreError> {
+    merge(connection, tenant, Vec::new()).await?;
     Ok(())
 }
 

@@ -429,12 +429,17 @@ impl Driver {
             Effect::CheckHead { peer, log, head } => {
                 let (store, reports) = (self.store.clone(), self.reports.clone());
                 self.work.spawn(async move {
-                    // Heads that peers have were signed; where we have no signature there is nothing to compare.
-                    if let Ok(Some(ours)) = store.read_for_peer(&log, head.seq, head.seq, 1, &[]).await
-                        && ours.checkpoint.head.hash != head.hash
-                    {
-                        let event = Event::HeadDiffers { peer, log, seq: head.seq };
-                        let _ = reports.send(Report::Core(Box::new(event)));
+                    match store.hash_of_entry(&log, head.seq).await {
+                        Ok(Some(ours)) if ours != head.hash => {
+                            let event = Event::HeadDiffers { peer, log, seq: head.seq };
+                            let _ = reports.send(Report::Core(Box::new(event)));
+                        }
+                        Ok(Some(_)) => {}
+                        // It was dropped since it was asked about.
+                        Ok(None) => tracing::debug!(%peer, %log, seq = head.seq, "an entry is not here to be compared"),
+                        Err(error) => {
+                            tracing::warn!(%peer, %log, seq = head.seq, "an entry is not compared: {error}");
+                        }
                     }
                 });
             }

@@ -477,7 +477,7 @@ pub(super) async fn check_logs(mut leader: Leader, ring: KeyRing, every: Duratio
     }
 }
 
-/// What of all logs is damaged, and of the certificates of keys that signed them; none if the lease was lost or the end came
+/// What of all logs is damaged, of the certificates of keys that signed them, and of drafts; none if the lease was lost or the end came
 /// before all were looked at.
 pub(super) async fn look_through_logs(
     leader: &mut Leader,
@@ -509,6 +509,21 @@ pub(super) async fn look_through_logs(
             }
             from = looked.next;
         }
+    }
+    let mut after = Some(String::new());
+    while let Some(tenant) = after {
+        if !leader.pause_leading(fence, BETWEEN_LOOKS).await {
+            return Ok(None);
+        }
+        let (damaged, next) = leader.store.damaged_drafts(&tenant).await?;
+        for (tenant, what) in damaged {
+            let named = format!("draft {tenant} is damaged: {what}");
+            if once.is_new(&named) {
+                tracing::error!(tenant, "{named}");
+            }
+            found.add(format!("draft {tenant}: {what}"));
+        }
+        after = next;
     }
     Ok(Some(found))
 }
@@ -636,6 +651,7 @@ impl Wait {
 
 #[cfg(test)]
 mod tests {
+    use shared::tenant_document::{DocumentActor, TenantDocument};
     use sqlx::PgPool;
 
     use super::*;
@@ -643,7 +659,7 @@ mod tests {
         protocol::Head,
         store::{
             Signer as _,
-            tests::{CLUSTER, Home, batch, log, published, settlement},
+            tests::{CLUSTER, Home, batch, edited, log, published, settlement},
         },
         transport::tests::Authority,
     };
@@ -700,6 +716,44 @@ mod tests {
             flip(&us, "repl_origin_cert", column).await;
         }
         assert_eq!(found(&us).await, (vec![], vec![]));
+    }
+
+    #[sqlx::test(migrations = "../migrations")]
+    async fn a_draft_that_changed_where_it_lies_is_found_by_its_tenant_whichever_part_it_was(pool: PgPool) {
+        let us = Home::new(&pool, "us-east").await;
+        let (_, roots) = Authority::new().signing_key(CLUSTER, "us-east");
+        let mut author = TenantDocument::create("porto-taxis", 0);
+        let patch = serde_json::json!({"labels": {"a": 1.5e20}});
+        let change = author.apply_merge_patch(None, &patch, &DocumentActor::of("ap-south", 1)).unwrap().unwrap();
+        let arrived = batch(&log("ap-south", FactStream::Config), Head::EMPTY, &[edited(vec![change])]);
+        us.store.receive(&arrived).await.unwrap();
+        us.apply_all().await;
+        let (mut leader, _hold) = leading(&us);
+        let ring = KeyRing::new(roots, CLUSTER);
+        let mut look = async || {
+            let found =
+                look_through_logs(&mut leader, us.fence, ring.clone(), &Once::default()).await.unwrap().unwrap();
+            let drafts = found.named.into_iter().filter(|named| named.starts_with("draft "));
+            drafts.collect::<Vec<_>>()
+        };
+        assert_eq!(look().await, Vec::<String>::new());
+        for alter in [
+            "document = set_byte(document, length(document) - 3, 255 - get_byte(document, length(document) - 3))",
+            "heads = ARRAY[repeat('0', 64)]",
+            r#"draft = '{"labels": {"a": 2}}'"#,
+            r#"conflicts = '[{"path": "/labels/a"}]'"#,
+            "previous = 'no document'",
+            "previous = document, base = ARRAY[repeat('0', 64)]",
+            r#"adopted = '{"us-east": "none"}'"#,
+        ] {
+            let sql = format!("CREATE TABLE sound AS TABLE tenant_documents; UPDATE tenant_documents SET {alter}");
+            sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&us.superuser).await.unwrap();
+            let found = look().await;
+            assert!(found.len() == 1 && found[0].starts_with("draft porto-taxis: "), "{alter}: {found:?}");
+            let mend = "TRUNCATE tenant_documents; INSERT INTO tenant_documents TABLE sound; DROP TABLE sound";
+            sqlx::raw_sql(mend).execute(&us.superuser).await.unwrap();
+        }
+        assert_eq!(look().await, Vec::<String>::new());
     }
 
     #[sqlx::test(migrations = "../migrations")]

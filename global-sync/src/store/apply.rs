@@ -3,6 +3,8 @@
 //! An entry that cannot be applied is set aside with its reason and holds back nothing but its own document. What fails
 //! because the database is away, busy or led by another is simply tried again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use sqlx::PgConnection;
 
 use super::{
@@ -239,7 +241,7 @@ pub(super) async fn apply_again(
 /// Applies entries and sets aside those that cannot be; returns the numbers of the latter.
 async fn apply_entries(connection: &mut PgConnection, log: &LogId, entries: Vec<Read>) -> Result<Vec<u64>, StoreError> {
     let mut facts: Vec<Stored> = Vec::with_capacity(entries.len());
-    let mut kinds = std::collections::BTreeMap::new();
+    let mut kinds = BTreeMap::new();
     let mut set_aside: Vec<SetAside> = Vec::new();
     for (seq, hash, entry) in entries {
         match understand(log, seq, &hash, &entry) {
@@ -268,6 +270,65 @@ async fn apply_entries(connection: &mut PgConnection, log: &LogId, entries: Vec<
         quarantine(connection, log, *seq, tenant, &kind, state, reason).await?;
     }
     Ok(set_aside.into_iter().map(|entry| entry.seq).collect())
+}
+
+/// Entries of a log of config read at a time.
+const READ_AGAIN: i64 = 100;
+
+/// Merges what the logs here still have for drafts that were replaced, and what waits for them; what they know already changes
+/// nothing.
+pub(super) async fn edit_again(connection: &mut PgConnection, tenants: &BTreeSet<String>) -> Result<(), StoreError> {
+    if tenants.is_empty() {
+        return Ok(());
+    }
+    let logs = sqlx::query!(
+        "SELECT origin_region, origin_incarnation, applied FROM repl_apply
+         WHERE stream = 'config' AND bucket = 0 ORDER BY 1, 2"
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for of in logs {
+        let log = log_id(&of.origin_region, of.origin_incarnation, FactStream::Config.as_str())?;
+        let mut after = 0;
+        loop {
+            let rows = sqlx::query!(
+                "SELECT seq, hash, envelope, body FROM repl_log
+                 WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = 'config' AND seq > $3 AND seq <= $4
+                 ORDER BY seq LIMIT $5",
+                of.origin_region,
+                of.origin_incarnation,
+                after,
+                of.applied,
+                READ_AGAIN
+            )
+            .fetch_all(&mut *connection)
+            .await?;
+            let Some(last) = rows.last() else { break };
+            after = last.seq;
+            let entries = rows.into_iter().filter_map(|row| {
+                let entry = Entry { envelope: row.envelope, body: row.body };
+                let stored = understand(&log, from_sql(row.seq), &row.hash, &entry).ok()?;
+                let edits =
+                    matches!(stored.fact, Fact::ConfigChanged(_) | Fact::ConfigCompacted(_) | Fact::ConfigAdopted(_));
+                (edits && stored.fact.tenant().is_some_and(|tenant| tenants.contains(tenant))).then_some(stored)
+            });
+            let entries: Vec<Stored> = entries.collect();
+            let of_whom: BTreeMap<u64, (String, &'static str)> = entries
+                .iter()
+                .map(|stored| (stored.seq, (stored.fact.tenant().unwrap_or_default().to_owned(), stored.fact.kind())))
+                .collect();
+            // What is refused now was refused then, or is of a generation that has ended since.
+            let refused = documents::apply_config(connection, &log, entries).await?;
+            for SetAside { seq, state, reason } in refused.into_iter().filter(|refused| refused.state == "held") {
+                let Some((tenant, kind)) = of_whom.get(&seq) else { continue };
+                quarantine(connection, &log, seq, Some(tenant), kind, state, &reason).await?;
+            }
+        }
+    }
+    for tenant in tenants {
+        documents::merge_waiting(connection, tenant).await?;
+    }
+    Ok(())
 }
 
 /// A span per traced fact, a child of the work that caused it in another region.

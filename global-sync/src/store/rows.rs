@@ -13,7 +13,8 @@ use sqlx::{Connection as _, Executor as _, PgConnection};
 use super::{Store, StoreError, from_sql, hash, region_name, to_sql};
 use crate::protocol::{Inspect, Origin, Row};
 
-/// A row's key names its table and what identifies it there; its hash covers what is equal in all regions.
+/// A row's key names its table and what identifies it there; its hash covers what is equal in all regions, as it lies there
+/// now: no sum that was stored beside it.
 fn rows_of(stream: FactStream) -> &'static str {
     match stream {
         FactStream::Ledger => {
@@ -28,7 +29,7 @@ fn rows_of(stream: FactStream) -> &'static str {
              FROM tenant_documents
              UNION ALL
              SELECT concat_ws(' ', 'version', tenant_id, version),
-                    sha256(convert_to(concat_ws(' ', home_term, home_n, config_md5), 'UTF8'))
+                    sha256(convert_to(concat_ws(' ', home_term, home_n, md5(config::text)), 'UTF8'))
              FROM tenant_config_versions
              UNION ALL
              SELECT concat_ws(' ', 'rollout', tenant_id, NULLIF(region, '')), config_rollout_hash(r)

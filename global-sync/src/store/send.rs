@@ -1,7 +1,7 @@
 //! Reading entries for a peer, in pieces that end where their origin signed.
 
 use super::{Store, StoreError, from_sql, hash, to_sql};
-use crate::protocol::{Checkpoint, Entry, Head, KeyId, LogId, MAX_BATCH_BYTES};
+use crate::protocol::{Checkpoint, Entry, Hash, Head, KeyId, LogId, MAX_BATCH_BYTES};
 
 /// How far ahead one read looks for a good place to end: more entries than a batch can have, whose hashes alone take this much.
 const LOOK_AHEAD: u64 = MAX_BATCH_BYTES / 96;
@@ -76,5 +76,18 @@ impl Store {
                 .await?
         };
         Ok(Some(Outgoing { entries, checkpoint: Checkpoint { head, key_id, signature, certificate } }))
+    }
+
+    /// The hash of an entry, whether its origin signed there or further on; none if it is not here.
+    pub async fn hash_of_entry(&self, log: &LogId, seq: u64) -> Result<Option<Hash>, StoreError> {
+        let stored = sqlx::query_scalar!(
+            "SELECT hash FROM repl_log
+             WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4",
+            log.origin.region.as_str(),
+            to_sql(log.origin.incarnation)?,
+            log.stream.as_str(),
+            to_sql(seq)?
+        );
+        stored.fetch_optional(&self.pool).await?.map(|stored| hash(&stored)).transpose()
     }
 }

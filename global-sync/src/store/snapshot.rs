@@ -12,7 +12,7 @@ use futures::TryStreamExt as _;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Fence, Store, StoreError, ledger, to_sql};
+use super::{Fence, Store, StoreError, apply::edit_again, ledger, to_sql};
 use crate::{documents, protocol::Origin};
 
 /// Bytes of rows in one piece, about.
@@ -227,11 +227,12 @@ async fn take_in(connection: &mut PgConnection, own: &Origin) -> Result<Imported
         return Err(StoreError::Snapshot("a log has no head"));
     }
     connection.execute(DIRECTORY).await?;
-    documents::take_documents(connection).await?;
+    let replaced = documents::take_documents(connection).await?;
     documents::take_versions(connection).await?;
     documents::take_rollouts(connection).await?;
     let facts = ledger::take_facts(connection, own).await?;
     connection.execute(LOGS).await?;
+    edit_again(connection, &replaced).await?;
     let logs: i64 = sqlx::query_scalar("SELECT count(*) FROM advanced").fetch_one(&mut *connection).await?;
     connection
         .execute(

@@ -255,6 +255,18 @@ async fn what_came_as_one_long_batch_is_passed_on_as_one(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn any_entry_can_be_compared_by_its_hash_wherever_its_origin_signed(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let ledger = log("eu-west", FactStream::Ledger);
+    let came = batch(&ledger, Head::EMPTY, &[settlement(1), settlement(2), settlement(3)]);
+    us.store.receive(&came).await.unwrap();
+    for (_, _, head) in &came.entries {
+        assert_eq!(us.store.hash_of_entry(&ledger, head.seq).await.unwrap(), Some(head.hash));
+    }
+    assert_eq!(us.store.hash_of_entry(&ledger, 4).await.unwrap(), None);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn what_may_not_leave_is_set_aside_and_stops_nothing(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     let mut body: serde_json::Value = serde_json::from_slice(&settlement(1).to_body()).unwrap();

@@ -16,8 +16,11 @@ use super::{
     ledger::{LedgerRow, fact_hash},
     to_sql,
 };
-use crate::protocol::{
-    Checkpoint, Envelope, Hash, Head, KeyId, LogId, MAX_NUMBER, SALT_BYTES, Trust, checkpoint_message, hash_of,
+use crate::{
+    documents,
+    protocol::{
+        Checkpoint, Envelope, Hash, Head, KeyId, LogId, MAX_NUMBER, SALT_BYTES, Trust, checkpoint_message, hash_of,
+    },
 };
 
 /// An entry that is not what was stored.
@@ -148,6 +151,18 @@ impl Store {
         }
         tx.rollback().await?;
         Ok(looked)
+    }
+}
+
+impl Store {
+    /// Drafts of the tenants after this one that are not what was written, each by its tenant with what is wrong, and where to
+    /// go on.
+    pub async fn damaged_drafts(&self, after: &str) -> Result<(Vec<(String, String)>, Option<String>), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
+        let found = documents::damaged_drafts(&mut tx, after).await?;
+        tx.rollback().await?;
+        Ok(found)
     }
 }
 

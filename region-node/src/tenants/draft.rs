@@ -12,7 +12,7 @@ use serde_json::Value;
 use shared::{
     claims::Role,
     fact::{ConfigChanged, Fact},
-    ids::RegionName,
+    ids::{RegionName, TenantId},
     problem::Code,
     tenant_config::TenantConfig,
     tenant_document::{Conflict, DocumentActor, DocumentError, TenantDocument},
@@ -24,7 +24,7 @@ use super::{
     generation::compact_if_grown,
     publish,
     rollout::{self, RolloutView},
-    store::{self, StoredVersion},
+    store::{self, StoredDraft, StoredVersion},
 };
 use crate::{
     app::App,
@@ -129,7 +129,7 @@ pub(super) async fn patch_config(
     let (mut tx, publishes) = begin(&app, &caller, &command).await?;
     let stored = store::lock_draft(&mut tx).await?;
     let stored = stored.ok_or_else(not_here_yet)?;
-    let mut document = TenantDocument::load(&stored.document).map_err(refused)?;
+    let mut document = read(&tenant, &stored)?;
     let actor = DocumentActor::of(app.region.as_str(), store::incarnation(&mut tx).await?);
     let patch = Value::Object(command.body.0.clone());
     if let Some(change) = document.apply_merge_patch(base.as_deref(), &patch, &actor).map_err(refused)? {
@@ -205,6 +205,14 @@ pub(super) async fn view(app: &App, tx: &mut TenantTx) -> Result<ConfigView, Pro
         },
         rollout: rollout::view(app, tx).await?,
         rejected,
+    })
+}
+
+/// The draft's document. If what is stored is damaged, people have to mend it: the caller can do nothing.
+pub(super) fn read(tenant: &TenantId, stored: &StoredDraft) -> Result<TenantDocument, Problem> {
+    TenantDocument::load(&stored.document).map_err(|error| {
+        tracing::error!(%tenant, "the draft of {tenant} is damaged: {error}");
+        Problem::new(Code::Internal, "something went wrong on our side")
     })
 }
 

@@ -5,7 +5,10 @@ use shared::{
     tenant_document::{MAX_DOCUMENT_BYTES, TenantDocument},
 };
 
-use super::{draft::refused, store};
+use super::{
+    draft::{read, refused},
+    store,
+};
 use crate::{app::App, db::TenantTx, http::Problem, outbox};
 
 /// Begins the draft's next generation if it has grown and every region edits this one by now: what is edited meanwhile
@@ -13,7 +16,7 @@ use crate::{app::App, db::TenantTx, http::Problem, outbox};
 /// the draft's row.
 pub(super) async fn compact_if_grown(app: &App, tx: &mut TenantTx) -> Result<(), Problem> {
     let Some(stored) = store::load_draft(tx).await? else { return Ok(()) };
-    let mut document = TenantDocument::load(&stored.document).map_err(refused)?;
+    let mut document = read(tx.tenant(), &stored)?;
     // A conflict shows until it is settled; who never settles any does not keep a draft from being compacted at last.
     let may_wait = !stored.conflicts.0.is_empty() && stored.document.len() < MAX_DOCUMENT_BYTES / 2;
     if may_wait || !document.is_grown() || !store::is_edited_everywhere(tx, &app.region).await? {

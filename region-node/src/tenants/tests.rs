@@ -60,6 +60,19 @@ async fn an_edit_of_what_was_read_earlier_keeps_what_others_wrote_since(pool: Pg
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_edit_of_a_damaged_draft_is_an_error_of_ours_and_changes_nothing(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let admin = region.admin().await;
+    let before = admin.get(CONFIG).await.ok(200);
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    let damage = "UPDATE tenant_documents SET document = substring(document FROM 1 FOR 20)";
+    sqlx::query(damage).execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(patch(&admin, json!({"labels": {"a": "1"}}), None).await.problem(500).code, "internal");
+    assert_eq!(admin.get(CONFIG).await.ok(200), before, "what it reads as is still there");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn edits_on_two_nodes_of_a_region_at_once_all_stand(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let admin = region.admin().await;

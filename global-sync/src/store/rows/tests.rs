@@ -101,3 +101,19 @@ async fn homes_and_versions_are_compared_only_as_of_the_very_same_entries_and_wh
     us.commit(&created("us-east", 2, 0)).await;
     assert_eq!(told(&us, &question(FactStream::Control)).await, None, "its row may be here before it has a number");
 }
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_config_that_changed_where_it_lies_differs_whatever_sum_stands_beside_it(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let versions = batch(&log("eu-west", FactStream::Config), Head::EMPTY, &[published(1, "EUR")]);
+    us.store.receive(&versions).await.unwrap();
+    us.apply_all().await;
+    let (of, rows) = told(&us, &question(FactStream::Config)).await.unwrap();
+    let alone = "ALTER TABLE tenant_config_versions ALTER COLUMN config_md5 DROP EXPRESSION";
+    sqlx::query(alone).execute(&us.superuser).await.unwrap();
+    assert_eq!(compared(&us, &of, rows.clone()).await, nothing());
+    let alter = r#"UPDATE tenant_config_versions SET config = '{"currency": "EUS"}'"#;
+    sqlx::query(alter).execute(&us.superuser).await.unwrap();
+    let altered = BTreeSet::from(["version porto-taxis 1".to_owned()]);
+    assert_eq!(compared(&us, &of, rows).await, Some(Difference::Keys(altered)));
+}

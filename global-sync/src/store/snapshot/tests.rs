@@ -171,6 +171,38 @@ async fn a_region_behind_its_own_log_takes_no_snapshot_and_what_it_edited_meanwh
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_damaged_draft_gives_way_to_the_one_of_a_snapshot_and_keeps_what_the_logs_here_have_for_it(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    let (ap, sa) = (log("ap-south", FactStream::Config), log("sa-east", FactStream::Config));
+    let mut author = TenantDocument::create("porto-taxis", 0);
+    let mut edit = |key: &str| {
+        let patch = serde_json::json!({"labels": {key: 1}});
+        edited(vec![author.apply_merge_patch(None, &patch, &DocumentActor::of("sa-east", 1)).unwrap().unwrap()])
+    };
+    let (first, second) = (edit("a"), edit("b"));
+    donor.store.receive(&batch(&ap, Head::EMPTY, &[first.clone()])).await.unwrap();
+    donor.apply_all().await;
+    let here = batch(&sa, Head::EMPTY, &[first, second]);
+    joiner.store.receive(&here).await.unwrap();
+    joiner.apply_all().await;
+    let damage = "UPDATE tenant_documents SET document = substring(document FROM 1 FOR 20)";
+    sqlx::query(damage).execute(&joiner.superuser).await.unwrap();
+    let mut author = TenantDocument::create("porto-taxis", 0);
+    let patch = serde_json::json!({"labels": {"c": 1}});
+    let third = author.apply_merge_patch(None, &patch, &DocumentActor::of("sa-east", 2)).unwrap().unwrap();
+    joiner.store.receive(&batch(&sa, here.checkpoint.head, &[edited(vec![third])])).await.unwrap();
+    assert_eq!(joiner.apply_all().await, 1, "it waits until the draft is mended");
+    copy(&donor, &joiner).await.unwrap();
+    let draft: serde_json::Value = joiner.scalar("SELECT draft->'labels' FROM tenant_documents").await;
+    assert_eq!(draft, serde_json::json!({"a": 1, "b": 1, "c": 1}));
+    assert_eq!(joiner.scalar::<i64>("SELECT count(*) FROM repl_quarantine WHERE state = 'held'").await, 0);
+    assert!(joiner.store.damaged_drafts("").await.unwrap().0.is_empty());
+    remove(&pool, joiner, (there, name)).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn while_a_snapshot_comes_another_instance_can_take_the_lease_and_then_it_changes_nothing(pool: PgPool) {
     let donor = Home::new(&pool, "us-east").await;
     donor.commit(&settlement(1)).await;
