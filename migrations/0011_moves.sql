@@ -52,6 +52,11 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_arrivals TO gocomet_sync;
 -- The old home tells everybody that it is so no more.
 GRANT INSERT ON repl_outbox TO gocomet_sync;
 
+-- Rows of these tables are never deleted at their home, so that a move need not look for those that are gone: moving/tables.rs says
+-- so, too.
+REVOKE DELETE ON riders, drivers, rides, dispatch_candidates, trips, fare_shares, ratings, payments, refunds, payout_runs, disputes,
+    sandbox_psp_operations, reconciliations, reconciliation_differences FROM gocomet_app, gocomet_system;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Leases of homes, for tenants that would rather be refused than have two homes
 -- ---------------------------------------------------------------------------------------------------------------

@@ -518,6 +518,70 @@ async fn a_tenant_moves_with_everything_it_owns_and_nothing_stays(pool: PgPool) 
     cluster.stop_all().await;
 }
 
+/// Far more than what changes in a round.
+const OLD_ROWS: &str = "
+    INSERT INTO breadcrumbs (tenant_id, trip_id, recorded_at, lat, lng)
+        SELECT 'cabs', '00000000-0000-7000-8000-0000000000f1', now() + n * interval '1 s', n, n FROM generate_series(51, 200000) n;
+    INSERT INTO idempotency_keys (tenant_id, caller, key, request_hash, status, sealed_body, created_at)
+        SELECT 'cabs', 'rider:a', 'k' || n, 'h', 201, 'b', now() FROM generate_series(1, 50000) n";
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_tenant_with_many_old_rows_that_never_stops_writing_moves_in_a_short_pause_and_what_is_deleted_meanwhile_is_gone(
+    pool: PgPool,
+) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "cabs").await;
+    cluster.as_system("us-east", BELONGINGS).await;
+    cluster.as_system("us-east", OLD_ROWS).await;
+    eventually("the tenant is known at its next home", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'cabs'").await == 1
+    })
+    .await;
+    cluster.all_are_members().await;
+    // While a command is under way nothing is handed over.
+    let command = cluster.hold_home("us-east").await;
+    cluster.as_system("us-east", MOVE).await;
+    eventually("rows are copied", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM breadcrumbs").await == 200_000
+    })
+    .await;
+    cluster
+        .as_system(
+            "us-east",
+            "DELETE FROM breadcrumbs WHERE lat::int % 1000 = 0; DELETE FROM idempotency_keys WHERE key = 'k7';
+             DELETE FROM driver_records",
+        )
+        .await;
+    command.rollback().await.unwrap();
+    let mut written = 0;
+    while cluster.count("us-east", "SELECT count(*) FROM tenant_moves WHERE handed_over_at IS NOT NULL").await == 0 {
+        let wrote = cluster
+            .try_as_command(
+                "us-east",
+                "INSERT INTO riders (id, tenant_id, created_at) VALUES (gen_random_uuid(), 'cabs', now());
+                 UPDATE rides SET pickup_eta_s = COALESCE(pickup_eta_s, 0) + 1",
+            )
+            .await;
+        written += i64::from(wrote);
+    }
+    eventually("the move is completed", async || {
+        cluster.count("us-east", "SELECT count(*) FROM tenant_moves WHERE state = 'completed'").await == 1
+    })
+    .await;
+    let one = async |region: &str, sql: &str| cluster.count(region, sql).await;
+    assert_eq!(one("eu-west", "SELECT count(*) FROM breadcrumbs").await, 199_800);
+    assert_eq!(one("eu-west", "SELECT count(*) FROM idempotency_keys").await, 50_000, "and one was there before");
+    assert_eq!(one("eu-west", "SELECT count(*) FROM riders").await, 3001 + written);
+    assert_eq!(one("eu-west", "SELECT COALESCE(sum(pickup_eta_s), 0) FROM rides").await, written);
+    assert_eq!(one("us-east", "SELECT count(*) FROM breadcrumbs").await, 0);
+    let paused_ms = one("us-east", "SELECT paused_ms::bigint FROM tenant_moves").await;
+    assert!(paused_ms < 3_000, "writes paused for {paused_ms} ms");
+    let moved = one("us-east", "SELECT rows_moved FROM tenant_moves").await;
+    assert!((253_000..300_000).contains(&moved), "{moved} rows were sent: old ones once");
+    cluster.stop_all().await;
+}
+
 /// A writer that keeps to the rules of commands writes all the time, the leader is killed again and again, and every row that
 /// was written is there in the end, once.
 #[sqlx::test(migrations = "../migrations")]

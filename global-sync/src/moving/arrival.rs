@@ -23,7 +23,7 @@ struct Arrival {
     connection: PgConnection,
     shapes: Vec<Shape>,
     /// Rows written since they were last counted.
-    rows: i64,
+    written: i64,
 }
 
 /// Takes in what the region at the other end sends, until it ends the connection.
@@ -56,7 +56,7 @@ async fn follow(store: &Store, link: &mut MoveLink) -> Result<(), MoveError> {
             }
             Ask::Table { name } => (None, Some(begun(&mut arrival)?.take_rows(link, &name).await?)),
             Ask::Keys { name } => (None, Some(begun(&mut arrival)?.take_keys(link, &name).await?)),
-            Ask::Counts { tables } => (Some(begun(&mut arrival)?.compare(tables).await?), None),
+            Ask::Count { with_digests } => (Some(begun(&mut arrival)?.count(with_digests).await?), None),
             Ask::HandedOver { tenant, from, term, n } => {
                 store.take_home(link, &tenant, &from, (term, n)).await?;
                 if arrival.is_none() {
@@ -160,14 +160,14 @@ impl Arrival {
         .execute(&mut connection)
         .await?;
         connection.execute("COMMIT").await?;
-        Ok(Self { tenant, attempt, connection, shapes, rows: 0 })
+        Ok(Self { tenant, attempt, connection, shapes, written: 0 })
     }
 
     /// For what comes after the hand-over.
     async fn of_tail(store: &Store, tenant: String) -> Result<Self, MoveError> {
         let mut connection = connect(store, &tenant).await?;
         let shapes = tables::shapes(&mut connection).await?;
-        Ok(Self { tenant, attempt: Uuid::nil(), connection, shapes, rows: 0 })
+        Ok(Self { tenant, attempt: Uuid::nil(), connection, shapes, written: 0 })
     }
 
     fn shape(&self, name: &str) -> Result<usize, MoveError> {
@@ -175,9 +175,11 @@ impl Arrival {
         at.ok_or_else(|| MoveError::Differs(format!("{name} is not a table that moves")))
     }
 
-    /// Begins a transaction that commits only while no other attempt has begun.
+    /// Begins a transaction that commits only while no other attempt has begun, and whose commit the next count makes durable.
     async fn begin_fenced(&mut self) -> Result<(), MoveError> {
-        hold_attempt(&mut self.connection, &self.tenant, self.attempt).await
+        hold_attempt(&mut self.connection, &self.tenant, self.attempt).await?;
+        self.connection.execute("SET LOCAL synchronous_commit = off").await?;
+        Ok(())
     }
 
     async fn take_rows(&mut self, link: &mut MoveLink, name: &str) -> Result<Ask, MoveError> {
@@ -191,7 +193,7 @@ impl Arrival {
             return Err(MoveError::Differs(format!("rows of {name} are not here what they were there")));
         }
         self.connection.execute("COMMIT").await?;
-        self.rows += rows;
+        self.written += rows;
         Ok(next)
     }
 
@@ -235,30 +237,16 @@ impl Arrival {
         Ok(next)
     }
 
-    async fn compare(&mut self, tables: Vec<(i64, Option<String>)>) -> Result<Answer, MoveError> {
-        if tables.len() != self.shapes.len() {
-            return Err(MoveError::Differs("other tables move there".to_owned()));
-        }
-        let with_digests = tables.iter().any(|(_, digest)| digest.is_some());
-        let counts = tables::counts(&self.shapes, &self.tenant, with_digests);
-        let found: Vec<(i64, Option<String>)> =
-            sqlx::query_as(AssertSqlSafe(counts)).fetch_all(&mut self.connection).await?;
-        let mut surplus = Vec::new();
-        for ((shape, (there, digest_there)), (here, digest)) in self.shapes.iter().zip(tables).zip(found) {
-            let name = shape.table.name;
-            if here > there {
-                surplus.push(name.to_owned());
-            } else if here < there || digest != digest_there {
-                return Err(MoveError::Differs(format!(
-                    "{name} has {here} rows here and {there} there, or other ones"
-                )));
-            }
-        }
+    /// What is here now of the attempt, for good: rows are written without waiting for the disk, which this commit does for all.
+    async fn count(&mut self, with_digests: bool) -> Result<Answer, MoveError> {
+        let tables = tables::tally(&mut self.connection, &self.shapes, &self.tenant, with_digests).await?;
+        hold_attempt(&mut self.connection, &self.tenant, self.attempt).await?;
         sqlx::query("UPDATE tenant_arrivals SET touched_at = now() WHERE tenant_id = $1")
             .bind(&self.tenant)
             .execute(&mut self.connection)
             .await?;
-        Ok(Answer::Counted { rows: std::mem::take(&mut self.rows), surplus })
+        self.connection.execute("COMMIT").await?;
+        Ok(Answer::Counted { written: std::mem::take(&mut self.written), tables })
     }
 }
 

@@ -1,14 +1,14 @@
 //! The old home: copies, pauses, hands over, erases.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Answer, Ask, Move, MoveError, connect,
-    tables::{self, Shape},
+    tables::{self, Shape, Tally},
 };
 use crate::{
     store::{Fence, Store},
@@ -17,13 +17,13 @@ use crate::{
 
 /// Bytes of rows in one frame, about.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Changes are copied again until a round is as short as this; then writes may pause for one.
-const SHORT: Duration = Duration::from_millis(750);
+/// Changes are copied again until a round is as short as this: the one in the pause, while nothing else is written, is no longer.
+const SHORT: Duration = Duration::from_millis(1_500);
 /// A tenant that changes faster than it can be copied does not move.
 const MAX_ROUNDS: usize = 30;
-/// Writes do not pause for longer: rather it is tried once more.
-const PAUSE_AT_MOST: Duration = Duration::from_secs(3);
-/// Commands that take longer than a hand-over may wait are tried to be waited for so often.
+/// Writes do not pause for longer: they go on, and it is tried once more.
+const PAUSE_AT_MOST: Duration = Duration::from_secs(2);
+/// So often writes pause in vain: commands took longer than a hand-over may wait, or the pause was too short.
 const MAX_PAUSES: usize = 5;
 /// Positions that nodes here have yet to write when they hear of the hand-over.
 const TAIL_AFTER: Duration = Duration::from_secs(3);
@@ -106,63 +106,79 @@ impl<'a> Departure<'a> {
 
     /// Copies until the home can be handed over, and hands it over; changes after the moment that is returned were not copied.
     async fn run(mut self) -> Result<i64, MoveError> {
-        let mut since = self.round(None, false).await?.0;
-        let mut is_verified = false;
-        let mut pauses = 0;
+        let mut since = self.round(None, false).await?.moment;
+        let (mut is_verified, mut pauses) = (false, 0);
+        let mut took_before = Duration::MAX;
         for _ in 0..MAX_ROUNDS {
-            let (moment, took) = self.round(Some(since), false).await?;
-            since = moment;
-            if took > SHORT {
+            let round = self.round(Some(since), false).await?;
+            since = round.moment;
+            let is_near = is_near(round.took, took_before);
+            took_before = round.took;
+            if !is_near {
                 continue;
             }
             if !is_verified {
-                since = self.round(Some(since), true).await?.0;
+                since = self.round(Some(since), true).await?.moment;
                 is_verified = true;
+                took_before = Duration::MAX;
                 continue;
             }
-            match self.hand_over(since).await {
-                Ok(since) => return Ok(since),
-                // Commands were still under way, and nothing was sent yet.
-                Err(MoveError::Store(error)) if error.is_lock_timeout() && pauses < MAX_PAUSES => {
-                    tracing::info!(tenant = self.moving.tenant, "writes could not be paused; it is tried again");
-                    pauses += 1;
-                }
-                Err(error) => return Err(error),
+            match self.hand_over(since).await? {
+                Paused::HandedOver(moment) => return Ok(moment),
+                Paused::TooShort(moment) => since = moment,
+                Paused::CommandsGoOn => {}
+            }
+            pauses += 1;
+            tracing::info!(tenant = self.moving.tenant, pauses, "writes could not pause for long enough; it is tried again");
+            if pauses == MAX_PAUSES {
+                break;
             }
         }
-        Err(MoveError::TooSlow("it changes faster than it can be copied"))
+        let (took, pause) = (took_before.as_millis(), PAUSE_AT_MOST.as_millis());
+        let why = format!(
+            "it changes faster than it can be copied: what has changed takes {took} ms, and writes pause for {pause} ms at most"
+        );
+        Err(MoveError::TooSlow(why))
     }
 
-    /// Pauses writes, sends what is left, and hands the home over.
-    async fn hand_over(&mut self, since: i64) -> Result<i64, MoveError> {
+    /// Pauses writes, sends what is left, and hands the home over. Where that would take too long writes go on, and what is left
+    /// is sent all the same.
+    async fn hand_over(&mut self, since: i64) -> Result<Paused, MoveError> {
+        let (store, fence, moving) = (self.store, self.fence, self.moving);
         let paused = Instant::now();
-        let copied = async {
-            self.store.pause_home(self.fence, self.moving).await?;
-            let left = PAUSE_AT_MOST.saturating_sub(paused.elapsed());
-            match timeout(left, self.round(Some(since), false)).await {
-                Ok(round) => round,
-                Err(_) => Err(MoveError::TooSlow("the pause was not long enough for what was left")),
-            }
+        let handed_over = async {
+            store.pause_home(fence, moving).await?;
+            let mut round = pin!(self.round(Some(since), false));
+            let moment = match timeout(PAUSE_AT_MOST.saturating_sub(paused.elapsed()), &mut round).await {
+                Ok(round) => round?.moment,
+                Err(_) => {
+                    store.resume_home(fence, moving).await?;
+                    return Ok(Paused::TooShort(round.await?.moment));
+                }
+            };
+            store.hand_home_over(fence, moving, paused).await?;
+            Ok(Paused::HandedOver(moment))
         };
-        let handed_over = match copied.await {
-            Ok((moment, _)) => self.store.hand_home_over(self.fence, self.moving, paused).await.map(|()| moment),
-            Err(error) => Err(error),
-        };
-        match handed_over {
-            Ok(moment) => {
-                metrics::histogram!("global_sync_move_pause_seconds").record(paused.elapsed().as_secs_f64());
-                Ok(moment)
+        match handed_over.await {
+            Ok(outcome) => {
+                if matches!(outcome, Paused::HandedOver(_)) {
+                    metrics::histogram!("global_sync_move_pause_seconds").record(paused.elapsed().as_secs_f64());
+                }
+                Ok(outcome)
             }
             Err(error) => {
-                self.store.resume_home(self.fence, self.moving).await?;
-                Err(error)
+                store.resume_home(fence, moving).await?;
+                match error {
+                    MoveError::Store(error) if error.is_lock_timeout() => Ok(Paused::CommandsGoOn),
+                    error => Err(error),
+                }
             }
         }
     }
 
-    /// Sends what has changed since a moment, or all, and sees to it that the other side has the same then; the moment this was
-    /// true of, and how long it took. Digests cover every row, which takes longer.
-    async fn round(&mut self, since: Option<i64>, with_digests: bool) -> Result<(i64, Duration), MoveError> {
+    /// Sends what has changed since a moment, or all, and sees to it that the other side has the same then. Digests cover every
+    /// row, which takes longer.
+    async fn round(&mut self, since: Option<i64>, with_digests: bool) -> Result<Round, MoveError> {
         let begun = Instant::now();
         let tenant = &self.moving.tenant;
         self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
@@ -171,33 +187,73 @@ impl<'a> Departure<'a> {
             let ask = Ask::Table { name: shape.table.name.to_owned() };
             send(&mut self.connection, self.link, Some(&ask), shape.copy_out(tenant, since)).await?;
         }
-        let sql = tables::counts(&self.shapes, tenant, with_digests);
-        let counts = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await?;
-        let mut surplus = self.compare(&counts).await?;
+        // Both sides count at the same time.
+        self.link.say(&Ask::Count { with_digests }).await?;
+        let here = tables::tally(&mut self.connection, &self.shapes, tenant, with_digests).await?;
+        let mut surplus = self.surplus(&here).await?;
         if !surplus.is_empty() {
-            for shape in self.shapes.iter().rev().filter(|shape| surplus.iter().any(|name| name == shape.table.name)) {
+            for shape in self.shapes.iter().rev().filter(|shape| surplus.contains(&shape.table.name)) {
                 self.link.say(&Ask::Keys { name: shape.table.name.to_owned() }).await?;
                 send(&mut self.connection, self.link, None, shape.copy_keys(tenant)).await?;
             }
-            surplus = self.compare(&counts).await?;
+            self.link.say(&Ask::Count { with_digests }).await?;
+            surplus = self.surplus(&here).await?;
         }
         self.connection.execute("COMMIT").await?;
         match surplus.first() {
-            None => Ok((moment, begun.elapsed())),
+            None => Ok(Round { moment, took: begun.elapsed() }),
             Some(name) => Err(MoveError::Differs(format!("{name} has rows there that are not here"))),
         }
     }
 
-    async fn compare(&mut self, counts: &[(i64, Option<String>)]) -> Result<Vec<String>, MoveError> {
-        self.link.say(&Ask::Counts { tables: counts.to_vec() }).await?;
-        match self.link.hear().await? {
-            Answer::Counted { rows, surplus } => {
-                self.store.note_rows(self.fence, self.moving.id, rows).await?;
-                Ok(surplus)
+    /// The tables of which the other side has more rows than there are here; it may not have fewer, nor other ones.
+    async fn surplus(&mut self, here: &[Tally]) -> Result<Vec<&'static str>, MoveError> {
+        let there = match self.link.hear().await? {
+            Answer::Counted { written, tables } => {
+                self.store.note_rows(self.fence, self.moving.id, written).await?;
+                tables
             }
-            other => Err(not_that(self.moving, other)),
+            other => return Err(not_that(self.moving, other)),
+        };
+        if there.len() != here.len() {
+            return Err(MoveError::Differs("other tables move there".to_owned()));
         }
+        let mut surplus = Vec::new();
+        for ((shape, here), there) in self.shapes.iter().zip(here).zip(there) {
+            let name = shape.table.name;
+            if there.rows > here.rows {
+                surplus.push(name);
+            } else if there.rows < here.rows || there.digest != here.digest {
+                let (there, here) = (there.rows.unwrap_or_default(), here.rows.unwrap_or_default());
+                return Err(MoveError::Differs(format!("{name} has {there} rows there and {here} here, or other ones")));
+            }
+        }
+        Ok(surplus)
     }
+}
+
+/// What one round came to.
+struct Round {
+    /// Later changes were not copied.
+    moment: i64,
+    took: Duration,
+}
+
+/// How a pause of writes has ended.
+enum Paused {
+    /// The home is the other's; this is the moment of the last round.
+    HandedOver(i64),
+    /// Commands were under way for too long, and nothing was sent.
+    CommandsGoOn,
+    /// Writes went on before all was sent, as of this moment.
+    TooShort(i64),
+}
+
+/// Whether writes may pause for what is left: that is little, or as little as it gets while the tenant goes on, and then the pause
+/// itself, in which nobody else is busy, will show.
+fn is_near(took: Duration, took_before: Duration) -> bool {
+    let shrinks = took < took_before / 4 * 3;
+    took <= SHORT || took <= 2 * PAUSE_AT_MOST && !shrinks
 }
 
 /// Tells the new home, until it says that it is; then sends it what nodes here have written late. How many frames that was.

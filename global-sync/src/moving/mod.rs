@@ -2,8 +2,9 @@
 //!
 //! [`departure`] runs at the old home, in the leader, and can be broken off anywhere: the row of the move says how far it is.
 //! It copies all rows as of one moment, then again and again what has changed, and compares both sides' digests, all while the
-//! tenant goes on. Then writes pause, the last changes follow, and with one transaction the home is handed over, which is
-//! never taken back. Only then are the rows here erased. [`arrival`] runs at the new home and holds rows that nobody reads
+//! tenant goes on. From then on each row that changes is compared as it is written, and rows are counted where some may have been
+//! deleted. Once that takes a moment only, writes pause, the last changes follow, and with one transaction the home is handed
+//! over, which is never taken back. Only then are the rows here erased. [`arrival`] runs at the new home and holds rows that nobody reads
 //! before the home is its own; an attempt that begins anew finds and erases what an earlier one has left. Where the old home is
 //! gone, [`failover`] takes it, and nothing is copied; for tenants that would rather have no home than two, [`lease`] has the other
 //! regions confirm it all the time.
@@ -30,6 +31,7 @@ pub(crate) use failover::{Majority, take, win};
 pub(crate) use lease::confirm;
 pub(crate) use record::{Mode, Move};
 
+use self::tables::Tally;
 use crate::{
     store::{Store, StoreError},
     transport::BrokenOff,
@@ -53,8 +55,9 @@ enum Ask {
     },
     /// Rows of this table follow.
     Table { name: String },
-    /// So many rows should be there now, of every table in their order; where it is said, with this digest.
-    Counts { tables: Vec<(i64, Option<String>)> },
+    /// What was said before this is to be written, and then rows are to be counted: of every table with a digest, or of those
+    /// alone that may have lost some.
+    Count { with_digests: bool },
     /// The keys of all rows of this table follow; others are gone.
     Keys { name: String },
     /// The home is the other's now. What was told before this may be asked again.
@@ -73,8 +76,9 @@ enum Ask {
 enum Answer {
     /// It may begin.
     Ready,
-    /// Rows written since the last answer to counts, and the tables of which more rows are here than there should be.
-    Counted { rows: i64, surplus: Vec<String> },
+    /// Rows written since the last answer of this kind, which a crash does not take away, and what is there now, table by table
+    /// in their order.
+    Counted { written: i64, tables: Vec<Tally> },
     /// The tenant is at home here.
     Home,
     /// The tail is written.
@@ -127,7 +131,7 @@ pub(crate) enum MoveError {
     Cancelled,
     /// Something takes too long.
     #[error("{0}")]
-    TooSlow(&'static str),
+    TooSlow(String),
 }
 
 impl From<sqlx::Error> for MoveError {
@@ -143,7 +147,7 @@ async fn connect(store: &Store, tenant: &str) -> Result<PgConnection, StoreError
         tenant.parse().map_err(|_| StoreError::Damaged(format!("{tenant:?} is no tenant")))?;
     let mut connection = PgConnection::connect_with(&store.pool().connect_options()).await?;
     let settings = format!(
-        "SET ROLE gocomet_move; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET statement_timeout = '1h';
+        "SET ROLE gocomet_move; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET statement_timeout = '1h'; SET jit = off;
          SET idle_in_transaction_session_timeout = '150s'; SELECT set_config('app.tenant_id', '{tenant}', false)"
     );
     connection.execute(AssertSqlSafe(settings)).await?;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -14,10 +15,17 @@ pub(super) struct Table {
     only: &'static str,
     /// Where a row may take the place another has left, within an index that allows one: those that have left come first.
     leavers_first: &'static str,
+    /// Whether rows are deleted at their home. Of other tables Postgres lets nobody delete any, and no key changes: what is gone
+    /// need not be looked for.
+    pub(super) loses_rows: bool,
 }
 
 const fn table(name: &'static str) -> Table {
-    Table { name, only: "true", leavers_first: "1" }
+    Table { name, only: "true", leavers_first: "1", loses_rows: false }
+}
+
+const fn losing(name: &'static str) -> Table {
+    Table { loses_rows: true, ..table(name) }
 }
 
 /// What nodes may still write when they hear of the hand-over a moment late.
@@ -27,23 +35,23 @@ pub(super) const TAIL: &str = "breadcrumbs";
 pub(super) const MOVES: [Table; 30] = [
     table("riders"),
     table("drivers"),
-    table("driver_records"),
-    Table { only: "role IN ('rider', 'driver')", ..table("refresh_tokens") },
-    Table { only: "caller NOT LIKE 'anywhere/%'", ..table("idempotency_keys") },
+    losing("driver_records"),
+    Table { only: "role IN ('rider', 'driver')", ..losing("refresh_tokens") },
+    Table { only: "caller NOT LIKE 'anywhere/%'", ..losing("idempotency_keys") },
     Table {
         leavers_first: "CASE WHEN status IN ('completed', 'cancelled', 'expired')
                                OR status IN ('requested', 'offered') AND scheduled_at IS NOT NULL THEN 0 ELSE 1 END",
         ..table("rides")
     },
-    Table { leavers_first: "CASE WHEN status = 'live' THEN 1 ELSE 0 END", ..table("offers") },
-    table("zone_queue"),
+    Table { leavers_first: "CASE WHEN status = 'live' THEN 1 ELSE 0 END", ..losing("offers") },
+    losing("zone_queue"),
     table("dispatch_candidates"),
     Table {
         leavers_first: "CASE WHEN status IN ('completed', 'cancelled') THEN 0 WHEN after_trip_id IS NULL THEN 1 ELSE 2 END",
         ..table("trips")
     },
     Table { leavers_first: "CASE WHEN status IN ('declined', 'withdrawn') THEN 0 ELSE 1 END", ..table("fare_shares") },
-    table("breadcrumbs"),
+    losing("breadcrumbs"),
     table("ratings"),
     Table { leavers_first: "CASE WHEN status = 'failed' THEN 0 ELSE 1 END", ..table("payments") },
     table("refunds"),
@@ -56,11 +64,11 @@ pub(super) const MOVES: [Table; 30] = [
     table("ledger_closings"),
     table("ledger_closed_balances"),
     table("disputes"),
-    table("psp_webhook_events"),
+    losing("psp_webhook_events"),
     table("sandbox_psp_operations"),
-    table("sandbox_psp_webhooks"),
+    losing("sandbox_psp_webhooks"),
     table("reconciliations"),
-    table("reconciliation_operations"),
+    losing("reconciliation_operations"),
     table("reconciliation_differences"),
 ];
 
@@ -150,9 +158,8 @@ impl Shape {
     /// Copies out a tenant's rows with the hash of each: those written since the transaction number `since`, or all. What
     /// was written by a number 2^31 before counts as well, which does no harm.
     pub(super) fn copy_out(&self, tenant: &str, since: Option<i64>) -> String {
-        let changed = since.map_or_else(String::new, |since| {
-            format!(" AND ((xmin::text::bigint - {since} + 4294967296) % 4294967296) < 2147483648")
-        });
+        let changed = since
+            .map_or_else(String::new, |since| format!(" AND age(xmin) <= (SELECT age('{since}'::xid))"));
         let (columns, hash) = (self.list(), hash_of(&self.columns));
         format!(
             "COPY (SELECT {columns}, {hash} FROM {} WHERE {}{changed}) TO STDOUT (FORMAT binary)",
@@ -196,19 +203,14 @@ impl Shape {
         format!("INSERT INTO {} ({columns}) SELECT {columns} FROM incoming ON CONFLICT DO NOTHING", self.table.name)
     }
 
-    /// Counts a tenant's rows.
-    fn count(&self, tenant: &str) -> String {
-        format!("SELECT count(*), NULL::text FROM {} WHERE {}", self.table.name, self.own(tenant))
-    }
-
-    /// Counts a tenant's rows and sums their hashes.
-    fn digest(&self, tenant: &str) -> String {
-        let hash = hash_of(&self.columns);
-        format!(
-            "SELECT count(*), COALESCE(sum({hash}::numeric), 0)::text FROM {} WHERE {}",
-            self.table.name,
-            self.own(tenant)
-        )
+    /// Counts a tenant's rows and sums their hashes; or, of a table that loses rows, counts them alone, and of others nothing.
+    fn tally(&self, tenant: &str, with_digests: bool) -> String {
+        let digest = match (with_digests, self.table.loses_rows) {
+            (true, _) => format!("COALESCE(sum({}::numeric), 0)::text", hash_of(&self.columns)),
+            (false, true) => "NULL::text".to_owned(),
+            (false, false) => return "SELECT NULL::bigint, NULL::text".to_owned(),
+        };
+        format!("SELECT count(*), {digest} FROM {} WHERE {}", self.table.name, self.own(tenant))
     }
 
     /// Copies out the keys of all rows.
@@ -234,14 +236,26 @@ impl Shape {
     }
 }
 
-/// Counts a tenant's rows, table by table in their order, and with digests sums the hashes of all.
-pub(super) fn counts(shapes: &[Shape], tenant: &str, with_digests: bool) -> String {
-    let count = |(at, shape): (usize, &Shape)| {
-        let count = if with_digests { shape.digest(tenant) } else { shape.count(tenant) };
-        format!("SELECT {at} AS at, c.* FROM ({count}) AS c (rows, digest)")
+/// How many rows of a tenant's a table has, and the sum of their hashes, as far as that was looked at.
+#[derive(Debug, Serialize, Deserialize, sqlx::FromRow)]
+pub(super) struct Tally {
+    pub(super) rows: Option<i64>,
+    pub(super) digest: Option<String>,
+}
+
+/// Counts a tenant's rows, table by table in their order: with digests of every table, else where rows may have been deleted.
+pub(super) async fn tally(
+    connection: &mut PgConnection,
+    shapes: &[Shape],
+    tenant: &str,
+    with_digests: bool,
+) -> sqlx::Result<Vec<Tally>> {
+    let one = |(at, shape): (usize, &Shape)| {
+        format!("SELECT {at} AS at, t.* FROM ({}) AS t (rows, digest)", shape.tally(tenant, with_digests))
     };
-    let all: Vec<_> = shapes.iter().enumerate().map(count).collect();
-    format!("SELECT rows, digest FROM ({}) AS tables ORDER BY at", all.join(" UNION ALL "))
+    let all: Vec<_> = shapes.iter().enumerate().map(one).collect();
+    let sql = format!("SELECT rows, digest FROM ({}) AS tables ORDER BY at", all.join(" UNION ALL "));
+    sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await
 }
 
 /// Rows deleted with one statement.

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use sqlx::PgPool;
+use sqlx::{AssertSqlSafe, PgPool};
 
 use super::tables::{self, MOVES, STAYS};
 
@@ -36,6 +36,45 @@ async fn a_table_comes_after_those_it_refers_to(pool: PgPool) {
             assert!(before < at, "{table} refers to {referred}");
         }
     }
+}
+
+/// A move looks for deleted rows nowhere else.
+#[sqlx::test(migrations = "../migrations")]
+async fn rows_can_be_deleted_at_their_home_where_that_is_said_alone(pool: PgPool) {
+    for table in &MOVES {
+        let may = "SELECT has_table_privilege('gocomet_app', $1, 'DELETE') OR has_table_privilege('gocomet_system', $1, 'DELETE')";
+        let may_be_deleted: bool = sqlx::query_scalar(may).bind(table.name).fetch_one(&pool).await.unwrap();
+        assert_eq!(may_be_deleted, table.loses_rows, "{}", table.name);
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn what_was_written_since_a_moment_is_copied_again_and_nothing_else(pool: PgPool) {
+    let mut connection = pool.acquire().await.unwrap();
+    let shapes = tables::shapes(&mut connection).await.unwrap();
+    let riders = shapes.iter().find(|shape| shape.table.name == "riders").unwrap();
+    let write = "INSERT INTO riders (id, tenant_id, created_at) SELECT gen_random_uuid(), 'cabs', now() FROM generate_series(1, 9)";
+    sqlx::query(write).execute(&pool).await.unwrap();
+    let moment: i64 = sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint & 4294967295")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    let copied = async |since| {
+        let copy = riders.copy_out("cabs", since);
+        let rows = copy.trim_start_matches("COPY (").split(") TO STDOUT").next().unwrap();
+        let count = format!("SELECT count(*) FROM ({rows}) AS copied");
+        sqlx::query_scalar::<_, i64>(AssertSqlSafe(count)).fetch_one(&pool).await.unwrap()
+    };
+    assert_eq!((copied(None).await, copied(Some(moment)).await), (9, 0));
+    let change = "UPDATE riders SET rating_sum = 5 WHERE id = (SELECT id FROM riders LIMIT 1)";
+    sqlx::query(change).execute(&pool).await.unwrap();
+    sqlx::query("INSERT INTO riders (id, tenant_id, created_at) VALUES (gen_random_uuid(), 'cabs', now())")
+        .execute(&pool)
+        .await
+        .unwrap();
+    assert_eq!((copied(None).await, copied(Some(moment)).await), (10, 2));
+    // Numbers of transactions begin anew after 2^32: what is ahead of the next one is long past.
+    assert_eq!(copied(Some((moment + (1 << 31) + 10_000) & 0xffff_ffff)).await, 10);
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -151,8 +151,8 @@ async fn money_that_was_moved_is_booked_under_the_epoch_it_was_moved_in(pool: Pg
 async fn whom_only_the_old_home_knew_is_told_to_register(pool: PgPool) {
     let region = TestRegion::new(pool.clone()).await;
     let rider = region.rider().await;
-    let gone = "DELETE FROM riders WHERE tenant_id = 'cabs'";
-    sqlx::query(gone).execute(region.app.db.system_alone()).await.unwrap();
+    let gone = "SELECT set_config('app.tenant_id', 'cabs', true); DELETE FROM riders";
+    sqlx::raw_sql(gone).execute(&pool).await.unwrap();
     let (pickup, dropoff) = (json!({"lat": 40.0, "lng": -73.0}), json!({"lat": 40.01, "lng": -73.01}));
     let wish =
         json!({"pickup": pickup, "dropoff": dropoff, "vehicle_class": "standard", "payment_method": {"type": "cash"}});

@@ -1,13 +1,21 @@
 //! Rides that go on while things break, and a book of all that was acknowledged, to be held against the platform afterwards.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use shared::{
     ids::{PaymentId, RideId, TripId},
     money::Money,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, interval},
 };
 use tokio_util::task::TaskTracker;
 
@@ -15,14 +23,16 @@ use super::{Driver, Rider, Spot, TestCity, TestCluster, eventually, eventually_w
 use crate::api::{ApiError, Patience, PaymentStatus, RideStatus, TripStatus};
 
 /// How long a driver waits to be asked before rider and driver give up and start anew.
-const OFFER_WAIT: std::time::Duration = std::time::Duration::from_secs(40);
+const OFFER_WAIT: Duration = Duration::from_secs(40);
 /// How long it may take, after the storm, until everything is in every ledger.
-const CONVERGENCE: std::time::Duration = std::time::Duration::from_secs(90);
+const CONVERGENCE: Duration = Duration::from_secs(90);
 
 /// Pairs of a rider and a driver, each taking ride after ride.
 pub struct Traffic {
     book: Arc<Book>,
     stop: Arc<AtomicBool>,
+    /// Rides that are due and not begun, where they come at a pace.
+    due: Option<Arc<Semaphore>>,
     workers: TaskTracker,
 }
 
@@ -41,20 +51,52 @@ struct Entry {
     /// The trip, and what it cost.
     ended: Option<(TripId, Money)>,
     settled: Option<PaymentId>,
+    begun: Instant,
+    /// From the request until it was paid.
+    took: Option<Duration>,
 }
 
 impl Traffic {
-    /// Lets `pairs` pairs ride in each of these cities.
+    /// Lets `pairs` pairs ride in each of these cities, ride after ride.
     pub async fn start(cities: &[TestCity], pairs: usize) -> Self {
-        let traffic = Self { book: Arc::default(), stop: Arc::default(), workers: TaskTracker::new() };
+        Self::start_as(cities, pairs, None).await
+    }
+
+    /// The same, but so many rides a second are asked for, however long they take, as long as a pair is free. Those that are due
+    /// while none is follow as soon as one is.
+    pub async fn start_paced(cities: &[TestCity], pairs: usize, rides_per_s: f64) -> Self {
+        let traffic = Self::start_as(cities, pairs, Some(Arc::new(Semaphore::new(0)))).await;
+        let (due, stop) = (traffic.due.clone(), traffic.stop.clone());
+        traffic.workers.spawn(async move {
+            let mut ticks = interval(Duration::from_secs_f64(rides_per_s.recip()));
+            while !stop.load(Ordering::Relaxed) {
+                ticks.tick().await;
+                due.iter().for_each(|due| due.add_permits(1));
+            }
+            due.iter().for_each(|due| due.close());
+        });
+        traffic
+    }
+
+    async fn start_as(cities: &[TestCity], pairs: usize, due: Option<Arc<Semaphore>>) -> Self {
+        let traffic = Self { book: Arc::default(), stop: Arc::default(), due, workers: TaskTracker::new() };
         for city in cities {
             let city = TestCity { client: city.client.with_patience(Patience::PATIENT), ..city.clone() };
             for _ in 0..pairs {
                 let (rider, driver) = (city.rider().await, city.driver().await);
                 let (book, stop, city) = (traffic.book.clone(), traffic.stop.clone(), city.clone());
+                let due = traffic.due.clone();
                 traffic.workers.spawn(async move {
                     let spot = Spot::new();
                     while !stop.load(Ordering::Relaxed) {
+                        match &due {
+                            // Closed when the traffic ends.
+                            Some(due) => match due.acquire().await {
+                                Ok(ride) => ride.forget(),
+                                Err(_) => break,
+                            },
+                            None => {}
+                        }
                         // What fails is not acknowledged; the next ride begins afresh.
                         if let Err(error) = book.one_ride(&city, &rider, &driver, &spot).await {
                             tracing::info!("a ride came to nothing: {error}");
@@ -82,6 +124,11 @@ impl Traffic {
         self.book.settled()
     }
 
+    /// Rides that should have begun and have not, since all pairs are busy.
+    pub fn waiting(&self) -> usize {
+        self.due.as_ref().map_or(0, |due| due.available_permits())
+    }
+
     /// Ends the traffic, every pair after its ride, and gives the book.
     pub async fn stop(self) -> Arc<Book> {
         self.stop.store(true, Ordering::Relaxed);
@@ -97,6 +144,11 @@ impl Book {
         self.entries().iter().filter(|entry| entry.settled.is_some()).count()
     }
 
+    /// How long paid rides took, from the request until they were paid.
+    pub fn took(&self) -> Vec<Duration> {
+        self.entries().iter().filter_map(|entry| entry.took).collect()
+    }
+
     /// Why rides came to nothing, for all the patience of their people.
     pub fn failures(&self) -> Vec<String> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -105,16 +157,25 @@ impl Book {
     async fn one_ride(&self, city: &TestCity, rider: &Rider, driver: &Driver, spot: &Spot) -> Result<(), ApiError> {
         self.clear_away(rider, driver).await?;
         driver.client.set_online(driver.id, true).await?;
+        let begun = Instant::now();
         let ride = rider.client.request_ride(&spot.journey(), None).await?;
-        let number =
-            self.write(Entry { city: city.clone(), rider: rider.clone(), ride: ride.id, ended: None, settled: None });
+        let entry = Entry {
+            city: city.clone(),
+            rider: rider.clone(),
+            ride: ride.id,
+            ended: None,
+            settled: None,
+            begun,
+            took: None,
+        };
+        let number = self.write(entry);
         let waiting = tokio::time::timeout(OFFER_WAIT, async {
             loop {
                 driver.try_be_at(spot.pickup).await?;
                 if driver.client.offers(driver.id).await?.iter().any(|offer| offer.ride_id == ride.id) {
                     return Ok::<_, ApiError>(());
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         });
         waiting.await.unwrap_or(Ok(()))?;
@@ -127,10 +188,13 @@ impl Book {
         self.amend(number, |entry| entry.ended = fare.map(|fare| (trip.id, fare)));
         let mut payment = rider.client.pay(trip.id).await?;
         while payment.status != PaymentStatus::Settled {
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
             payment = rider.client.payment(payment.id).await?;
         }
-        self.amend(number, |entry| entry.settled = Some(payment.id));
+        self.amend(number, |entry| {
+            entry.settled = Some(payment.id);
+            entry.took = Some(entry.begun.elapsed());
+        });
         Ok(())
     }
 
@@ -194,9 +258,13 @@ impl Book {
             let what = format!("{region} has every acknowledged settlement, once");
             eventually_within(CONVERGENCE, &what, async || {
                 let ledger = operator.all_settlements().await.map_err(|error| error.to_string())?;
+                let mut by_trip: BTreeMap<TripId, Vec<_>> = BTreeMap::new();
+                for fact in &ledger {
+                    by_trip.entry(fact.trip_id).or_default().push(fact);
+                }
                 for entry in &entries {
                     let (Some((trip, fare)), Some(payment)) = (entry.ended, entry.settled) else { continue };
-                    let of_trip: Vec<_> = ledger.iter().filter(|fact| fact.trip_id == trip).collect();
+                    let of_trip = by_trip.remove(&trip).unwrap_or_default();
                     assert!(of_trip.len() <= 1, "{region} has trip {trip} in its ledger twice: {of_trip:?}");
                     let Some(fact) = of_trip.first() else {
                         return Err(format!("trip {trip} of {} is missing", entry.city.tenant));
