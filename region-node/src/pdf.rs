@@ -11,7 +11,7 @@ pub(crate) const INK: [f32; 3] = [0.067, 0.094, 0.153];
 pub(crate) const GREY: [f32; 3] = [0.42, 0.447, 0.502];
 pub(crate) const RULE: [f32; 3] = [0.898, 0.906, 0.922];
 
-/// A document of pages drawn with [`Sheet`].
+/// A document of [`Pages`].
 pub(crate) struct Document {
     pub(crate) title: String,
     pub(crate) pages: Vec<Vec<u8>>,
@@ -60,17 +60,17 @@ pub(crate) struct Sheet {
 
 impl Sheet {
     /// An empty page, at its top.
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self { content: Content::new(), y: PAGE.1 - 84.0 }
     }
 
     /// Whether it is drawn down to its foot.
-    pub(crate) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.y < FOOT
     }
 
-    /// What was drawn, for [`Document::pages`].
-    pub(crate) fn finish(self) -> Vec<u8> {
+    /// What was drawn.
+    fn finish(self) -> Vec<u8> {
         self.content.finish().into_vec()
     }
 
@@ -107,6 +107,34 @@ impl Sheet {
     pub(crate) fn rule(&mut self, color: [f32; 3], thickness: f32) {
         let ([r, g, b], y) = (color, self.y - 8.0);
         self.content.set_stroke_rgb(r, g, b).set_line_width(thickness).move_to(LEFT, y).line_to(RIGHT, y).stroke();
+    }
+}
+
+/// Pages while they are filled from top to bottom.
+pub(crate) struct Pages {
+    done: Vec<Vec<u8>>,
+    pub(crate) sheet: Sheet,
+}
+
+impl Pages {
+    /// One page, empty.
+    pub(crate) fn new() -> Self {
+        Self { done: Vec::new(), sheet: Sheet::new() }
+    }
+
+    /// Goes down, onto another page where this one is full.
+    pub(crate) fn down(&mut self, points: f32) {
+        self.sheet.down(points);
+        if self.sheet.is_full() {
+            let full = std::mem::replace(&mut self.sheet, Sheet::new());
+            self.done.push(full.finish());
+        }
+    }
+
+    /// All of them, for [`Document::pages`].
+    pub(crate) fn end(mut self) -> Vec<Vec<u8>> {
+        self.done.push(self.sheet.finish());
+        self.done
     }
 }
 

@@ -41,6 +41,12 @@ impl Currency {
     pub fn exponent(self) -> u8 {
         self.exponent
     }
+
+    /// What riders pay is a multiple of this, in minor units: where a currency has three digits, card networks take a last one of
+    /// zero alone.
+    pub fn charge_step(self) -> i64 {
+        if self.exponent == 3 { 10 } else { 1 }
+    }
 }
 
 impl utoipa::PartialSchema for Currency {
@@ -98,6 +104,14 @@ impl Money {
     pub fn new(amount: i64, currency: Currency) -> Self {
         Self { amount, currency }
     }
+
+    /// What of it can be charged: rounded half up to a multiple of [`Currency::charge_step`].
+    #[must_use]
+    pub fn to_charge(self) -> Self {
+        let step = self.currency.charge_step();
+        let raised = self.amount.saturating_add(step / 2);
+        Self { amount: raised.saturating_sub(raised.checked_rem_euclid(step).unwrap_or(0)), ..self }
+    }
 }
 
 impl fmt::Display for Money {
@@ -134,6 +148,15 @@ mod tests {
         assert_eq!(written(800, "JPY"), "800 JPY");
         assert_eq!(written(1250, "KWD"), "1.250 KWD");
         assert_eq!(written(i64::MIN, "USD"), "-92233720368547758.08 USD");
+    }
+
+    #[test]
+    fn what_is_charged_has_no_third_digit() {
+        let charged = |amount, code: &str| Money::new(amount, code.parse().unwrap()).to_charge().amount;
+        for (amount, to_charge) in [(2_587, 2_590), (2_585, 2_590), (2_584, 2_580), (4, 0), (-5, 0), (-6, -10)] {
+            assert_eq!(charged(amount, "KWD"), to_charge, "{amount}");
+        }
+        assert_eq!((charged(2_587, "USD"), charged(2_587, "JPY")), (2_587, 2_587));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum FareShareError {
     NoSuchRider,
     #[error("must be at least 1 minor unit and at most {0}, which is what of the quoted fare nobody is asked for yet")]
     TooMuch(Money),
+    #[error("must be a multiple of {0} minor units: cards are charged no less")]
+    NotChargeable(i64),
     #[error("a share is paid by card or wallet")]
     ShareInCash,
     #[error("the account of this access token was erased")]
@@ -46,7 +48,7 @@ impl From<FareShareError> for Problem {
             FareShareError::TooMany => Code::TooManyShares,
             FareShareError::AlreadyInvited => Code::AlreadyExists,
             FareShareError::NoSuchRider => return Self::field("phone", detail),
-            FareShareError::TooMuch(_) => return Self::field("amount", detail),
+            FareShareError::TooMuch(_) | FareShareError::NotChargeable(_) => return Self::field("amount", detail),
             FareShareError::ShareInCash => return Self::field("method.type", detail),
             FareShareError::Erased => Code::InvalidToken,
         };

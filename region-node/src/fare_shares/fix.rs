@@ -29,7 +29,7 @@ pub(crate) async fn fix(
     store::hold_riders(tx, ride.id).await?;
     let accepted = store::accepted_of_ride(tx, ride.id).await?;
     let asked: Vec<_> = accepted.iter().map(|share| share.asked_amount).collect();
-    let amounts = divide(fare.total.amount, &asked);
+    let amounts = divide(fare.total, &asked);
     let fixed = accepted.into_iter().zip(amounts).filter(|(_, amount)| *amount > 0);
     let fixed: Vec<_> = fixed
         .map(|(share, amount)| FixedShare { id: share.id, rider_id: share.rider_id, method: share.method, amount })

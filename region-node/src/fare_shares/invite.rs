@@ -64,6 +64,9 @@ pub(super) async fn invite_to_share(
     if asked.is_some_and(|asked| !(1..=left).contains(&asked)) {
         return Err(FareShareError::TooMuch(shared::money::Money::new(left, quoted.currency)).into());
     }
+    if asked.is_some_and(|asked| asked % quoted.currency.charge_step() != 0) {
+        return Err(FareShareError::NotChargeable(quoted.currency.charge_step()).into());
+    }
     let share = ShareId::new();
     store::insert(&mut tx, share, id, invited, asked, now).await?;
     let view = view::tell(&mut tx, id, share).await?;

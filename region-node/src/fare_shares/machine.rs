@@ -10,6 +10,7 @@
 //! ```
 
 use serde::{Deserialize, Serialize};
+use shared::money::Money;
 
 /// Where a share stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -78,16 +79,19 @@ impl std::str::FromStr for ShareStatus {
 }
 
 /// What shares of `total` come to, in minor units and the order of `asked`: first the amounts asked for, as far as the total
-/// goes; then equal parts of the rest, one of them the ride's rider's, whose is also what rounding leaves.
-pub(super) fn divide(total: i64, asked: &[Option<i64>]) -> Vec<i64> {
-    let mut left = total.max(0);
+/// goes; then equal parts of the rest, one of them the ride's rider's, whose is also what rounding leaves. Each can be charged, as
+/// the total can.
+pub(super) fn divide(total: Money, asked: &[Option<i64>]) -> Vec<i64> {
+    let step = total.currency.charge_step();
+    let to_charge = |amount: i64| amount - amount % step;
+    let mut left = total.amount.max(0);
     let mut amounts = vec![0; asked.len()];
     for (amount, asked) in amounts.iter_mut().zip(asked) {
-        *amount = asked.unwrap_or(0).clamp(0, left);
+        *amount = to_charge(asked.unwrap_or(0).clamp(0, left));
         left -= *amount;
     }
     let alike = asked.iter().filter(|asked| asked.is_none()).count();
-    let part = left / (i64::try_from(alike).expect("shares are few") + 1);
+    let part = to_charge(left / (i64::try_from(alike).expect("shares are few") + 1));
     for (amount, _) in amounts.iter_mut().zip(asked).filter(|(_, asked)| asked.is_none()) {
         *amount = part;
     }
@@ -97,20 +101,25 @@ pub(super) fn divide(total: i64, asked: &[Option<i64>]) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use shared::money::Currency;
 
     use super::*;
 
+    fn divided(total: i64, asked: &[Option<i64>]) -> Vec<i64> {
+        divide(Money::new(total, Currency::USD), asked)
+    }
+
     #[test]
     fn all_pay_alike_and_the_remainder_is_the_ride_s_rider_s() {
-        assert_eq!(divide(1_100, &[None, None]), [366, 366]);
-        assert_eq!(divide(2, &[None, None]), [0, 0]);
-        assert!(divide(1_000, &[]).is_empty());
+        assert_eq!(divided(1_100, &[None, None]), [366, 366]);
+        assert_eq!(divided(2, &[None, None]), [0, 0]);
+        assert!(divided(1_000, &[]).is_empty());
     }
 
     #[test]
     fn amounts_come_first_and_never_exceed_the_total() {
-        assert_eq!(divide(1_000, &[None, Some(400)]), [300, 400]);
-        assert_eq!(divide(1_000, &[Some(700), Some(700), None]), [700, 300, 0]);
+        assert_eq!(divided(1_000, &[None, Some(400)]), [300, 400]);
+        assert_eq!(divided(1_000, &[Some(700), Some(700), None]), [700, 300, 0]);
     }
 
     #[test]
@@ -126,12 +135,15 @@ mod tests {
     proptest! {
         #[test]
         fn shares_and_the_ride_s_rider_s_part_sum_to_the_total(
-            total in 0..10_000_000_000_i64,
+            total in 0..1_000_000_000_i64, code in prop::sample::select(vec!["USD", "KWD"]),
             asked in prop::collection::vec(prop::option::of(1..10_000_000_000_i64), 0..8),
         ) {
+            let total = Money::new(total, code.parse().unwrap()).to_charge();
+            let step = total.currency.charge_step();
             let amounts = divide(total, &asked);
-            let own = total - amounts.iter().sum::<i64>();
+            let own = total.amount - amounts.iter().sum::<i64>();
             prop_assert!(own >= 0 && amounts.iter().all(|amount| *amount >= 0));
+            prop_assert!(amounts.iter().chain([&own]).all(|amount| amount % step == 0), "each can be charged");
             for (amount, asked) in amounts.iter().zip(&asked) {
                 prop_assert!(asked.is_none_or(|asked| *amount <= asked), "nobody pays more than was asked");
             }
@@ -139,7 +151,7 @@ mod tests {
             if let Some(part) = alike.first() {
                 prop_assert!(alike.iter().all(|amount| amount == part));
                 let rounding = own - part;
-                prop_assert!((0..=i64::try_from(alike.len()).unwrap()).contains(&rounding), "{rounding}");
+                prop_assert!((0..=i64::try_from(alike.len()).unwrap()).contains(&(rounding / step)), "{rounding}");
             }
         }
     }

@@ -81,7 +81,7 @@ fn views(sealer: &Sealer, rows: &[ShareRow]) -> Vec<FareShare> {
     let mut expected = BTreeMap::new();
     for shares in open.values() {
         let asked: Vec<_> = shares.iter().map(|share| share.asked_amount).collect();
-        let amounts = divide(shares[0].quoted.amount, &asked);
+        let amounts = divide(shares[0].quoted, &asked);
         expected.extend(shares.iter().map(|share| share.id).zip(amounts));
     }
     let view = |row: &ShareRow| {

@@ -2,14 +2,24 @@
 //!
 //! Unlike the outcome of an operation of ours, a dispute is the PSP's own: its signed webhook is taken at its word. Webhooks
 //! come doubled, late and in any order, so each says how far the dispute is, and whatever lies between is booked with it; one
-//! that is decided changes no more.
+//! that is decided changes no more. One about a charge of ours whose outcome is not known here yet is refused until it is, since
+//! nobody else would tell of it.
 
-use shared::{fact::Fact, ids::PaymentId, money::Money};
+use shared::{
+    fact::Fact,
+    ids::{PaymentId, TenantId},
+    money::Money,
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DisputeStatus, Entry, EntryKind, PaymentError, ledger, psp::DisputeNews, record::PaymentRecord, store};
-use crate::{db::TenantTx, http::Problem, realtime::Event};
+use super::{
+    DisputeStatus, Entry, EntryKind, PaymentError, ledger,
+    psp::{DisputeNews, OperationKey},
+    record::PaymentRecord,
+    store,
+};
+use crate::{app::App, db::TenantTx, http::Problem, realtime::Event};
 
 /// A dispute's row.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +30,31 @@ pub(super) struct DisputeRecord {
     pub(super) status: DisputeStatus,
     pub(super) amount: Money,
     pub(super) opened_at: OffsetDateTime,
+}
+
+/// Refuses a dispute about a charge of the tenant's that is not known here to have been made: it is asked about at once, and the PSP
+/// sends its webhook again. To be called outside of transactions.
+pub(super) async fn must_know_charge(
+    app: &App,
+    tenant: &TenantId,
+    provider: &str,
+    news: &DisputeNews,
+) -> Result<(), Problem> {
+    let mut tx = app.db.begin(tenant).await?;
+    let is_known = store::lock_charged_as(&mut tx, provider, &news.charge_ref).await?.is_some();
+    drop(tx);
+    if is_known {
+        return Ok(());
+    }
+    let asked = app.psp.key_of(provider, tenant, &news.charge_ref).await;
+    let key = asked.map_err(|silence| PaymentError::PspUnavailable { why: silence.to_string(), wait_s: 60 })?;
+    // Other companies' charges, and what is no ride's, go through the same account.
+    let Some(OperationKey::Payment(id)) = key else { return Ok(()) };
+    let mut tx = app.db.begin(tenant).await?;
+    store::make_payment_due(&mut tx, provider, id, app.clock.now()).await?;
+    tx.commit().await?;
+    tracing::error!(payment.id = %id, dispute = news.reference, "a dispute about payment {id}, not known to be charged");
+    Err(PaymentError::NotYetCharged(id).into())
 }
 
 /// Takes what a PSP says of a dispute into the books.

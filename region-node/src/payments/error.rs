@@ -85,6 +85,8 @@ pub enum PaymentError {
     NoSuchProvider(String),
     #[error("the webhook's signature is missing, wrong or too old")]
     InvalidSignature,
+    #[error("it is about payment {0}, of which it is not known here yet that it was charged; send it again")]
+    NotYetCharged(PaymentId),
     #[error("the webhook is not an event: {0}")]
     MalformedEvent(String),
 }
@@ -130,6 +132,7 @@ impl From<PaymentError> for Problem {
                 return Self::field("method.token", detail);
             }
             PaymentError::InDoubt => return Self::new(Code::Unavailable, detail).retry_after(5),
+            PaymentError::NotYetCharged(_) => return Self::new(Code::Unavailable, detail).retry_after(60),
             PaymentError::PspUnavailable { wait_s, .. } => {
                 return Self::new(Code::PspUnavailable, detail).retry_after(wait_s);
             }

@@ -108,7 +108,7 @@ named! {
         CancellationFee = "cancellation_fee",
         /// A rider did not come.
         NoShowFee = "no_show_fee",
-        /// A dispute was opened or decided.
+        /// A dispute was opened or decided, or a bank sent a refund back.
         Adjustment = "adjustment",
         /// A rider gave the driver something.
         Tip = "tip",
@@ -157,6 +157,11 @@ impl Entry {
     /// The only id a refund's entry can have.
     pub(super) fn id_of_refund(refund: RefundId) -> FactId {
         derived("refund", refund.0)
+    }
+
+    /// The only id the entry can have that takes a refund back.
+    pub(super) fn id_of_refund_sent_back(refund: RefundId) -> FactId {
+        derived("refund sent back", refund.0)
     }
 
     /// The only id a payout's entry, and the fact of it, can have.
@@ -362,6 +367,11 @@ pub(super) fn refund(split: Split, parties: &Parties) -> Vec<Posting> {
         Source::Cash => Account::Cash,
     };
     postings(payer, split, parties, -1)
+}
+
+/// What a refund posts that its bank has sent back: all that it posted when it was settled, the other way round.
+pub(super) fn refund_sent_back(split: Split, parties: &Parties) -> Vec<Posting> {
+    refund(split, parties).into_iter().map(|posting| Posting { amount: -posting.amount, ..posting }).collect()
 }
 
 /// What a dispute posts when it comes to `status`: the PSP takes the money from us as long as nobody knows better; then it

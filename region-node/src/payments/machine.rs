@@ -6,7 +6,7 @@
 //!      │ └── asked again ──┐  │ approved
 //!      ├──no answer──► unknown┤
 //!      │                      │ declined
-//!      └──declined────────────┴──────► failed
+//!      └──declined────────────┴──────► failed ◄──sent back── settled, of a refund
 //! ```
 //!
 //! A step that is not the last carries the time at which any node may go on with it: whoever works on it holds it until
@@ -231,6 +231,12 @@ impl Sequence {
     pub(super) fn settled(self) -> Option<Self> {
         let is_next = self.step == Step::Authorized;
         is_next.then_some(Self { step: Step::Settled, next_attempt_at: None, last_error: None, ..self })
+    }
+
+    /// What was settled has come to nothing after all, by `code`. None unless it was settled.
+    pub(super) fn sent_back(self, code: String) -> Option<Self> {
+        let is_settled = self.step == Step::Settled;
+        is_settled.then_some(Self { step: Step::Failed, failure_code: Some(code), ..self })
     }
 }
 

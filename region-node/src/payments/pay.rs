@@ -175,7 +175,7 @@ pub(super) fn provider_of(
         MethodType::Wallet => return Ok(WALLET.to_owned()),
         MethodType::Card => {}
     }
-    match app.psp.why_unusable(psp) {
+    match app.psp.why_unusable(caller.tenant(), psp) {
         Some(why) => Err(unusable(why, caller, &psp.reference())),
         None => Ok(psp.reference()),
     }

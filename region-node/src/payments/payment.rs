@@ -149,14 +149,23 @@ impl AskedAmount {
         }
     }
 
-    /// Something to give or put in: not nothing, and no more than a tariff may ask for.
+    /// Something to give or put in: not nothing, no more than a tariff may ask for, and what can be charged.
     pub(super) fn to_give(self, currency: Currency) -> Result<Money, Problem> {
         let amount = self.minor_units(currency)?;
         if !(1..=MAX_TARIFF_AMOUNT).contains(&amount) {
             return Err(Problem::field("amount", format!("must be 1 to {MAX_TARIFF_AMOUNT} minor units")));
         }
-        Ok(Money::new(amount, currency))
+        let money = Money::new(amount, currency);
+        if money != money.to_charge() {
+            return Err(not_chargeable(currency));
+        }
+        Ok(money)
     }
+}
+
+/// An amount of `currency` was asked for that cards cannot be charged or given back.
+pub(super) fn not_chargeable(currency: Currency) -> Problem {
+    Problem::field("amount", format!("must be a multiple of {} minor units of {currency}", currency.charge_step()))
 }
 
 named! {

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::{
     PaymentError, PaymentKind, Phase, Refund, RefundTo, Sequence, Step,
-    payment::AskedAmount,
+    payment::{AskedAmount, not_chargeable},
     record::{AskedBy, PaymentRecord, RefundRecord},
     steps, store,
 };
@@ -150,13 +150,17 @@ async fn intend(
         return Err(Problem::field("to", "must be source: the rider's account is erased").into());
     }
     let needs_psp = payment.needs_psp() && to == RefundTo::Source;
+    let amount = Money::new(amount, currency);
     if needs_psp {
+        if amount != amount.to_charge() {
+            return Err(not_chargeable(currency).into());
+        }
         app.psp.admit(&payment.provider)?;
     }
     let refund = RefundRecord {
         id: RefundId::new(),
         payment_id: payment.id,
-        amount: Money::new(amount, currency),
+        amount,
         split,
         reason: command.body.reason.clone(),
         to,

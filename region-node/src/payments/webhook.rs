@@ -1,14 +1,15 @@
 //! What a PSP tells us unasked.
 //!
 //! A webhook may be late, doubled, or overtake the answer it is about, so it decides nothing: it makes the payment or refund
-//! it names due, and the PSP is asked what is true. What it says of a dispute is another matter: see [`dispute`].
+//! it names due, and the PSP is asked what is true; of a refund that was settled, whether it still is. What it says of a dispute is
+//! another matter: see [`dispute`]. What cannot be taken yet is refused, so that the PSP sends it again, as it does for days.
 
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use serde::Serialize;
 use shared::ids::TenantId;
 use time::{Duration, OffsetDateTime};
 
-use super::{PaymentError, dispute, psp::OperationKey, store};
+use super::{PaymentError, dispute, psp::OperationKey, steps, store};
 use crate::{
     app::App,
     db::Db,
@@ -39,7 +40,7 @@ pub(super) struct Received {
            ("Sandbox-Signature" = Option<String>, Header), ("Stripe-Signature" = Option<String>, Header),
            ("provider" = String, Path)),
     responses((status = 200, body = Received), (status = 400, body = ProblemBody), (status = 401, body = ProblemBody),
-              (status = 404, body = ProblemBody)))]
+              (status = 404, body = ProblemBody), (status = 503, body = ProblemBody)))]
 #[tracing::instrument(name = "payments.webhook", skip_all, fields(provider = %provider))]
 pub(super) async fn receive_webhook(
     State(app): State<App>,
@@ -82,6 +83,12 @@ pub async fn forget_webhooks(db: &Db, now: OffsetDateTime) -> Result<u64, Proble
 async fn take(app: &App, tenant: &TenantId, provider: &str, headers: &HeaderMap, body: &[u8]) -> Result<(), Problem> {
     let now = app.clock.now();
     let event = app.psp.get(provider)?.webhook(headers, body, now)?;
+    if let Some(OperationKey::Refund(id)) = event.about {
+        steps::take_back_if_sent_back(app, tenant, provider, id).await?;
+    }
+    if let Some(news) = &event.dispute {
+        dispute::must_know_charge(app, tenant, provider, news).await?;
+    }
     let mut tx = app.db.begin(tenant).await?;
     if store::first_sight(&mut tx, provider, &event.id, now).await? {
         match event.about {

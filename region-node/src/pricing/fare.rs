@@ -56,6 +56,8 @@ pub enum LineCode {
     DeclaredTolls,
     /// What the tenant pays of it; less than nothing.
     Promotion,
+    /// What the total is rounded by to be chargeable; less than nothing where it is rounded down.
+    Rounding,
     /// A ride given up too late; alone on its receipt.
     CancellationFee,
     /// A ride whose rider did not come; alone on its receipt.
@@ -143,6 +145,16 @@ impl Fare {
                 });
                 fare.total.amount -= amount;
             }
+        }
+        let to_charge = fare.total.to_charge();
+        if to_charge != fare.total {
+            let step = Money::new(quote.currency.charge_step(), quote.currency);
+            fare.lines.push(FareLine {
+                code: LineCode::Rounding,
+                description: format!("Rounded to {step}"),
+                amount: Money::new(to_charge.amount - fare.total.amount, quote.currency),
+            });
+            fare.total = to_charge;
         }
         fare
     }
@@ -238,6 +250,29 @@ mod tests {
         assert_eq!(full.promotion(), 0);
     }
 
+    #[test]
+    fn a_fare_in_kwd_is_rounded_to_ten_fils_on_a_line_of_its_own() {
+        let quote = quote();
+        for (base, rounding) in [(0, None), (3, Some(-3)), (7, Some(3))] {
+            let unrounded =
+                Fare::of(&quote, Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 0 }, 100);
+            let declared_tolls = (10 - unrounded.total.amount % 10) % 10 + base;
+            let travelled = Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls };
+            let in_kwd = Quote { currency: "KWD".parse().unwrap(), ..quote.clone() };
+            let (fare, in_usd) =
+                (Fare::of(&in_kwd, travelled, REPRICE_PERCENT), Fare::of(&quote, travelled, REPRICE_PERCENT));
+            assert_eq!(fare.total.amount, in_usd.total.amount + rounding.unwrap_or(0));
+            let line = fare.lines.iter().find(|line| line.code == LineCode::Rounding);
+            assert_eq!(line.map(|line| line.amount.amount), rounding);
+            assert!(line.is_none_or(|line| line.description == "Rounded to 0.010 KWD"));
+            assert_eq!(
+                (fare.tax(), fare.tolls()),
+                (in_usd.tax(), in_usd.tolls()),
+                "it is the company's and the driver's"
+            );
+        }
+    }
+
     prop_compose! {
         fn any_quote()(
             tariff in any_tariff(), surge in 100..=1000_u32, code in prop::sample::select(vec!["USD", "INR", "JPY", "KWD"]),
@@ -273,6 +308,9 @@ mod tests {
                 true => prop_assert!(charged.total.amount >= quoted.total.amount),
             }
             let more = Fare::of(&quote, travelled(waited_s, declared_tolls), REPRICE_PERCENT);
+            for fare in [&quoted, &charged, &more] {
+                prop_assert_eq!(fare.total.amount % quote.currency.charge_step(), 0, "it can be charged");
+            }
             prop_assert_eq!(more.total.amount, more.lines.iter().map(|line| line.amount.amount).sum::<i64>());
             prop_assert!(more.total.amount >= charged.total.amount, "waiting and tolls come on top");
         }
@@ -280,8 +318,9 @@ mod tests {
         #[test]
         fn a_fare_never_falls_with_distance_time_or_waiting(
             distance_m in 0..60_000_i64, driving_s in 0..7_200_i64, waiting_s in 0..3_600_i64, more in 0..20_000_i64,
+            code in prop::sample::select(vec!["USD", "JPY", "KWD"]),
         ) {
-            let quote = quote();
+            let quote = Quote { currency: code.parse().unwrap(), ..quote() };
             let of = |distance_m, driving_s, waiting_s| fare(&quote, distance_m, driving_s, waiting_s).total.amount;
             let total = of(distance_m, driving_s, waiting_s);
             prop_assert!(of(distance_m + more, driving_s, waiting_s) >= total);

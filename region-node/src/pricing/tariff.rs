@@ -1,7 +1,8 @@
 //! A tariff's arithmetic: what was measured becomes lines of money.
 //!
 //! The rounding rule: each line is rounded half up to the currency's minor unit on its own, and the total is the sum of the
-//! lines as shown, never rounded again. Each line grows with distance and time, so the total does too.
+//! lines as shown. Each line grows with distance and time, so the total does too. Where a currency has digits that cannot be charged
+//! ([`Currency::charge_step`]), the fare rounds the total once more, on a line of its own.
 
 use shared::{
     money::{Currency, Money, share},

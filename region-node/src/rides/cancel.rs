@@ -60,9 +60,9 @@ pub(super) async fn cancel_ride(
     let ride = match outcome {
         Cancellation::Ends { fee } => {
             leave(&mut tx, &ride, trip, now).await?;
-            let ride = end(&mut tx, ride, by, command.body.reason, fee, now).await?;
-            if fee > 0 {
-                let fee = Money::new(fee, ride.quote.currency);
+            let fee = Money::new(fee, ride.quote.currency).to_charge();
+            let ride = end(&mut tx, ride, by, command.body.reason, fee.amount, now).await?;
+            if fee.amount > 0 {
                 let psp = &config.config.psp.reference();
                 payments::charge_cancellation_fee(&app, &mut tx, psp, &ride, fee).await?;
             }

@@ -96,7 +96,7 @@ pub(super) async fn create_tenant(
     })?;
 
     // Other regions' accounts are theirs to know.
-    if let Some(why) = app.psp.why_unusable(&settings.psp).filter(|_| home == app.region) {
+    if let Some(why) = app.psp.why_unusable(&tenant, &settings.psp).filter(|_| home == app.region) {
         return Err(Problem::field("config.psp.account", why).into());
     }
 

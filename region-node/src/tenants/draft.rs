@@ -182,7 +182,9 @@ pub(super) async fn view(app: &App, tx: &mut TenantTx) -> Result<ConfigView, Pro
             vec!["auto_publish is off: publish it by hand".to_owned()]
         }
         Ok(config) if !is_published => match publish::must_fit(tx.tenant(), &stored.draft) {
-            Ok(()) if let Some(why) = app.psp.why_unusable(&config.psp) => vec![format!("psp.account: {why}")],
+            Ok(()) if let Some(why) = app.psp.why_unusable(tx.tenant(), &config.psp) => {
+                vec![format!("psp.account: {why}")]
+            }
             Ok(()) => vec!["the home region has not published it yet".to_owned()],
             Err(problem) => vec![problem.detail().to_owned()],
         },

@@ -52,7 +52,7 @@ pub(super) async fn publish_config(
     let stored = stored.ok_or_else(draft::not_here_yet)?;
     let canary_region = command.body.canary_region.as_deref().map(|name| known_region(&app, name)).transpose()?;
     let config = TenantConfig::from_draft(&stored.draft).map_err(Problem::validation)?;
-    if let Some(why) = app.psp.why_unusable(&config.psp) {
+    if let Some(why) = app.psp.why_unusable(tx.tenant(), &config.psp) {
         return Err(Problem::field("psp.account", why).into());
     }
     let now = app.clock.now();
@@ -132,7 +132,7 @@ pub(super) async fn publish_if_fit(app: &App, tx: &mut TenantTx) -> Result<Optio
     match TenantConfig::from_draft(&stored.draft) {
         Ok(config) if !config.auto_publish => return Ok(Some("auto_publish is off".to_owned())),
         Ok(config) => {
-            if let Some(why) = app.psp.why_unusable(&config.psp) {
+            if let Some(why) = app.psp.why_unusable(tx.tenant(), &config.psp) {
                 return Ok(Some(in_words(&FieldError::new("psp.account", why))));
             }
         }

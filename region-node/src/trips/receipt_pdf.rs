@@ -1,11 +1,11 @@
-//! A receipt as one A4 page of PDF.
+//! A receipt as PDF: one A4 page, unless it has very many lines.
 
 use super::{
     receipt::{Receipt, address, coordinates, written},
     receipt_html::{footnote, payment},
 };
 use crate::{
-    pdf::{Document, Font, GREY, INK, LEFT, RIGHT, RULE, Sheet, can_write, fitting},
+    pdf::{Document, Font, GREY, INK, LEFT, Pages, RIGHT, RULE, can_write, fitting},
     pricing::{kilometres, minutes},
     rides::Place,
 };
@@ -15,11 +15,12 @@ const ROOM: f32 = RIGHT - LEFT - 120.0;
 
 /// The document.
 pub(super) fn render(receipt: &Receipt) -> Vec<u8> {
-    Document { title: format!("Receipt of {}", receipt.company), pages: vec![draw(receipt)] }.render()
+    Document { title: format!("Receipt of {}", receipt.company), pages: draw(receipt) }.render()
 }
 
-fn draw(receipt: &Receipt) -> Vec<u8> {
-    let mut sheet = Sheet::new();
+fn draw(receipt: &Receipt) -> Vec<Vec<u8>> {
+    let mut pages = Pages::new();
+    let sheet = &mut pages.sheet;
     sheet.text(LEFT, Font::Bold, 20.0, INK, &fitting(Font::Bold, 20.0, ROOM, &receipt.company));
     sheet.text_to(RIGHT, Font::Regular, 12.0, GREY, "Receipt");
     sheet.rule(INK, 1.5);
@@ -45,23 +46,24 @@ fn draw(receipt: &Receipt) -> Vec<u8> {
     sheet.down(14.0);
 
     for line in &receipt.lines {
-        sheet.text(LEFT, Font::Regular, 10.5, INK, &fitting(Font::Regular, 10.5, ROOM, &line.description));
-        sheet.text_to(RIGHT, Font::Regular, 10.5, INK, &line.amount.to_string());
-        sheet.rule(RULE, 0.75);
-        sheet.down(24.0);
+        let description = fitting(Font::Regular, 10.5, ROOM, &line.description);
+        pages.sheet.text(LEFT, Font::Regular, 10.5, INK, &description);
+        pages.sheet.text_to(RIGHT, Font::Regular, 10.5, INK, &line.amount.to_string());
+        pages.sheet.rule(RULE, 0.75);
+        pages.down(24.0);
     }
-    sheet.text(LEFT, Font::Bold, 12.0, INK, "Total");
-    sheet.text_to(RIGHT, Font::Bold, 12.0, INK, &receipt.total.to_string());
+    pages.sheet.text(LEFT, Font::Bold, 12.0, INK, "Total");
+    pages.sheet.text_to(RIGHT, Font::Bold, 12.0, INK, &receipt.total.to_string());
     for (name, amount) in receipt.beside_total() {
-        sheet.down(20.0);
-        sheet.text(LEFT, Font::Regular, 10.5, GREY, &fitting(Font::Regular, 10.5, ROOM, &name));
-        sheet.text_to(RIGHT, Font::Regular, 10.5, GREY, &amount.to_string());
+        pages.down(20.0);
+        pages.sheet.text(LEFT, Font::Regular, 10.5, GREY, &fitting(Font::Regular, 10.5, ROOM, &name));
+        pages.sheet.text_to(RIGHT, Font::Regular, 10.5, GREY, &amount.to_string());
     }
-    sheet.down(44.0);
-    sheet.text(LEFT, Font::Regular, 8.0, GREY, &format!("Trip {}", receipt.trip_id));
-    sheet.down(12.0);
-    sheet.text(LEFT, Font::Regular, 8.0, GREY, &footnote(receipt));
-    sheet.finish()
+    pages.down(44.0);
+    pages.sheet.text(LEFT, Font::Regular, 8.0, GREY, &format!("Trip {}", receipt.trip_id));
+    pages.down(12.0);
+    pages.sheet.text(LEFT, Font::Regular, 8.0, GREY, &footnote(receipt));
+    pages.end()
 }
 
 /// An address the fonts can write, else coordinates.
@@ -72,10 +74,18 @@ fn place(place: &Place) -> String {
 
 #[cfg(test)]
 mod tests {
+    use shared::money::Money;
+
     use super::*;
     use crate::{
+        fare_shares::ShareStatus,
+        payments::{Dispute, DisputeStatus},
         pdf::win_ansi,
-        trips::receipt::tests::{cancelled, example},
+        pricing::{FareLine, LineCode},
+        trips::receipt::{
+            ReceiptShare,
+            tests::{cancelled, example},
+        },
     };
 
     fn contains(haystack: &[u8], needle: &str) -> bool {
@@ -97,8 +107,40 @@ mod tests {
     }
 
     #[test]
+    fn a_receipt_of_many_lines_and_shares_goes_on_on_another_page_and_loses_none() {
+        let mut receipt = example();
+        let currency = receipt.total.currency;
+        let usd = |amount| Money::new(amount, currency);
+        let line = |n: i64| FareLine { code: LineCode::Toll, description: format!("Toll: gate {n}."), amount: usd(n) };
+        receipt.lines = (1..=25).map(line).collect();
+        let share =
+            |n: i64| ReceiptShare { name: format!("Friend{n}"), amount: usd(100 + n), status: ShareStatus::Fixed };
+        receipt.shares = (1..=7).map(share).collect();
+        let paid = receipt.payment.as_mut().unwrap();
+        paid.refunded = usd(123);
+        paid.dispute = Some(Dispute { status: DisputeStatus::Open, amount: usd(456) });
+        let pages = draw(&receipt);
+        assert_eq!(pages.len(), 2);
+        for page in &pages {
+            let text = String::from_utf8_lossy(page);
+            let heights =
+                text.lines().filter_map(|line| line.strip_suffix(" Td")?.split(' ').nth(1)?.parse::<f32>().ok());
+            let heights: Vec<f32> = heights.collect();
+            assert!(!heights.is_empty() && heights.iter().all(|y| *y > 60.0), "{heights:?}");
+        }
+        let pdf = pages.concat();
+        let gates = (1..=25).map(|n| format!("Toll: gate {n}."));
+        let friends = (1..=7).map(|n| format!("Share of Friend{n}"));
+        for text in
+            gates.chain(friends).chain(["1.23 USD refunded", "4.56 USD disputed", "Total", "Trip "].map(str::to_owned))
+        {
+            assert!(contains(&pdf, &text), "{text}");
+        }
+    }
+
+    #[test]
     fn the_page_stays_as_it_is() {
-        insta::assert_snapshot!(String::from_utf8_lossy(&draw(&example())));
+        insta::assert_snapshot!(String::from_utf8_lossy(&draw(&example())[0]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod signature;
 mod stripe;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -35,7 +35,7 @@ pub(in crate::payments) use sandbox::Delivery;
 use sandbox::{Sandbox, ScriptConfig};
 #[cfg(test)]
 pub(super) use signature::sign;
-use stripe::{Stripe, StripeConfig, secret_key_setting};
+use stripe::{Stripe, StripeAccountConfig, StripeConfig, secret_key_setting};
 
 use super::{Answer, DisputeStatus, NoAnswer, PaymentError, reconcile::ReconciliationConfig};
 use crate::{db::Db, http::Problem, tenants::Tenants};
@@ -80,6 +80,8 @@ pub struct BreakerConfig {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxConfig {
+    /// Whether companies may be charged through it. Nobody should where money is real.
+    pub enabled: bool,
     /// Signs its webhooks; without one they are all refused.
     #[serde(default)]
     pub webhook_secret: Option<SecretString>,
@@ -250,8 +252,16 @@ pub(in crate::payments) trait Psp: Send + Sync + 'static {
     /// Gives money back, once per key.
     fn refund<'a>(&'a self, order: &'a RefundOrder) -> BoxFuture<'a, Result<Answer, NoAnswer>>;
 
-    /// What became of an order; none if the PSP has not done it.
-    fn find<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>>;
+    /// What became of an order; none if the PSP has not done it. A charge that was set aside and not taken, since somebody broke off
+    /// in between, is taken now if one `may_charge`, and else is not done.
+    fn find<'a>(&'a self, order: Order<'a>, may_charge: bool) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>>;
+
+    /// Which operation of the tenant's the charge is that the PSP knows by a name; none if it is none of theirs.
+    fn key_of<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        charge_ref: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OperationKey>, NoAnswer>>;
 
     /// A page of what it has done.
     fn list<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<ListedPage, NoAnswer>>;
@@ -265,6 +275,9 @@ pub(in crate::payments) trait Psp: Send + Sync + 'static {
 pub struct PspRegistry {
     accounts: BTreeMap<String, Arc<dyn Psp>>,
     sandbox: Arc<Sandbox>,
+    /// Which tenants may be charged through each account at Stripe, by its name there.
+    stripe_tenants: BTreeMap<String, BTreeSet<TenantId>>,
+    is_sandbox_enabled: bool,
     breakers: BTreeMap<String, Mutex<Breaker>>,
     tenants: Tenants,
     timeout: Duration,
@@ -287,7 +300,16 @@ impl PspRegistry {
         config.breaker.check()?;
         let breaker = |name: &String| (name.clone(), Mutex::new(Breaker::new(config.breaker)));
         let breakers = accounts.keys().map(breaker).collect();
-        Ok(Self { accounts, sandbox, breakers, tenants, timeout: config.timeout })
+        let of_account = |(name, account): (&String, &StripeAccountConfig)| (name.clone(), account.tenants.clone());
+        Ok(Self {
+            accounts,
+            sandbox,
+            stripe_tenants: config.stripe.accounts.iter().map(of_account).collect(),
+            is_sandbox_enabled: config.sandbox.enabled,
+            breakers,
+            tenants,
+            timeout: config.timeout,
+        })
     }
 
     /// The account of that name.
@@ -297,16 +319,27 @@ impl PspRegistry {
     }
 
     /// Why a tenant cannot be charged through the account its config names, and what to do about it: this node has no secrets
-    /// for it.
-    pub fn why_unusable(&self, account: &PspAccount) -> Option<String> {
+    /// for it, or does not know it as the tenant's.
+    pub fn why_unusable(&self, tenant: &TenantId, account: &PspAccount) -> Option<String> {
         let name = account.reference();
-        if self.accounts.contains_key(&name) {
-            return None;
+        if name == Sandbox::NAME {
+            let switched_off = "the sandbox moves no money and is switched off in this region; name an account at Stripe, or have \
+                                the operator set psp.sandbox.enabled on its nodes";
+            return (!self.is_sandbox_enabled).then(|| switched_off.to_owned());
         }
-        let (setting, variable) = secret_key_setting(account.account.as_deref().unwrap_or_default());
-        Some(format!(
-            "this region has no secret key for '{name}'; the operator sets {setting}, or {variable}, on its nodes"
-        ))
+        let account = account.account.as_deref().unwrap_or_default();
+        match self.stripe_tenants.get(account) {
+            Some(tenants) if tenants.contains(tenant) => None,
+            Some(_) => Some(format!(
+                "'{name}' is not {tenant}'s in this region; the operator adds it to psp.stripe.accounts.{account}.tenants on its nodes"
+            )),
+            None => {
+                let (setting, variable) = secret_key_setting(account);
+                Some(format!(
+                    "this region has no secret key for '{name}'; the operator sets {setting}, or {variable}, on its nodes"
+                ))
+            }
+        }
     }
 
     /// To be asked before a payment or refund is begun: one that is under way cannot be refused any more. While an account is
@@ -360,8 +393,23 @@ impl PspRegistry {
     }
 
     /// What became of an order; see [`Psp::find`].
-    pub(in crate::payments) async fn find(&self, provider: &str, order: Order<'_>) -> Result<Option<Answer>, NoAnswer> {
-        self.bounded(provider, self.reachable(provider)?.find(order), |_| "ok").await
+    pub(in crate::payments) async fn find(
+        &self,
+        provider: &str,
+        order: Order<'_>,
+        may_charge: bool,
+    ) -> Result<Option<Answer>, NoAnswer> {
+        self.bounded(provider, self.reachable(provider)?.find(order, may_charge), |_| "ok").await
+    }
+
+    /// Whose a charge is; see [`Psp::key_of`].
+    pub(in crate::payments) async fn key_of(
+        &self,
+        provider: &str,
+        tenant: &TenantId,
+        charge_ref: &str,
+    ) -> Result<Option<OperationKey>, NoAnswer> {
+        self.bounded(provider, self.reachable(provider)?.key_of(tenant, charge_ref), |_| "ok").await
     }
 
     /// A page of what an account has done; see [`Psp::list`].

@@ -2,7 +2,7 @@ use shared::money::Money;
 use time::{OffsetDateTime, UtcOffset};
 
 use super::{Line, Span, Standing, Sums, Whose};
-use crate::pdf::{Document, Font, GREY, INK, LEFT, RIGHT, RULE, Sheet, fitting};
+use crate::pdf::{Document, Font, GREY, INK, LEFT, Pages, RIGHT, RULE, fitting};
 
 /// The most entries of a PDF, which is made whole in memory: a hundred pages.
 pub(super) const MOST_LINES: usize = 5_000;
@@ -15,7 +15,7 @@ const ABOUT: f32 = LEFT + 215.0;
 /// The document.
 pub(super) fn render(company: &str, span: &Span, sums: &Sums, lines: &[Line]) -> Vec<u8> {
     let title = format!("Statement of {company}");
-    let mut pages = Pages { done: Vec::new(), sheet: Sheet::new() };
+    let mut pages = Pages::new();
     let sheet = &mut pages.sheet;
     sheet.text(LEFT, Font::Bold, 20.0, INK, &fitting(Font::Bold, 20.0, RIGHT - LEFT - 120.0, company));
     sheet.text_to(RIGHT, Font::Regular, 12.0, GREY, "Statement");
@@ -77,21 +77,7 @@ fn label(kind: &str) -> String {
     kind.replace('_', " ")
 }
 
-/// Pages while they are filled from top to bottom.
-struct Pages {
-    done: Vec<Vec<u8>>,
-    sheet: Sheet,
-}
-
 impl Pages {
-    fn down(&mut self, points: f32) {
-        self.sheet.down(points);
-        if self.sheet.is_full() {
-            let full = std::mem::replace(&mut self.sheet, Sheet::new());
-            self.done.push(full.finish());
-        }
-    }
-
     fn heading(&mut self, text: &str) {
         self.down(22.0);
         self.sheet.text(LEFT, Font::Bold, 11.0, INK, text);
@@ -117,10 +103,5 @@ impl Pages {
         self.sheet.text(ABOUT, Font::Regular, SIZE, GREY, &fitting(Font::Regular, SIZE, room, about));
         self.sheet.text_to(RIGHT, Font::Regular, SIZE, INK, &amount.to_string());
         self.down(STEP);
-    }
-
-    fn end(mut self) -> Vec<Vec<u8>> {
-        self.done.push(self.sheet.finish());
-        self.done
     }
 }

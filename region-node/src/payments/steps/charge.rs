@@ -47,7 +47,7 @@ pub(in crate::payments) async fn find_or_charge(
     payment: &PaymentRecord,
     may_charge: bool,
 ) -> Option<Result<Answer, NoAnswer>> {
-    match app.psp.find(&payment.provider, Order::Charge(&order(tenant, payment))).await {
+    match app.psp.find(&payment.provider, Order::Charge(&order(tenant, payment)), may_charge).await {
         Ok(Some(answer)) => Some(Ok(answer)),
         Ok(None) if may_charge => Some(ask_for_charge(app, tenant, payment).await),
         Ok(None) => None,

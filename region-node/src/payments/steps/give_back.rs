@@ -10,7 +10,7 @@ use crate::{
     db::TenantTx,
     http::Problem,
     payments::{
-        Answer, Entry, EntryKind, NoAnswer, Parties, PaymentError, Phase, RefundTo, Source, ledger,
+        Answer, Entry, EntryKind, NoAnswer, Parties, PaymentError, Phase, RefundTo, Source, Step, ledger,
         psp::{OperationKey, Order, RefundOrder},
         record::{PaymentRecord, RefundRecord},
         store, wallet,
@@ -46,7 +46,7 @@ pub(in crate::payments) async fn find_or_refund(
     payment: &PaymentRecord,
     refund: &RefundRecord,
 ) -> Result<Answer, NoAnswer> {
-    match app.psp.find(&payment.provider, Order::Refund(&order(tenant, payment, refund))).await? {
+    match app.psp.find(&payment.provider, Order::Refund(&order(tenant, payment, refund)), true).await? {
         Some(answer) => Ok(answer),
         None => ask_for_refund(app, tenant, payment, refund).await,
     }
@@ -129,4 +129,65 @@ pub(in crate::payments) async fn settle_refund(
     wallet::book(tx, entry, told, refund.created_at).await?;
     tell(tx, &payment);
     Ok(refund)
+}
+
+/// Asks the PSP whether a refund that is settled has failed after all, as banks send money back days later, and takes it back if so:
+/// the rider has nothing, so the payment is refunded by less, and may be again. To be called outside of transactions.
+pub(in crate::payments) async fn take_back_if_sent_back(
+    app: &App,
+    tenant: &TenantId,
+    provider: &str,
+    id: RefundId,
+) -> Result<(), Problem> {
+    let mut tx = app.db.read(tenant).await?;
+    let refund = store::load_refund(&mut tx, id).await?;
+    let is_settled = |refund: &RefundRecord| refund.sequence.step == Step::Settled && refund.to == RefundTo::Source;
+    let Some(refund) = refund.filter(is_settled) else { return Ok(()) };
+    let payment_id = refund.payment_id;
+    let payment = store::load_payment(&mut tx, payment_id).await?.ok_or(PaymentError::NotFound(payment_id))?;
+    drop(tx);
+    if payment.provider != provider || !payment.needs_psp() {
+        return Ok(());
+    }
+    let answer = app.psp.find(provider, Order::Refund(&order(tenant, &payment, &refund)), false).await;
+    let answer = answer.map_err(|silence| PaymentError::PspUnavailable { why: silence.to_string(), wait_s: 60 })?;
+    let Some(Answer::Declined { code }) = answer else { return Ok(()) };
+    let mut tx = app.db.begin(tenant).await?;
+    take_back(&mut tx, &refund, code, app.clock.now()).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+/// Books what a settled refund posted the other way round: refund, payment, ledger entry and fact in the transaction at hand. One that
+/// was taken back before stays as it is.
+async fn take_back(tx: &mut TenantTx, refund: &RefundRecord, code: String, now: OffsetDateTime) -> Result<(), Problem> {
+    let (payment_id, refund_id) = (refund.payment_id, refund.id);
+    let payment = store::lock_payment(tx, payment_id).await?.ok_or(PaymentError::NotFound(payment_id))?;
+    let refund = store::lock_refund(tx, refund_id).await?.ok_or(PaymentError::NoSuchRefund(refund_id))?;
+    let Some(sequence) = refund.sequence.clone().sent_back(code) else { return Ok(()) };
+    let refund = RefundRecord { sequence, ..refund };
+    store::save_refund(tx, &refund, now).await?;
+    let refunded_amount = payment.refunded_amount - refund.amount.amount;
+    let payment = PaymentRecord { refunded_amount, ..payment };
+    store::save_payment(tx, &payment, now).await?;
+    let entry = Entry {
+        id: Entry::id_of_refund_sent_back(refund_id),
+        kind: EntryKind::Adjustment,
+        payment_id: Some(payment_id),
+        refund_id: None,
+        payout_id: None,
+        credit_id: None,
+        currency: refund.amount.currency,
+        postings: ledger::refund_sent_back(refund.split, &payment.parties()),
+        posted_at: now,
+    };
+    let amount = refund.amount.amount;
+    let told = payment.trip_id.map(|trip| entry.told(tx.tenant(), &payment, trip, amount, refund.created_at));
+    let told: Vec<_> = told.into_iter().map(Fact::Adjustment).collect();
+    store::book(tx, &entry, &told).await?;
+    metrics::counter!("region_node_refunds_sent_back_total", "tenant" => tx.tenant().to_string()).increment(1);
+    let why = refund.sequence.failure_code.as_deref().unwrap_or_default();
+    tracing::error!(payment.id = %payment_id, why, "refund {refund_id} was sent back: the rider has not had it");
+    tell(tx, &payment);
+    Ok(())
 }

@@ -7,7 +7,9 @@ mod give_back;
 pub(super) use charge::{
     ask_for_charge, find_or_charge, hinder_charge, record_charge, settle_payment, take_from_wallet,
 };
-pub(super) use give_back::{ask_for_refund, find_or_refund, hinder_refund, record_refund, settle_refund};
+pub(super) use give_back::{
+    ask_for_refund, find_or_refund, hinder_refund, record_refund, settle_refund, take_back_if_sent_back,
+};
 
 use super::Sequence;
 

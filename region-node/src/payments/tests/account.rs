@@ -10,6 +10,7 @@ const ACCOUNT: &str = r#"
     base_url = "http://127.0.0.1:1"
     [psp.stripe.accounts.acme]
     mode = "test"
+    tenants = ["cabs"]
     secret_key = "sk_test_of_tests"
     webhook_secret = "whsec_old,whsec_new"
 "#;
@@ -34,6 +35,33 @@ async fn an_account_without_secrets_here_is_not_published_and_the_fix_is_named(p
     let refused = scene.admin.post(&path, json!({})).await.problem(422);
     assert_eq!(refused.fields, ["psp.account"]);
     assert_eq!(scene.paid("tok_visa").await.to_string().len(), 36, "what runs goes on running");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn an_account_of_another_company_and_a_sandbox_that_is_switched_off_are_not_published(pool: PgPool) {
+    let settings = ACCOUNT.replace("\"cabs\"", "\"porto-taxis\"") + "\n[psp.sandbox]\nenabled = false";
+    let scene = Scene::new(pool).await;
+    let strict = scene.region.another_node_with(&settings).await;
+    let admin = strict.visited_by(&scene.admin);
+    let path = format!("/v1/tenants/{}/config", scene.region.tenant);
+    for (psp, fix) in [
+        (json!({"provider": "stripe", "account": "acme"}), "psp.stripe.accounts.acme.tenants"),
+        (json!({"provider": "sandbox", "account": null, "capture": "manual"}), "psp.sandbox.enabled"),
+    ] {
+        let view = admin.call(Method::PATCH, &path, Some(json!({"psp": psp})), &[]).await.ok(200);
+        assert_eq!(view["published"]["version"], 1);
+        assert!(view["rejected"][0].as_str().unwrap().contains(fix), "{view}");
+        let refused = admin.post(&format!("{path}/publish"), json!({})).await;
+        assert!(
+            refused.json()["fields"][0]["message"].as_str().is_some_and(|why| why.contains(fix)),
+            "{}",
+            refused.json()
+        );
+        assert_eq!(refused.problem(422).fields, ["psp.account"]);
+    }
+    let paid = strict.visited_by(&scene.rider).post("/v1/payments", card(scene.trip().await, "tok_visa")).await;
+    assert_eq!(paid.problem(503).code, "psp_unavailable", "though it was published when there was a sandbox");
+    assert_eq!(scene.number("SELECT count(*) FROM payments").await, 0);
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

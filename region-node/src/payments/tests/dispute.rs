@@ -132,3 +132,30 @@ async fn what_the_bank_holds_or_has_taken_is_not_given_back_once_more(pool: PgPo
     let refund = scene.admin.post(&format!("/v1/payments/{won}/refunds"), json!({"reason": "sorry"})).await.ok(201);
     assert_eq!(refund["amount"], usd(FARE), "the bank has given it back to the company");
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_dispute_about_a_charge_whose_answer_was_lost_is_refused_until_the_charge_is_known(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = id_of(&scene.pay(scene.trip().await, "tok_timeout").await.ok(201));
+    let sql = sqlx::query_scalar("SELECT provider_ref FROM sandbox_psp_operations WHERE idempotency_key = $1");
+    let charge: String =
+        sql.bind(OperationKey::Payment(id).to_string()).fetch_one(&mut *scene.conn().await).await.unwrap();
+    let refused = tell(&scene, "evt_1", &charge, &usd(500), "open").await;
+    assert_eq!(refused.headers["retry-after"], "60");
+    assert_eq!(refused.problem(503).code, "unavailable");
+    assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events").await, 0, "it is to come again");
+    assert_eq!(resume::run_due(&scene.region.app).await.unwrap(), 1, "and the PSP is asked at once");
+    tell(&scene, "evt_1", &charge, &usd(500), "open").await.ok(200);
+    assert_eq!(adjusted(&scene).await, [500, -500, 0]);
+    assert_eq!(scene.payment(id).await["dispute"]["status"], "open");
+
+    // And one whose payment is gone with an old home, or an old backup, is not swallowed either.
+    scene
+        .forgets("DELETE FROM disputes; DELETE FROM ledger_postings; DELETE FROM ledger_entries; DELETE FROM payments")
+        .await;
+    assert_eq!(tell(&scene, "evt_2", &charge, &usd(500), "lost").await.problem(503).code, "unavailable");
+    // What is no operation of ours is nobody's business here.
+    let sql = "UPDATE sandbox_psp_operations SET idempotency_key = 'by-hand'";
+    sqlx::query(sql).execute(&mut *scene.conn().await).await.unwrap();
+    tell(&scene, "evt_2", &charge, &usd(500), "lost").await.ok(200);
+}

@@ -88,6 +88,20 @@ impl Scene {
         trip
     }
 
+    /// A driven trip with a fare in dinars of Kuwait, which have a third digit that cards are not charged.
+    async fn trip_in_kwd(&self) -> TripId {
+        let trip = self.trip().await;
+        let mut tx = self.tx().await;
+        for sql in [
+            "UPDATE trips SET fare_currency = 'KWD', fare = replace(fare::text, 'USD', 'KWD')::jsonb WHERE id = $1",
+            "UPDATE rides SET quote = quote || '{\"currency\": \"KWD\"}' WHERE trip_id = $1",
+        ] {
+            sqlx::query(sql).bind(trip.0).execute(tx.conn()).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        trip
+    }
+
     /// Writes a settlement as replication does when it comes, or comes back, from another region.
     async fn replicated(&self, fact: FactId, payment: PaymentId, trip: TripId) {
         let mut conn = self.conn().await;
@@ -283,7 +297,7 @@ impl Scene {
         assert_eq!(held, booked, "the PSP's books and the ledger differ");
         let told = number(
             conn,
-            "SELECT coalesce(sum(CASE kind WHEN 'settlement' THEN 1 ELSE -1 END
+            "SELECT coalesce(sum(CASE kind WHEN 'refund' THEN -1 ELSE 1 END
                  * (convert_from(body, 'UTF8')::jsonb ->> 'amount')::bigint), 0)::bigint
              FROM repl_outbox WHERE stream = 'ledger' AND kind NOT IN ('payout', 'wallet')",
         )

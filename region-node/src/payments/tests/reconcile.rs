@@ -310,7 +310,7 @@ async fn a_back_office_reconciles_its_own_accounts_within_limits(pool: PgPool) {
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_psp_that_does_not_show_its_list_is_asked_again_and_said_so(pool: PgPool) {
     let settings = "[psp.stripe]\nbase_url = \"http://127.0.0.1:1\"\n[psp.stripe.accounts.acme]\nmode = \"test\"\n\
-                    secret_key = \"sk_test_of_tests\"";
+                    tenants = [\"cabs\"]\nsecret_key = \"sk_test_of_tests\"";
     let scene = Scene::with_settings(pool, settings).await;
     let made = scene.admin.post(PATH, json!({"provider": "stripe:acme"})).await.ok(202);
     assert!(reconcile::run_due(&scene.region.app).await.unwrap() > 0);

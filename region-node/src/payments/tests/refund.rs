@@ -189,3 +189,63 @@ async fn any_sequence_of_refunds_keeps_the_books(pool: PgPool) {
         scene.assert_books_agree().await;
     }
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_cards_cannot_be_charged_or_given_back_is_neither_tipped_put_in_nor_refunded(pool: PgPool) {
+    let scene = Scene::with_config(pool, json!({"currency": "KWD"})).await;
+    let trip = scene.trip_in_kwd().await;
+    let id = id_of(&scene.pay(trip, "tok_visa").await.ok(201));
+    let (refunds, tip) = (path(id), format!("/v1/trips/{trip}/tip"));
+    let top_ups = "/v1/riders/me/wallet/top-ups";
+    for (user, path) in [(&scene.admin, refunds.as_str()), (&scene.rider, &tip), (&scene.rider, top_ups)] {
+        let of = |amount: i64| match path == refunds {
+            true => json!({"amount": amount, "reason": "sorry"}),
+            false => json!({"amount": amount}),
+        };
+        let problem = user.post(path, of(255)).await.problem(422);
+        assert_eq!((problem.code.as_str(), problem.fields), ("validation_failed", vec!["amount".to_owned()]), "{path}");
+        assert_eq!(user.post(path, of(250)).await.ok(201)["amount"], json!({"amount": 250, "currency": "KWD"}));
+    }
+    let to_wallet = json!({"amount": 255, "reason": "sorry", "to": "wallet"});
+    scene.admin.post(&refunds, to_wallet).await.ok(201);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_refund_that_its_bank_sends_back_after_days_is_taken_back_and_can_be_made_anew(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let trip = scene.trip().await;
+    let id = id_of(&scene.pay(trip, "tok_visa").await.ok(201));
+    let refund = scene.admin.post(&path(id), json!({"amount": 300, "reason": "sorry"})).await.ok(201);
+    let refund_id: shared::ids::RefundId = refund["id"].as_str().unwrap().parse().unwrap();
+    let key = OperationKey::Refund(refund_id).to_string();
+    let told = async |event_id: &str| {
+        let event = webhook::event(event_id, &key);
+        webhook::send(&scene, &event, &webhook::signature(&scene, &event)).await.ok(200);
+    };
+    told("evt_1").await;
+    assert_eq!(scene.payment(id).await["refunded"]["amount"], 300, "the PSP says that it has succeeded");
+
+    scene.region.clock.advance(time::Duration::days(4));
+    let fail = "UPDATE sandbox_psp_operations SET outcome = 'declined', decline_code = 'expired_or_canceled_card'
+                WHERE kind = 'refund'";
+    sqlx::query(fail).execute(&mut *scene.conn().await).await.unwrap();
+    for event in ["evt_2", "evt_2", "evt_3"] {
+        told(event).await;
+        let payment = scene.payment(id).await;
+        assert_eq!((&payment["status"], &payment["refunded"]["amount"]), (&json!("settled"), &json!(0)));
+    }
+    let listed = scene.rider.get(&path(id)).await.ok(200);
+    let refund = &listed["items"][0];
+    assert_eq!(refund["status"], "failed");
+    assert_eq!(refund["failure_code"], "expired_or_canceled_card");
+    assert_eq!(scene.receipt(trip).await["payment"]["refunded"]["amount"], 0);
+    assert_eq!(scene.number("SELECT count(*) FROM ledger_entries WHERE kind = 'adjustment'").await, 1, "once");
+    scene.assert_books_agree().await;
+    let report = reconcile::reconciled(&scene).await;
+    assert_eq!(report["differences"], 0, "{report}");
+
+    scene.admin.post(&path(id), json!({"reason": "to another card"})).await.ok(201);
+    assert_eq!(scene.payment(id).await["refunded"]["amount"], FARE);
+    scene.assert_books_agree().await;
+}

@@ -53,7 +53,7 @@ async fn a_server_error_of_stripe_is_asked_about_and_never_guessed_at(pool: PgPo
     let stripe = Failing::default();
     let (address, _serving) = stripe.serve().await;
     let settings = format!(
-        "[psp.stripe]\nbase_url = \"http://{address}\"\n[psp.stripe.accounts.acme]\nmode = \"test\"\nsecret_key = \"sk_test_1\"\n"
+        "[psp.stripe]\nbase_url = \"http://{address}\"\n[psp.stripe.accounts.acme]\nmode = \"test\"\ntenants = [\"cabs\"]\nsecret_key = \"sk_test_1\"\n"
     );
     let scene = Scene::with_settings(pool, &settings).await;
     let path = format!("/v1/tenants/{}/config", scene.region.tenant);

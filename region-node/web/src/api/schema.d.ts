@@ -1978,7 +1978,7 @@ export interface components {
          * @description What a line is for.
          * @enum {string}
          */
-        LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "promotion" | "cancellation_fee" | "no_show_fee";
+        LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "promotion" | "rounding" | "cancellation_fee" | "no_show_fee";
         /** @description Where a map opens. */
         MapView: {
             /**
@@ -5500,6 +5500,14 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };

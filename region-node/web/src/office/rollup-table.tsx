@@ -37,7 +37,7 @@ export function RollupTable({ client, tenant }: { client: Client; tenant: string
                   Refunded
                 </th>
                 <th scope="col" className="num">
-                  Disputed
+                  Adjusted
                 </th>
                 <th scope="col" className="num">
                   Net

@@ -58,15 +58,15 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
     // A charge is made once, and found when its answer is lost.
     for capture in [Capture::Automatic, Capture::Manual] {
         let charge = order(cards.good, 1_100);
-        assert_eq!(psp.find(Order::Charge(&charge)).await, Ok(None), "not asked for yet");
+        assert_eq!(psp.find(Order::Charge(&charge), true).await, Ok(None), "not asked for yet");
         let first = psp.charge(&charge, capture).await.unwrap();
         assert!(!approved(&first).is_empty());
-        assert_eq!(psp.find(Order::Charge(&charge)).await, Ok(Some(first.clone())), "{capture:?}");
+        assert_eq!(psp.find(Order::Charge(&charge), true).await, Ok(Some(first.clone())), "{capture:?}");
         if *shows == Shows::Everything {
             assert_eq!(psp.charge(&charge, capture).await, Ok(first));
             let other = ChargeOrder { amount: usd(1_101), ..charge };
             assert!(psp.charge(&other, capture).await.is_err(), "a key stands for one order");
-            assert!(psp.find(Order::Charge(&other)).await.is_err(), "and is not found for another");
+            assert!(psp.find(Order::Charge(&other), true).await.is_err(), "and is not found for another");
         }
     }
 
@@ -74,7 +74,13 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
     let refused = order(cards.declined, 1_100);
     let decline = Answer::Declined { code: "card_declined".to_owned() };
     assert_eq!(psp.charge(&refused, Capture::Automatic).await, Ok(decline.clone()));
-    assert_eq!(psp.find(Order::Charge(&refused)).await, Ok(Some(decline)));
+    assert_eq!(psp.find(Order::Charge(&refused), true).await, Ok(Some(decline)));
+
+    // A charge tells whose it is.
+    let charge = order(cards.good, 900);
+    let charge_ref = approved(&psp.charge(&charge, Capture::Automatic).await.unwrap()).to_owned();
+    assert_eq!(psp.key_of(&charge.tenant, &charge_ref).await, Ok(Some(charge.key)));
+    assert_eq!(psp.key_of(&"porto-taxis".parse().unwrap(), &charge_ref).await, Ok(None), "another company's");
 
     // Refunds: one in parts up to the whole, one at once.
     for (parts, over) in [(&[300, 300, 500][..], 1), (&[1_100][..], 100)] {
@@ -88,10 +94,10 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
         };
         for part in parts {
             let refund = refund(*part);
-            assert_eq!(psp.find(Order::Refund(&refund)).await, Ok(None));
+            assert_eq!(psp.find(Order::Refund(&refund), true).await, Ok(None));
             let first = psp.refund(&refund).await.unwrap();
             assert!(!approved(&first).is_empty());
-            assert_eq!(psp.find(Order::Refund(&refund)).await, Ok(Some(first.clone())));
+            assert_eq!(psp.find(Order::Refund(&refund), true).await, Ok(Some(first.clone())));
             if *shows == Shows::Everything {
                 assert_eq!(psp.refund(&refund).await, Ok(first));
             }

@@ -22,7 +22,7 @@ async fn end_of(psp: &PspRegistry, order: Order<'_>) -> Answer {
             Order::Charge(order) => psp.charge("sandbox", order).await,
             Order::Refund(order) => psp.refund("sandbox", order).await,
         };
-        let known = if asked.is_ok() { asked.map(Some) } else { psp.find("sandbox", order).await };
+        let known = if asked.is_ok() { asked.map(Some) } else { psp.find("sandbox", order, true).await };
         if let Ok(Some(answer)) = known {
             return answer;
         }
@@ -75,7 +75,7 @@ async fn a_server_error_after_the_deed_is_given_again_and_the_deed_is_found(pool
         let answer = region.app.psp.charge("sandbox", &charge).await.unwrap_err();
         assert!(answer.to_string().contains("500"), "{answer}");
     }
-    let found = region.app.psp.find("sandbox", Order::Charge(&charge)).await;
+    let found = region.app.psp.find("sandbox", Order::Charge(&charge), true).await;
     assert!(matches!(found, Ok(Some(Answer::Approved { .. }))), "{found:?}");
     assert_eq!(done(&pool).await, [("charge succeeded".to_owned(), 1, 1_100)]);
 }
@@ -86,7 +86,7 @@ async fn a_server_error_before_the_deed_leaves_nothing_but_the_attempt(pool: PgP
     for _ in 0..3 {
         assert!(region.app.psp.charge("sandbox", &numbered(1)).await.is_err());
     }
-    assert_eq!(region.app.psp.find("sandbox", Order::Charge(&numbered(1))).await, Ok(None));
+    assert_eq!(region.app.psp.find("sandbox", Order::Charge(&numbered(1)), true).await, Ok(None));
     assert_eq!(done(&pool).await, [("charge error".to_owned(), 1, 1_100)]);
 }
 

@@ -92,7 +92,8 @@ impl StandIn {
 
     /// Our account there.
     pub(super) fn account(&self) -> Stripe {
-        let account = serde_json::json!({"mode": "test", "secret_key": KEY, "webhook_secret": SECRET});
+        let account =
+            serde_json::json!({"mode": "test", "tenants": ["cabs"], "secret_key": KEY, "webhook_secret": SECRET});
         let accounts = BTreeMap::from([("acme".to_owned(), serde_json::from_value(account).unwrap())]);
         let base_url = format!("http://127.0.0.1:{}", self.port).parse().unwrap();
         let config = StripeConfig { base_url, accounts };

@@ -121,6 +121,15 @@ pub(super) async fn lock_charge(tx: &mut TenantTx, charge_ref: &str) -> sqlx::Re
     sql.fetch_optional(tx.conn()).await
 }
 
+/// The key of what a charge was made for.
+pub(super) async fn key_of_charge(tx: &mut TenantTx, charge_ref: &str) -> sqlx::Result<Option<String>> {
+    let sql = sqlx::query_scalar!(
+        "SELECT idempotency_key FROM sandbox_psp_operations WHERE provider_ref = $1 AND kind = 'charge'",
+        charge_ref
+    );
+    sql.fetch_optional(tx.conn()).await
+}
+
 /// How much of a charge went back.
 pub(super) async fn refunded(tx: &mut TenantTx, charge_ref: &str) -> sqlx::Result<i64> {
     let sql = sqlx::query_scalar!(

@@ -349,8 +349,20 @@ impl Psp for Sandbox {
         Box::pin(async move { Ok(self.refund_once(order).await?) })
     }
 
-    fn find<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
+    fn find<'a>(&'a self, order: Order<'a>, _: bool) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
         Box::pin(async move { Ok(self.find_order(order).await?) })
+    }
+
+    fn key_of<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        charge_ref: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OperationKey>, NoAnswer>> {
+        Box::pin(async move {
+            let mut tx = self.open(tenant).await?;
+            let key = books::key_of_charge(&mut tx, charge_ref).await.map_err(Failure::from)?;
+            Ok(key.as_deref().and_then(OperationKey::parse))
+        })
     }
 
     fn list<'a>(&'a self, listing: &'a Listing) -> BoxFuture<'a, Result<ListedPage, NoAnswer>> {

@@ -1,8 +1,11 @@
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use shared::config::ConfigError;
+use shared::{config::ConfigError, ids::TenantId};
 use url::{Host, Url};
 
 /// Stripe and our accounts there.
@@ -23,6 +26,9 @@ pub struct StripeAccountConfig {
     /// Whether it is meant to move real money.
     #[serde(default)]
     pub mode: StripeMode,
+    /// The companies that are charged through it; no other can name it.
+    #[serde(default)]
+    pub tenants: BTreeSet<TenantId>,
     #[serde(default)]
     pub secret_key: Option<SecretString>,
     #[serde(default)]
@@ -43,8 +49,12 @@ pub enum StripeMode {
 }
 
 impl StripeConfig {
-    /// Secrets must not cross a network in the clear.
+    /// Secrets must not cross a network in the clear, and an account nobody may use is a mistake.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if let Some((name, _)) = self.accounts.iter().find(|(_, account)| account.tenants.is_empty()) {
+            let setting = format!("psp.stripe.accounts.{name}.tenants");
+            return Err(ConfigError::new(format!("{setting}: name the tenants that are charged through this account")));
+        }
         let is_loopback = match self.base_url.host() {
             Some(Host::Domain(name)) => name == "localhost",
             Some(Host::Ipv4(address)) => address.is_loopback(),
@@ -120,6 +130,7 @@ mod tests {
         let secret_key = key.map(|key| SecretString::from(key.to_owned()));
         StripeAccountConfig {
             mode,
+            tenants: BTreeSet::from(["acme-cabs".parse().unwrap()]),
             secret_key,
             secret_key_file: None,
             webhook_secret: Some(SecretString::from("whsec_new, whsec_old".to_owned())),
@@ -142,6 +153,14 @@ mod tests {
         assert!(gone.secret_key("acme").unwrap_err().to_string().contains("/no/such/file"));
         let both = StripeAccountConfig { secret_key_file: Some("/no/such/file".into()), ..good };
         assert!(both.secret_key("acme").unwrap_err().to_string().contains("either"));
+    }
+
+    #[test]
+    fn an_account_is_some_tenants_own() {
+        let nobody_s = StripeAccountConfig { tenants: BTreeSet::new(), ..account(StripeMode::Test, Some("sk_test_1")) };
+        let accounts = BTreeMap::from([("acme".to_owned(), nobody_s)]);
+        let refused = StripeConfig { base_url: "https://api.stripe.com".parse().unwrap(), accounts }.check();
+        assert!(refused.unwrap_err().to_string().starts_with("psp.stripe.accounts.acme.tenants: name the tenants"));
     }
 
     #[test]

@@ -78,7 +78,11 @@ fn listed<T: InList>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use axum::{Json, Router, extract::Query, routing::get};
+    use axum::{
+        Json, Router,
+        extract::{Path, Query},
+        routing::{get, post},
+    };
     use serde_json::{Value, json};
     use shared::ids::{PaymentId, RefundId};
 
@@ -111,12 +115,25 @@ mod tests {
                 Json(json!({"object": "list", "data": page, "has_more": rest.len() > 2}))
             })
         };
-        let router = Router::new().route("/v1/payment_intents", list(intents)).route("/v1/refunds", list(refunds));
+        // As after a day: no key is known any more, so that whoever charges again charges twice.
+        let charge = || async {
+            Json(json!({"id": "pi_again", "status": "succeeded", "amount": 1, "currency": "usd", "created": 1}))
+        };
+        let captured = json!({"status": "succeeded", "amount": 80_000, "currency": "isk", "created": 1});
+        let capture = async move |Path(id): Path<String>| {
+            let mut captured = captured.clone();
+            captured["id"] = json!(id);
+            Json(captured)
+        };
+        let router = Router::new()
+            .route("/v1/payment_intents", list(intents).post(charge))
+            .route("/v1/payment_intents/{id}/capture", post(capture))
+            .route("/v1/refunds", list(refunds));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         #[expect(clippy::disallowed_methods, reason = "it serves until the test's runtime ends")]
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let account = json!({"mode": "test", "secret_key": "sk_test_of_tests"});
+        let account = json!({"mode": "test", "secret_key": "sk_test_of_tests", "tenants": ["cabs"]});
         let accounts = BTreeMap::from([("acme".to_owned(), serde_json::from_value(account).unwrap())]);
         let http = http_client(std::time::Duration::from_secs(5)).unwrap();
         Stripe::accounts(&StripeConfig { base_url, accounts }, &http).unwrap().pop().unwrap().1
@@ -198,7 +215,7 @@ mod tests {
         let find = async |key: OperationKey| {
             let amount = shared::money::Money::new(300, "USD".parse().unwrap());
             let order = RefundOrder { tenant: "cabs".parse().unwrap(), key, charge_ref: "pi_1".to_owned(), amount };
-            stripe.find(Order::Refund(&order)).await
+            stripe.find(Order::Refund(&order), true).await
         };
         assert_eq!(find(keys[0]).await, Ok(Some(Answer::Underway)));
         assert_eq!(find(keys[1]).await, Ok(Some(Answer::Approved { provider_ref: "re_2".to_owned() })));
@@ -210,6 +227,45 @@ mod tests {
         assert_eq!(listed[0].state, ListedState::Open);
     }
 
+    fn order(key: OperationKey) -> ChargeOrder {
+        let amount = shared::money::Money::new(800, "ISK".parse().unwrap());
+        ChargeOrder { tenant: "cabs".parse().unwrap(), key, token: "pm_1".to_owned(), amount }
+    }
+
+    #[tokio::test]
+    async fn what_was_set_aside_before_a_crash_is_captured_itself_and_not_charged_anew() {
+        let key = OperationKey::Payment(PaymentId::new());
+        let mut set_aside = intent("pi_1", key.begun_at(), "cabs", Some(key));
+        set_aside["status"] = json!("requires_capture");
+        let stripe = stripe(vec![set_aside], Vec::new()).await;
+        let order = order(key);
+        assert_eq!(stripe.find(Order::Charge(&order), false).await, Ok(None), "nobody may take it");
+        let taken = Answer::Approved { provider_ref: "pi_1".to_owned() };
+        assert_eq!(stripe.find(Order::Charge(&order), true).await, Ok(Some(taken)));
+    }
+
+    #[tokio::test]
+    async fn a_charge_is_found_by_when_it_began_however_much_the_account_has_done_since() {
+        let key = |hour: i64| {
+            let at =
+                uuid::Timestamp::from_unix(uuid::NoContext, u64::try_from(1_800_000_000 + hour * 3_600).unwrap(), 0);
+            OperationKey::Payment(PaymentId(uuid::Uuid::new_v7(at)))
+        };
+        let (at_once, late, never) = (key(0), key(1), key(2));
+        let later = (0..60).map(|n| intent(&format!("pi_{n}"), 1_800_900_000 - n, "cabs", None));
+        let about_then = [
+            intent("pi_late", late.begun_at() + 86_400, "cabs", Some(late)),
+            intent("pi_at_once", at_once.begun_at() + 1, "cabs", Some(at_once)),
+        ];
+        let stripe = stripe(later.chain(about_then).collect(), Vec::new()).await;
+        for (key, provider_ref) in [(at_once, "pi_at_once"), (late, "pi_late")] {
+            let found = Answer::Approved { provider_ref: provider_ref.to_owned() };
+            assert_eq!(stripe.find(Order::Charge(&order(key)), true).await, Ok(Some(found)));
+        }
+        let unfound = stripe.find(Order::Charge(&order(never)), true).await;
+        assert!(unfound.is_err(), "it may be among those nobody has read: {unfound:?}");
+    }
+
     #[tokio::test]
     async fn an_intent_over_another_amount_or_in_another_currency_does_not_answer_for_an_order() {
         let key = OperationKey::Payment(PaymentId::new());
@@ -217,7 +273,7 @@ mod tests {
         for (amount, currency, is_it) in [(800, "ISK", true), (801, "ISK", false), (80_000, "USD", false)] {
             let amount = shared::money::Money::new(amount, currency.parse().unwrap());
             let order = ChargeOrder { tenant: "cabs".parse().unwrap(), key, token: "pm_1".to_owned(), amount };
-            let found = stripe.find(Order::Charge(&order)).await;
+            let found = stripe.find(Order::Charge(&order), true).await;
             assert_eq!(found.is_ok(), is_it, "{currency} {found:?}");
         }
     }

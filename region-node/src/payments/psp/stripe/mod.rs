@@ -14,23 +14,25 @@ use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::Value;
-use shared::{config::ConfigError, money::Money, tenant_config::Capture};
+use shared::{config::ConfigError, ids::TenantId, money::Money, tenant_config::Capture};
 use time::OffsetDateTime;
 
 use super::{ChargeOrder, ListedPage, Listing, OperationKey, Order, Psp, RefundOrder, WebhookEvent, signature};
 use crate::payments::{Answer, NoAnswer, PaymentError};
 use amount::{NOT_CHARGEABLE, at_stripe};
 use api::{Api, Params, Refusal};
-use config::StripeAccountConfig;
 pub(in crate::payments) use config::StripeConfig;
-pub(super) use config::secret_key_setting;
+pub(super) use config::{StripeAccountConfig, secret_key_setting};
 use dispute::Dispute;
 
 const SIGNATURE: &str = "Stripe-Signature";
 /// Where an order names our key for it.
 const KEY: &str = "gocomet_key";
-/// Lists are read newest first, so many pages at most.
+/// Lists are read newest first, so many pages of a span at most.
 const PAGES: usize = 10;
+/// An operation that is not among an account's newest is looked for in what was made so long after it began, and then so much longer:
+/// most are asked for at once, others after hours of a crash or an outage.
+const SPANS_S: [i64; 3] = [600, 7_200, 172_800];
 /// Stripe's clock and ours differ by less.
 const CLOCKS_DIFFER_S: i64 = 300;
 
@@ -102,6 +104,14 @@ struct Page<T> {
     has_more: bool,
 }
 
+/// What reading a list came to.
+enum Search<T> {
+    Found(T),
+    NotThere,
+    /// It is longer than what is read of it.
+    TooMuch,
+}
+
 /// What stands in a list of Stripe's.
 trait InList {
     fn id(&self) -> &str;
@@ -148,18 +158,19 @@ impl Stripe {
         params.extend(customer.map(|customer| ("customer", customer)));
         let intent: Intent = self.api.post("v1/payment_intents", &key, &params).await?;
         match intent.status {
-            IntentStatus::RequiresCapture => {
-                let path = format!("v1/payment_intents/{}/capture", intent.id);
-                match self.api.post(&path, &format!("{key}-capture"), &[]).await {
-                    Ok(captured) => self.outcome(captured, &key).await,
-                    // Also because it was captured before, or ended: what became of the intent tells.
-                    Err(Refusal::Declined { code }) => {
-                        Err(Refusal::no_answer(format!("the capture is refused: {code}")))
-                    }
-                    Err(no_answer) => Err(no_answer),
-                }
-            }
+            IntentStatus::RequiresCapture => self.capture(&intent.id, &key).await,
             _ => self.outcome(intent, &key).await,
+        }
+    }
+
+    /// Takes what an intent has set aside.
+    async fn capture(&self, intent: &str, key: &str) -> Result<Answer, Refusal> {
+        let path = format!("v1/payment_intents/{intent}/capture");
+        match self.api.post(&path, &format!("{key}-capture"), &[]).await {
+            Ok(captured) => self.outcome(captured, key).await,
+            // Also because it was captured before, or ended: what became of the intent tells.
+            Err(Refusal::Declined { code }) => Err(Refusal::no_answer(format!("the capture is refused: {code}"))),
+            Err(no_answer) => Err(no_answer),
         }
     }
 
@@ -196,8 +207,9 @@ impl Stripe {
         Ok(self.api.post::<Refund>("v1/refunds", &key, &params).await?.into())
     }
 
-    /// An authorization that was not captured is not done: charging again under its key captures it.
-    async fn find_charge(&self, order: &ChargeOrder) -> Result<Option<Answer>, Refusal> {
+    /// An authorization that was not captured is not done. Stripe may have forgotten the key it was made under, so it is captured
+    /// by its own name: charging again might make a second one.
+    async fn find_charge(&self, order: &ChargeOrder, may_charge: bool) -> Result<Option<Answer>, Refusal> {
         let key = order.key.to_string();
         let query = format!("metadata['{KEY}']:'{key}'");
         let found = match self.api.get::<Page<Intent>>("v1/payment_intents/search", &[("query", &query)]).await {
@@ -209,6 +221,7 @@ impl Stripe {
         let Some(intent) = found else { return Ok(None) };
         is_as_ordered(&intent, order.key, order.amount)?;
         match intent.status {
+            IntentStatus::RequiresCapture if may_charge => self.capture(&intent.id, &key).await.map(Some),
             IntentStatus::RequiresCapture => Ok(None),
             _ => self.outcome(intent, &key).await.map(Some),
         }
@@ -222,28 +235,59 @@ impl Stripe {
         Ok(Some(refund.into()))
     }
 
-    /// What a list says of `key`, read back to when its operation began.
+    /// What a list says of `key`: looked for among the newest, back to when its operation began, and where there is too much of
+    /// that, about when it began.
     async fn listed<T: InList + serde::de::DeserializeOwned>(
         &self,
         path: &str,
         of: Params<'_>,
         key: OperationKey,
     ) -> Result<Option<T>, Refusal> {
-        let (key, begun_at) = (key.to_string(), key.begun_at());
+        let begun_at = key.begun_at() - CLOCKS_DIFFER_S;
+        let key = key.to_string();
+        match self.search::<T>(path, of, &key, begun_at).await? {
+            Search::Found(found) => return Ok(Some(found)),
+            Search::NotThere => return Ok(None),
+            Search::TooMuch => {}
+        }
+        let mut from = begun_at;
+        for span in SPANS_S {
+            let to = begun_at + span;
+            let (since, until) = (from.to_string(), to.to_string());
+            let mut of = of.to_vec();
+            of.extend([("created[gte]", since.as_str()), ("created[lte]", until.as_str())]);
+            if let Search::Found(found) = self.search(path, &of, &key, from).await? {
+                return Ok(Some(found));
+            }
+            from = to;
+        }
+        Err(Refusal::no_answer(format!("not among the last {PAGES} pages of {path}, nor of those of when it began")))
+    }
+
+    /// Reads a list, newest first and no further than to what was made before `since`.
+    async fn search<T: InList + serde::de::DeserializeOwned>(
+        &self,
+        path: &str,
+        of: Params<'_>,
+        key: &str,
+        since: i64,
+    ) -> Result<Search<T>, Refusal> {
         let mut after: Option<String> = None;
         for _ in 0..PAGES {
             let mut params = vec![("limit", "100")];
             params.extend(of);
             params.extend(after.as_deref().map(|after| ("starting_after", after)));
             let page: Page<T> = self.api.get(path, &params as Params<'_>).await?;
-            let is_last = !page.has_more || page.data.iter().all(|one| one.created() < begun_at - CLOCKS_DIFFER_S);
+            let is_last = !page.has_more || page.data.iter().all(|one| one.created() < since);
             after = page.data.last().map(|last| last.id().to_owned());
-            let found = page.data.into_iter().find(|one| one.metadata().gocomet_key.as_deref() == Some(&key));
-            if found.is_some() || is_last {
-                return Ok(found);
+            let found = page.data.into_iter().find(|one| one.metadata().gocomet_key.as_deref() == Some(key));
+            match found {
+                Some(found) => return Ok(Search::Found(found)),
+                None if is_last => return Ok(Search::NotThere),
+                None => {}
             }
         }
-        Err(Refusal::no_answer(format!("not among the last {PAGES} pages of {path}")))
+        Ok(Search::TooMuch)
     }
 }
 
@@ -270,13 +314,32 @@ impl Psp for Stripe {
         Box::pin(async move { answered(self.refund_once(order).await) })
     }
 
-    fn find<'a>(&'a self, order: Order<'a>) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
+    fn find<'a>(&'a self, order: Order<'a>, may_charge: bool) -> BoxFuture<'a, Result<Option<Answer>, NoAnswer>> {
         Box::pin(async move {
             let found = match order {
-                Order::Charge(order) => self.find_charge(order).await,
+                Order::Charge(order) => self.find_charge(order, may_charge).await,
                 Order::Refund(order) => self.find_refund(order).await,
             };
             found.map_err(unasked)
+        })
+    }
+
+    fn key_of<'a>(
+        &'a self,
+        tenant: &'a TenantId,
+        charge_ref: &'a str,
+    ) -> BoxFuture<'a, Result<Option<OperationKey>, NoAnswer>> {
+        Box::pin(async move {
+            if !charge_ref.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+                return Ok(None);
+            }
+            let intent = match self.api.get::<Intent>(&format!("v1/payment_intents/{charge_ref}"), &[]).await {
+                Ok(intent) => intent,
+                Err(Refusal::Declined { .. }) => return Ok(None),
+                Err(Refusal::NoAnswer(no_answer)) => return Err(no_answer),
+            };
+            let is_theirs = intent.metadata.gocomet_tenant.as_deref() == Some(tenant.as_str());
+            Ok(intent.metadata.gocomet_key.filter(|_| is_theirs).as_deref().and_then(OperationKey::parse))
         })
     }
 
