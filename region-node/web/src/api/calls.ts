@@ -3,6 +3,7 @@ import type { Money } from '../lib/money';
 import type { Client } from './client';
 import type {
   ConfigAnswer,
+  Difference,
   Directory,
   DispatchStory,
   DriverBalance,
@@ -20,6 +21,7 @@ import type {
   Payout,
   Place,
   QuarantinedEntry,
+  Reconciliation,
   RegionsView,
   Ride,
   RollupDay,
@@ -221,6 +223,17 @@ export const givenUp = (client: Client, what: Movement, cursor: string | undefin
 
 export const retry = (client: Client, what: Movement, id: string, idempotencyKey: string): Promise<GivenUp> =>
   client.json({ method: 'POST', path: `/v1/${what}/${enc(id)}/retry`, body: {}, idempotencyKey });
+
+/** The newest first. */
+export const reconciliations = (client: Client, cursor: string | undefined, signal?: AbortSignal): Promise<Page<Reconciliation>> =>
+  client.json({ method: 'GET', path: '/v1/reconciliations', query: cursor === undefined ? {} : { cursor }, signal });
+
+/** Of the last day. */
+export const reconcile = (client: Client, idempotencyKey: string): Promise<Reconciliation> =>
+  client.json({ method: 'POST', path: '/v1/reconciliations', body: {}, idempotencyKey });
+
+export const differencesOf = (client: Client, id: string, cursor: string | undefined, signal?: AbortSignal): Promise<Page<Difference>> =>
+  client.json({ method: 'GET', path: `/v1/reconciliations/${enc(id)}`, query: cursor === undefined ? {} : { cursor }, signal });
 
 const STATEMENT_TYPES = { pdf: 'application/pdf', csv: 'text/csv' } as const;
 export type StatementFormat = keyof typeof STATEMENT_TYPES;

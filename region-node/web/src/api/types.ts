@@ -230,6 +230,36 @@ export interface GivenUp {
   retried_by?: string | null;
 }
 
+/** A comparison of an account at a payment service with the books here. */
+export interface Reconciliation {
+  id: string;
+  provider: string;
+  /** The day (UTC) a daily one is of. */
+  day?: string | null;
+  from: string;
+  to: string;
+  status: 'running' | 'completed' | 'failed';
+  failure?: string | null;
+  listed: number;
+  differences: number;
+}
+
+/** What the two sides do not agree on. */
+export interface Difference {
+  id: string;
+  class: string;
+  payment_id?: string | null;
+  refund_id?: string | null;
+  provider_ref?: string | null;
+  here?: Seen | null;
+  there?: Seen | null;
+}
+
+/** How one side sees it. */
+interface Seen extends Money {
+  status: string;
+}
+
 /** What a day's settlements in one currency come to. */
 export interface RollupDay {
   day: string;

@@ -11,6 +11,7 @@ import { ErrorNote } from '../ui/error-note';
 import { ShortId } from '../ui/short-id';
 import { StatementDownload } from '../ui/statement-download';
 import { GivenUpMoney } from './given-up';
+import { Reconciliations } from './reconciliations';
 import { RollupTable } from './rollup-table';
 
 const EVERY_MS = 10_000;
@@ -84,6 +85,7 @@ export function MoneyView({ client, tenant }: { client: Client; tenant: string }
 
       <RollupTable client={client} tenant={tenant} />
       <GivenUpMoney client={client} tenant={tenant} />
+      <Reconciliations client={client} tenant={tenant} />
 
       <section className="stack" aria-labelledby="driver-balances">
         <h2 id="driver-balances">Drivers</h2>
