@@ -129,7 +129,11 @@ impl<'a> Departure<'a> {
                 Paused::CommandsGoOn => {}
             }
             pauses += 1;
-            tracing::info!(tenant = self.moving.tenant, pauses, "writes could not pause for long enough; it is tried again");
+            tracing::info!(
+                tenant = self.moving.tenant,
+                pauses,
+                "writes could not pause for long enough; it is tried again"
+            );
             if pauses == MAX_PAUSES {
                 break;
             }
@@ -225,7 +229,9 @@ impl<'a> Departure<'a> {
                 surplus.push(name);
             } else if there.rows < here.rows || there.digest != here.digest {
                 let (there, here) = (there.rows.unwrap_or_default(), here.rows.unwrap_or_default());
-                return Err(MoveError::Differs(format!("{name} has {there} rows there and {here} here, or other ones")));
+                return Err(MoveError::Differs(format!(
+                    "{name} has {there} rows there and {here} here, or other ones"
+                )));
             }
         }
         Ok(surplus)

@@ -158,8 +158,7 @@ impl Shape {
     /// Copies out a tenant's rows with the hash of each: those written since the transaction number `since`, or all. What
     /// was written by a number 2^31 before counts as well, which does no harm.
     pub(super) fn copy_out(&self, tenant: &str, since: Option<i64>) -> String {
-        let changed = since
-            .map_or_else(String::new, |since| format!(" AND age(xmin) <= (SELECT age('{since}'::xid))"));
+        let changed = since.map_or_else(String::new, |since| format!(" AND age(xmin) <= (SELECT age('{since}'::xid))"));
         let (columns, hash) = (self.list(), hash_of(&self.columns));
         format!(
             "COPY (SELECT {columns}, {hash} FROM {} WHERE {}{changed}) TO STDOUT (FORMAT binary)",
