@@ -685,6 +685,45 @@ async fn a_home_nobody_hears_is_taken_with_a_majority_and_never_without(pool: Pg
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_home_is_not_taken_while_the_third_region_only_joins_and_is_once_that_has_a_voice(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "porto-taxis").await;
+    eventually("the tenant is known", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'porto-taxis'").await == 1
+            && cluster.count("ap-south", "SELECT count(*) FROM tenant_homes WHERE tenant_id = 'porto-taxis'").await == 1
+    })
+    .await;
+    cluster.all_are_members().await;
+    cluster.stop("us-east").await;
+    cluster
+        .tamper(
+            "eu-west",
+            "UPDATE regions SET state = 'joining' WHERE name = 'ap-south';
+             UPDATE repl_member SET state = 'joining' WHERE region = 'ap-south'",
+        )
+        .await;
+    cluster.as_system("eu-west", TAKE[0]).await;
+    eventually("it is said why nothing comes of it", async || {
+        let said =
+            "SELECT count(*) FROM tenant_moves WHERE ended_at IS NULL AND failure LIKE '%while ap-south only joins'";
+        cluster.count("eu-west", said).await == 1
+    })
+    .await;
+    assert_eq!(cluster.text("eu-west", HOME).await, "us-east 1 0");
+    cluster
+        .tamper(
+            "eu-west",
+            "UPDATE regions SET state = 'active' WHERE name = 'ap-south';
+             UPDATE repl_member SET state = 'active' WHERE region = 'ap-south'",
+        )
+        .await;
+    eventually("the home is taken", async || cluster.text("eu-west", TAKEN).await == "completed").await;
+    assert_eq!(cluster.text("eu-west", HOME).await, "eu-west 2 0");
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn of_two_regions_that_take_one_tenant_all_agree_on_one_in_the_end(pool: PgPool) {
     let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
     cluster.start_all().await;

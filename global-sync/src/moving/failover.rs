@@ -55,6 +55,11 @@ where
     if others.len() + 1 < needed {
         let (all, from) = (voters.len(), &moving.from);
         let reason = format!("{needed} of {all} regions have to agree, and without {from} there are not so many");
+        let joining = store.joining().await?;
+        if !joining.is_empty() {
+            let why = format!("{reason} while {} only joins", joining.join(", "));
+            return Err(MoveError::NoMajority { agreed: 1, needed, why });
+        }
         store.refuse_move(fence, moving, &reason).await?;
         return Err(MoveError::Refused(reason));
     }
@@ -169,6 +174,12 @@ impl Store {
     pub(super) async fn voters(&self) -> Result<BTreeSet<String>, StoreError> {
         let voters = sqlx::query_scalar!(r#"SELECT region AS "region!" FROM home_voters"#);
         Ok(voters.fetch_all(self.pool()).await?.into_iter().collect())
+    }
+
+    /// Regions that will have a voice once they have joined.
+    async fn joining(&self) -> Result<Vec<String>, StoreError> {
+        let joining = "SELECT region FROM repl_membership WHERE state = 'joining' ORDER BY region";
+        Ok(sqlx::query_scalar(joining).fetch_all(self.pool()).await?)
     }
 
     /// Agrees that another region is the tenant's home from `term` on, if that was not promised otherwise and the home it

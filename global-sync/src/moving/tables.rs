@@ -226,11 +226,13 @@ impl Shape {
 
     /// Deletes the rows whose keys did not come in: they are gone where they came from.
     pub(super) fn delete_others(&self, tenant: &str) -> String {
-        let key = self.key.join(", ");
+        let name = self.table.name;
+        let is_it: Vec<_> = self.key.iter().map(|key| format!("incoming.{key} = {name}.{key}")).collect();
+        // Not NOT IN, which looks through all keys for each row where they do not fit into memory.
         format!(
-            "DELETE FROM {} WHERE {} AND ({key}) NOT IN (SELECT {key} FROM incoming)",
-            self.table.name,
-            self.own(tenant)
+            "DELETE FROM {name} WHERE {} AND NOT EXISTS (SELECT FROM incoming WHERE {})",
+            self.own(tenant),
+            is_it.join(" AND ")
         )
     }
 }

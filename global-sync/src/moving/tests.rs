@@ -1,8 +1,8 @@
 use std::collections::BTreeSet;
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool};
 
-use super::tables::{self, MOVES, STAYS};
+use super::tables::{self, MOVES, STAYS, Shape};
 
 #[sqlx::test(migrations = "../migrations")]
 async fn every_table_with_a_tenant_moves_or_is_said_to_stay(pool: PgPool) {
@@ -51,30 +51,29 @@ async fn rows_can_be_deleted_at_their_home_where_that_is_said_alone(pool: PgPool
 #[sqlx::test(migrations = "../migrations")]
 async fn what_was_written_since_a_moment_is_copied_again_and_nothing_else(pool: PgPool) {
     let mut connection = pool.acquire().await.unwrap();
+    connection.execute("SELECT set_config('app.tenant_id', 'cabs', false)").await.unwrap();
     let shapes = tables::shapes(&mut connection).await.unwrap();
     let riders = shapes.iter().find(|shape| shape.table.name == "riders").unwrap();
     let write = "INSERT INTO riders (id, tenant_id, created_at) SELECT gen_random_uuid(), 'cabs', now() FROM generate_series(1, 9)";
-    sqlx::query(write).execute(&pool).await.unwrap();
-    let moment: i64 = sqlx::query_scalar("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint & 4294967295")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    let copied = async |since| {
-        let copy = riders.copy_out("cabs", since);
-        let rows = copy.trim_start_matches("COPY (").split(") TO STDOUT").next().unwrap();
-        let count = format!("SELECT count(*) FROM ({rows}) AS copied");
-        sqlx::query_scalar::<_, i64>(AssertSqlSafe(count)).fetch_one(&pool).await.unwrap()
-    };
-    assert_eq!((copied(None).await, copied(Some(moment)).await), (9, 0));
-    let change = "UPDATE riders SET rating_sum = 5 WHERE id = (SELECT id FROM riders LIMIT 1)";
-    sqlx::query(change).execute(&pool).await.unwrap();
-    sqlx::query("INSERT INTO riders (id, tenant_id, created_at) VALUES (gen_random_uuid(), 'cabs', now())")
-        .execute(&pool)
-        .await
-        .unwrap();
-    assert_eq!((copied(None).await, copied(Some(moment)).await), (10, 2));
+    connection.execute(write).await.unwrap();
+    // No transaction of another test's holds this back.
+    let moment = "SELECT pg_current_xact_id()::text::bigint & 4294967295";
+    let moment: i64 = sqlx::query_scalar(moment).fetch_one(&mut *connection).await.unwrap();
+    assert_eq!(copied(&mut connection, riders, None).await, 9);
+    assert_eq!(copied(&mut connection, riders, Some(moment)).await, 0);
     // Numbers of transactions begin anew after 2^32: what is ahead of the next one is long past.
-    assert_eq!(copied(Some((moment + (1 << 31) + 10_000) & 0xffff_ffff)).await, 10);
+    let ahead = (moment + (1 << 31) + 10_000) & 0xffff_ffff;
+    assert_eq!(copied(&mut connection, riders, Some(ahead)).await, 9);
+    connection.execute("UPDATE riders SET rating_sum = 5 WHERE id = (SELECT id FROM riders LIMIT 1)").await.unwrap();
+    connection.execute(write).await.unwrap();
+    assert_eq!(copied(&mut connection, riders, Some(moment)).await, 10);
+}
+
+async fn copied(connection: &mut PgConnection, shape: &Shape, since: Option<i64>) -> i64 {
+    let copy = shape.copy_out("cabs", since);
+    let rows = copy.strip_prefix("COPY (").and_then(|copy| copy.split(") TO STDOUT").next()).unwrap();
+    let count = format!("SELECT count(*) FROM ({rows}) AS copied");
+    sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(connection).await.unwrap()
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -89,13 +89,10 @@ impl Traffic {
                 traffic.workers.spawn(async move {
                     let spot = Spot::new();
                     while !stop.load(Ordering::Relaxed) {
-                        match &due {
+                        if let Some(due) = &due {
                             // Closed when the traffic ends.
-                            Some(due) => match due.acquire().await {
-                                Ok(ride) => ride.forget(),
-                                Err(_) => break,
-                            },
-                            None => {}
+                            let Ok(ride) = due.acquire().await else { break };
+                            ride.forget();
                         }
                         // What fails is not acknowledged; the next ride begins afresh.
                         if let Err(error) = book.one_ride(&city, &rider, &driver, &spot).await {
