@@ -53,7 +53,7 @@ async fn an_account_of_another_company_and_a_sandbox_that_is_switched_off_are_no
         assert!(view["rejected"][0].as_str().unwrap().contains(fix), "{view}");
         let refused = admin.post(&format!("{path}/publish"), json!({})).await;
         assert!(
-            refused.json()["fields"][0]["message"].as_str().is_some_and(|why| why.contains(fix)),
+            refused.json()["errors"][0]["message"].as_str().is_some_and(|why| why.contains(fix)),
             "{}",
             refused.json()
         );

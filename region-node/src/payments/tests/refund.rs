@@ -226,7 +226,7 @@ async fn a_refund_that_its_bank_sends_back_after_days_is_taken_back_and_can_be_m
     told("evt_1").await;
     assert_eq!(scene.payment(id).await["refunded"]["amount"], 300, "the PSP says that it has succeeded");
 
-    scene.region.clock.advance(time::Duration::days(4));
+    scene.region.clock.advance(time::Duration::hours(1));
     let fail = "UPDATE sandbox_psp_operations SET outcome = 'declined', decline_code = 'expired_or_canceled_card'
                 WHERE kind = 'refund'";
     sqlx::query(fail).execute(&mut *scene.conn().await).await.unwrap();
