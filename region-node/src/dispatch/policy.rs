@@ -16,7 +16,7 @@ use time::Duration;
 
 /// One driver one request may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Candidate {
+pub struct Candidate {
     /// The driver's number.
     pub driver: usize,
     /// Seconds to the pick-up.
@@ -27,7 +27,7 @@ pub(super) struct Candidate {
 
 /// A request and who may take it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Request {
+pub struct Request {
     /// How long the rider has waited.
     pub waited: Duration,
     /// In any order.
@@ -36,7 +36,7 @@ pub(super) struct Request {
 
 /// Requests in the order they came in.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Matching {
+pub struct Matching {
     /// By number.
     pub requests: Vec<Request>,
 }
@@ -48,7 +48,7 @@ pub(super) trait Policy: Send + Sync {
 }
 
 /// Matches by the policy a tenant chose. What may compute for longer does so on a thread that serves nobody.
-pub(super) async fn assign(mode: DispatchMode, matching: Matching) -> (Matching, Vec<Option<usize>>) {
+pub async fn assign(mode: DispatchMode, matching: Matching) -> (Matching, Vec<Option<usize>>) {
     let policy: &'static dyn Policy = match mode {
         DispatchMode::Batched => &Batched,
         DispatchMode::Nearest => &Nearest,
@@ -204,7 +204,11 @@ impl Group {
             candidates.map(move |(index, c)| Reverse((c.cost_s - worth_s(request), *number, index, c.driver)))
         });
         let mut pairs: BinaryHeap<_> = pairs.collect();
-        while let Some(Reverse((_, request, index, driver))) = pairs.pop() {
+        // Most pairs are of somebody who has one already: nobody need look at them once all of a side have.
+        let most = self.requests.len().min(self.drivers.len());
+        while taken.len() < most
+            && let Some(Reverse((_, request, index, driver))) = pairs.pop()
+        {
             if chosen[request].is_none() && taken.insert(driver) {
                 chosen[request] = Some(index);
             }

@@ -64,6 +64,7 @@ pub struct Section {
 pub const ALL: &[Section] = &[
     Section { name: "positions", run: |options| Box::pin(sections::positions::run(options)) },
     Section { name: "policies", run: |options| Box::pin(sections::policies::run(options)) },
+    Section { name: "assignment", run: |options| Box::pin(sections::assignment::run(options)) },
     Section { name: "matching", run: |options| Box::pin(sections::matching::run(options)) },
     Section { name: "sockets", run: |options| Box::pin(sections::sockets::run(options)) },
     Section { name: "rebuild", run: |options| Box::pin(sections::rebuild::run(options)) },

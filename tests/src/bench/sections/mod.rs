@@ -1,5 +1,6 @@
 //! One file per section.
 
+pub mod assignment;
 pub mod bootstrap;
 pub mod eta;
 pub mod matching;
