@@ -20,6 +20,8 @@ pub struct Caller {
     cars: Cars,
     /// Its place among all, so that they do not all call in the same millisecond.
     share: f64,
+    /// Whose turn it is.
+    next: usize,
 }
 
 impl Caller {
@@ -36,25 +38,27 @@ impl Caller {
             let theirs = drivers.iter().skip(number).step_by(connections);
             let heads: Vec<_> = theirs.map(|driver| head(stand, &address, driver)).collect();
             let cars = cars(number, heads.len());
-            Self { address: address.clone(), heads, cars, share: number as f64 / connections as f64 }
+            Self { address: address.clone(), heads, cars, share: number as f64 / connections as f64, next: 0 }
         };
         (0..connections).map(caller).collect()
     }
 
-    /// Reports for one driver after the other, so often, for `duration`; how many calls that were.
-    pub async fn call(mut self, per_second: f64, duration: Duration) -> anyhow::Result<u64> {
+    /// Reports for one driver after the other, going on where the last call ended, so often, for `duration`; how many reports
+    /// that were.
+    pub async fn call(&mut self, per_second: f64, duration: Duration) -> anyhow::Result<u64> {
         let mut connection = self.connect().await?;
         let every = Duration::from_secs_f64(1.0 / per_second);
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (begun, mut calls) = (Instant::now(), 0);
+        let (begun, mut calls) = (Instant::now(), 0_u64);
         tokio::time::sleep(every.mul_f64(self.share)).await;
         while begun.elapsed() < duration {
             ticks.tick().await;
-            self.report(&mut connection, calls % self.heads.len()).await?;
+            self.report(&mut connection, self.next % self.heads.len()).await?;
+            self.next += 1;
             calls += 1;
         }
-        Ok(calls as u64)
+        Ok(calls)
     }
 
     /// Reports for each driver once, as fast as the answers come.

@@ -33,14 +33,21 @@ pub struct Paced {
 impl Cars {
     /// So many cars all over the town, reporting every `every`.
     pub fn new(count: usize, every: Duration) -> Self {
-        let place = |index| (place_in_town(index, 1.0), (index as f64 * 0.7).rem_euclid(360.0));
-        let step_deg = SPEED_MPS * every.as_secs_f64() / METRES_PER_DEG;
-        Self { at: (0..count).map(place).collect(), step_deg, text: String::new() }
+        Self::parked((0..count).map(|index| place_in_town(index, 1.0))).driving(every)
     }
 
     /// Cars that stand.
     pub fn parked(places: impl IntoIterator<Item = Point>) -> Self {
         Self { at: places.into_iter().map(|place| (place, 0.0)).collect(), step_deg: 0.0, text: String::new() }
+    }
+
+    /// The same cars, driving between reports so far apart, each another way.
+    pub fn driving(mut self, every: Duration) -> Self {
+        self.step_deg = SPEED_MPS * every.as_secs_f64() / METRES_PER_DEG;
+        for (index, (_, heading)) in self.at.iter_mut().enumerate() {
+            *heading = (index as f64 * 0.7).rem_euclid(360.0);
+        }
+        self
     }
 
     /// Where a car is.

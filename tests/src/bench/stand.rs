@@ -111,8 +111,9 @@ impl Stand {
         Ok(count as f64)
     }
 
-    /// Lists the bench's key in the directory and waits until the region takes its tokens.
-    async fn announce_key(&self) -> anyhow::Result<()> {
+    /// Lists the bench's key in the directory and waits until the region takes its tokens; a node that starts lists the
+    /// region's own alone.
+    pub async fn announce_key(&self) -> anyhow::Result<()> {
         sqlx::query("UPDATE regions SET jwks = jsonb_set(jwks, '{keys}', jwks->'keys' || $1::jsonb)")
             .bind(json!([self.signer.jwk()]))
             .execute(&self.database)

@@ -33,7 +33,7 @@ const RIDERS: usize = 3_000;
 const PROCESSES: usize = 2;
 /// A driver in town reports about as often as everywhere; one who stands, inside the minute a position lives.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
-const FEED_EVERY: Duration = Duration::from_secs(40);
+pub(super) const FEED_EVERY: Duration = Duration::from_secs(40);
 const FEED_LINES: usize = 64;
 /// As dense as the town: a fifth of the drivers on a fifth of the ground. Rides stay away from its rim.
 const MIDDLE: f64 = 0.447;
@@ -202,7 +202,7 @@ impl Town {
         let orders = Orders { tenant: stand.tenant.clone(), urls, report_every: REPORT_EVERY, accepts: true };
         let crowd = Crowd::gather(&orders, &members, PROCESSES, &stand.tasks).await?;
         crowd.until_connected(CONNECTED, SETTLING).await?;
-        feed(&stand, &fed, &around(FED)).await?;
+        feed(&stand, &fed, &around(FED), |cars| cars).await?;
         let seen = Arc::new(Seen::default());
         let riders = open_riders(&stand, &orders.urls, &riders, &seen).await?;
         lock(&seen.free).extend(0..riders.len());
@@ -345,19 +345,30 @@ pub(super) fn around(count: usize) -> Vec<Point> {
     places.filter(|place| !is_in_the_middle(*place, MIDDLE)).take(count).collect()
 }
 
-/// Reports for drivers who stand, again and again for as long as the bench lasts.
-pub(super) async fn feed(stand: &Stand, drivers: &[Person], places: &[Point]) -> anyhow::Result<()> {
-    let parked = |line: usize, _| Cars::parked(places.iter().skip(line).step_by(FEED_LINES).copied());
-    let mut callers = Caller::several(stand, FEED_LINES, drivers, parked);
+/// Reports for drivers over a few connections, again and again for as long as the bench lasts. They stand, but for what
+/// `moves` makes of their cars.
+pub(super) async fn feed(
+    stand: &Stand,
+    drivers: &[Person],
+    places: &[Point],
+    moves: fn(Cars) -> Cars,
+) -> anyhow::Result<()> {
+    let cars = |line: usize, _| moves(Cars::parked(places.iter().skip(line).step_by(FEED_LINES).copied()));
+    let mut callers = Caller::several(stand, FEED_LINES, drivers, cars);
     let first = stream::iter(callers.iter_mut()).for_each_concurrent(None, async |caller| {
         if let Err(error) = caller.once_round().await {
-            tracing::warn!(%error, "drivers who stand could not report");
+            tracing::warn!(%error, "drivers without sockets could not report");
         }
     });
     first.await;
     let each = drivers.len() as f64 / FEED_EVERY.as_secs_f64() / FEED_LINES as f64;
-    for caller in callers {
-        stand.tasks.spawn(caller.call(each, Duration::from_hours(6)));
+    for mut caller in callers {
+        stand.tasks.spawn(async move {
+            // A node that starts announces its region's keys anew, and until the bench's are, too, nobody is believed.
+            while caller.call(each, Duration::from_hours(6)).await.is_err() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        });
     }
     Ok(())
 }

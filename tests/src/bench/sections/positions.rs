@@ -320,7 +320,8 @@ async fn over_http(
     }
     let meter = stand.meter()?;
     let each = per_second / HTTP_LINES as f64;
-    let calls = callers.into_iter().map(|caller| stand.tasks.spawn(caller.call(each, duration)));
+    let calls =
+        callers.into_iter().map(|mut caller| stand.tasks.spawn(async move { caller.call(each, duration).await }));
     let mut messages = 0;
     for call in futures::future::join_all(calls).await {
         messages += call??;
