@@ -381,7 +381,7 @@ CREATE TABLE reconciliations (
     to_time          timestamptz NOT NULL,
     status           text NOT NULL CHECK (status IN ('running', 'completed', 'failed')),
     -- How far it is: which of the PSP's lists is being read, and from where on.
-    phase            text NOT NULL CHECK (phase IN ('charges', 'refunds', 'compare')),
+    phase            text NOT NULL CHECK (phase IN ('charges', 'refunds', 'disputes', 'compare')),
     cursor           text,
     -- The PSP's listing is read from here: what was settled in the span may have been begun before it.
     list_from        timestamptz NOT NULL,
@@ -406,7 +406,7 @@ CALL fence_by_tenant('reconciliations');
 CREATE TABLE reconciliation_operations (
     reconciliation_id uuid NOT NULL REFERENCES reconciliations (id),
     tenant_id        text NOT NULL,
-    kind             text NOT NULL CHECK (kind IN ('charge', 'refund')),
+    kind             text NOT NULL CHECK (kind IN ('charge', 'refund', 'dispute')),
     provider_ref     text NOT NULL,
     -- Our payment or refund it is for; none if we never asked for it.
     ours             uuid,
@@ -428,7 +428,8 @@ CREATE TABLE reconciliation_differences (
     tenant_id        text NOT NULL,
     class            text NOT NULL CHECK (class IN
         ('missing_here', 'missing_at_psp', 'charged_twice', 'amount_differs', 'status_differs', 'refund_missing_here',
-         'refund_missing_at_psp', 'refund_made_twice', 'refund_amount_differs', 'refund_status_differs', 'ledger_differs')),
+         'refund_missing_at_psp', 'refund_made_twice', 'refund_amount_differs', 'refund_status_differs',
+         'dispute_missing_here', 'ledger_differs')),
     payment_id       uuid,
     refund_id        uuid,
     provider_ref     text,

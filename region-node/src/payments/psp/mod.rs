@@ -161,6 +161,19 @@ pub(in crate::payments) struct Listing {
 pub(in crate::payments) enum ListedKind {
     Charges,
     Refunds,
+    /// Of anybody's charges through the account.
+    Disputes,
+}
+
+impl ListedKind {
+    /// Its name in SQL.
+    pub(in crate::payments) fn as_str(self) -> &'static str {
+        match self {
+            Self::Charges => "charge",
+            Self::Refunds => "refund",
+            Self::Disputes => "dispute",
+        }
+    }
 }
 
 /// Some of what a PSP has done.
@@ -174,10 +187,10 @@ pub(in crate::payments) struct ListedPage {
 /// An operation as the PSP has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::payments) struct Listed {
-    /// None if the platform never asked for it: a refund made by hand.
+    /// None if the platform never asked for it: a refund made by hand, a dispute.
     pub(in crate::payments) key: Option<OperationKey>,
     pub(in crate::payments) provider_ref: String,
-    /// The charge a refund is of.
+    /// The charge a refund or a dispute is of.
     pub(in crate::payments) charge_ref: Option<String>,
     /// Minor units as we count them.
     pub(in crate::payments) amount: i64,
@@ -189,9 +202,9 @@ pub(in crate::payments) struct Listed {
 /// How an operation stands at the PSP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::payments) enum ListedState {
-    /// Money moved.
+    /// Money moved; a dispute is lost.
     Succeeded,
-    /// It did not, and will not.
+    /// It did not, and will not; a dispute is won.
     Failed,
     /// Not decided.
     Open,

@@ -3,7 +3,7 @@ use shared::ids::{PaymentId, RefundId};
 use uuid::Uuid;
 
 /// Every class of difference, as the database's CHECK has them.
-pub(in crate::payments) const CLASSES: [&str; 11] = [
+pub(in crate::payments) const CLASSES: [&str; 12] = [
     "missing_here",
     "missing_at_psp",
     "charged_twice",
@@ -14,6 +14,7 @@ pub(in crate::payments) const CLASSES: [&str; 11] = [
     "refund_made_twice",
     "refund_amount_differs",
     "refund_status_differs",
+    "dispute_missing_here",
     "ledger_differs",
 ];
 
@@ -23,8 +24,8 @@ pub(in crate::payments) struct Difference {
     #[schema(value_type = String, format = "uuid")]
     pub(in crate::payments) id: Uuid,
     /// `missing_here`, `missing_at_psp`, `amount_differs`, `status_differs`, each of them with `refund_` before it for a
-    /// refund; `charged_twice` and `refund_made_twice` where the payment service has done what stands here once more; and
-    /// `ledger_differs` where a payment or refund and its entry in the ledger do.
+    /// refund; `charged_twice` and `refund_made_twice` where the payment service has done what stands here once more;
+    /// `dispute_missing_here` where nobody has told of a dispute; and `ledger_differs` where a payment or refund and its entry in the ledger do.
     pub(in crate::payments) class: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::payments) payment_id: Option<PaymentId>,

@@ -46,6 +46,7 @@ pub(in crate::payments) struct Job {
 pub(in crate::payments) enum Phase {
     Charges,
     Refunds,
+    Disputes,
     Compare,
 }
 
@@ -55,13 +56,14 @@ impl Phase {
         match self {
             Self::Charges => "charges",
             Self::Refunds => "refunds",
+            Self::Disputes => "disputes",
             Self::Compare => "compare",
         }
     }
 
     /// The one of that name.
     pub(in crate::payments) fn from_name(name: &str) -> Option<Self> {
-        [Self::Charges, Self::Refunds, Self::Compare].into_iter().find(|phase| phase.as_str() == name)
+        [Self::Charges, Self::Refunds, Self::Disputes, Self::Compare].into_iter().find(|phase| phase.as_str() == name)
     }
 }
 
@@ -87,7 +89,8 @@ impl Job {
         let phase = match (&next, self.phase) {
             (Some(_), phase) => phase,
             (None, Phase::Charges) => Phase::Refunds,
-            (None, Phase::Refunds | Phase::Compare) => Phase::Compare,
+            (None, Phase::Refunds) => Phase::Disputes,
+            (None, Phase::Disputes | Phase::Compare) => Phase::Compare,
         };
         Self { phase, cursor: next, attempts: 0, held_until: Some(held_until), ..self }
     }
@@ -162,6 +165,7 @@ async fn go_on(app: &App, tenant: &TenantId, id: ReconciliationId) -> Result<(),
         let kind = match job.phase {
             Phase::Charges => ListedKind::Charges,
             Phase::Refunds => ListedKind::Refunds,
+            Phase::Disputes => ListedKind::Disputes,
             Phase::Compare => return finish(app, tenant, &job).await,
         };
         if app.psp.admit(&job.provider).is_err() {

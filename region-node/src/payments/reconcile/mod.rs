@@ -1,7 +1,7 @@
 //! Comparing what a payment service has done with what stands here, so that no cent is missing on either side.
 //!
 //! A reconciliation is of one tenant's account and a span of time. It reads the PSP's lists page by page and keeps each
-//! operation in a table, then the database joins that table with payments, refunds and ledger and keeps what differs. Every
+//! operation in a table, then the database joins that table with payments, refunds, disputes and ledger and keeps what differs. Every
 //! page commits with the place it was read up to, so any node goes on after a crash, and memory holds one page.
 //!
 //! The span ends some hours ago (`psp.reconciliation.settle_after`): what is still under way then is no difference, and by

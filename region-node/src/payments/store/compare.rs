@@ -9,6 +9,7 @@ pub(in crate::payments) async fn compare(tx: &mut TenantTx, job: &Job, region: &
     payments_here(tx, job).await?;
     refunds_there(tx, job, region).await?;
     refunds_here(tx, job).await?;
+    disputes_there(tx, job).await?;
     payments_in_ledger(tx, job).await?;
     refunds_in_ledger(tx, job).await
 }
@@ -102,6 +103,25 @@ async fn refunds_here(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
            AND NOT EXISTS (SELECT FROM reconciliation_operations o
                            WHERE o.reconciliation_id = $1 AND o.ours = r.id AND o.kind = 'refund'
                              AND o.provider_ref = r.provider_ref)",
+        job.id.0,
+        job.provider,
+        job.from,
+        job.to
+    );
+    sql.execute(tx.conn()).await.map(|_| ())
+}
+
+/// A dispute is the tenant's if its charge is; one about a payment that was never settled is found with that.
+async fn disputes_there(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
+    let sql = sqlx::query!(
+        "INSERT INTO reconciliation_differences (reconciliation_id, tenant_id, class, payment_id, provider_ref, amount_here,
+             currency_here, status_here, amount_there, currency_there, status_there)
+         SELECT $1::uuid, o.tenant_id, 'dispute_missing_here', p.id, o.provider_ref, p.amount, p.currency, p.status, o.amount,
+             o.currency, o.state
+         FROM reconciliation_operations o
+         JOIN payments p ON p.tenant_id = o.tenant_id AND p.provider = $2 AND p.provider_ref = o.charge_ref
+         WHERE o.reconciliation_id = $1 AND o.kind = 'dispute' AND o.made_at >= $3 AND o.made_at < $4
+           AND NOT EXISTS (SELECT FROM disputes d WHERE d.payment_id = p.id AND d.provider_ref = o.provider_ref)",
         job.id.0,
         job.provider,
         job.from,

@@ -174,10 +174,6 @@ pub(in crate::payments) async fn keep_listed(
     page: &[Listed],
 ) -> sqlx::Result<()> {
     let tenant = tx.tenant().clone();
-    let kind = match kind {
-        ListedKind::Charges => "charge",
-        ListedKind::Refunds => "refund",
-    };
     let ours = |listed: &Listed| match listed.key {
         Some(OperationKey::Payment(id)) => (Some(id.0), Some(Entry::id_of_settlement(id).0)),
         Some(OperationKey::Refund(id)) => (Some(id.0), Some(Entry::id_of_refund(id).0)),
@@ -197,7 +193,7 @@ pub(in crate::payments) async fn keep_listed(
          ON CONFLICT (reconciliation_id, kind, provider_ref) DO NOTHING",
         id.0,
         tenant.as_str(),
-        kind,
+        kind.as_str(),
         &refs,
         &ours as _,
         &facts as _,

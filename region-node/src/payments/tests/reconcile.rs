@@ -201,6 +201,38 @@ async fn what_the_psp_has_done_twice_for_one_payment_or_refund_is_found_once(poo
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_dispute_of_which_no_webhook_told_is_found(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let (told, untold) = (scene.paid("tok_visa").await, scene.paid("tok_visa").await);
+    let mut disputes = Vec::new();
+    for (id, provider_ref) in [(told, "dp_1"), (untold, "dp_2")] {
+        disputes.push(Listed {
+            key: None,
+            provider_ref: provider_ref.to_owned(),
+            charge_ref: Some(dispute::provider_ref(&scene, id).await),
+            amount: 500,
+            currency: "USD".to_owned(),
+            state: ListedState::Open,
+            created_at: scene.region.clock.now(),
+        });
+    }
+    let of_others =
+        Listed { charge_ref: Some("ch_of_others".into()), provider_ref: "dp_3".into(), ..disputes[0].clone() };
+    disputes.push(of_others);
+    let amount = json!({"amount": 500, "currency": "USD"});
+    dispute::tell(&scene, "evt_1", disputes[0].charge_ref.as_deref().unwrap(), &amount, "open").await.ok(200);
+    scene.region.clock.advance(Duration::hours(4));
+    let made = scene.admin.post(PATH, json!({})).await.ok(202)["id"].as_str().unwrap().to_owned();
+    let mut tx = scene.tx().await;
+    store::keep_listed(&mut tx, made.parse().unwrap(), ListedKind::Disputes, &disputes).await.unwrap();
+    tx.commit().await.unwrap();
+    while reconcile::run_due(&scene.region.app).await.unwrap() > 0 {}
+    let report = scene.admin.get(&format!("{PATH}/{made}")).await.ok(200);
+    assert_eq!(found(&report), [("dispute_missing_here".to_owned(), untold.to_string(), String::new())]);
+    assert_eq!(report["items"][0]["provider_ref"], "dp_2");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn what_is_under_way_is_no_difference_until_it_should_have_ended(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let id = id_of(&scene.pay(scene.trip().await, "tok_timeout").await.ok(201));

@@ -1654,8 +1654,8 @@ export interface components {
         Difference: {
             /**
              * @description `missing_here`, `missing_at_psp`, `amount_differs`, `status_differs`, each of them with `refund_` before it for a
-             *     refund; `charged_twice` and `refund_made_twice` where the payment service has done what stands here once more; and
-             *     `ledger_differs` where a payment or refund and its entry in the ledger do.
+             *     refund; `charged_twice` and `refund_made_twice` where the payment service has done what stands here once more;
+             *     `dispute_missing_here` where nobody has told of a dispute; and `ledger_differs` where a payment or refund and its entry in the ledger do.
              */
             class: string;
             here?: components["schemas"]["Seen"] | null;

@@ -9,6 +9,7 @@ const WORDS: Record<string, string> = {
   refund_made_twice: 'Given back twice',
   refund_amount_differs: 'Another amount was given back',
   refund_status_differs: 'Given back on one side alone',
+  dispute_missing_here: 'Disputed, and nobody has told of it',
   ledger_differs: 'The ledger has it otherwise',
 };
 

@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 
 use crate::{
     db::{SystemTx, TenantTx},
-    payments::psp::{ListedKind, Listing, OperationKey},
+    payments::psp::{Listing, OperationKey},
 };
 
 /// An operation as the books have it.
@@ -147,10 +147,6 @@ pub(super) async fn list(
     after: (OffsetDateTime, &str),
     limit: i64,
 ) -> sqlx::Result<Vec<Entry>> {
-    let kind = match listing.kind {
-        ListedKind::Charges => "charge",
-        ListedKind::Refunds => "refund",
-    };
     let sql = sqlx::query_as!(
         Entry,
         "SELECT idempotency_key, provider_ref, charge_ref, amount, currency, outcome, created_at
@@ -159,7 +155,7 @@ pub(super) async fn list(
            AND (created_at, provider_ref) > ($5, $6)
          ORDER BY created_at, provider_ref LIMIT $7",
         listing.tenant.as_str(),
-        kind,
+        listing.kind.as_str(),
         listing.from,
         listing.to,
         after.0,

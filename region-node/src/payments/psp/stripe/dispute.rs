@@ -2,8 +2,11 @@ use serde::Deserialize;
 use shared::money::{Currency, Money};
 use time::OffsetDateTime;
 
-use super::amount::from_stripe;
-use crate::payments::{DisputeStatus, PaymentError, psp::DisputeNews};
+use super::{InList, Metadata, amount::from_stripe};
+use crate::payments::{
+    DisputeStatus, PaymentError,
+    psp::{DisputeNews, ListedState},
+};
 
 /// A dispute, as far as we look at it.
 #[derive(Deserialize)]
@@ -14,18 +17,15 @@ pub(super) struct Dispute {
     status: String,
     created: i64,
     /// Missing where the charge was not made through an intent, as ours all are.
-    payment_intent: Option<String>,
+    pub(super) payment_intent: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
 }
 
 impl Dispute {
     /// None of what takes no money: a bank's inquiry (`warning_…`), a dispute that was prevented, a charge that is not ours.
     pub(super) fn news(self) -> Result<Option<DisputeNews>, PaymentError> {
-        let status = match self.status.as_str() {
-            "needs_response" | "under_review" => DisputeStatus::Open,
-            "won" => DisputeStatus::Won,
-            "lost" => DisputeStatus::Lost,
-            _ => return Ok(None),
-        };
+        let Some(status) = self.status() else { return Ok(None) };
         let Some(charge_ref) = self.payment_intent else { return Ok(None) };
         let malformed = |what: &str| PaymentError::MalformedEvent(format!("a dispute's {what} cannot be read"));
         let currency: Currency = self.currency.to_uppercase().parse().map_err(|_| malformed("currency"))?;
@@ -38,6 +38,39 @@ impl Dispute {
             status,
             opened_at,
         }))
+    }
+
+    fn status(&self) -> Option<DisputeStatus> {
+        match self.status.as_str() {
+            "needs_response" | "under_review" => Some(DisputeStatus::Open),
+            "won" => Some(DisputeStatus::Won),
+            "lost" => Some(DisputeStatus::Lost),
+            _ => None,
+        }
+    }
+
+    /// How it stands in a list; none if it takes no money.
+    pub(super) fn listed_as(&self) -> Option<ListedState> {
+        Some(match self.status()? {
+            DisputeStatus::Open => ListedState::Open,
+            DisputeStatus::Won => ListedState::Failed,
+            DisputeStatus::Lost => ListedState::Succeeded,
+        })
+    }
+}
+
+impl InList for Dispute {
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+    fn created(&self) -> i64 {
+        self.created
+    }
+    fn sum(&self) -> (i64, &str) {
+        (self.amount, &self.currency)
     }
 }
 

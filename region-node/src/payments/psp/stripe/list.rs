@@ -1,12 +1,12 @@
 //! What an account has done, for reconciliation.
 //!
 //! Tenants may share an account, and an account may serve other things than this platform. Payments are told by the tenant in
-//! their metadata; refunds are not told apart, since one made by hand has no metadata: whose charge it gives back decides.
+//! their metadata; refunds are not told apart, since one made by hand has no metadata, nor are disputes: whose charge it is decides.
 
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
 
-use super::{InList, Intent, IntentStatus, Metadata, Page, Refund, Refusal, Stripe, amount::from_stripe};
+use super::{Dispute, InList, Intent, IntentStatus, Metadata, Page, Refund, Refusal, Stripe, amount::from_stripe};
 use crate::payments::psp::{Listed, ListedKind, ListedPage, ListedState, Listing, OperationKey};
 
 impl Stripe {
@@ -36,6 +36,11 @@ impl Stripe {
                     _ => ListedState::Open,
                 };
                 Ok(listed(page, |one| is_ours(&one.metadata, true), state, |one| one.payment_intent.clone()))
+            }
+            ListedKind::Disputes => {
+                let page = self.one_page::<Dispute>("v1/disputes", listing).await?;
+                let state = |dispute: &Dispute| dispute.listed_as().unwrap_or(ListedState::Failed);
+                Ok(listed(page, |one| one.listed_as().is_some(), state, |one| one.payment_intent.clone()))
             }
         }
     }
@@ -128,7 +133,8 @@ mod tests {
         let router = Router::new()
             .route("/v1/payment_intents", list(intents).post(charge))
             .route("/v1/payment_intents/{id}/capture", post(capture))
-            .route("/v1/refunds", list(refunds));
+            .route("/v1/refunds", list(refunds))
+            .route("/v1/disputes", list(disputes()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
         #[expect(clippy::disallowed_methods, reason = "it serves until the test's runtime ends")]
@@ -137,6 +143,16 @@ mod tests {
         let accounts = BTreeMap::from([("acme".to_owned(), serde_json::from_value(account).unwrap())]);
         let http = http_client(std::time::Duration::from_secs(5)).unwrap();
         Stripe::accounts(&StripeConfig { base_url, accounts }, &http).unwrap().pop().unwrap().1
+    }
+
+    fn disputes() -> Vec<Value> {
+        let dispute = |id: &str, status: &str, created: i64| {
+            json!({"object": "dispute", "id": id, "amount": 500, "currency": "usd", "status": status, "created": created,
+                "payment_intent": "pi_1", "metadata": {}})
+        };
+        let of_the_time = [("dp_3", "lost"), ("dp_2", "warning_needs_response"), ("dp_1", "needs_response")];
+        let of_the_time = of_the_time.map(|(id, status)| dispute(id, status, 150));
+        [dispute("dp_4", "won", 201)].into_iter().chain(of_the_time).collect()
     }
 
     fn at(second: i64) -> OffsetDateTime {
@@ -264,6 +280,16 @@ mod tests {
         }
         let unfound = stripe.find(Order::Charge(&order(never)), true).await;
         assert!(unfound.is_err(), "it may be among those nobody has read: {unfound:?}");
+    }
+
+    #[tokio::test]
+    async fn disputes_of_the_time_are_listed_with_their_charge_and_inquiries_are_none() {
+        let stripe = stripe(Vec::new(), Vec::new()).await;
+        let listed = all(&stripe, ListedKind::Disputes).await;
+        let seen: Vec<_> =
+            listed.iter().map(|one| (one.provider_ref.as_str(), one.charge_ref.as_deref(), one.state)).collect();
+        let expected = [("dp_3", Some("pi_1"), ListedState::Succeeded), ("dp_1", Some("pi_1"), ListedState::Open)];
+        assert_eq!(seen, expected);
     }
 
     #[tokio::test]
