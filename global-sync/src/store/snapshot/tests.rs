@@ -182,7 +182,7 @@ async fn a_damaged_draft_gives_way_to_the_one_of_a_snapshot_and_keeps_what_the_l
         edited(vec![author.apply_merge_patch(None, &patch, &DocumentActor::of("sa-east", 1)).unwrap().unwrap()])
     };
     let (first, second) = (edit("a"), edit("b"));
-    donor.store.receive(&batch(&ap, Head::EMPTY, &[first.clone()])).await.unwrap();
+    donor.store.receive(&batch(&ap, Head::EMPTY, std::slice::from_ref(&first))).await.unwrap();
     donor.apply_all().await;
     let here = batch(&sa, Head::EMPTY, &[first, second]);
     joiner.store.receive(&here).await.unwrap();
