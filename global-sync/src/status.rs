@@ -240,6 +240,11 @@ impl Board {
         known.extend(keys.iter().take(NAMED.saturating_sub(known.len())).cloned());
     }
 
+    /// Whether the last look through all logs has found any.
+    pub(crate) fn knows_damage(&self) -> bool {
+        self.read().damage.as_ref().is_some_and(|(_, found)| found.entries > 0)
+    }
+
     /// Everything is about to be compared again.
     pub(crate) fn forget_differing(&self) {
         self.write().differing.clear();

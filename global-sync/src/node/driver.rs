@@ -319,6 +319,11 @@ impl Driver {
             MeshEvent::Received { conn, message } => self.feed(Event::Received { conn, message }),
             MeshEvent::SnapshotWanted { region, pieces } => {
                 let store = self.store.clone();
+                // The other end sees that nothing comes, and asks another region.
+                if self.board.knows_damage() {
+                    tracing::error!(peer = %region, "{region} is given no snapshot: what is damaged here has to be mended first");
+                    return;
+                }
                 tracing::info!(peer = %region, "{region} asks for a snapshot");
                 self.work.spawn(async move {
                     match store.export_snapshot(&pieces).await {

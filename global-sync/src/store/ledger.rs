@@ -285,19 +285,10 @@ impl Store {
     pub async fn check_ledger(&self, fence: &Fence) -> Result<Vec<i16>, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
-        let mut said = Sums::default();
-        for row in sqlx::query!("SELECT bucket, facts, sum FROM repl_ledger_digest").fetch_all(&mut *tx).await? {
-            said.add_sum(row.bucket, Sum { facts: row.facts, hashes: words(&hash(&row.sum)?) });
-        }
-        let found = sum_rows(&mut tx, 0).await?;
+        let mut look = Look::begin(&mut tx).await?;
+        while look.goes_on(&mut tx).await? {}
         tx.rollback().await?;
-        let corrections: Vec<(i16, Sum)> = (0..16)
-            .filter_map(|bucket| {
-                let sum = |sums: &Sums| sums.buckets.get(&bucket).copied().unwrap_or_default();
-                let (said, found) = (sum(&said), sum(&found));
-                (said != found).then(|| (bucket, found.minus(said)))
-            })
-            .collect();
+        let corrections = look.corrections();
         if !corrections.is_empty() {
             // Facts have come in meanwhile; they are in the sums, and so is what was wrong with them.
             let mut tx = self.begin_fenced(fence).await?;
@@ -312,18 +303,74 @@ impl Store {
     }
 }
 
+/// A look at the ledger's rows, slice by slice, for those that are not what was put there.
+pub(super) struct Look {
+    said: Sums,
+    found: Sums,
+    after: i64,
+    newest: i64,
+}
+
+impl Look {
+    /// Begins one, of what a transaction sees.
+    pub(super) async fn begin(connection: &mut PgConnection) -> Result<Self, StoreError> {
+        let mut said = Sums::default();
+        for row in sqlx::query!("SELECT bucket, facts, sum FROM repl_ledger_digest").fetch_all(&mut *connection).await?
+        {
+            said.add_sum(row.bucket, Sum { facts: row.facts, hashes: words(&hash(&row.sum)?) });
+        }
+        Ok(Self { said, found: Sums::default(), after: 0, newest: newest(connection).await? })
+    }
+
+    /// Looks on; false once all is seen.
+    pub(super) async fn goes_on(&mut self, connection: &mut PgConnection) -> Result<bool, StoreError> {
+        if self.after >= self.newest {
+            return Ok(false);
+        }
+        sum_slice(connection, self.after, &mut self.found).await?;
+        self.after += SLICE;
+        Ok(true)
+    }
+
+    /// Whether the rows seen are what was put there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.corrections().is_empty()
+    }
+
+    /// The buckets whose sums are not those of their rows, and what the sums lack.
+    fn corrections(&self) -> Vec<(i16, Sum)> {
+        let sum = |sums: &Sums, bucket| sums.buckets.get(&bucket).copied().unwrap_or_default();
+        let differs = |bucket| {
+            let (said, found) = (sum(&self.said, bucket), sum(&self.found, bucket));
+            (said != found).then(|| (bucket, found.minus(said)))
+        };
+        (0..16).filter_map(differs).collect()
+    }
+}
+
 /// Rows summed by one statement.
 const SLICE: i64 = 100_000;
+
+async fn newest(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let sql = sqlx::query_scalar!(r#"SELECT COALESCE(max(position), 0) AS "newest!" FROM ledger_facts"#);
+    Ok(sql.fetch_one(connection).await?)
+}
 
 /// Sums of the rows that came after a position.
 async fn sum_rows(connection: &mut PgConnection, mut after: i64) -> Result<Sums, StoreError> {
     let mut sums = Sums::default();
-    let newest = sqlx::query_scalar!(r#"SELECT COALESCE(max(position), 0) AS "newest!" FROM ledger_facts"#)
-        .fetch_one(&mut *connection)
-        .await?;
+    let newest = newest(connection).await?;
     while after < newest {
-        let rows = sqlx::query!(
-            r#"SELECT (get_byte(h, 0) >> 4)::smallint AS "bucket!", count(*) AS "facts!",
+        sum_slice(connection, after, &mut sums).await?;
+        after += SLICE;
+    }
+    Ok(sums)
+}
+
+/// Adds the rows of one slice, those after a position.
+async fn sum_slice(connection: &mut PgConnection, after: i64, sums: &mut Sums) -> Result<(), StoreError> {
+    let rows = sqlx::query!(
+        r#"SELECT (get_byte(h, 0) >> 4)::smallint AS "bucket!", count(*) AS "facts!",
                       ARRAY[sum(('x' || substr(x, 1, 8))::bit(32)::bigint)::bigint,
                             sum(('x' || substr(x, 9, 8))::bit(32)::bigint)::bigint,
                             sum(('x' || substr(x, 17, 8))::bit(32)::bigint)::bigint,
@@ -336,17 +383,15 @@ async fn sum_rows(connection: &mut PgConnection, mut after: i64) -> Result<Sums,
                      FROM (SELECT ledger_fact_hash(f) AS h FROM ledger_facts f
                            WHERE position > $1 AND position <= $1 + $2) hashed) spelled
                GROUP BY 1"#,
-            after,
-            SLICE
-        )
-        .fetch_all(&mut *connection)
-        .await?;
-        for row in rows {
-            sums.add_sum(row.bucket, Sum { facts: row.facts, hashes: from_halves(&row.words) });
-        }
-        after += SLICE;
+        after,
+        SLICE
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in rows {
+        sums.add_sum(row.bucket, Sum { facts: row.facts, hashes: from_halves(&row.words) });
     }
-    Ok(sums)
+    Ok(())
 }
 
 /// A 256-bit number from sums of its eight 32-bit parts, the greatest first.

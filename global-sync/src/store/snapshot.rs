@@ -115,7 +115,8 @@ const TABLES: [Table; 10] = [
 ];
 
 impl Store {
-    /// Sends a snapshot of this region as it is now. It ends early, with an error, when nobody takes the pieces any more.
+    /// Sends a snapshot of this region as it is now. It ends early, with an error, when nobody takes the pieces any more, or when
+    /// rows of the ledger are not what was put there: damage does not spread.
     pub async fn export_snapshot(&self, pieces: &mpsc::Sender<Piece>) -> Result<(), StoreError> {
         // A connection of its own: one that is left in the midst of a copy is no use to anybody.
         let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
@@ -133,6 +134,14 @@ impl Store {
                 }
             }
             send(pieces, Piece::Rows(piece)).await?;
+        }
+        // What was sent is taken in by nobody before the end is. Whoever waits for that hears meanwhile that it comes.
+        let mut look = ledger::Look::begin(&mut connection).await?;
+        while look.goes_on(&mut connection).await? {
+            send(pieces, Piece::Rows(Vec::new())).await?;
+        }
+        if !look.is_whole() {
+            return Err(StoreError::Snapshot("rows of the ledger are not what was put there"));
         }
         send(pieces, Piece::End).await?;
         connection.close().await?;

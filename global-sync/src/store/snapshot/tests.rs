@@ -109,6 +109,25 @@ async fn a_snapshot_taken_while_facts_are_written_and_the_tail_after_it_lack_not
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_ledger_row_that_was_altered_spreads_with_no_snapshot(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    for n in 1..=3 {
+        donor.commit(&settlement(n)).await;
+    }
+    donor.number().await;
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    let before = joiner.store.digest().await.unwrap();
+    donor.superuser.execute("UPDATE ledger_facts SET amount = amount + 1 WHERE origin_seq = 2").await.unwrap();
+    let error = copy(&donor, &joiner).await.unwrap_err();
+    assert!(matches!(error, StoreError::Snapshot(_)), "{error}");
+    assert_eq!(joiner.store.digest().await.unwrap(), before);
+    donor.superuser.execute("UPDATE ledger_facts SET amount = amount - 1 WHERE origin_seq = 2").await.unwrap();
+    assert_eq!(copy(&donor, &joiner).await.unwrap().facts, 3);
+    remove(&pool, joiner, (there, name)).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn a_snapshot_that_breaks_off_or_is_out_of_order_changes_nothing(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     us.commit(&settlement(1)).await;
