@@ -261,6 +261,8 @@ impl Board {
     /// Everything `/status` says.
     pub async fn status(&self) -> Result<Option<Status>, StoreError> {
         let Some(origin) = self.read().origin.clone() else { return Ok(None) };
+        // Before the logs: what waits no more is in them.
+        let outbox = self.store.backlog().await?;
         let mut version_vector: BTreeMap<String, StreamHeads> = BTreeMap::new();
         let mut logs = BTreeMap::new();
         for (log, state) in self.store.logs().await?.into_iter().filter(|(_, state)| state.head.seq > 0) {
@@ -275,7 +277,7 @@ impl Board {
         let peers = self.peers(&origin, self.store.log_lags().await?).await?;
         let digest = self.digest().await?;
         let members = self.store.membership().await?.states;
-        let (lease, outbox) = (self.store.lease().await?, self.store.backlog().await?);
+        let lease = self.store.lease().await?;
         let quarantine = self.store.quarantine_counts().await?.into_iter().collect();
         let inner = self.read();
         Ok(Some(Status {

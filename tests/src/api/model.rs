@@ -238,7 +238,22 @@ pub struct SyncStatus {
     pub leader: bool,
     pub version_vector: BTreeMap<String, Value>,
     pub digest: String,
+    pub logs: BTreeMap<String, LogStatus>,
+    pub outbox: Backlog,
     pub peers: Vec<PeerStatus>,
+}
+
+/// How far a log is.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct LogStatus {
+    pub stored: u64,
+    pub applied: u64,
+}
+
+/// Facts that are committed and that nobody else can have yet.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Backlog {
+    pub pending: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]

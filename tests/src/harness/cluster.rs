@@ -100,18 +100,23 @@ impl TestCluster {
         Client::new(&self.status_url(region)).sync_status().await
     }
 
-    /// Waits until all regions hold the same facts; that is what equal digests mean.
+    /// Waits until all regions hold the same facts, which is what equal digests mean, and every fact there is: none waits for its
+    /// number, or to be applied.
     pub async fn converged(&self) -> String {
         eventually_within(CONVERGENCE, "all regions hold the same facts", async || {
             let mut seen = String::new();
-            let mut digests = Vec::new();
+            let (mut digests, mut waiting) = (Vec::new(), 0);
             for region in self.regions() {
                 let status = self.sync_status(&region).await.map_err(|error| format!("{region}: {error}"))?;
-                let _ = write!(seen, "{region}: {} {:?}; ", status.digest, status.version_vector);
+                // The digest may be a second old: what has come since shows here.
+                let unapplied: u64 = status.logs.values().map(|log| log.stored.saturating_sub(log.applied)).sum();
+                let waits = status.outbox.pending + unapplied;
+                let _ = write!(seen, "{region}: {} {:?}, {waits} wait; ", status.digest, status.version_vector);
+                waiting += waits;
                 digests.push((status.digest, status.version_vector));
             }
             let equal = digests.windows(2).all(|pair| pair[0] == pair[1]);
-            digests.pop().filter(|_| equal).map(|(digest, _)| digest).ok_or(seen)
+            digests.pop().filter(|_| equal && waiting == 0).map(|(digest, _)| digest).ok_or(seen)
         })
         .await
     }
