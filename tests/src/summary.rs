@@ -121,7 +121,7 @@ mod tests {
         watch.answers = true;
         watch.settlements = 7;
         let status: SyncStatus = serde_json::from_value(serde_json::json!({
-            "region": "us-east", "leader": true, "version_vector": {}, "digest": "d",
+            "region": "us-east", "leader": true, "version_vector": {}, "digest": "d", "logs": {}, "outbox": {"pending": 0},
             "peers": [
                 {"region": "eu-west", "connected": true, "rtt_ms": 1.5, "lag_entries": 2, "lag_ms": 40},
                 {"region": "ap-south", "connected": false, "rtt_ms": null, "lag_entries": 9, "lag_ms": 100}
