@@ -238,6 +238,24 @@ CREATE TABLE repl_pause (
     PRIMARY KEY (peer, stream)
 );
 
+-- What leaders of this region have found to be other than it should be, so that every instance says the same whoever leads.
+-- First what the last look through all logs has found, of which the first hundred are named.
+CREATE TABLE repl_damage (
+    only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    looked_at timestamptz NOT NULL,
+    entries   bigint NOT NULL CHECK (entries >= 0),
+    named     text[] NOT NULL CHECK (cardinality(named) <= 100)
+);
+
+-- Then rows that are others at a peer than here, until a comparison finds them equal; at most a hundred of a peer and stream.
+CREATE TABLE repl_differing (
+    peer     text NOT NULL,
+    stream   text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
+    key      text NOT NULL,
+    found_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (peer, stream, key)
+);
+
 -- Which region this one has agreed to as a tenant's home from a term on: it never agrees to another for that term or an
 -- earlier one. The durable half of a forced move.
 CREATE TABLE repl_promise (
@@ -272,7 +290,7 @@ GRANT SELECT, INSERT ON repl_command TO gocomet_system;
 GRANT SELECT, UPDATE ON repl_command TO gocomet_sync;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     repl_self, repl_log, repl_checkpoint, repl_origin_cert, repl_cursor, repl_apply, repl_member, repl_ack,
-    repl_remote_durable, repl_pause,
+    repl_remote_durable, repl_pause, repl_damage, repl_differing,
     repl_lease, repl_lease_expiry, repl_promise, repl_ledger_digest
     TO gocomet_sync;
 

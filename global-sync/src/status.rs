@@ -20,12 +20,10 @@ use uuid::Uuid;
 
 use crate::{
     protocol::{Flow, LogId, MemberState, Origin},
-    store::{Backlog, Lag, Lease, LogLag, Store, StoreError},
+    store::{Backlog, DamageSeen, Lag, Lease, LogLag, Store, StoreError},
     transport::Link,
 };
 
-/// Damaged entries and rows that differ, named to people; more are only counted.
-const NAMED: usize = 100;
 const DIGEST_AGE: Duration = Duration::from_secs(1);
 
 /// What the running parts tell the status page.
@@ -46,10 +44,9 @@ struct Inner {
     links: BTreeMap<RegionName, Link>,
     credits: BTreeMap<(RegionName, LogId), i64>,
     fetched: BTreeMap<(RegionName, FactStream), Fetched>,
-    damage: Option<(Instant, Damaged)>,
-    differing: BTreeMap<(RegionName, FactStream), BTreeSet<String>>,
-    /// Peers, and their logs, that metrics tell of.
+    /// Peers, their logs, and where rows differ, that metrics tell of.
     measured: BTreeSet<RegionName>,
+    measured_differing: BTreeSet<(RegionName, FactStream)>,
     measured_logs: BTreeSet<Lacking>,
 }
 
@@ -62,24 +59,6 @@ pub struct Fetched {
     pub relayed: u64,
     /// The part that was relayed, 0 to 1.
     pub relay_share: f64,
-}
-
-/// What a look through all logs has found.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Damaged {
-    /// Entries, signatures, certificates, ledger rows and drafts that are not what was stored.
-    pub entries: u64,
-    /// The first of them: log and number, or the draft's tenant, and what is wrong.
-    pub named: Vec<String>,
-}
-
-impl Damaged {
-    pub(crate) fn add(&mut self, what: String) {
-        self.entries += 1;
-        if self.named.len() < NAMED {
-            self.named.push(what);
-        }
-    }
 }
 
 /// `GET /status`.
@@ -109,21 +88,11 @@ pub struct Status {
     pub quarantine: BTreeMap<String, i64>,
     /// Entries stored here since the start, by origin and stream, and which way they came.
     pub fetched: BTreeMap<String, Fetched>,
-    /// What the last look through all logs found; none before the first, and where another instance looks.
+    /// What the last look through all logs found, whichever instance looked; none before the first.
     pub damage: Option<DamageSeen>,
-    /// Rows found to be others in another region than here, by region and stream, since the start or the last command to
-    /// compare.
+    /// Rows found to be others in another region than here, by region and stream, and not found equal since; whichever
+    /// instance compared them.
     pub differing: BTreeMap<String, BTreeSet<String>>,
-}
-
-/// What a look through all logs has found, and how long ago.
-#[derive(Debug, Serialize)]
-pub struct DamageSeen {
-    /// Since the look ended.
-    pub seconds_ago: u64,
-    /// What it found.
-    #[serde(flatten)]
-    pub found: Damaged,
 }
 
 /// How far a log is here.
@@ -227,29 +196,6 @@ impl Board {
         fetched.relay_share = fetched.relayed as f64 / (fetched.direct + fetched.relayed).max(1) as f64;
     }
 
-    /// What a look through all logs has found; none when another instance looks from now on.
-    pub(crate) fn set_damage(&self, found: Option<Damaged>) {
-        metrics::gauge!("global_sync_damaged_entries").set(found.as_ref().map_or(0.0, |found| found.entries as f64));
-        self.write().damage = found.map(|found| (Instant::now(), found));
-    }
-
-    /// Rows that are others at a peer than here.
-    pub(crate) fn add_differing(&self, peer: &RegionName, stream: FactStream, keys: &[String]) {
-        let mut inner = self.write();
-        let known = inner.differing.entry((peer.clone(), stream)).or_default();
-        known.extend(keys.iter().take(NAMED.saturating_sub(known.len())).cloned());
-    }
-
-    /// Whether the last look through all logs has found any.
-    pub(crate) fn knows_damage(&self) -> bool {
-        self.read().damage.as_ref().is_some_and(|(_, found)| found.entries > 0)
-    }
-
-    /// Everything is about to be compared again.
-    pub(crate) fn forget_differing(&self) {
-        self.write().differing.clear();
-    }
-
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().expect("nobody panics while holding it")
     }
@@ -279,6 +225,8 @@ impl Board {
         let members = self.store.membership().await?.states;
         let lease = self.store.lease().await?;
         let quarantine = self.store.quarantine_counts().await?.into_iter().collect();
+        let damage = self.store.damage().await?;
+        let differing = self.store.differing().await?;
         let inner = self.read();
         Ok(Some(Status {
             region: self.region.clone(),
@@ -293,11 +241,8 @@ impl Board {
             outbox,
             quarantine,
             fetched: by_name(&inner.fetched),
-            damage: inner
-                .damage
-                .as_ref()
-                .map(|(at, found)| DamageSeen { seconds_ago: at.elapsed().as_secs(), found: found.clone() }),
-            differing: by_name(&inner.differing),
+            damage,
+            differing: by_name(&differing),
         }))
     }
 
@@ -370,9 +315,7 @@ impl Board {
                     .set(f64::from(u8::from(other == state)));
             }
         }
-        if let Some((at, _)) = &self.read().damage {
-            metrics::gauge!("global_sync_log_check_age_seconds").set(at.elapsed().as_secs_f64());
-        }
+        self.measure_findings().await?;
         let peers = self.peers(&origin, log_lags).await?;
         let present: BTreeSet<_> = peers.iter().map(|peer| peer.region.clone()).collect();
         let before = std::mem::replace(&mut self.write().measured, present.clone());
@@ -402,6 +345,27 @@ impl Board {
         metrics::gauge!("global_sync_rejected").set(backlog.rejected as f64);
         for (state, count) in self.store.quarantine_counts().await? {
             metrics::gauge!("global_sync_quarantined", "state" => state).set(count as f64);
+        }
+        Ok(())
+    }
+
+    /// Puts what is damaged or differs into metrics, of the leader alone: each is told of once.
+    async fn measure_findings(&self) -> Result<(), StoreError> {
+        let leads = self.read().leader;
+        let damage = self.store.damage().await?.filter(|_| leads);
+        let differing = if leads { self.store.differing().await? } else { BTreeMap::new() };
+        metrics::gauge!("global_sync_damaged_entries")
+            .set(damage.as_ref().map_or(0.0, |seen| seen.found.entries as f64));
+        metrics::gauge!("global_sync_log_check_age_seconds")
+            .set(damage.map_or(f64::NAN, |seen| seen.seconds_ago as f64));
+        let present = differing.keys().cloned().collect();
+        let mended = std::mem::replace(&mut self.write().measured_differing, present);
+        let none = BTreeSet::new();
+        for of in mended.iter().chain(differing.keys()) {
+            let rows = differing.get(of).unwrap_or(&none).len();
+            let (peer, stream) = of;
+            metrics::gauge!("global_sync_differing_rows", "peer" => peer.to_string(), "stream" => stream.as_str())
+                .set(rows as f64);
         }
         Ok(())
     }

@@ -15,8 +15,10 @@ use global_sync::{
     transport::MeshEvent,
 };
 use mesh::cluster::{Authority, CLUSTER, Cluster, Process, Rogue, eventually};
+use serde_json::json;
 use shared::fact::FactStream;
 use sqlx::PgPool;
+use uuid::Uuid;
 
 #[sqlx::test(migrations = "../migrations")]
 async fn facts_of_every_region_arrive_everywhere_and_digests_agree(pool: PgPool) {
@@ -220,6 +222,62 @@ async fn a_row_that_changed_in_one_region_is_noticed_by_the_other_and_not_mended
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn what_is_damaged_or_differs_is_the_same_whichever_instance_is_asked_until_it_is_mended(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.add_standby("us-east", "us-standby").await;
+    let eu = cluster.start_process("eu-west");
+    let us = [cluster.start_process("us-east"), cluster.start_process("us-standby")];
+    for n in 0..5 {
+        cluster.settle("us-east", n).await;
+    }
+    eventually("all are there", async || cluster.count("eu-west", "SELECT count(*) FROM ledger_facts").await == 5)
+        .await;
+    let found = async |instance: &Process| {
+        let status = instance.status().await;
+        (status["damage"]["named"].clone(), status["differing"].clone())
+    };
+    let nothing = (json!([]), json!({}));
+    eventually("nothing is found", async || found(&us[0]).await == nothing && found(&us[1]).await == nothing).await;
+
+    let flip =
+        "UPDATE repl_log SET body = set_bit(body, 200, 1 - get_bit(body, 200)) WHERE stream = 'ledger' AND seq = 2";
+    cluster.tamper("us-east", flip).await;
+    cluster.tamper("us-east", "UPDATE ledger_facts SET amount = 7 WHERE origin_seq = 3").await;
+    let fact = format!("fact {}", Uuid::from_u128(3));
+    let mut seen = nothing.clone();
+    eventually("both instances say the same of both", async || {
+        seen = found(&us[0]).await;
+        let named = seen.0.as_array().map(Vec::len);
+        named == Some(2) && seen.1 == json!({"eu-west/ledger": [fact]}) && found(&us[1]).await == seen
+    })
+    .await;
+    for (named, entry) in [(&seen.0[0], "us-east/1/ledger/2: "), (&seen.0[1], "us-east/1/ledger/3: ")] {
+        assert!(named.as_str().unwrap().starts_with(entry), "{named}");
+    }
+    eventually("and so does the other region of the row", async || {
+        found(&eu).await == (json!([]), json!({"us-east/ledger": [fact]}))
+    })
+    .await;
+
+    let leads = if us[0].leads().await { 0 } else { 1 };
+    let (leader, standby) = (&us[leads], &us[1 - leads]);
+    leader.signal("STOP");
+    assert_eq!(found(standby).await, seen, "whoever leads is not asked");
+    eventually("the standby leads", async || standby.leads().await).await;
+    assert_eq!(found(standby).await, seen, "nothing had to be found anew");
+    leader.signal("CONT");
+    eventually("the other one follows", async || !leader.leads().await && found(leader).await == seen).await;
+
+    cluster.tamper("us-east", flip).await;
+    cluster.tamper("us-east", "UPDATE ledger_facts SET amount = 1250 WHERE origin_seq = 3").await;
+    for instance in [leader, standby, &eu] {
+        eventually("what is mended is told of no more", async || found(instance).await == nothing).await;
+    }
+    drop((us, eu));
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn damage_is_told_of_by_the_leader_alone(pool: PgPool) {
     let mut cluster = Cluster::new(&pool, &["us-east"]).await;
     cluster.add_standby("us-east", "us-standby").await;
@@ -356,7 +414,7 @@ async fn tell(rogue: &mut Rogue, address: &str, said: &[Message], mut over: impl
                 // Whatever it is asked for, it answers with a fact of ap-south that it has signed itself.
                 Some(MeshEvent::Received { message: Message::Pull(pull), .. }) if pull.credit > 0 => {
                     let draft = Draft {
-                        id: uuid::Uuid::from_u128(1),
+                        id: Uuid::from_u128(1),
                         kind: "settlement".to_owned(),
                         tenant: None,
                         home_epoch: None,

@@ -90,8 +90,12 @@ pub(crate) async fn keep_state(connection: &mut PgConnection, fact: &RegionState
         fact.state.as_str(),
         to_sql(fact.incarnation)?
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    if fact.state == MemberState::Retired {
+        // Nobody compares rows with it any more.
+        sqlx::query("DELETE FROM repl_differing WHERE peer = $1").bind(&fact.region).execute(connection).await?;
+    }
     Ok(())
 }
 

@@ -27,7 +27,7 @@ use crate::{
         Alarm, Batch, Comparison, ConnectionId, Digest, Effect, Event, Inspect, Limits, LogId, LogState, Message,
         Millis, Origin, Past, Replica, Settings, Summary, Trust as _, VerifiedBatch, features,
     },
-    refusal::{Refusal, Refusals},
+    refusal::Refusal,
     status::Board,
     store::{Fence, Identity, Signer, Store},
     transport::{KeyRing, Link, Mesh, MeshEvent, SigningKey},
@@ -186,8 +186,7 @@ impl Life<'_> {
         vital.spawn("acknowledging", acknowledging);
         vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
         let check_every = self.config.digest.check_logs_every;
-        let checking = tasks::check_logs(leader.clone(), ring.clone(), check_every, self.board.clone());
-        vital.spawn("checking the logs", checking);
+        vital.spawn("checking the logs", tasks::check_logs(leader.clone(), ring.clone(), check_every));
         let office = Office {
             config: self.config.clone(),
             mesh: self.mesh.clone(),
@@ -319,13 +318,20 @@ impl Driver {
             MeshEvent::Received { conn, message } => self.feed(Event::Received { conn, message }),
             MeshEvent::SnapshotWanted { region, pieces } => {
                 let store = self.store.clone();
-                // The other end sees that nothing comes, and asks another region.
-                if self.board.knows_damage() {
-                    tracing::error!(peer = %region, "{region} is given no snapshot: what is damaged here has to be mended first");
-                    return;
-                }
                 tracing::info!(peer = %region, "{region} asks for a snapshot");
                 self.work.spawn(async move {
+                    // If it gets none the other end sees that nothing comes, and asks another region.
+                    match store.damage().await {
+                        Ok(Some(seen)) if seen.found.entries > 0 => {
+                            tracing::error!(peer = %region, "{region} is given no snapshot: what is damaged here has to be mended first");
+                            return;
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            tracing::warn!(peer = %region, "{region} is given no snapshot: {error}");
+                            return;
+                        }
+                    }
                     match store.export_snapshot(&pieces).await {
                         Ok(()) => tracing::info!(peer = %region, "{region} was given a snapshot"),
                         Err(error) => tracing::warn!(peer = %region, "a snapshot for {region} broke off: {error}"),
@@ -450,7 +456,7 @@ impl Driver {
             }
             Effect::Answer { conn, question } => self.answer(conn, question),
             Effect::Compare { conn, theirs } => self.compare(conn, theirs),
-            Effect::Alarm(alarm) => raise(&alarm, self.mesh.refusals(), &self.board),
+            Effect::Alarm(alarm) => self.raise(alarm),
         }
     }
 
@@ -517,8 +523,11 @@ impl Driver {
         });
     }
 
-    /// Compares our rows with those a peer has told of, once we have applied what it had.
+    /// Compares our rows with those a peer has told of, once we have applied what it had. Rows that differed and are equal now
+    /// are forgotten.
     fn compare(&self, conn: ConnectionId, theirs: Digest) {
+        let peer = self.links.get(&conn).map(|link| link.region.clone());
+        let fence = self.fence;
         let (store, reports, reading) = (self.store.clone(), self.reports.clone(), self.reading.clone());
         self.work.spawn(async move {
             let Digest { of, rows } = theirs;
@@ -541,8 +550,43 @@ impl Driver {
             let outcome = if difference.is_some() { "compared" } else { "not comparable" };
             metrics::counter!("global_sync_rows_compared_total", "stream" => of.stream.as_str(), "outcome" => outcome)
                 .increment(1);
+            if let (Some(fence), Some(peer), Some(difference)) = (fence, peer, &difference)
+                && let Err(error) = store.forget_equal(&fence, &peer, &of, difference).await
+            {
+                tracing::warn!(%peer, stream = %of.stream, "rows that may be equal now are not forgotten: {error}");
+            }
             let _ = reports.send(Report::Core(Box::new(Event::Compared { conn, question: of, difference })));
         });
+    }
+
+    fn raise(&self, alarm: Alarm) {
+        match alarm {
+            Alarm::BadBatch { from, log, error } => self.mesh.refusals().entries(&from, &log, &error),
+            Alarm::Diverged { peer, log, seq } => {
+                metrics::counter!("global_sync_diverged_total", "peer" => peer.to_string()).increment(1);
+                tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");
+            }
+            Alarm::RowsDiffer { peer, stream, keys } => {
+                let Some(fence) = self.fence else { return };
+                let store = self.store.clone();
+                self.work.spawn(async move {
+                    match store.add_differing(&fence, &peer, stream, &keys).await {
+                        Ok(new) if new.is_empty() => {}
+                        Ok(new) => {
+                            metrics::counter!(
+                                "global_sync_rows_differ_total",
+                                "peer" => peer.to_string(),
+                                "stream" => stream.as_str()
+                            )
+                            .increment(new.len() as u64);
+                            tracing::error!(%peer, %stream, keys = ?new, "rows derived from {stream} are others at {peer} than here");
+                        }
+                        // The next round tells of them again.
+                        Err(error) => tracing::warn!(%peer, %stream, ?keys, "rows that differ are not kept: {error}"),
+                    }
+                });
+            }
+        }
     }
 
     /// Tells the dialler and the status page who is connected.
@@ -587,24 +631,4 @@ pub(super) async fn snapshot_of(
     let mut pieces = mesh.ask_snapshot(peer, address).await?;
     store.import_snapshot(&fence, own, &mut pieces).await?;
     Ok(store.logs().await?)
-}
-
-fn raise(alarm: &Alarm, refusals: &Refusals, board: &Board) {
-    match alarm {
-        Alarm::BadBatch { from, log, error } => refusals.entries(from, log, error),
-        Alarm::Diverged { peer, log, seq } => {
-            metrics::counter!("global_sync_diverged_total", "peer" => peer.to_string()).increment(1);
-            tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");
-        }
-        Alarm::RowsDiffer { peer, stream, keys } => {
-            board.add_differing(peer, *stream, keys);
-            metrics::counter!(
-                "global_sync_rows_differ_total",
-                "peer" => peer.to_string(),
-                "stream" => stream.as_str()
-            )
-            .increment(keys.len() as u64);
-            tracing::error!(%peer, %stream, ?keys, "rows derived from {stream} are others at {peer} than here");
-        }
-    }
 }

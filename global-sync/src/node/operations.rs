@@ -18,8 +18,8 @@ use crate::{
     config::Config,
     once::Once,
     protocol::{Event, LogId, Origin},
-    status::{Board, Damaged},
-    store::{Fence, Leaving, Order, Outcome, StoreError},
+    status::Board,
+    store::{Damaged, Fence, Leaving, Order, Outcome, StoreError},
     transport::{KeyRing, Mesh},
 };
 
@@ -145,14 +145,13 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
             }
         }
         SyncCommand::Compare => {
-            office.board.forget_differing();
             let _ = leader.reports.send(Report::Core(Box::new(Event::CompareNow)));
-            Ok("every connected region is asked; rows that differ are shown by their keys".to_owned())
+            Ok("every connected region is asked; rows that differ are shown by their keys until they do not".to_owned())
         }
         SyncCommand::Verify => {
             match look_through_logs(&mut leader, *fence, office.ring.clone(), &Once::default()).await? {
                 Some(found) => {
-                    office.board.set_damage(Some(found.clone()));
+                    store.save_damage(fence, &found).await?;
                     Ok(summary(&found))
                 }
                 None => return Err(StoreError::NotLeading),

@@ -20,8 +20,7 @@ use crate::{
     config::Config,
     once::Once,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
-    status::{Board, Damaged},
-    store::{Damage, Fence, Identity, Joining, LEASE_S, Membership, Store, StoreError},
+    store::{Damage, Damaged, Fence, Identity, Joining, LEASE_S, Membership, Store, StoreError},
     transport::{KeyRing, Mesh, SigningKey},
 };
 
@@ -451,29 +450,27 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 
 /// Looks through every log for entries that are not what was stored, once round, then again after a while. `ring` holds the
 /// keys that are known already.
-pub(super) async fn check_logs(mut leader: Leader, ring: KeyRing, every: Duration, board: Board) {
+pub(super) async fn check_logs(mut leader: Leader, ring: KeyRing, every: Duration) {
     let once = Once::default();
     while let Some(fence) = leader.lead().await {
-        match look_through_logs(&mut leader, fence, ring.clone(), &once).await {
-            Ok(Some(found)) => {
-                board.set_damage(Some(found));
+        let looked = match look_through_logs(&mut leader, fence, ring.clone(), &once).await {
+            Ok(Some(found)) => leader.store.save_damage(&fence, &found).await.map(|()| true),
+            Ok(None) => Ok(false),
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(true) => {
                 metrics::counter!("global_sync_log_checks_total").increment(1);
-                if leader.pause_leading(fence, every).await {
-                    continue;
-                }
+                leader.pause_leading(fence, every).await;
             }
-            Ok(None) => {}
+            Ok(false) => {}
             Err(error) => {
-                if leader.after("the logs are not checked", &error).await {
-                    continue;
-                }
+                leader.after("the logs are not checked", &error).await;
             }
         }
         if leader.stop.is_cancelled() {
             return;
         }
-        // Another instance looks now; what this one saw last is no news of the logs any more.
-        board.set_damage(None);
     }
 }
 

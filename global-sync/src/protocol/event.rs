@@ -406,7 +406,7 @@ pub enum Alarm {
         /// The entry.
         seq: u64,
     },
-    /// A peer's derived rows differ from ours although both have applied the same entries.
+    /// A peer's derived rows differ from ours although both have applied the same entries. Told again as long as they do.
     RowsDiffer {
         /// The peer.
         peer: RegionName,

@@ -7,6 +7,7 @@
 mod acks;
 mod apply;
 mod digest;
+mod findings;
 mod identity;
 mod lease;
 mod ledger;
@@ -31,6 +32,7 @@ use sqlx::{
 pub use acks::{Backlog, Lag, LogLag};
 pub use apply::{Applied, MAX_EXCEPTIONS};
 pub(crate) use apply::{SetAside, Stored, held_edits, quarantine, release};
+pub use findings::{DamageSeen, Damaged};
 pub use identity::{Identity, Membership};
 pub use lease::{Fence, LEASE_S, Lease};
 pub use membership::{Joining, Leaving};

@@ -113,6 +113,13 @@ impl Process {
         self.get("/status").await.contains(r#""leader":true"#)
     }
 
+    /// What it says of itself; null if it says nothing.
+    pub(crate) async fn status(&self) -> serde_json::Value {
+        let answer = self.get("/status").await;
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).unwrap_or_default()
+    }
+
     /// The sum of a metric over all its labels.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         self.metric_with(name, "").await

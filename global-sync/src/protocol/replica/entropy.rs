@@ -2,7 +2,9 @@
 //!
 //! Logs by the hash of the newest entry both have, derived rows by sums as of what both have applied. Whoever asks leads its
 //! region; whoever answers only reads. A question that is lost is asked again in the next round. A row that seems to differ
-//! is asked about once more before people are told: a fact that two regions have told may be on its way from one of them.
+//! is asked about once more before it is told of: a fact that two regions have told may be on its way from one of them. It is
+//! told of in every round as long as it differs; who has been told already, and what is equal again, is not remembered here, but
+//! where every instance of the region can read it.
 
 use super::*;
 use crate::protocol::{
@@ -14,8 +16,6 @@ use crate::protocol::{
 const MAX_OPEN: usize = 16;
 /// Buckets of one answer that are looked into: where more differ, more is wrong than a list of keys can say.
 const MAX_BUCKETS: usize = 8;
-/// Rows reported before people have surely noticed.
-const MAX_REPORTED: usize = 1_000;
 
 #[derive(Debug)]
 pub(super) struct Entropy {
@@ -23,18 +23,16 @@ pub(super) struct Entropy {
     rows_due: Millis,
     /// Rows that seem to differ, by the question that has been asked again for them.
     doubted: BTreeMap<(RegionName, Inspect), BTreeSet<String>>,
-    reported: BTreeSet<(RegionName, FactStream, String)>,
 }
 
 impl Entropy {
     pub(super) fn new(now: Millis) -> Self {
-        Self { heads_due: now, rows_due: now, doubted: BTreeMap::new(), reported: BTreeSet::new() }
+        Self { heads_due: now, rows_due: now, doubted: BTreeMap::new() }
     }
 
-    /// Everything is compared at the next tick, and rows that still differ are reported again.
+    /// Everything is compared at the next tick.
     pub(super) fn hurry(&mut self, now: Millis) {
         (self.heads_due, self.rows_due) = (now, now);
-        self.reported.clear();
     }
 }
 
@@ -151,12 +149,7 @@ impl<T: Trust> Replica<T> {
             }
             return;
         };
-        let reported = &mut self.entropy.reported;
-        keys.retain(|key| {
-            doubted.contains(key)
-                && reported.len() < MAX_REPORTED
-                && reported.insert((peer.clone(), again.stream, key.clone()))
-        });
+        keys.retain(|key| doubted.contains(key));
         if !keys.is_empty() {
             let keys = keys.into_iter().collect();
             effects.push(Effect::Alarm(Alarm::RowsDiffer { peer, stream: again.stream, keys }));
