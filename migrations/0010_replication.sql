@@ -33,13 +33,18 @@ CREATE POLICY repl_outbox_sync ON repl_outbox TO gocomet_sync USING (true);
 GRANT INSERT ON repl_outbox TO gocomet_app, gocomet_system;
 GRANT SELECT, INSERT, UPDATE, DELETE ON repl_outbox TO gocomet_sync;
 
--- Outbox rows that may not leave: a field outside the allow-list, a body that does not parse or is too large.
+-- Outbox rows that may not leave: a field outside the allow-list, a body that does not parse or is too large. They stay until
+-- an operator has them looked at once more, as they were, or dismisses them.
 CREATE TABLE repl_rejected (
     id          uuid PRIMARY KEY,
     stream      text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
     kind        text NOT NULL,
     tenant_id   text,
+    home_term   bigint,
+    home_n      bigint,
     body        bytea NOT NULL,
+    traceparent text,
+    created_at  timestamptz NOT NULL,
     reason      text NOT NULL,
     rejected_at timestamptz NOT NULL DEFAULT now()
 );

@@ -4,6 +4,7 @@
 //! out, in the order they came, and stores what came of it beside it. The row is the audit.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{fact::FactStream, ids::RegionName};
 
@@ -46,6 +47,14 @@ pub struct NamedRegion {
     pub region: RegionName,
 }
 
+/// A fact of the region's own that was refused a number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RejectedFact {
+    /// Its name.
+    pub id: Uuid,
+}
+
 /// Where a snapshot comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -63,6 +72,10 @@ pub enum SyncCommand {
     Retry(EntryPlace),
     /// Never apply an entry that is set aside: it stays in the log, and is shown as skipped.
     Skip(EntryPlace),
+    /// Look once more at a fact that was refused a number, as after an upgrade: if it may leave now, it is numbered.
+    Readmit(RejectedFact),
+    /// Drop a fact that was refused a number, for good.
+    Dismiss(RejectedFact),
     /// Let no entries pass, in either direction, until resumed. They still come by way of other regions.
     Pause(PeerStream),
     /// Let entries pass again.
@@ -90,7 +103,9 @@ impl SyncCommand {
     pub fn entry(&self) -> Option<&EntryPlace> {
         match self {
             Self::Retry(entry) | Self::Skip(entry) | Self::Refetch(entry) => Some(entry),
-            Self::Pause(_)
+            Self::Readmit(_)
+            | Self::Dismiss(_)
+            | Self::Pause(_)
             | Self::Resume(_)
             | Self::LoadSnapshot(_)
             | Self::Compare
@@ -107,6 +122,8 @@ impl SyncCommand {
         match self {
             Self::Retry(_) => "retry",
             Self::Skip(_) => "skip",
+            Self::Readmit(_) => "readmit",
+            Self::Dismiss(_) => "dismiss",
             Self::Pause(_) => "pause",
             Self::Resume(_) => "resume",
             Self::Refetch(_) => "refetch",

@@ -117,6 +117,8 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
     let outcome = match command {
         SyncCommand::Retry(entry) => return store.retry_by_hand(fence, id, entry).await,
         SyncCommand::Skip(entry) => return store.skip(fence, order, entry).await,
+        SyncCommand::Readmit(fact) => return store.readmit(fence, id, fact).await,
+        SyncCommand::Dismiss(fact) => return store.dismiss(fence, id, fact).await,
         SyncCommand::Pause(what) | SyncCommand::Resume(what) => {
             let pauses = matches!(command, SyncCommand::Pause(_));
             let outcome = store.pause(fence, id, what, pauses).await?;

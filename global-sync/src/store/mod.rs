@@ -15,6 +15,7 @@ mod membership;
 mod number;
 mod operations;
 mod receive;
+mod rejected;
 mod rows;
 mod send;
 mod snapshot;

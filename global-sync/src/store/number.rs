@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::{
     Fence, Store, StoreError, from_sql, hash,
     ledger::{self, LedgerRow, NewFact, fact_hash},
+    rejected::reject,
     to_sql,
 };
 use crate::{
@@ -55,17 +56,19 @@ enum Rows<'a> {
     Poison(Uuid, &'a str),
 }
 
-struct OutboxRow {
-    id: Uuid,
-    position: i64,
-    stream: String,
-    kind: String,
-    tenant_id: Option<String>,
-    home_term: Option<i64>,
-    home_n: Option<i64>,
-    body: Vec<u8>,
-    traceparent: Option<String>,
-    created_at: OffsetDateTime,
+/// A committed fact as it lies in the outbox.
+pub(super) struct OutboxRow {
+    pub(super) id: Uuid,
+    /// Where it lies there; 0 where it does not any more.
+    pub(super) position: i64,
+    pub(super) stream: String,
+    pub(super) kind: String,
+    pub(super) tenant_id: Option<String>,
+    pub(super) home_term: Option<i64>,
+    pub(super) home_n: Option<i64>,
+    pub(super) body: Vec<u8>,
+    pub(super) traceparent: Option<String>,
+    pub(super) created_at: OffsetDateTime,
 }
 
 impl Store {
@@ -160,7 +163,8 @@ impl Store {
     }
 }
 
-fn read_row(row: &OutboxRow) -> Result<(FactStream, Draft, Fact), String> {
+/// What a committed fact says, or why it may not leave.
+pub(super) fn read_row(row: &OutboxRow) -> Result<(FactStream, Draft, Fact), String> {
     let stream = FactStream::from_name(&row.stream).ok_or("an unknown stream")?;
     let fact = Fact::check(stream, &row.kind, &row.body).map_err(|error| error.to_string())?;
     if fact.tenant() != row.tenant_id.as_deref() {
@@ -184,21 +188,6 @@ fn read_row(row: &OutboxRow) -> Result<(FactStream, Draft, Fact), String> {
         body: [&salt, row.body.as_slice()].concat(),
     };
     Ok((stream, draft, fact))
-}
-
-async fn reject(connection: &mut PgConnection, row: OutboxRow, reason: &str) -> Result<(), StoreError> {
-    sqlx::query!(
-        "INSERT INTO repl_rejected (id, stream, kind, tenant_id, body, reason) VALUES ($1, $2, $3, $4, $5, $6)",
-        row.id,
-        row.stream,
-        row.kind,
-        row.tenant_id,
-        row.body,
-        reason
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 async fn append(

@@ -291,4 +291,4 @@ async fn head_before(connection: &mut PgConnection, log: &LogId, seq: u64) -> Re
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

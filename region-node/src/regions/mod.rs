@@ -6,6 +6,7 @@
 
 mod commands;
 mod quarantine;
+mod rejected;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(commands::give_command, commands::list_commands))
         .routes(routes!(quarantine::list_quarantine))
         .routes(routes!(quarantine::show_quarantined))
+        .routes(routes!(rejected::list_rejected))
         .routes(routes!(live))
         .routes(routes!(ready))
         .routes(routes!(health))

@@ -1,4 +1,4 @@
-//! SQL about what replication has set aside and what operators told it to do.
+//! SQL about what replication has set aside or refused and what operators told it to do.
 
 use serde_json::Value;
 use sqlx::types::Json;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use shared::sync_command::{EntryPlace, SyncCommand};
 
-use super::{commands::SyncCommandView, quarantine::QuarantinedView};
+use super::{commands::SyncCommandView, quarantine::QuarantinedView, rejected::RejectedView};
 use crate::db::SystemTx;
 
 /// A command as it is stored.
@@ -147,4 +147,17 @@ pub(super) async fn load_quarantined(tx: &mut SystemTx, entry: &EntryPlace) -> s
     .fetch_optional(tx.conn())
     .await?;
     Ok(Some(Quarantined { view, stored }))
+}
+
+/// Facts that may not leave, of ids before this one, the newest first.
+pub(super) async fn rejected_before(tx: &mut SystemTx, before: Uuid, limit: i64) -> sqlx::Result<Vec<RejectedView>> {
+    let rows = sqlx::query_as!(
+        RejectedView,
+        r#"SELECT id, stream, kind, tenant_id AS tenant, reason, octet_length(body)::bigint AS "bytes!",
+                  created_at AS committed_at, rejected_at
+           FROM repl_rejected WHERE id < $1 ORDER BY id DESC LIMIT $2"#,
+        before,
+        limit
+    );
+    rows.fetch_all(tx.conn()).await
 }

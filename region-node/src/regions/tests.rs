@@ -5,6 +5,7 @@ use crate::testing::{TestRegion, TestUser};
 
 const COMMANDS: &str = "/v1/regions/us-east/sync/commands";
 const QUARANTINE: &str = "/v1/regions/us-east/sync/quarantine";
+const REJECTED: &str = "/v1/regions/us-east/sync/rejected";
 
 fn verify() -> Value {
     json!({"command": "verify", "reason": "a drill"})
@@ -64,7 +65,7 @@ async fn only_operators_command_replication_and_a_wrong_command_leaves_no_trace(
     let region = TestRegion::new(pool.clone()).await;
     let (operator, admin, rider) = (region.operator().await, region.admin().await, region.rider().await);
     for user in [&admin, &rider] {
-        for path in [COMMANDS, QUARANTINE, "/v1/regions/us-east/sync/quarantine/eu-west/1/ledger/1"] {
+        for path in [COMMANDS, QUARANTINE, REJECTED, "/v1/regions/us-east/sync/quarantine/eu-west/1/ledger/1"] {
             assert_eq!(user.get(path).await.problem(403).code, "forbidden", "{path}");
         }
         assert_eq!(user.post(COMMANDS, verify()).await.problem(403).code, "forbidden");
@@ -80,6 +81,8 @@ async fn only_operators_command_replication_and_a_wrong_command_leaves_no_trace(
         (json!({"command": "explode", "reason": "a drill"}), "command"),
         (json!({"command": {"retry": place(0, 1)}, "reason": "a drill"}), "command"),
         (json!({"command": {"retry": place(1, 0)}, "reason": "a drill"}), "command"),
+        (json!({"command": {"dismiss": {"id": "the first"}}, "reason": "a drill"}), "command.dismiss.id"),
+        (json!({"command": {"readmit": {}}, "reason": "a drill"}), "command.readmit.id"),
         (json!({"command": {"retry": {"origin": "eu-west"}}, "reason": "a drill"}), "command.retry.incarnation"),
         (
             json!({"command": {"pause": {"peer": "eu-west", "stream": "money"}}, "reason": "a drill"}),
@@ -123,4 +126,36 @@ async fn what_is_set_aside_is_listed_by_state_and_shown_with_what_it_says(pool: 
         operator.get(&format!("{QUARANTINE}/{path}")).await.problem(404);
     }
     assert_eq!(operator.get(&format!("{QUARANTINE}?state=lost")).await.problem(422).fields, ["state"]);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn facts_that_may_not_leave_are_listed_page_by_page_without_what_they_say(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let operator = region.operator().await;
+    execute(
+        &pool,
+        "INSERT INTO repl_rejected (id, stream, kind, tenant_id, body, created_at, reason)
+         SELECT ('0000000' || n || '-0000-7000-8000-000000000000')::uuid, 'ledger', 'settlement', 'cabs', '+351 1234',
+                '2026-03-01 12:00Z', 'a fact may not carry rider_phone'
+         FROM generate_series(1, 3) n",
+    )
+    .await;
+    let first = operator.get(&format!("{REJECTED}?limit=2")).await.ok(200);
+    let newest = json!({
+        "id": "00000003-0000-7000-8000-000000000000", "stream": "ledger", "kind": "settlement", "tenant": "cabs",
+        "reason": "a fact may not carry rider_phone", "bytes": 9, "committed_at": "2026-03-01T12:00:00Z",
+        "rejected_at": first["items"][0]["rejected_at"],
+    });
+    assert_eq!(first["items"][0], newest);
+    let next = format!("{REJECTED}?limit=2&cursor={}", first["next_cursor"].as_str().unwrap());
+    let second = operator.get(&next).await.ok(200);
+    assert_eq!(second["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&second["items"][0]["id"], &second["next_cursor"]),
+        (&json!("00000001-0000-7000-8000-000000000000"), &Value::Null)
+    );
+    for (query, field) in [("limit=0", "limit"), ("limit=101", "limit"), ("cursor=x", "cursor")] {
+        assert_eq!(operator.get(&format!("{REJECTED}?{query}")).await.problem(422).fields, [field], "{query}");
+    }
+    operator.get("/v1/regions/mars-1/sync/rejected").await.problem(404);
 }

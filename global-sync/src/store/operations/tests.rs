@@ -9,7 +9,7 @@ fn entry(seq: u64) -> EntryPlace {
 }
 
 /// An operator's command as region-node stores it.
-async fn order(us: &Home, command: &SyncCommand) -> Order {
+pub(crate) async fn order(us: &Home, command: &SyncCommand) -> Order {
     sqlx::query("INSERT INTO repl_command (id, command, reason, made_by) VALUES ($1, $2, 'a drill', 'ops')")
         .bind(Uuid::now_v7())
         .bind(serde_json::to_value(command).unwrap())

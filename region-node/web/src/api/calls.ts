@@ -23,6 +23,7 @@ import type {
   QuarantinedEntry,
   Reconciliation,
   RegionsView,
+  RejectedFact,
   Ride,
   RollupDay,
   Route,
@@ -314,7 +315,7 @@ export const settlements = (
 export const regions = (client: Client, signal?: AbortSignal): Promise<RegionsView> =>
   client.json({ method: 'GET', path: '/v1/regions', signal });
 
-const syncPath = (region: string, what: 'commands' | 'quarantine'): string => `/v1/regions/${enc(region)}/sync/${what}`;
+const syncPath = (region: string, what: 'commands' | 'quarantine' | 'rejected'): string => `/v1/regions/${enc(region)}/sync/${what}`;
 
 /** What a region has stored and not applied. */
 export const quarantine = (
@@ -323,6 +324,10 @@ export const quarantine = (
   cursor: string | undefined,
   signal?: AbortSignal,
 ): Promise<Page<QuarantinedEntry>> => client.json({ method: 'GET', path: syncPath(region, 'quarantine'), query: { cursor }, signal });
+
+/** What a region has written and may not leave it. */
+export const rejected = (client: Client, region: string, cursor: string | undefined, signal?: AbortSignal): Promise<Page<RejectedFact>> =>
+  client.json({ method: 'GET', path: syncPath(region, 'rejected'), query: { cursor }, signal });
 
 /** What a region's replication was told to do, the newest first. */
 export const syncCommands = (client: Client, region: string, signal?: AbortSignal): Promise<Page<GivenCommand>> =>

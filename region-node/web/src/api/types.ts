@@ -500,10 +500,24 @@ export interface QuarantinedEntry extends EntryPlace {
   last_at: string;
 }
 
+/** A fact of the region's own that may not leave it. */
+export interface RejectedFact {
+  id: string;
+  stream: FactStream;
+  kind: string;
+  tenant?: string | null;
+  reason: string;
+  bytes: number;
+  committed_at: string;
+  rejected_at: string;
+}
+
 /** What replication can be told to do. */
 export type SyncCommand =
   | { retry: EntryPlace }
   | { skip: EntryPlace }
+  | { readmit: { id: string } }
+  | { dismiss: { id: string } }
   | { refetch: EntryPlace }
   | { pause: { peer: string; stream: FactStream } }
   | { resume: { peer: string; stream: FactStream } }

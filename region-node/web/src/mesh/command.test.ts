@@ -5,6 +5,7 @@ test('a command is said in words, an entry by its name', () => {
   const entry = { origin: 'us-east', incarnation: 1, stream: 'ledger', seq: 17 } as const;
   expect(words('verify')).toBe('verify');
   expect(words({ skip: entry })).toBe('skip us-east/1/ledger/17');
+  expect(words({ dismiss: { id: '0198' } })).toBe('dismiss 0198');
   expect(words({ pause: { peer: 'eu-west', stream: 'config' } })).toBe('pause config with eu-west');
   expect(words({ retire: { region: 'ap-south' } })).toBe('give up ap-south');
 });

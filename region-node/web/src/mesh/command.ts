@@ -6,6 +6,8 @@ export function words(command: SyncCommand): string {
   if (typeof command === 'string') return command;
   if ('retry' in command) return `retry ${nameOf(command.retry)}`;
   if ('skip' in command) return `skip ${nameOf(command.skip)}`;
+  if ('readmit' in command) return `readmit ${command.readmit.id}`;
+  if ('dismiss' in command) return `dismiss ${command.dismiss.id}`;
   if ('refetch' in command) return `fetch anew from ${nameOf(command.refetch)}`;
   if ('pause' in command) return `pause ${command.pause.stream} with ${command.pause.peer}`;
   if ('resume' in command) return `resume ${command.resume.stream} with ${command.resume.peer}`;

@@ -1,7 +1,7 @@
 import { useId, useState } from 'react';
-import { giveSyncCommand, quarantine, syncCommands } from '../api/calls';
+import { giveSyncCommand, quarantine, rejected, syncCommands } from '../api/calls';
 import { clientOf } from '../api/session';
-import type { FactStream, GivenCommand, PeerStatus, QuarantinedEntry, RegionView, SyncCommand } from '../api/types';
+import type { FactStream, GivenCommand, PeerStatus, QuarantinedEntry, RegionView, RejectedFact, SyncCommand } from '../api/types';
 import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { usePages } from '../lib/pages';
 import { formatTime } from '../lib/time';
@@ -57,12 +57,14 @@ function RegionOperations({ region, regions, onChange }: RegionProps) {
   const [reason, setReason] = useState('');
   const attempt = useAttemptKey();
   const aside = usePages(`quarantine ${region.name}`, (cursor, signal) => quarantine(client, region.name, cursor, signal));
+  const refused = usePages(`rejected ${region.name}`, (cursor, signal) => rejected(client, region.name, cursor, signal));
   const given = useLoad(`commands ${region.name}`, (signal) => syncCommands(client, region.name, signal), 5000);
   const act = useAction(async (command: SyncCommand) => {
     await giveSyncCommand(client, region.name, { command, reason: reason.trim() }, attempt.keyFor([region.name, command, reason]));
     attempt.done();
     given.reload();
     aside.reload();
+    refused.reload();
     onChange();
   });
   const ready = reason.trim().length >= SHORTEST_REASON && !act.busy;
@@ -103,6 +105,14 @@ function RegionOperations({ region, regions, onChange }: RegionProps) {
         give={give}
         onMore={aside.hasMore ? aside.more : null}
         onRetry={aside.reload}
+      />
+      <Rejected
+        items={refused.items}
+        error={refused.error}
+        ready={ready}
+        give={give}
+        onMore={refused.hasMore ? refused.more : null}
+        onRetry={refused.reload}
       />
       <Commands given={given.data?.items ?? []} error={given.error} onRetry={given.reload} />
     </>
@@ -289,6 +299,67 @@ function Quarantine({ items, error, ready, give, onMore, onRetry }: QuarantinePr
                   </tr>
                 );
               })}
+            </tbody>
+          </table>
+        </div>
+      )}
+      {onMore !== null && <Button onClick={onMore}>Show older</Button>}
+    </>
+  );
+}
+
+interface RejectedProps {
+  items: readonly RejectedFact[];
+  error: unknown;
+  ready: boolean;
+  give: Give;
+  onMore: (() => void) | null;
+  onRetry: () => void;
+}
+
+/** Facts of the region's own that may not leave it; what they say is not shown. */
+function Rejected({ items, error, ready, give, onMore, onRetry }: RejectedProps) {
+  if (items.length === 0 && error === null) return null;
+  return (
+    <>
+      <h3>Refused</h3>
+      <ErrorNote error={error} onRetry={onRetry} />
+      {items.length > 0 && (
+        <div className="table-wrap">
+          <table>
+            <caption className="visually-hidden">Facts that may not leave the region, newest first</caption>
+            <thead>
+              <tr>
+                <th scope="col">Committed</th>
+                <th scope="col">Kind</th>
+                <th scope="col">Why</th>
+                <th scope="col">
+                  <span className="visually-hidden">Commands</span>
+                </th>
+              </tr>
+            </thead>
+            <tbody>
+              {items.map(({ id, ...fact }) => (
+                <tr key={id}>
+                  <th scope="row">
+                    {formatTime(fact.committed_at)} <span className="muted small mono">{id}</span>
+                  </th>
+                  <td>
+                    {fact.kind} {fact.tenant != null && <span className="muted small">{fact.tenant}</span>}
+                  </td>
+                  <td>{fact.reason}</td>
+                  <td>
+                    <span className="row">
+                      <Button compact disabled={!ready} onClick={give({ readmit: { id } })}>
+                        Readmit
+                      </Button>
+                      <Button compact kind="danger" disabled={!ready} onClick={give({ dismiss: { id } })}>
+                        Dismiss
+                      </Button>
+                    </span>
+                  </td>
+                </tr>
+              ))}
             </tbody>
           </table>
         </div>
