@@ -104,18 +104,21 @@ async fn bind(address: SocketAddr, setting: &str) -> anyhow::Result<TcpListener>
     Ok(listener)
 }
 
-/// Tells the other regions where this one is and which keys it signs with.
+/// Tells the other regions where this one is and which keys it signs with, and reads what they say.
 pub(crate) async fn announce(app: &App) -> anyhow::Result<()> {
+    enter_directory(app).await.context("the region could not be announced")?;
+    app.tenants.refresh().await.context("the directory could not be read")
+}
+
+/// Writes this region's entry of the directory, which the other regions are told of if it is new.
+async fn enter_directory(app: &App) -> sqlx::Result<()> {
     let entry = RegionEntry {
         base_url: app.config.http.public_url.as_str().trim_end_matches('/').to_owned(),
         quic_addr: app.config.sync.quic_addr.as_ref().map(ToString::to_string).unwrap_or_default(),
         jwks: own_jwks(app),
         state: "active".to_owned(),
     };
-    tenants::announce_region(app.db.app_pool(), &app.region, &entry)
-        .await
-        .context("the region could not be announced")?;
-    app.tenants.refresh().await.context("the directory could not be read")
+    tenants::announce_region(app.db.app_pool(), &app.region, &entry).await
 }
 
 /// The keys tokens are checked with, and the one that tenants' keys are wrapped for.
@@ -166,8 +169,9 @@ where
     }
 }
 
-/// Reads the directory and config again when replication or another node changed them.
-async fn follow_directory(app: App) {
+/// Reads the directory and config again when replication or another node changed them, and enters the region anew when another
+/// life of it has begun.
+pub(crate) async fn follow_directory(app: App) {
     loop {
         if let Err(error) = listen_for_changes(&app).await {
             tracing::warn!(%error, "notifications are interrupted; polling meanwhile");
@@ -204,6 +208,9 @@ async fn listen_for_changes(app: &App) -> Result<(), Problem> {
 }
 
 async fn refresh(app: &App) -> Result<(), Problem> {
+    if tenants::begins_anew(app.db.app_pool()).await? {
+        enter_directory(app).await?;
+    }
     app.tenants.refresh().await?;
     app.learn_keys();
     Ok(())

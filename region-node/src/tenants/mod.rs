@@ -37,7 +37,7 @@ pub(crate) use header::{named_tenant, tenant_in_query};
 pub use publish::publish_due_drafts;
 pub use published::{PublishedConfig, RefusedVersion};
 pub(crate) use route::Route;
-pub use store::announce_region;
+pub use store::{announce_region, begins_anew};
 
 use crate::{app::App, db::Db, http::Problem, identity::TenantKeys};
 use published::{ConfigCache, InForce};

@@ -92,17 +92,28 @@ pub(super) async fn config_in_force(tx: &mut TenantTx, region: &RegionName) -> s
     Ok(Some(in_force))
 }
 
-/// Writes this region's entry of the directory and tells the other regions, if it says anything new.
+/// Whether a life of this region has begun that its entry of the directory says nothing of.
+pub async fn begins_anew(pool: &PgPool) -> sqlx::Result<bool> {
+    let begins = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM repl_self s JOIN regions r ON r.name = s.region
+                          WHERE r.incarnation < s.incarnation) AS "begins!""#
+    );
+    begins.fetch_one(pool).await
+}
+
+/// Writes this region's entry of the directory and tells the other regions, if it says anything new, or says it for a new life.
 pub async fn announce_region(pool: &PgPool, region: &RegionName, entry: &RegionEntry) -> sqlx::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "a region's entry belongs to no tenant")]
     let mut tx = pool.begin().await?;
     sqlx::query!("SELECT pg_advisory_xact_lock(hashtextextended('announce_region', 0))").execute(&mut *tx).await?;
     let changed = sqlx::query_scalar!(
-        "INSERT INTO regions (name, base_url, quic_addr, jwks, announced_at) VALUES ($1, $2, $3, $4, now())
+        "INSERT INTO regions (name, base_url, quic_addr, jwks, incarnation, announced_at)
+         VALUES ($1, $2, $3, $4, COALESCE((SELECT incarnation FROM repl_self), 1), now())
          ON CONFLICT (name) DO UPDATE SET base_url = excluded.base_url, quic_addr = excluded.quic_addr,
-             jwks = excluded.jwks, announced_at = now()
+             jwks = excluded.jwks, incarnation = GREATEST(regions.incarnation, excluded.incarnation), announced_at = now()
          WHERE (regions.base_url, regions.quic_addr, regions.jwks)
-             IS DISTINCT FROM (excluded.base_url, excluded.quic_addr, excluded.jwks)
+                 IS DISTINCT FROM (excluded.base_url, excluded.quic_addr, excluded.jwks)
+            OR regions.incarnation < excluded.incarnation
          RETURNING incarnation",
         region.as_str(),
         entry.base_url,

@@ -100,6 +100,39 @@ async fn a_tenant_that_publishes_by_hand_runs_the_old_version_until_then(pool: P
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_region_is_announced_anew_for_every_life_of_it_while_its_nodes_run(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let options = pool.connect_options().as_ref().clone().username("gocomet_sync");
+    let replication = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let first = "INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ('test', 'us-east', 1)";
+    sqlx::query(first).execute(&replication).await.unwrap();
+    sqlx::query("DELETE FROM repl_outbox").execute(&replication).await.unwrap();
+    let second_node = region.another_node().await;
+    for node in [&region, &second_node] {
+        node.app.spawn(crate::serve::follow_directory(node.app.clone()));
+    }
+    let told = async || -> Vec<Value> {
+        let bodies = "SELECT convert_from(body, 'UTF8')::jsonb FROM repl_outbox WHERE kind = 'region.announced' ORDER BY position";
+        sqlx::query_scalar(bodies).fetch_all(&replication).await.unwrap()
+    };
+    assert_eq!(told().await, Vec::<Value>::new(), "nothing is new");
+    for life in [2_i64, 1_790_000_000] {
+        let begin = "WITH begun AS (UPDATE repl_self SET incarnation = $1, changed_at = now())
+                     SELECT pg_notify('directory_changed', '')";
+        sqlx::query(begin).bind(life).execute(&replication).await.unwrap();
+        let entered = "SELECT incarnation FROM regions WHERE name = 'us-east'";
+        let follows = async {
+            while sqlx::query_scalar::<_, i64>(entered).fetch_one(&replication).await.unwrap() != life {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), follows).await.expect("the directory follows");
+        assert_eq!(told().await.last().unwrap()["incarnation"], life);
+    }
+    assert_eq!(told().await.len(), 2, "one of the nodes says it");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_call_without_or_with_an_unknown_tenant_is_told_so(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     assert_eq!(region.nobody().get_without_tenant("/v1/route").await.problem(400).code, "tenant_required");
