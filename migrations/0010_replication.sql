@@ -244,12 +244,14 @@ CREATE TABLE repl_pause (
 );
 
 -- What leaders of this region have found to be other than it should be, so that every instance says the same whoever leads.
--- First what the last look through all logs has found, of which the first hundred are named.
+-- First what the last look through all logs has found, of which the first hundred are named; `rows` are the keys of those that
+-- can be mended.
 CREATE TABLE repl_damage (
     only_row  boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     looked_at timestamptz NOT NULL,
     entries   bigint NOT NULL CHECK (entries >= 0),
-    named     text[] NOT NULL CHECK (cardinality(named) <= 100)
+    named     text[] NOT NULL CHECK (cardinality(named) <= 100),
+    rows      text[] NOT NULL CHECK (cardinality(rows) <= 100)
 );
 
 -- Then rows that are others at a peer than here, until a comparison finds them equal; at most a hundred of a peer and stream.
@@ -505,7 +507,8 @@ CREATE POLICY ledger_facts_tenant ON ledger_facts USING (tenant_id = current_set
 CREATE POLICY ledger_facts_system ON ledger_facts FOR SELECT TO gocomet_system USING (true);
 CREATE POLICY ledger_facts_sync ON ledger_facts TO gocomet_sync USING (true);
 GRANT SELECT ON ledger_facts TO gocomet_app, gocomet_system;
-GRANT SELECT, INSERT ON ledger_facts TO gocomet_sync;
+-- A row is altered only to say again what its entry does, by an operator's command.
+GRANT SELECT, INSERT, UPDATE ON ledger_facts TO gocomet_sync;
 
 -- What a fact says, whoever told it first and whenever: the same in every region.
 CREATE FUNCTION ledger_fact_hash(fact ledger_facts) RETURNS bytea LANGUAGE sql STABLE AS $$

@@ -278,6 +278,67 @@ async fn what_is_damaged_or_differs_is_the_same_whichever_instance_is_asked_unti
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_derived_row_that_changed_is_named_made_anew_by_command_and_told_of_no_more(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    let (us, eu) = (cluster.start_process("us-east"), cluster.start_process("eu-west"));
+    for n in 0..5 {
+        cluster.settle("us-east", n).await;
+    }
+    cluster.create_tenant("us-east", "porto-taxis").await;
+    eventually("all are there", async || {
+        cluster.count("eu-west", "SELECT count(*) FROM ledger_facts").await == 5
+            && cluster.count("eu-west", "SELECT count(*) FROM tenant_homes").await == 1
+    })
+    .await;
+    cluster.tamper("eu-west", "UPDATE ledger_facts SET amount = amount # 64 WHERE origin_seq = 3").await;
+    cluster.tamper("eu-west", "UPDATE ledger_facts SET currency = 'EUS' WHERE origin_seq = 5").await;
+    cluster.tamper("eu-west", "UPDATE tenant_homes SET region = 'eu-west'").await;
+    let rows = [3, 5].map(|n| format!("fact {}", Uuid::from_u128(n)));
+    let differing = |peer: &str, facts: &[String], homes: &[&str]| {
+        let streams = [("ledger", json!(facts)), ("control", json!(homes))].into_iter();
+        let told = streams.filter(|(_, keys)| keys != &json!([]));
+        told.map(|(stream, keys)| (format!("{peer}/{stream}"), keys)).collect::<serde_json::Map<_, _>>()
+    };
+    let found = async |instance: &Process| {
+        let status = instance.status().await;
+        (status["damage"]["rows"].clone(), status["differing"].clone())
+    };
+    eventually("each is named by its key", async || {
+        found(&eu).await == (json!(rows), json!(differing("us-east", &rows, &["home porto-taxis"])))
+            && found(&us).await == (json!([]), json!(differing("eu-west", &rows, &["home porto-taxis"])))
+    })
+    .await;
+
+    let outcome = cluster.command("eu-west", json!({"mend": {"key": rows[0]}})).await;
+    assert_eq!(outcome, (true, format!("{} is what entry 3 of us-east/1/ledger says again", rows[0])));
+    let left = &rows[1..];
+    eventually("it is told of no more", async || {
+        found(&eu).await == (json!(left), json!(differing("us-east", left, &["home porto-taxis"])))
+            && found(&us).await.1 == json!(differing("eu-west", left, &["home porto-taxis"]))
+    })
+    .await;
+    // Where nothing is wrong nothing is changed.
+    let (done, said) = cluster.command("us-east", json!("mend_all")).await;
+    assert!(done && said.contains(&format!("{} was what entry 5", rows[1])), "{said}");
+    let (done, said) = cluster.command("eu-west", json!("mend_all")).await;
+    assert!(done && said.contains("home porto-taxis is what entry"), "{said}");
+    eventually("nothing is left", async || {
+        found(&eu).await == (json!([]), json!({})) && found(&us).await == (json!([]), json!({}))
+    })
+    .await;
+    let sound = "SELECT count(*) FROM ledger_facts WHERE (amount, currency) = (1250, 'EUR')";
+    assert_eq!(cluster.count("eu-west", sound).await, 5);
+    eventually("both say that they hold the same", async || {
+        let [us, eu] = [us.status().await, eu.status().await];
+        us["digest"].is_string() && us["digest"] == eu["digest"]
+    })
+    .await;
+    assert_eq!(cluster.command("eu-west", json!("mend_all")).await.1, "no row is known to be damaged or to differ");
+    drop((us, eu));
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn damage_is_told_of_by_the_leader_alone(pool: PgPool) {
     let mut cluster = Cluster::new(&pool, &["us-east"]).await;
     cluster.add_standby("us-east", "us-standby").await;

@@ -3,10 +3,15 @@
 //! region-node takes a command from an operator and stores it with who gave it and why; the region's global-sync carries it
 //! out, in the order they came, and stores what came of it beside it. The row is the audit.
 
+use std::{fmt, str::FromStr};
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{fact::FactStream, ids::RegionName};
+use crate::{
+    fact::FactStream,
+    ids::{RegionName, TenantId},
+};
 
 /// One entry of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
@@ -55,6 +60,96 @@ pub struct RejectedFact {
     pub id: Uuid,
 }
 
+/// A row that was made of the logs, by the key that differences between regions and damage are shown by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum RowKey {
+    /// A fact of the ledger, as `fact 0198f3…`.
+    Fact(Uuid),
+    /// A published version of a tenant's config, as `version porto-taxis 12`.
+    Version {
+        /// The tenant.
+        tenant: TenantId,
+        /// Its number.
+        version: u64,
+    },
+    /// Where a tenant is at home, as `home porto-taxis`.
+    Home(TenantId),
+    /// A tenant's draft, as `draft porto-taxis`.
+    Draft(TenantId),
+    /// Which version runs where, as `rollout porto-taxis` for all regions, `rollout porto-taxis eu-west` for one.
+    Rollout {
+        /// The tenant.
+        tenant: TenantId,
+        /// The region that decided for itself.
+        region: Option<RegionName>,
+    },
+    /// An entry of the region directory, as `region eu-west`.
+    Region(RegionName),
+}
+
+/// A text that names no row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must name a row, as \"fact 0198f3a2-…\", \"version porto-taxis 12\" or \"home porto-taxis\"")]
+pub struct NoRowKey;
+
+impl FromStr for RowKey {
+    type Err = NoRowKey;
+
+    fn from_str(text: &str) -> Result<Self, NoRowKey> {
+        fn part<T: FromStr>(text: &str) -> Result<T, NoRowKey> {
+            text.parse().map_err(|_| NoRowKey)
+        }
+        match *text.split(' ').collect::<Vec<_>>() {
+            ["fact", id] => Ok(Self::Fact(part(id)?)),
+            ["version", tenant, version] => Ok(Self::Version { tenant: part(tenant)?, version: part(version)? }),
+            ["home", tenant] => Ok(Self::Home(part(tenant)?)),
+            ["draft", tenant] => Ok(Self::Draft(part(tenant)?)),
+            ["rollout", tenant] => Ok(Self::Rollout { tenant: part(tenant)?, region: None }),
+            ["rollout", tenant, region] => Ok(Self::Rollout { tenant: part(tenant)?, region: Some(part(region)?) }),
+            ["region", region] => Ok(Self::Region(part(region)?)),
+            _ => Err(NoRowKey),
+        }
+    }
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fact(id) => write!(f, "fact {id}"),
+            Self::Version { tenant, version } => write!(f, "version {tenant} {version}"),
+            Self::Home(tenant) => write!(f, "home {tenant}"),
+            Self::Draft(tenant) => write!(f, "draft {tenant}"),
+            Self::Rollout { tenant, region: None } => write!(f, "rollout {tenant}"),
+            Self::Rollout { tenant, region: Some(region) } => write!(f, "rollout {tenant} {region}"),
+            Self::Region(region) => write!(f, "region {region}"),
+        }
+    }
+}
+
+impl TryFrom<String> for RowKey {
+    type Error = NoRowKey;
+
+    fn try_from(text: String) -> Result<Self, NoRowKey> {
+        text.parse()
+    }
+}
+
+impl From<RowKey> for String {
+    fn from(key: RowKey) -> Self {
+        key.to_string()
+    }
+}
+
+/// A row to make anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DerivedRow {
+    /// Its key, as differences and damage are shown by.
+    #[schema(value_type = String)]
+    pub key: RowKey,
+}
+
 /// Where a snapshot comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -88,6 +183,10 @@ pub enum SyncCommand {
     Compare,
     /// Look through all logs now for entries that are not what was stored.
     Verify,
+    /// Make a row anew of the entries it was made of, if they are here.
+    Mend(DerivedRow),
+    /// Make every row anew that is known to be damaged, or to differ from another region's.
+    MendAll,
     /// Begin to leave: no tenant gets this region as its home any more.
     Drain,
     /// Leave, once no tenant is at home here and every other region has all that this one wrote.
@@ -110,6 +209,8 @@ impl SyncCommand {
             | Self::LoadSnapshot(_)
             | Self::Compare
             | Self::Verify
+            | Self::Mend(_)
+            | Self::MendAll
             | Self::Drain
             | Self::Leave
             | Self::Join
@@ -130,6 +231,8 @@ impl SyncCommand {
             Self::LoadSnapshot(_) => "load_snapshot",
             Self::Compare => "compare",
             Self::Verify => "verify",
+            Self::Mend(_) => "mend",
+            Self::MendAll => "mend_all",
             Self::Drain => "drain",
             Self::Leave => "leave",
             Self::Join => "join",
@@ -153,5 +256,28 @@ mod tests {
         assert_eq!(serde_json::from_value::<SyncCommand>(written).unwrap(), SyncCommand::Skip(entry));
         assert_eq!(serde_json::from_value::<SyncCommand>(json!("verify")).unwrap(), SyncCommand::Verify);
         assert!(serde_json::from_value::<SyncCommand>(json!({"skip": {"peer": "eu-west"}})).is_err());
+    }
+
+    #[test]
+    fn a_row_is_named_as_differences_are_shown_and_nothing_else_names_one() {
+        for key in [
+            "fact 00000000-0000-0000-0000-000000000003",
+            "version porto-taxis 12",
+            "home porto-taxis",
+            "draft porto-taxis",
+            "rollout porto-taxis",
+            "rollout porto-taxis eu-west",
+            "region eu-west",
+        ] {
+            assert_eq!(key.parse::<RowKey>().unwrap().to_string(), key);
+        }
+        for text in
+            ["", "fact", "fact 7", "version porto-taxis", "version porto-taxis -1", "home P", "home a b", "money 7"]
+        {
+            assert_eq!(text.parse::<RowKey>(), Err(NoRowKey), "{text}");
+        }
+        let written = json!({"mend": {"key": "home porto-taxis"}});
+        let command = serde_json::from_value::<SyncCommand>(written.clone()).unwrap();
+        assert_eq!(serde_json::to_value(command).unwrap(), written);
     }
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use shared::sync_command::SyncCommand;
+use shared::sync_command::{RowKey, SyncCommand};
 use tokio::{task::JoinSet, time::Instant};
 use uuid::Uuid;
 
@@ -19,7 +19,7 @@ use crate::{
     once::Once,
     protocol::{Event, LogId, Origin},
     status::Board,
-    store::{Damaged, Fence, Leaving, Order, Outcome, StoreError},
+    store::{Damaged, Fence, Leaving, Order, Outcome, Store, StoreError},
     transport::{KeyRing, Mesh},
 };
 
@@ -55,7 +55,13 @@ pub(super) async fn carry_out(mut leader: Leader, office: Office) {
                     let (leader, office, begun) = (leader.clone(), office.clone(), begun.clone());
                     let takes_long = matches!(
                         order.command,
-                        Some(SyncCommand::LoadSnapshot(_) | SyncCommand::Verify | SyncCommand::Leave)
+                        Some(
+                            SyncCommand::LoadSnapshot(_)
+                                | SyncCommand::Verify
+                                | SyncCommand::Mend(_)
+                                | SyncCommand::MendAll
+                                | SyncCommand::Leave
+                        )
                     );
                     let carried_out = async move {
                         let id = order.id;
@@ -159,6 +165,8 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
                 None => return Err(StoreError::NotLeading),
             }
         }
+        SyncCommand::Mend(row) => mend(store.clone(), fence, vec![row.key.clone()]).await?,
+        SyncCommand::MendAll => mend(store.clone(), fence, store.rows_to_mend().await?).await?,
         SyncCommand::Drain => return store.drain(fence, id, &office.own).await,
         SyncCommand::Join => return store.join_again(fence, id, &office.own).await,
         SyncCommand::Retire(gone) if gone.region == office.own.region => {
@@ -183,6 +191,38 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
     };
     store.end_order(fence, id, &outcome).await?;
     Ok(outcome)
+}
+
+/// Rows whose outcome is told one by one; of more only how many there are.
+const TOLD: usize = 20;
+
+/// Makes rows anew, each by itself; what cannot be is told, and keeps no other.
+async fn mend(store: Store, fence: &Fence, keys: Vec<RowKey>) -> Result<Outcome, StoreError> {
+    let (mut told, mut is_whole) = (Vec::new(), true);
+    let rows = keys.len();
+    for key in keys {
+        let outcome = match store.mend(fence, &key).await {
+            Err(error) if error.is_about_data() => Err(error.to_string()),
+            other => other?,
+        };
+        is_whole &= outcome.is_ok();
+        let said = outcome.unwrap_or_else(|why| format!("{key} is as it was: {why}"));
+        tracing::warn!(row = %key, "{said}");
+        if told.len() < TOLD {
+            told.push(said);
+        }
+    }
+    // The sums follow the rows, which are what was put there; nobody has to be told of that.
+    store.check_ledger(fence).await?;
+    let more = match rows - told.len() {
+        0 => String::new(),
+        more => format!("; and {more} more, which the log names"),
+    };
+    let said = match rows {
+        0 => "no row is known to be damaged or to differ".to_owned(),
+        _ => format!("{}{more}", told.join("; ")),
+    };
+    Ok(if is_whole { Ok(said) } else { Err(said) })
 }
 
 fn summary(found: &Damaged) -> String {

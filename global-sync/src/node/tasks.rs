@@ -487,7 +487,7 @@ pub(super) async fn look_through_logs(
         if once.is_new(&named) {
             tracing::error!("{named}");
         }
-        found.add(named);
+        found.add(named, None);
     }
     let cluster_id = ring.cluster_id().to_owned();
     for log in leader.store.logs().await?.into_keys() {
@@ -497,12 +497,12 @@ pub(super) async fn look_through_logs(
                 return Ok(None);
             }
             let looked = leader.store.verify_log(&cluster_id, &log, at, LOOKED_AT, &mut ring).await?;
-            for Damage { log, seq, what } in looked.damage {
+            for Damage { log, seq, what, row } in looked.damage {
                 let named = format!("entry {seq} of {log} is damaged: {what}");
                 if once.is_new(&named) {
                     tracing::error!(%log, seq, "{named}");
                 }
-                found.add(format!("{log}/{seq}: {what}"));
+                found.add(format!("{log}/{seq}: {what}"), row);
             }
             from = looked.next;
         }
@@ -518,7 +518,7 @@ pub(super) async fn look_through_logs(
             if once.is_new(&named) {
                 tracing::error!(tenant, "{named}");
             }
-            found.add(format!("draft {tenant}: {what}"));
+            found.add(format!("draft {tenant}: {what}"), None);
         }
         after = next;
     }

@@ -51,7 +51,7 @@ pub(crate) struct Stored {
     pub(crate) seq: u64,
     pub(crate) envelope: Envelope,
     pub(crate) fact: Fact,
-    hash: crate::protocol::Hash,
+    pub(super) hash: crate::protocol::Hash,
 }
 
 /// An entry as it was read: its number, the hash it was stored with, and its bytes.
@@ -345,7 +345,7 @@ fn trace(stored: &Stored) -> Option<tracing::Span> {
 }
 
 /// What an entry says; or its kind and tenant, as far as they can be told, and why it is set aside.
-fn understand(
+pub(super) fn understand(
     log: &LogId,
     seq: u64,
     stored_hash: &[u8],

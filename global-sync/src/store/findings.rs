@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use shared::{fact::FactStream, ids::RegionName};
-use sqlx::Executor as _;
+use shared::{fact::FactStream, ids::RegionName, sync_command::RowKey};
+use sqlx::{Executor as _, PgConnection};
 
 use super::{Fence, Store, StoreError, from_sql, region_name, to_sql};
 use crate::protocol::{Difference, Inspect, MAX_ROWS};
@@ -20,13 +20,16 @@ pub struct Damaged {
     pub entries: u64,
     /// The first of them: log and number, or the draft's tenant, and what is wrong.
     pub named: Vec<String>,
+    /// The keys of those that are rows made of the logs, as the command to mend them takes them.
+    pub rows: Vec<String>,
 }
 
 impl Damaged {
-    pub(crate) fn add(&mut self, what: String) {
+    pub(crate) fn add(&mut self, what: String, row: Option<RowKey>) {
         self.entries += 1;
         if self.named.len() < NAMED {
             self.named.push(what);
+            self.rows.extend(row.map(|key| key.to_string()));
         }
     }
 }
@@ -46,12 +49,13 @@ impl Store {
     pub async fn save_damage(&self, fence: &Fence, found: &Damaged) -> Result<(), StoreError> {
         let mut tx = self.begin_fenced(fence).await?;
         sqlx::query(
-            "INSERT INTO repl_damage (looked_at, entries, named) VALUES (clock_timestamp(), $1, $2)
+            "INSERT INTO repl_damage (looked_at, entries, named, rows) VALUES (clock_timestamp(), $1, $2, $3)
              ON CONFLICT (only_row) DO UPDATE
-             SET looked_at = EXCLUDED.looked_at, entries = EXCLUDED.entries, named = EXCLUDED.named",
+             SET looked_at = EXCLUDED.looked_at, entries = EXCLUDED.entries, named = EXCLUDED.named, rows = EXCLUDED.rows",
         )
         .bind(to_sql(found.entries)?)
         .bind(&found.named)
+        .bind(&found.rows)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -60,14 +64,15 @@ impl Store {
 
     /// What the last whole look has found; none before the first.
     pub async fn damage(&self) -> Result<Option<DamageSeen>, StoreError> {
-        let seen: Option<(i64, i64, Vec<String>)> = sqlx::query_as(
-            "SELECT GREATEST(extract(epoch FROM clock_timestamp() - looked_at), 0)::bigint, entries, named FROM repl_damage",
+        let seen: Option<(i64, i64, Vec<String>, Vec<String>)> = sqlx::query_as(
+            "SELECT GREATEST(extract(epoch FROM clock_timestamp() - looked_at), 0)::bigint, entries, named, rows
+             FROM repl_damage",
         )
         .fetch_optional(&self.pool)
         .await?;
-        Ok(seen.map(|(seconds, entries, named)| DamageSeen {
+        Ok(seen.map(|(seconds, entries, named, rows)| DamageSeen {
             seconds_ago: from_sql(seconds),
-            found: Damaged { entries: from_sql(entries), named },
+            found: Damaged { entries: from_sql(entries), named, rows },
         }))
     }
 
@@ -145,6 +150,28 @@ impl Store {
         }
         Ok(differing)
     }
+}
+
+/// A row says what its entry does: it is damaged no more, and if it said anything else before it is taken to differ from no
+/// peer's until they are compared again.
+pub(super) async fn forget_mended(
+    connection: &mut PgConnection,
+    key: &RowKey,
+    changed: bool,
+) -> Result<(), StoreError> {
+    let key = key.to_string();
+    sqlx::query(
+        "UPDATE repl_damage SET entries = GREATEST(entries - 1, 0), rows = array_remove(rows, $1),
+             named = ARRAY(SELECT name FROM UNNEST(named) AS name WHERE position($1 IN name) = 0)
+         WHERE $1 = ANY (rows)",
+    )
+    .bind(&key)
+    .execute(&mut *connection)
+    .await?;
+    if changed {
+        sqlx::query("DELETE FROM repl_differing WHERE key = $1").bind(&key).execute(connection).await?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

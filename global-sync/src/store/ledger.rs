@@ -169,6 +169,60 @@ pub(super) async fn insert(
     Ok(facts.iter().filter(contradicts).map(|fact| fact.seq).collect())
 }
 
+/// Has the row of a fact say what its entry does: altered, put in, or taken from under another name; whether it said anything
+/// else before. The sums follow with the next look at the rows.
+pub(super) async fn restore(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    fact: &NewFact,
+) -> Result<bool, StoreError> {
+    let NewFact { seq, kind, row, epoch, hash } = fact;
+    let altered = sqlx::query!(
+        "UPDATE ledger_facts f
+         SET fact_id = $1, payment_id = $2, trip_id = $3, payout_id = $4, driver_id = $5, entry_id = $6, rider_id = $7,
+             tenant_id = $8, kind = $9, amount = $10, currency = $11, settled_at = $12, body_hash = $13,
+             origin_region = $14, origin_incarnation = $15, origin_seq = $16, home_term = $17, home_n = $18
+         WHERE (fact_id = $1 OR (origin_region, origin_incarnation, origin_seq) = ($14, $15, $16))
+           AND (fact_id, payment_id, trip_id, payout_id, driver_id, entry_id, rider_id, tenant_id, kind, amount, currency,
+                settled_at, body_hash, origin_region, origin_incarnation, origin_seq, home_term, home_n)
+               IS DISTINCT FROM ($1::uuid, $2::uuid, $3::uuid, $4::uuid, $5::uuid, $6::uuid, $7::uuid, $8::text, $9::text,
+                                 $10::bigint, $11::text, $12::timestamptz, $13::bytea, $14::text, $15::bigint, $16::bigint,
+                                 $17::bigint, $18::bigint)",
+        row.fact_id,
+        row.payment_id,
+        row.trip_id,
+        row.payout_id,
+        row.driver_id,
+        row.entry_id,
+        row.rider_id,
+        row.tenant,
+        *kind,
+        row.amount,
+        row.currency,
+        row.settled_at,
+        hash.as_slice(),
+        origin.region.as_str(),
+        to_sql(origin.incarnation)?,
+        to_sql(*seq)?,
+        to_sql(epoch.term)?,
+        to_sql(epoch.n)?
+    )
+    .execute(&mut *connection)
+    .await?;
+    if altered.rows_affected() > 0 {
+        return Ok(true);
+    }
+    let is_there = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM ledger_facts WHERE fact_id = $1) AS "is_there!""#,
+        row.fact_id
+    );
+    if is_there.fetch_one(&mut *connection).await? {
+        return Ok(false);
+    }
+    insert(connection, origin, std::slice::from_ref(fact)).await?;
+    Ok(true)
+}
+
 /// Takes in the facts of a snapshot that are not here; returns how many. They are in the table `incoming_fact` already.
 pub(super) async fn take_facts(connection: &mut PgConnection, own: &Origin) -> Result<u64, StoreError> {
     let mut sums = lock_sums(connection).await?;

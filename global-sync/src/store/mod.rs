@@ -12,6 +12,7 @@ mod identity;
 mod lease;
 mod ledger;
 mod membership;
+mod mend;
 mod number;
 mod operations;
 mod receive;

@@ -6,7 +6,10 @@ use std::{
     ops::RangeInclusive,
 };
 
-use shared::fact::{Fact, FactStream};
+use shared::{
+    fact::{Fact, FactStream},
+    sync_command::RowKey,
+};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -32,6 +35,14 @@ pub struct Damage {
     pub seq: u64,
     /// What is wrong with it.
     pub what: String,
+    /// The row made of it, if that is what is wrong.
+    pub row: Option<RowKey>,
+}
+
+impl Damage {
+    fn of_entry(log: &LogId, seq: u64, what: impl Into<String>) -> Self {
+        Self { log: log.clone(), seq, what: what.into(), row: None }
+    }
 }
 
 /// What a look at a part of a log found.
@@ -92,8 +103,7 @@ impl Store {
         let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
         for row in rows {
             let seq = from_sql(row.seq);
-            let mut damaged =
-                |seq, what: &str| looked.damage.push(Damage { log: log.clone(), seq, what: what.to_owned() });
+            let mut damaged = |seq, what: &str| looked.damage.push(Damage::of_entry(log, seq, what));
             if seq >= first {
                 for missing in expected..seq {
                     damaged(missing, "it is gone");
@@ -119,7 +129,7 @@ impl Store {
         let full = looked.entries as i64 >= limit;
         if !full {
             for missing in expected..=from_sql(cursor.stored) {
-                looked.damage.push(Damage { log: log.clone(), seq: missing, what: "it is gone".to_owned() });
+                looked.damage.push(Damage::of_entry(log, missing, "it is gone"));
             }
         }
         looked.next = full.then_some(expected);
@@ -140,11 +150,10 @@ impl Store {
                 // The entry is damaged itself, which has been said.
                 None => None,
             };
-            looked.damage.extend(wrong.map(|what| Damage { log: log.clone(), seq, what }));
+            looked.damage.extend(wrong.map(|what| Damage::of_entry(log, seq, what)));
         }
         if !full && stored > truncated && !signed {
-            let what = "its origin's signature is gone".to_owned();
-            looked.damage.push(Damage { log: log.clone(), seq: stored, what });
+            looked.damage.push(Damage::of_entry(log, stored, "its origin's signature is gone"));
         }
         if log.stream == FactStream::Ledger {
             looked.damage.extend(compare_with_ledger(&mut tx, log, &facts).await?);
@@ -292,6 +301,7 @@ async fn compare_with_ledger(
         log: log.clone(),
         seq,
         what: format!("the ledger's row of fact {id} is not what it says"),
+        row: Some(RowKey::Fact(id)),
     });
     Ok(damage.collect())
 }

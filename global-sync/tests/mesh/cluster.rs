@@ -431,6 +431,25 @@ impl Cluster {
         self.regions[name].pool.execute(sql).await.unwrap();
     }
 
+    /// Gives a region's replication a command, as region-node does for an operator; whether it was done, and what was said.
+    pub(crate) async fn command(&self, name: &str, command: serde_json::Value) -> (bool, String) {
+        let (id, pool) = (Uuid::now_v7(), &self.regions[name].pool);
+        sqlx::query("INSERT INTO repl_command (id, command, reason, made_by) VALUES ($1, $2, 'a drill', 'ops')")
+            .bind(id)
+            .bind(&command)
+            .execute(pool)
+            .await
+            .unwrap();
+        let mut ended = None;
+        eventually(&format!("{command} is carried out"), async || {
+            let outcome = "SELECT done, outcome FROM repl_command WHERE id = $1 AND ended_at IS NOT NULL";
+            ended = sqlx::query_as(outcome).bind(id).fetch_optional(pool).await.unwrap();
+            ended.is_some()
+        })
+        .await;
+        ended.unwrap()
+    }
+
     /// Holds the home of the tenant 'cabs' as a command that is under way does.
     #[expect(clippy::disallowed_methods, reason = "a test plays region-node")]
     pub(crate) async fn hold_home(&self, name: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {

@@ -57,7 +57,8 @@ async fn what_a_comparison_finds_equal_is_forgotten_and_nothing_beside_it(pool: 
 async fn whoever_leads_no_more_keeps_and_forgets_nothing(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     let eu: RegionName = "eu-west".parse().unwrap();
-    let found = Damaged { entries: 1, named: vec!["us-east/1/ledger/3: it is gone".to_owned()] };
+    let named = vec!["us-east/1/ledger/3: it is gone".to_owned()];
+    let found = Damaged { entries: 1, named, rows: Vec::new() };
     assert_eq!(us.store.damage().await.unwrap(), None, "nobody has looked");
     us.store.save_damage(&us.fence, &found).await.unwrap();
     us.store.add_differing(&us.fence, &eu, FactStream::Ledger, &keys(0..1)).await.unwrap();

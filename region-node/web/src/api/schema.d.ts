@@ -733,6 +733,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/regions/{region}/sync/rejected": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Facts of a region's own that may not leave it, the newest first. */
+        get: operations["list_rejected"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/riders": {
         parameters: {
             query?: never;
@@ -1650,6 +1667,11 @@ export interface components {
         };
         /** @example USD */
         Currency: string;
+        /** @description A row to make anew. */
+        DerivedRow: {
+            /** @description Its key, as differences and damage are shown by. */
+            key: string;
+        };
         /** @description What the payment service and the books here do not agree on. */
         Difference: {
             /**
@@ -2388,6 +2410,34 @@ export interface components {
                 settled_at?: string | null;
                 status: components["schemas"]["RefundStatus"];
                 to: components["schemas"]["RefundTo"];
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
+        Page_RejectedView: {
+            /** @description At most `limit` of them. */
+            items: {
+                /**
+                 * Format: int64
+                 * @description How long what it says is, bytes.
+                 */
+                bytes: number;
+                /** Format: date-time */
+                committed_at: string;
+                /**
+                 * Format: uuid
+                 * @description What `readmit` and `dismiss` name it by.
+                 */
+                id: string;
+                kind: string;
+                /** @description Why it may not leave. */
+                reason: string;
+                /** Format: date-time */
+                rejected_at: string;
+                /** @description The log it would have been part of. */
+                stream: string;
+                tenant?: string | null;
             }[];
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
@@ -3142,6 +3192,37 @@ export interface components {
             /** @description An active region. */
             to_region: string;
         };
+        /** @description A fact of the region's own that was refused a number. */
+        RejectedFact: {
+            /**
+             * Format: uuid
+             * @description Its name.
+             */
+            id: string;
+        };
+        /** @description A fact that was refused a number. */
+        RejectedView: {
+            /**
+             * Format: int64
+             * @description How long what it says is, bytes.
+             */
+            bytes: number;
+            /** Format: date-time */
+            committed_at: string;
+            /**
+             * Format: uuid
+             * @description What `readmit` and `dismiss` name it by.
+             */
+            id: string;
+            kind: string;
+            /** @description Why it may not leave. */
+            reason: string;
+            /** Format: date-time */
+            rejected_at: string;
+            /** @description The log it would have been part of. */
+            stream: string;
+            tenant?: string | null;
+        };
         /** @description A ride, as one of its parties sees it. */
         Ride: {
             /** Format: date-time */
@@ -3464,6 +3545,12 @@ export interface components {
             /** @description Never apply an entry that is set aside: it stays in the log, and is shown as skipped. */
             skip: components["schemas"]["EntryPlace"];
         } | {
+            /** @description Look once more at a fact that was refused a number, as after an upgrade: if it may leave now, it is numbered. */
+            readmit: components["schemas"]["RejectedFact"];
+        } | {
+            /** @description Drop a fact that was refused a number, for good. */
+            dismiss: components["schemas"]["RejectedFact"];
+        } | {
             /** @description Let no entries pass, in either direction, until resumed. They still come by way of other regions. */
             pause: components["schemas"]["PeerStream"];
         } | {
@@ -3475,7 +3562,10 @@ export interface components {
         } | {
             /** @description Load a snapshot of another region: what it has applied, of every log in which it is further. */
             load_snapshot: components["schemas"]["SnapshotSource"];
-        } | "compare" | "verify" | "drain" | "leave" | "join" | {
+        } | "compare" | "verify" | {
+            /** @description Make a row anew of the entries it was made of, if they are here. */
+            mend: components["schemas"]["DerivedRow"];
+        } | "mend_all" | "drain" | "leave" | "join" | {
             /** @description Say that another region is gone for good: nobody waits for it any more. */
             retire: components["schemas"]["NamedRegion"];
         };
@@ -6059,6 +6149,64 @@ export interface operations {
                 };
             };
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_rejected: {
+        parameters: {
+            query?: {
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header?: never;
+            path: {
+                region: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_RejectedView"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };

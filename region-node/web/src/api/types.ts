@@ -469,7 +469,7 @@ export interface SyncStatus {
   members?: Record<string, string>;
   quarantine?: Record<string, number>;
   fetched?: Record<string, { direct: number; relayed: number; relay_share: number }>;
-  damage?: { seconds_ago: number; entries: number; named: string[] } | null;
+  damage?: { seconds_ago: number; entries: number; named: string[]; rows?: string[] } | null;
   /** Keys of rows that are others in another region, by region and stream. */
   differing?: Record<string, string[]>;
 }
@@ -523,6 +523,8 @@ export type SyncCommand =
   | { resume: { peer: string; stream: FactStream } }
   | { load_snapshot: { peer: string } }
   | { retire: { region: string } }
+  | { mend: { key: string } }
+  | 'mend_all'
   | 'compare'
   | 'verify'
   | 'drain'

@@ -3,6 +3,7 @@ import { nameOf } from './lag';
 
 /** A command as one would say it. */
 export function words(command: SyncCommand): string {
+  if (command === 'mend_all') return 'mend all rows that are known to differ';
   if (typeof command === 'string') return command;
   if ('retry' in command) return `retry ${nameOf(command.retry)}`;
   if ('skip' in command) return `skip ${nameOf(command.skip)}`;
@@ -12,6 +13,7 @@ export function words(command: SyncCommand): string {
   if ('pause' in command) return `pause ${command.pause.stream} with ${command.pause.peer}`;
   if ('resume' in command) return `resume ${command.resume.stream} with ${command.resume.peer}`;
   if ('load_snapshot' in command) return `load a snapshot of ${command.load_snapshot.peer}`;
+  if ('mend' in command) return `mend ${command.mend.key}`;
   if ('retire' in command) return `give up ${command.retire.region}`;
   // Of a release that knows more commands.
   return JSON.stringify(command);

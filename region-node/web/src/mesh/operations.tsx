@@ -12,6 +12,8 @@ import { behind, bytes, nameOf, seconds } from './lag';
 
 const STREAMS: readonly FactStream[] = ['control', 'config', 'ledger'];
 const SHORTEST_REASON = 3;
+/** Rows that can be mended one by one; more are mended together. */
+const ROWS_WITH_BUTTON = 10;
 
 interface Props {
   regions: readonly RegionView[];
@@ -95,7 +97,7 @@ function RegionOperations({ region, regions, onChange }: RegionProps) {
         </div>
         <Membership region={region} regions={regions} ready={ready} give={give} />
         <ErrorNote error={act.error} />
-        <Damage region={region} />
+        <Damage region={region} ready={ready} give={give} />
       </div>
       <Peers peers={region.sync?.peers ?? []} ready={ready} give={give} />
       <Quarantine
@@ -156,9 +158,10 @@ function Membership({ region, regions, ready, give }: MembershipProps) {
   );
 }
 
-function Damage({ region }: { region: RegionView }) {
+function Damage({ region, ready, give }: { region: RegionView; ready: boolean; give: Give }) {
   const damage = region.sync?.damage ?? null;
   const differing = Object.entries(region.sync?.differing ?? {});
+  const rows = [...new Set([...(damage?.rows ?? []), ...differing.flatMap(([, keys]) => keys)])];
   if ((damage === null || damage.entries === 0) && differing.length === 0) return null;
   return (
     <Notice tone="bad">
@@ -174,6 +177,20 @@ function Damage({ region }: { region: RegionView }) {
           </li>
         ))}
       </ul>
+      {rows.length > 0 && (
+        <div className="row">
+          {rows.slice(0, ROWS_WITH_BUTTON).map((key) => (
+            <Button key={key} compact disabled={!ready} onClick={give({ mend: { key } })}>
+              Mend {key}
+            </Button>
+          ))}
+          {rows.length > 1 && (
+            <Button compact disabled={!ready} onClick={give('mend_all')}>
+              Mend all {rows.length} rows
+            </Button>
+          )}
+        </div>
+      )}
     </Notice>
   );
 }
