@@ -18,6 +18,7 @@ use mesh::cluster::{Authority, CLUSTER, Cluster, Process, Rogue, eventually};
 use serde_json::json;
 use shared::fact::FactStream;
 use sqlx::PgPool;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 #[sqlx::test(migrations = "../migrations")]
@@ -126,10 +127,13 @@ async fn a_leader_that_is_killed_or_frozen_is_replaced_and_no_number_is_given_tw
     arrive(&cluster, 1).await;
 
     let killed = leader(&instances).await;
+    let gone = Instant::now();
     instances[killed].signal("KILL");
     for n in 10..20 {
         cluster.settle("us-east", n).await;
     }
+    eventually("the other one leads", async || instances[1 - killed].leads().await).await;
+    assert!(gone.elapsed() < Duration::from_secs(10), "it leads after {:?}", gone.elapsed());
     arrive(&cluster, 11).await;
     instances[killed] = cluster.start_process(["us-east", "us-standby"][killed]);
 
@@ -415,6 +419,53 @@ async fn strangers_and_impostors_get_nothing(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_stranger_that_calls_again_and_again_is_counted_every_time_and_named_in_the_log_once(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    let us = cluster.start_process("us-east");
+    eventually("it leads", async || us.leads().await).await;
+    cluster.reissue("eu-west", &Authority::new("stranger"), "eu-west");
+    let rogue = cluster.rogue("eu-west");
+    let (region, address) = ("us-east".parse().unwrap(), cluster.address("us-east"));
+    for _ in 0..20 {
+        assert!(rogue.mesh.dial(&region, &address).await.is_err());
+    }
+    eventually("every call is counted", async || us.metric("global_sync_refused_connections_total").await == 20.0)
+        .await;
+    assert_eq!(us.lines_with(" refused: "), 1);
+    rogue.mesh.close().await;
+    drop(us);
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_connection_that_has_its_age_is_made_anew_and_no_fact_is_lost_or_told_twice(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.limit_age(Duration::from_millis(500));
+    let (us, eu) = (cluster.start_process("us-east"), cluster.start_process("eu-west"));
+    let ended = || us.lines_with("has reached its age") + eu.lines_with("has reached its age");
+    let mut settled = 0;
+    eventually("three connections had their age", async || {
+        for region in ["us-east", "eu-west"] {
+            cluster.settle(region, settled).await;
+            settled += 1;
+        }
+        ended() >= 3
+    })
+    .await;
+    let settled = i64::try_from(settled).unwrap();
+    for region in ["us-east", "eu-west"] {
+        let facts = async |sql: &str| cluster.count(region, sql).await;
+        eventually("all facts are there", async || facts("SELECT count(*) FROM ledger_facts").await == settled).await;
+        let numbers =
+            "SELECT count(DISTINCT (origin_region, origin_seq)) FROM ledger_facts WHERE origin_incarnation = 1";
+        assert_eq!(facts(numbers).await, settled);
+        assert_eq!(facts("SELECT count(*) FROM repl_quarantine").await, 0);
+    }
+    drop((us, eu));
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn a_bit_that_flips_in_a_log_or_a_signature_reaches_no_region_and_what_was_written_comes_from_another(
     pool: PgPool,
 ) {
@@ -423,16 +474,16 @@ async fn a_bit_that_flips_in_a_log_or_a_signature_reaches_no_region_and_what_was
     let facts = "SELECT count(*) FROM ledger_facts WHERE amount = 1250";
     let flips = [
         (
-            "UPDATE repl_log SET envelope = set_bit(envelope, 400, 1 - get_bit(envelope, 400)) WHERE seq <= 3",
+            "UPDATE repl_log SET envelope = set_bit(envelope, 400, 1 - get_bit(envelope, 400)) WHERE seq <= 3 AND stream = 'ledger'",
             r#"from="us-east""#,
         ),
         (
-            "UPDATE repl_log SET body = set_bit(body, 200, 1 - get_bit(body, 200)) WHERE seq BETWEEN 4 AND 6",
+            "UPDATE repl_log SET body = set_bit(body, 200, 1 - get_bit(body, 200)) WHERE seq BETWEEN 4 AND 6 AND stream = 'ledger'",
             r#"from="us-east",reason="entry""#,
         ),
         (
             "UPDATE repl_checkpoint SET signature = set_bit(signature, 9, 1 - get_bit(signature, 9))
-             WHERE seq BETWEEN 7 AND 9",
+             WHERE seq BETWEEN 7 AND 9 AND stream = 'ledger'",
             r#"from="us-east",reason="signature""#,
         ),
     ];
@@ -454,7 +505,10 @@ async fn a_bit_that_flips_in_a_log_or_a_signature_reaches_no_region_and_what_was
         eu.signal("CONT");
         eventually("it is there as it was written", async || cluster.count("ap-south", facts).await == written).await;
     }
-    eventually("us-east counts what it holds", async || us.metric("global_sync_damaged_entries").await >= 6.0).await;
+    let signed = cluster.signed_entries("us-east", "us-east", 7, 9).await;
+    assert!(signed.contains(&9), "{signed:?}");
+    let damaged: BTreeSet<_> = (1..=6).chain(signed).map(|seq| format!("us-east/1/ledger/{seq}")).collect();
+    eventually("us-east names what it holds and nothing else", async || us.damaged().await == damaged).await;
     eventually("eu-west has looked", async || eu.metric("global_sync_log_checks_total").await >= 1.0).await;
     assert_eq!(eu.metric("global_sync_damaged_entries").await, 0.0);
     drop((us, eu));

@@ -80,6 +80,8 @@ pub(super) struct Conversation {
     pub(super) region: RegionName,
     pub(super) dialed: bool,
     pub(super) max_age: Duration,
+    /// How long a frame may take once it has begun.
+    pub(super) frame_within: Duration,
     pub(super) events: mpsc::Sender<MeshEvent>,
     pub(super) refusals: Refusals,
 }
@@ -147,7 +149,7 @@ impl Conversation {
 
     async fn read(self, packs: Arc<AtomicBool>, mut stream: RecvStream) {
         loop {
-            match frame::read(&mut stream).await {
+            match frame::read(&mut stream, self.frame_within).await {
                 Ok(Some((message, bytes))) => {
                     received(&self.region, bytes);
                     if let Message::Hello(hello) = &message {

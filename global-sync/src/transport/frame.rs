@@ -25,7 +25,7 @@ const WRITE_WITHIN: Duration = Duration::from_secs(60);
 /// Memory taken for a frame before any of its content has come.
 const FIRST_READ: usize = 16 * 1024;
 /// The rest of a frame that has begun comes within this time.
-const READ_WITHIN: Duration = Duration::from_secs(60);
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why a stream of frames ends.
 #[derive(Debug, thiserror::Error)]
@@ -95,19 +95,24 @@ pub(super) async fn write(stream: &mut SendStream, message: &Message, pack: bool
     Ok(frame.len())
 }
 
-/// The next message, with the bytes it took; types this version does not know are skipped. `None` at the end.
-pub(super) async fn read(stream: &mut RecvStream) -> Result<Option<(Message, usize)>, FrameError> {
+/// The next message, which once begun comes `within` a time, with the bytes it took; types this version does not know are
+/// skipped. `None` at the end.
+pub(super) async fn read(stream: &mut RecvStream, within: Duration) -> Result<Option<(Message, usize)>, FrameError> {
     loop {
-        let Some((frame_type, content)) = read_frame(stream, MAX_FRAME_BYTES).await? else { return Ok(None) };
+        let Some((frame_type, content)) = read_frame(stream, MAX_FRAME_BYTES, within).await? else { return Ok(None) };
         if let Some(message) = decode(frame_type, &content)? {
             return Ok(Some((message, content.len() + 5)));
         }
     }
 }
 
-/// Type and content of the next frame, of at most so many bytes; `None` at the end. It may be long in coming, but not in the
-/// midst of itself.
-pub(super) async fn read_frame(stream: &mut RecvStream, max_bytes: usize) -> Result<Option<(u8, Vec<u8>)>, FrameError> {
+/// Type and content of the next frame, of at most so many bytes; `None` at the end. It may be long in coming, but
+/// the rest of it comes `within` a time.
+pub(super) async fn read_frame(
+    stream: &mut RecvStream,
+    max_bytes: usize,
+    within: Duration,
+) -> Result<Option<(u8, Vec<u8>)>, FrameError> {
     let mut first = [0];
     match stream.read_exact(&mut first).await {
         Ok(()) => {}
@@ -126,7 +131,7 @@ pub(super) async fn read_frame(stream: &mut RecvStream, max_bytes: usize) -> Res
         stream.read_exact(&mut head[3..]).await?;
         Ok(Some((head[3], read_content(stream, rest).await?)))
     };
-    timeout(READ_WITHIN, rest).await.map_err(|_| FrameError::Slow)?
+    timeout(within, rest).await.map_err(|_| FrameError::Slow)?
 }
 
 /// Reads what a frame's head has promised. A promise takes no memory: it is taken as bytes come, at most twice as much.

@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ALPN,
     connection::{Conversation, Link},
+    frame,
     moving::{self, MoveLink},
     snapshot,
     tls::{Credentials, TlsError, called_for, region_of},
@@ -85,6 +86,7 @@ pub struct Mesh {
     pub(super) moves: Arc<Semaphore>,
     refusals: Refusals,
     pub(super) max_connections: usize,
+    pub(super) frame_within: Duration,
 }
 
 /// How we call: to replicate, for a snapshot, and to move a tenant.
@@ -126,6 +128,7 @@ impl Mesh {
             moves: Arc::new(Semaphore::new(moving::AT_A_TIME)),
             refusals: Refusals::default(),
             max_connections: MAX_CONNECTIONS,
+            frame_within: frame::READ_WITHIN,
         };
         Ok((mesh, receiver))
     }
@@ -152,15 +155,25 @@ impl Mesh {
             };
             let Some(incoming) = incoming else { return };
             let caller = incoming.remote_address().ip();
-            if self.endpoint.open_connections() >= self.max_connections {
+            let open = self.endpoint.open_connections();
+            if open >= self.max_connections {
                 let detail = format!("there are {} connections already", self.max_connections);
                 self.refusals.connection(caller, Refusal::TooMany, detail);
                 incoming.refuse();
                 continue;
             }
+            // A forged address takes a place until the handshake's time is up. While half of them are taken, a caller shows first
+            // that it hears where it calls from, which costs it a round trip and takes no place.
+            if open >= self.max_connections / 2 && !incoming.remote_address_validated() {
+                metrics::counter!("global_sync_address_checks_total").increment(1);
+                incoming.retry().expect("an address that is not validated may be asked to be");
+                continue;
+            }
             let mesh = self.clone();
+            // At once, not when its task runs: those that wait behind it are told by how many there are.
+            let accepted = incoming.accept();
             self.tasks.spawn(async move {
-                match timeout(HANDSHAKE_WITHIN, incoming).await {
+                match timeout(HANDSHAKE_WITHIN, async { accepted?.await }).await {
                     Ok(Ok(connection)) => {
                         // Whatever is wrong with it has been told.
                         let _ = mesh.run(connection, None).await;
@@ -269,7 +282,8 @@ impl Mesh {
         // Not all at once after an hour.
         let max_age = self.max_age.mul_f64(rand::random_range(0.9..1.1));
         let (dialed, events, refusals) = (expected.is_some(), self.events.clone(), self.refusals.clone());
-        Conversation { conn, connection, region, dialed, max_age, events, refusals }.run().await;
+        let frame_within = self.frame_within;
+        Conversation { conn, connection, region, dialed, max_age, frame_within, events, refusals }.run().await;
         Ok(())
     }
 }

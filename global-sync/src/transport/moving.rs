@@ -109,7 +109,8 @@ impl MoveLink {
 
     /// What comes next.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<MoveFrame<T>, BrokenOff> {
-        let read = timeout(STALLED_AFTER, frame::read_frame(&mut self.receive, MAX_FRAME_BYTES)).await;
+        let read =
+            timeout(STALLED_AFTER, frame::read_frame(&mut self.receive, MAX_FRAME_BYTES, frame::READ_WITHIN)).await;
         let (kind, content) = match read {
             Err(_) => return Err(self.broken("it stalled")),
             Ok(Ok(None)) => return Err(self.broken("it ended")),

@@ -108,7 +108,9 @@ pub(super) async fn take(connection: Connection, region: RegionName, pieces: mps
 }
 
 async fn read(stream: &mut RecvStream) -> Result<Option<Piece>, FrameError> {
-    let Some((kind, content)) = frame::read_frame(stream, MAX_FRAME_BYTES).await? else { return Ok(None) };
+    let Some((kind, content)) = frame::read_frame(stream, MAX_FRAME_BYTES, frame::READ_WITHIN).await? else {
+        return Ok(None);
+    };
     let piece = match kind {
         TABLE => Piece::Table(*content.first().ok_or(FrameError::Unreadable)?),
         ROWS => Piece::Rows(zstd::bulk::decompress(&content, MAX_FRAME_BYTES).map_err(|_| FrameError::Packing)?),

@@ -1,20 +1,40 @@
 //! A mesh and whoever calls it: strangers, impostors, and members that do not keep to the wire.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use quinn::{Connection, ConnectionError, Endpoint, VarInt};
+use quinn::{
+    Connection, ConnectionError, Endpoint, VarInt,
+    crypto::rustls::{QuicClientConfig, QuicServerConfig},
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType};
-use rustls::RootCertStore;
+use rustls::{
+    NamedGroup, RootCertStore,
+    client::{
+        ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+    },
+    pki_types::ServerName,
+    server::ServerSessionMemoryCache,
+};
+use shared::fact::FactStream;
 use tokio::{
-    sync::mpsc,
+    net::UdpSocket,
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    protocol::{Hello, MAX_FRAME_BYTES, MemberState, Message, Origin},
+    protocol::{Batch, Checkpoint, Entry, Head, Hello, LogId, MAX_FRAME_BYTES, MemberState, Message, Origin},
     store::Piece,
 };
 
@@ -98,7 +118,11 @@ impl Counted {
 
     /// Waits until so many connections were refused for a reason.
     async fn refused(&self, reason: &str, count: u32) {
-        let line = format!("global_sync_refused_connections_total{{reason=\"{reason}\"}} {count}");
+        self.shows(&format!("global_sync_refused_connections_total{{reason=\"{reason}\"}} {count}")).await;
+    }
+
+    /// Waits until there is such a line.
+    async fn shows(&self, line: &str) {
         let counted = async {
             while !self.handle.render().lines().any(|other| other == line) {
                 sleep(Duration::from_millis(10)).await;
@@ -110,14 +134,15 @@ impl Counted {
 
 impl Listening {
     fn start(authority: &Authority, region: &str) -> Self {
-        Self::start_for(authority, region, 256)
+        Self::start_with(authority, region, |_| {})
     }
 
-    fn start_for(authority: &Authority, region: &str, max_connections: usize) -> Self {
+    /// Starts with other limits.
+    fn start_with(authority: &Authority, region: &str, limit: impl FnOnce(&mut Mesh)) -> Self {
         let credentials = authority.credentials("c1", region);
         let any = "127.0.0.1:0".parse().unwrap();
         let (mut mesh, events) = Mesh::listen(any, &credentials, "c1", Duration::from_secs(60)).unwrap();
-        mesh.max_connections = max_connections;
+        limit(&mut mesh);
         let (shutdown, tasks) = (CancellationToken::new(), tokio_util::task::TaskTracker::new());
         let (accepting, stop) = (mesh.clone(), shutdown.clone());
         tasks.spawn(async move { accepting.accept(stop).await });
@@ -190,21 +215,152 @@ async fn certificates_of_another_authority_or_cluster_and_unknown_versions_get_n
     us.stop().await;
 }
 
+/// Keeps what it is given to come back without a whole handshake, and counts it.
+#[derive(Debug)]
+struct Tickets {
+    kept: ClientSessionMemoryCache,
+    given: AtomicUsize,
+}
+
+impl ClientSessionStore for Tickets {
+    fn set_kx_hint(&self, server_name: ServerName<'static>, group: NamedGroup) {
+        self.kept.set_kx_hint(server_name, group);
+    }
+
+    fn kx_hint(&self, server_name: &ServerName<'_>) -> Option<NamedGroup> {
+        self.kept.kx_hint(server_name)
+    }
+
+    fn set_tls12_session(&self, server_name: ServerName<'static>, value: Tls12ClientSessionValue) {
+        self.kept.set_tls12_session(server_name, value);
+    }
+
+    fn tls12_session(&self, server_name: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        self.kept.tls12_session(server_name)
+    }
+
+    fn remove_tls12_session(&self, server_name: &ServerName<'static>) {
+        self.kept.remove_tls12_session(server_name);
+    }
+
+    fn insert_tls13_ticket(&self, server_name: ServerName<'static>, value: Tls13ClientSessionValue) {
+        self.given.fetch_add(1, Ordering::Relaxed);
+        self.kept.insert_tls13_ticket(server_name, value);
+    }
+
+    fn take_tls13_ticket(&self, server_name: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.kept.take_tls13_ticket(server_name)
+    }
+}
+
+#[tokio::test]
+async fn nobody_comes_back_without_a_whole_handshake() {
+    let authority = Authority::new();
+    let mut us = Listening::start(&authority, "us-east");
+    let any = "127.0.0.1:0".parse().unwrap();
+    // A caller that would resume, and say something before the handshake is over.
+    let tickets = Arc::new(Tickets { kept: ClientSessionMemoryCache::new(8), given: AtomicUsize::new(0) });
+    let mut tls = authority.credentials("c1", "eu-west").client_tls(ALPN).unwrap();
+    tls.resumption = Resumption::store(tickets.clone());
+    tls.enable_early_data = true;
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
+    let endpoint = Endpoint::client(any).unwrap();
+    let call = |address| endpoint.connect_with(config.clone(), address, "gocomet.invalid").unwrap();
+
+    let connection = call(us.address).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&frame::encode(&hello("eu-west"), false)).await.unwrap();
+    let MeshEvent::Connected { link, .. } = us.next().await else { panic!("somebody is connected") };
+    link.say(hello("us-east"));
+    assert!(matches!(frame::read(&mut receive, frame::READ_WITHIN).await, Ok(Some((Message::Hello(_), _)))));
+    assert_eq!(tickets.given.load(Ordering::Relaxed), 0, "it is given none, or would have them before what was said");
+    assert!(call(us.address).into_0rtt().is_err(), "there is nothing to come back with");
+
+    // It does so where it is allowed to.
+    let mut tls = authority.credentials("c1", "us-east").server_tls().unwrap();
+    tls.session_storage = ServerSessionMemoryCache::new(8);
+    tls.send_tls13_tickets = 2;
+    tls.max_early_data_size = u32::MAX;
+    let lenient = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls).unwrap()));
+    let lenient = Endpoint::server(lenient, any).unwrap();
+    let listening = lenient.clone();
+    us.tasks.spawn(async move {
+        let mut accepted = Vec::new();
+        while let Some(incoming) = listening.accept().await {
+            accepted.push(incoming.await.unwrap());
+        }
+    });
+    let first = call(lenient.local_addr().unwrap()).await.unwrap();
+    let given = async {
+        while tickets.given.load(Ordering::Relaxed) < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), given).await.expect("it is given tickets");
+    let Ok((second, early)) = call(lenient.local_addr().unwrap()).into_0rtt() else { panic!("it resumes") };
+    assert!(early.await, "it is believed before the handshake is over");
+
+    // With the same ticket it gets nowhere here but to the beginning.
+    let Ok((connection, early)) = call(us.address).into_0rtt() else { panic!("it would resume") };
+    assert!(!early.await);
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&frame::encode(&hello("eu-west"), false)).await.unwrap();
+    let stands = async {
+        loop {
+            if let MeshEvent::Connected { link, .. } = us.next().await {
+                break link;
+            }
+        }
+    };
+    assert_eq!(stands.await.region.as_str(), "eu-west");
+    drop((first, second));
+    lenient.close(VarInt::from_u32(0), b"");
+    us.stop().await;
+}
+
 #[tokio::test]
 async fn a_handshake_that_does_not_go_on_is_ended_and_counted() {
     let counted = Counted::here();
     let authority = Authority::new();
     let member = authority.credentials("c1", "eu-west");
     let us = Listening::start(&authority, "us-east");
-    // Between them stands somebody who passes on the first packet and nothing after it.
-    let between = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    // Somebody who says nothing after the first packet.
+    let between = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let packet = first_packet(&member).await;
+    between.send_to(&packet, us.address).await.unwrap();
+    counted.refused("handshake_timeout", 1).await;
+    us.stop().await;
+}
+
+/// What somebody who calls sends first.
+async fn first_packet(member: &Credentials) -> Vec<u8> {
+    let called = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = member.client_config(ALPN).unwrap();
-    let _calling = endpoint.connect_with(config, between.local_addr().unwrap(), "gocomet.invalid").unwrap();
-    let mut packet = [0; 2048];
-    let size = between.recv(&mut packet).await.unwrap();
-    between.send_to(&packet[..size], us.address).await.unwrap();
-    counted.refused("handshake_timeout", 1).await;
+    let _calling = endpoint.connect_with(config, called.local_addr().unwrap(), "gocomet.invalid").unwrap();
+    let mut packet = vec![0; 2048];
+    let size = called.recv(&mut packet).await.unwrap();
+    packet.truncate(size);
+    packet
+}
+
+#[tokio::test]
+async fn calls_from_addresses_where_nobody_hears_take_half_of_the_places_at_most() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let us = Listening::start_with(&authority, "us-east", |mesh| mesh.max_connections = 4);
+    let mut deaf = Vec::new();
+    for _ in 0..10 {
+        let between = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        between.send_to(&first_packet(&member).await, us.address).await.unwrap();
+        deaf.push(between);
+    }
+    counted.shows("global_sync_address_checks_total 8").await;
+    let first = us.called_by(&member).await.unwrap();
+    let second = us.called_by(&member).await.unwrap();
+    counted.shows("global_sync_address_checks_total 10").await;
+    assert!(first.close_reason().is_none() && second.close_reason().is_none());
     us.stop().await;
 }
 
@@ -213,7 +369,7 @@ async fn a_caller_above_the_limit_is_refused_and_counted_and_those_before_stay()
     let counted = Counted::here();
     let authority = Authority::new();
     let member = authority.credentials("c1", "eu-west");
-    let us = Listening::start_for(&authority, "us-east", 2);
+    let us = Listening::start_with(&authority, "us-east", |mesh| mesh.max_connections = 2);
     let first = us.called_by(&member).await.unwrap();
     let second = us.called_by(&member).await.unwrap();
     for count in 1..=3 {
@@ -291,6 +447,22 @@ async fn frames_that_break_the_rules_end_the_connection_and_reach_nobody() {
         assert!(matches!(us.next().await, MeshEvent::Disconnected { .. }));
     }
     all_counted(&counted, &bad).await;
+    us.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_that_does_not_come_whole_in_its_time_ends_the_connection() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let us = Listening::start_with(&authority, "us-east", |mesh| mesh.frame_within = Duration::from_millis(300));
+    let connection = us.called_by(&member).await.unwrap();
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    let whole = frame::encode(&hello("eu-west"), false);
+    send.write_all(&[whole.clone(), whole[..whole.len() - 1].to_vec()].concat()).await.unwrap();
+    let ConnectionError::ApplicationClosed(close) = ended(&connection).await else { panic!("closed by us") };
+    assert_eq!(close.error_code, VarInt::from_u32(2));
+    counted.refused("slow_frame", 1).await;
     us.stop().await;
 }
 
@@ -387,13 +559,15 @@ async fn what_a_peer_cannot_unpack_is_not_packed_for_it_and_a_hello_says_that_we
     send.write_all(&frame::encode(&hello("eu-west"), false)).await.unwrap();
     let MeshEvent::Connected { link, .. } = us.next().await else { panic!("somebody is connected") };
     link.say(hello("us-east"));
-    let Ok(Some((Message::Hello(heard), _))) = frame::read(&mut receive).await else { panic!("a hello") };
+    let Ok(Some((Message::Hello(heard), _))) = frame::read(&mut receive, frame::READ_WITHIN).await else {
+        panic!("a hello")
+    };
     assert_eq!(heard.features & frame::ZSTD, frame::ZSTD);
     assert!(matches!(us.next().await, MeshEvent::Received { message: Message::Hello(_), .. }));
     let Message::Hello(long) = hello("us-east") else { unreachable!() };
     let long = Message::Hello(Hello { kinds: vec!["settlement".to_owned(); 200], ..long });
     link.say(long.clone());
-    let (_, plain) = frame::read(&mut receive).await.unwrap().unwrap();
+    let (_, plain) = frame::read(&mut receive, frame::READ_WITHIN).await.unwrap().unwrap();
     assert!(plain > 2_000, "{plain}");
     connection.close(VarInt::from_u32(0), b"");
     us.stop().await;
@@ -419,5 +593,76 @@ async fn a_snapshot_has_a_connection_of_its_own_and_only_one_is_given_at_a_time(
     }
     assert_eq!(first.recv().await, None);
     eu.stop().await;
+    us.stop().await;
+}
+
+/// Passes packets on between whoever calls and `address`; what comes from there only while the way is open.
+async fn pass_on(between: UdpSocket, address: SocketAddr, mut open: watch::Receiver<bool>) {
+    let mut caller = None;
+    let mut packet = [0; 2048];
+    while let Ok((size, from)) = between.recv_from(&mut packet).await {
+        let to = if from == address {
+            if open.wait_for(|open| *open).await.is_err() {
+                return;
+            }
+            caller
+        } else {
+            caller = Some(from);
+            Some(address)
+        };
+        if let Some(to) = to {
+            between.send_to(&packet[..size], to).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_urgent_overtakes_a_megabyte_of_entries_that_is_on_its_way() {
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let mut us = Listening::start(&authority, "us-east");
+    let between = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = between.local_addr().unwrap();
+    let (open, way) = watch::channel(true);
+    let (stop, passing) = (us.shutdown.clone(), pass_on(between, us.address, way));
+    us.tasks.spawn(async move {
+        stop.run_until_cancelled(passing).await;
+    });
+    let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = member.client_config(ALPN).unwrap();
+    let connection = endpoint.connect_with(config, address, "gocomet.invalid").unwrap().await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    send.write_all(&frame::encode(&hello("eu-west"), false)).await.unwrap();
+    let MeshEvent::Connected { link, .. } = us.next().await else { panic!("somebody is connected") };
+    let MeshEvent::Received { .. } = us.next().await else { panic!("it has said something") };
+
+    open.send_replace(false);
+    let origin = Origin { region: "us-east".parse().unwrap(), incarnation: 1 };
+    let entries = Message::Batch(Batch {
+        log: LogId { origin, stream: FactStream::Ledger },
+        pull: 1,
+        entries: vec![Entry { envelope: vec![1], body: Some(vec![7; 500_000]) }],
+        checkpoint: Checkpoint { head: Head::EMPTY, key_id: [0; 32], signature: vec![], certificate: None },
+    });
+    // Two wait for the writer while a third one does not go into the stream's window of a megabyte any more.
+    for _ in 0..5 {
+        let sent = timeout(Duration::from_secs(10), link.send(FactStream::Ledger, entries.clone())).await;
+        assert!(sent.expect("it is taken"));
+    }
+    link.say(hello("us-east"));
+    open.send_replace(true);
+    let mut before = 0;
+    tokio::select! {
+        heard = frame::read(&mut receive, frame::READ_WITHIN) => {
+            assert!(matches!(heard, Ok(Some((Message::Hello(_), _)))));
+        }
+        () = async {
+            let mut entries = connection.accept_uni().await.unwrap();
+            while let Some(chunk) = entries.read_chunk(usize::MAX, true).await.unwrap() {
+                before += chunk.bytes.len();
+            }
+        } => panic!("the stream of entries ends"),
+    }
+    assert!(before < 250_000, "{before} bytes of entries came first");
     us.stop().await;
 }

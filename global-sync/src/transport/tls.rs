@@ -85,6 +85,15 @@ impl Credentials {
 
     /// How we answer.
     pub(super) fn server_config(&self) -> Result<quinn::ServerConfig, TlsError> {
+        let quic =
+            QuicServerConfig::try_from(self.server_tls()?).map_err(|error| TlsError::Unfit(error.to_string()))?;
+        let mut config = quinn::ServerConfig::with_crypto(Arc::new(quic));
+        config.transport_config(Arc::new(transport_config()));
+        config.max_incoming(64);
+        Ok(config)
+    }
+
+    pub(super) fn server_tls(&self) -> Result<rustls::ServerConfig, TlsError> {
         let unfit = |error: &dyn std::fmt::Display| TlsError::Unfit(error.to_string());
         let clients = WebPkiClientVerifier::builder_with_provider(self.roots.clone(), self.provider.clone())
             .build()
@@ -99,15 +108,19 @@ impl Credentials {
         // A resumed session would outlive its certificate.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
-        let quic = QuicServerConfig::try_from(tls).map_err(|error| unfit(&error))?;
-        let mut config = quinn::ServerConfig::with_crypto(Arc::new(quic));
-        config.transport_config(Arc::new(transport_config()));
-        config.max_incoming(64);
-        Ok(config)
+        Ok(tls)
     }
 
     /// How we call, and what for.
     pub(super) fn client_config(&self, alpn: &[u8]) -> Result<quinn::ClientConfig, TlsError> {
+        let tls = self.client_tls(alpn)?;
+        let quic = QuicClientConfig::try_from(tls).map_err(|error| TlsError::Unfit(error.to_string()))?;
+        let mut config = quinn::ClientConfig::new(Arc::new(quic));
+        config.transport_config(Arc::new(transport_config()));
+        Ok(config)
+    }
+
+    pub(super) fn client_tls(&self, alpn: &[u8]) -> Result<rustls::ClientConfig, TlsError> {
         let unfit = |error: &dyn std::fmt::Display| TlsError::Unfit(error.to_string());
         let verifier = AnyNameOfOurs { roots: self.roots.clone(), provider: self.provider.clone() };
         let mut tls = rustls::ClientConfig::builder_with_provider(self.provider.clone())
@@ -119,10 +132,7 @@ impl Credentials {
             .map_err(|error| unfit(&error))?;
         tls.alpn_protocols = vec![alpn.to_vec()];
         tls.resumption = Resumption::disabled();
-        let quic = QuicClientConfig::try_from(tls).map_err(|error| unfit(&error))?;
-        let mut config = quinn::ClientConfig::new(Arc::new(quic));
-        config.transport_config(Arc::new(transport_config()));
-        Ok(config)
+        Ok(tls)
     }
 }
 

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something unexpected happens")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -100,6 +100,7 @@ impl Authority {
 pub(crate) struct Process {
     child: Child,
     status: SocketAddr,
+    log: PathBuf,
 }
 
 impl Process {
@@ -118,6 +119,18 @@ impl Process {
         let answer = self.get("/status").await;
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         serde_json::from_str(body).unwrap_or_default()
+    }
+
+    /// How many lines of its log say this.
+    pub(crate) fn lines_with(&self, words: &str) -> usize {
+        std::fs::read_to_string(&self.log).unwrap().lines().filter(|line| line.contains(words)).count()
+    }
+
+    /// The entries it says are damaged in one way or another, by log and number; none before it has looked.
+    pub(crate) async fn damaged(&self) -> BTreeSet<String> {
+        let status = self.status().await;
+        let named = status["damage"]["named"].as_array().into_iter().flatten();
+        named.map(|named| named.as_str().unwrap().split(':').next().unwrap().to_owned()).collect()
     }
 
     /// The sum of a metric over all its labels.
@@ -239,6 +252,18 @@ impl Cluster {
         self.count_of(at, "SELECT count(*) FROM repl_origin_cert WHERE region = $1", of).await
     }
 
+    /// Which entries of a region's ledger, of these, stand signed at another one.
+    pub(crate) async fn signed_entries(&self, at: &str, of: &str, from: i64, upto: i64) -> BTreeSet<i64> {
+        use secrecy::ExposeSecret as _;
+        let mut connection = PgConnection::connect(self.regions[at].config.database.url.expose_secret()).await.unwrap();
+        let signed =
+            "SELECT seq FROM repl_checkpoint WHERE origin_region = $1 AND stream = 'ledger' AND seq BETWEEN $2 AND $3";
+        let signed =
+            sqlx::query_scalar(signed).bind(of).bind(from).bind(upto).fetch_all(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+        signed.into_iter().collect()
+    }
+
     /// How many entries of a region another one has stored.
     pub(crate) async fn stored_entries(&self, at: &str, of: &str) -> i64 {
         self.count_of(at, "SELECT count(*) FROM repl_log WHERE origin_region = $1", of).await
@@ -252,6 +277,11 @@ impl Cluster {
         let count = sqlx::query_scalar(sql).bind(region).fetch_one(&mut connection).await.unwrap();
         connection.close().await.unwrap();
         count
+    }
+
+    /// No connection gets much older than this, whoever made it.
+    pub(crate) fn limit_age(&mut self, max_age: Duration) {
+        self.regions.values_mut().for_each(|region| region.config.quic.max_age = max_age);
     }
 
     pub(crate) fn knows(&mut self, region: &str, peers: &[&str]) {
@@ -321,11 +351,13 @@ impl Cluster {
         let Config { region, database, quic, tls, signing, peers, .. } = &self.regions[name].config;
         let status = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let peers: Vec<_> = peers.iter().map(|(name, address)| format!("{name}={address}")).collect();
+        let log = self.folder.join(format!("{name}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_global-sync"))
             .env("GLOBAL_SYNC_REGION__NAME", region.name.as_str())
             .env("GLOBAL_SYNC_REGION__CLUSTER_ID", &region.cluster_id)
             .env("GLOBAL_SYNC_DATABASE__URL", database.url.expose_secret())
             .env("GLOBAL_SYNC_QUIC__LISTEN", quic.listen.to_string())
+            .env("GLOBAL_SYNC_QUIC__MAX_AGE", format!("{}ms", quic.max_age.as_millis()))
             .env("GLOBAL_SYNC_STATUS__LISTEN", status.to_string())
             .env("GLOBAL_SYNC_TLS__CA_FILE", &tls.ca_file)
             .env("GLOBAL_SYNC_TLS__CERT_FILE", &tls.cert_file)
@@ -335,11 +367,11 @@ impl Cluster {
             .env("GLOBAL_SYNC_DIGEST__COMPARE_ROWS_EVERY", "1s")
             .env("GLOBAL_SYNC_DIGEST__CHECK_LOGS_EVERY", "1s")
             .env("GLOBAL_SYNC_PEERS", peers.join(","))
-            .stdout(Stdio::null())
+            .stdout(std::fs::File::create(&log).unwrap())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Process { child, status }
+        Process { child, status, log }
     }
 
     /// Both authorities are believed from now on.
