@@ -73,5 +73,6 @@ pub const ALL: &[Section] = &[
     Section { name: "payments", run: |options| Box::pin(sections::payments::run(options)) },
     Section { name: "replication", run: |options| Box::pin(sections::replication::run(options)) },
     Section { name: "bootstrap", run: |options| Box::pin(sections::bootstrap::run(options)) },
+    Section { name: "config", run: |options| Box::pin(sections::config::run(options)) },
     Section { name: "moves", run: |options| Box::pin(sections::moves::run(options)) },
 ];

@@ -22,6 +22,26 @@ async fn state(region: &TestRegion) -> (i32, i32, bool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_thousand_edits_leave_a_draft_as_small_as_a_few_and_every_version_at_the_size_of_a_config(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let admin = region.admin().await;
+    for n in 0..1000 {
+        let value = format!("value {n}, which nobody has seen before");
+        patch(&admin, json!({"labels": {(format!("l{}", n % 40)): value}}), None).await.ok(200);
+    }
+    let mut tx = region.app.db.system().await.unwrap();
+    let draft = "SELECT generation, octet_length(document), octet_length(previous) FROM tenant_documents";
+    let (generation, document, previous): (i32, i32, i32) = sqlx::query_as(draft).fetch_one(tx.conn()).await.unwrap();
+    let versions = "SELECT count(*), max(pg_column_size(v)), max(octet_length(config::text))
+                    FROM tenant_config_versions v";
+    let (versions, row, config): (i64, i32, i32) = sqlx::query_as(versions).fetch_one(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((generation, versions), (2, 1001), "a generation after every five hundred edits, a version for each");
+    assert!(document < 4 * 1024 && previous < 8 * 1024, "{document} and {previous} bytes of draft");
+    assert!(row < config + 512, "{row} bytes for a config of {config}");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_draft_that_has_grown_begins_a_generation_once_every_region_edits_the_one_before(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let admin = region.admin().await;

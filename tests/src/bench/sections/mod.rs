@@ -2,6 +2,7 @@
 
 pub mod assignment;
 pub mod bootstrap;
+pub mod config;
 pub mod eta;
 pub mod matching;
 pub mod moves;
