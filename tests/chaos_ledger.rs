@@ -1,9 +1,9 @@
-//! The ledger under everything a wide network and bad luck do to it, read like a set: what was acknowledged is in every
-//! region, nothing else is, and nothing twice.
+//! The ledger under everything a wide network and bad luck do to it, read like a set all the while: what was acknowledged comes
+//! to be in every region and stays there, nothing else does, and nothing twice.
 #![expect(clippy::unwrap_used, reason = "what a story takes for granted ends it when it fails")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -16,12 +16,17 @@ use sqlx::{Connection, PgConnection};
 use system_tests::{
     api::Client,
     harness::{TestCluster, eventually_within, tell},
+    set_history::SetHistory,
     stories,
 };
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 const REGIONS: [&str; 3] = ["us-east", "eu-west", "ap-south"];
 const PATIENCE: Duration = Duration::from_secs(90);
+const WRITE_EVERY: Duration = Duration::from_millis(20);
+const READ_EVERY: Duration = Duration::from_millis(100);
+const READ_WITHIN: Duration = Duration::from_secs(5);
 const SYNCS: [Service; 2] = [Service::GlobalSync(1), Service::GlobalSync(2)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,7 +41,8 @@ async fn chaos_ledger() {
 async fn whatever_happens_every_acknowledged_settlement_is_everywhere_once(cluster: TestCluster) {
     make_wide(&cluster);
     let history = History::default();
-    let writers = Writers::start(&cluster, &history, &REGIONS);
+    let readers = Busy::reading(&cluster, &history, &REGIONS);
+    let writers = Busy::writing(&cluster, &history, &REGIONS);
     history.grows(100).await;
     cluster.link("us-east", "ap-south").cut().unwrap();
     history.grows(60).await;
@@ -67,28 +73,52 @@ async fn whatever_happens_every_acknowledged_settlement_is_everywhere_once(clust
 
     // What a region told nobody is gone with its database; so the backup lacks only what the others have.
     cluster.backup("us-east", "old").await.unwrap();
-    let writers = Writers::start(&cluster, &history, &REGIONS);
+    let writers = Busy::writing(&cluster, &history, &REGIONS);
     history.grows(100).await;
     writers.stop().await;
     history.is_held_everywhere(&cluster).await;
-    let elsewhere = Writers::start(&cluster, &history, &["eu-west", "ap-south"]);
+    readers.stop().await;
+    let others = ["eu-west", "ap-south"];
+    let readers = Busy::reading(&cluster, &history, &others);
+    let elsewhere = Busy::writing(&cluster, &history, &others);
     cluster.restore("us-east", "old").await.unwrap();
-    let restored = Writers::start(&cluster, &history, &["us-east"]);
+    history.begins_anew("us-east");
+    let reader = Busy::reading(&cluster, &history, &["us-east"]);
+    let writer = Busy::writing(&cluster, &history, &["us-east"]);
     history.grows(100).await;
     elsewhere.stop().await;
-    restored.stop().await;
+    writer.stop().await;
     history.is_held_everywhere(&cluster).await;
+    readers.stop().await;
+    reader.stop().await;
 }
 
-/// What was tried, and what of it was acknowledged.
+/// What was settled, and what each region's ledger showed of it meanwhile.
 #[derive(Clone, Default)]
 struct History {
-    facts: Arc<Mutex<BTreeMap<Uuid, bool>>>,
+    facts: Arc<Mutex<SetHistory<Uuid>>>,
 }
 
 impl History {
     fn acknowledged(&self) -> BTreeSet<Uuid> {
-        self.facts.lock().unwrap().iter().filter(|(_, done)| **done).map(|(fact, _)| *fact).collect()
+        self.facts.lock().unwrap().acknowledged()
+    }
+
+    /// A region's ledger is another one from now on.
+    fn begins_anew(&self, region: &str) {
+        self.facts.lock().unwrap().begins_anew(region);
+    }
+
+    /// Waits until a region's ledger was read once more, from the beginning of the read on.
+    async fn is_read_again(&self, region: &str) {
+        let reads = || self.facts.lock().unwrap().count_reads(region);
+        let before = reads();
+        eventually_within(PATIENCE, &format!("{region} is read"), async || match reads() - before {
+            // One may have been under way.
+            2.. => Ok(()),
+            few => Err(format!("{few} more reads")),
+        })
+        .await;
     }
 
     /// Waits until so many more settlements are acknowledged.
@@ -105,19 +135,25 @@ impl History {
         let acknowledged = self.acknowledged();
         for region in REGIONS {
             eventually_within(PATIENCE, &format!("{region} has every acknowledged settlement"), async || {
-                let held = held(cluster, region).await.map_err(|error| error.to_string())?;
+                let held = held(&cluster.postgres_url(region)).await.map_err(|error| error.to_string())?;
                 let lost = acknowledged.difference(&held).count();
                 if lost == 0 { Ok(()) } else { Err(format!("{lost} of {} are lost", acknowledged.len())) }
             })
             .await;
         }
         cluster.converged().await;
-        let tried: BTreeSet<Uuid> = self.facts.lock().unwrap().keys().copied().collect();
-        let first = held(cluster, REGIONS[0]).await.unwrap();
         for region in REGIONS {
-            let held = held(cluster, region).await.unwrap();
+            self.is_read_again(region).await;
+            let verdict = self.facts.lock().unwrap().judge(region).unwrap();
+            let wrong = [&verdict.lost, &verdict.never_read, &verdict.gone, &verdict.unwritten];
+            assert!(wrong.iter().all(|facts| facts.is_empty()), "{region}: {verdict:?}");
+            assert!(verdict.stable >= acknowledged.len(), "{region}: {verdict:?}");
+            assert!(verdict.longest_stale < PATIENCE, "{region}: {verdict:?}");
+        }
+        let first = held(&cluster.postgres_url(REGIONS[0])).await.unwrap();
+        for region in REGIONS {
+            let held = held(&cluster.postgres_url(region)).await.unwrap();
             assert_eq!(held, first, "{region} holds the same set");
-            assert_eq!(held.difference(&tried).count(), 0, "{region} has what nobody wrote");
             // One number, one fact, in the log as in the ledger; nothing waits and nothing was set aside.
             let twice: i64 = count(
                 cluster,
@@ -131,18 +167,17 @@ impl History {
     }
 }
 
-/// Commits settlements in every region, as region-node does, until told to stop.
-struct Writers {
+/// Does something in some regions until told to stop.
+struct Busy {
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
-impl Writers {
-    fn start(cluster: &TestCluster, history: &History, regions: &[&str]) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let tasks = regions.iter().map(|region| {
-            let url = cluster.postgres_url(region);
-            let (history, stop) = (history.clone(), stop.clone());
+impl Busy {
+    /// Commits settlements, as region-node does.
+    fn writing(cluster: &TestCluster, history: &History, regions: &[&str]) -> Self {
+        Self::start(regions, |region, stop| {
+            let (url, history) = (cluster.postgres_url(region), history.clone());
             cluster.tasks.spawn(async move {
                 let mut connection = None;
                 while !stop.load(Ordering::Relaxed) {
@@ -151,17 +186,38 @@ impl Writers {
                     }
                     if let Some(open) = &mut connection {
                         let fact = Uuid::now_v7();
-                        history.facts.lock().unwrap().insert(fact, false);
+                        history.facts.lock().unwrap().tries(fact);
                         match sqlx::query(SETTLE).bind(fact).execute(open).await {
-                            Ok(_) => drop(history.facts.lock().unwrap().insert(fact, true)),
+                            Ok(_) => history.facts.lock().unwrap().is_acknowledged(fact, Instant::now()),
                             Err(_) => connection = None,
                         }
                     }
-                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    sleep(WRITE_EVERY).await;
                 }
             })
-        });
-        let tasks = tasks.collect();
+        })
+    }
+
+    /// Reads whole ledgers.
+    fn reading(cluster: &TestCluster, history: &History, regions: &[&str]) -> Self {
+        Self::start(regions, |region, stop| {
+            let (url, region, history) = (cluster.postgres_url(region), region.to_owned(), history.clone());
+            cluster.tasks.spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    // A region that is down is read when it is back.
+                    if let Ok(Ok(held)) = timeout(READ_WITHIN, held(&url)).await {
+                        history.facts.lock().unwrap().reads(&region, began, &held);
+                    }
+                    sleep(READ_EVERY).await;
+                }
+            })
+        })
+    }
+
+    fn start(regions: &[&str], task: impl Fn(&str, Arc<AtomicBool>) -> tokio::task::JoinHandle<()>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let tasks = regions.iter().map(|region| task(region, stop.clone())).collect();
         Self { stop, tasks }
     }
 
@@ -187,8 +243,8 @@ fn make_wide(cluster: &TestCluster) {
     cluster.all_links().loss(0.01).unwrap();
 }
 
-async fn held(cluster: &TestCluster, region: &str) -> sqlx::Result<BTreeSet<Uuid>> {
-    let mut connection = PgConnection::connect(&cluster.postgres_url(region)).await?;
+async fn held(url: &str) -> sqlx::Result<BTreeSet<Uuid>> {
+    let mut connection = PgConnection::connect(url).await?;
     let facts = sqlx::query_scalar("SELECT fact_id FROM ledger_facts").fetch_all(&mut connection).await?;
     connection.close().await?;
     Ok(facts.into_iter().collect())
@@ -217,6 +273,6 @@ async fn leader(cluster: &TestCluster, region: &str) -> Service {
 async fn leads(cluster: &TestCluster, region: &str, sync: Service) -> bool {
     let Service::GlobalSync(number) = sync else { return false };
     let client = Client::new(&cluster.sync_url(region, number));
-    let answer = tokio::time::timeout(Duration::from_secs(2), client.sync_status()).await;
+    let answer = timeout(Duration::from_secs(2), client.sync_status()).await;
     answer.is_ok_and(|status| status.is_ok_and(|status| status.leader))
 }

@@ -9,6 +9,7 @@ pub mod bench;
 pub mod cities;
 pub mod fleet;
 pub mod harness;
+pub mod set_history;
 pub mod simulation;
 pub mod socket;
 pub mod streets;
