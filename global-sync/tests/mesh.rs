@@ -806,6 +806,63 @@ async fn a_move_goes_on_after_crashes_and_loses_nothing_that_was_written(pool: P
     cluster.stop_all().await;
 }
 
+/// After a failover the old home still has what the tenant left there, and takes it back once that is erased.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_tenant_taken_by_force_moves_back_once_its_old_rows_are_erased_by_command(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    cluster.start_all().await;
+    cluster.create_tenant("us-east", "cabs").await;
+    cluster.as_system("us-east", BELONGINGS).await;
+    cluster.converged(0).await;
+    cluster.all_are_members().await;
+    let erase = async |cluster: &Cluster, and_given_up: bool| {
+        let erase = json!({"erase_lost": {"tenant": "cabs", "and_given_up": and_given_up}});
+        cluster.command("us-east", erase).await
+    };
+    assert_eq!(erase(&cluster, false).await, (false, "cabs is at home here".to_owned()));
+    cluster.stop("us-east").await;
+    let take = "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, requested_by)
+                VALUES (gen_random_uuid(), 'cabs', 'failover', 'us-east', 'eu-west', 1, 0, 'operator')";
+    cluster.as_system("eu-west", take).await;
+    let moves = async |cluster: &Cluster, state: &str| {
+        let last = "SELECT state FROM tenant_moves ORDER BY requested_at DESC LIMIT 1";
+        eventually(&format!("the move is {state}"), async || cluster.text("eu-west", last).await == state).await;
+    };
+    moves(&cluster, "completed").await;
+    let new = "INSERT INTO riders (id, tenant_id, created_at) SELECT gen_random_uuid(), 'cabs', now() FROM generate_series(1, 7)";
+    cluster.as_system("eu-west", new).await;
+    cluster.start("us-east").await;
+    let lost = "SELECT concat_ws(' ', region, term, n, lost_term, lost_n) FROM tenant_homes WHERE tenant_id = 'cabs'";
+    eventually("the old home knows", async || cluster.text("us-east", lost).await == "eu-west 2 0 1 0").await;
+
+    let back = "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, wrapped_key, requested_by)
+                VALUES (gen_random_uuid(), 'cabs', 'planned', 'eu-west', 'us-east', 2, 0, 'wrapped', 'operator')";
+    cluster.as_system("eu-west", back).await;
+    moves(&cluster, "failed").await;
+    let failure = cluster.text("eu-west", "SELECT failure FROM tenant_moves WHERE mode = 'planned'").await;
+    assert!(failure.contains("give this region the command erase_lost"), "{failure}");
+
+    for (payments, why) in [
+        ("UPDATE payments SET status = 'unknown', next_attempt_at = now() + interval '1 h'", "have not ended"),
+        ("UPDATE payments SET next_attempt_at = NULL", "say and_given_up"),
+    ] {
+        cluster.as_system("us-east", payments).await;
+        let (done, said) = erase(&cluster, false).await;
+        assert!(!done && said.contains(why), "{said}");
+    }
+    assert_eq!(cluster.count("us-east", "SELECT count(*) FROM riders WHERE tenant_id = 'cabs'").await, 3001);
+    let (done, said) = erase(&cluster, true).await;
+    assert!(done && said.ends_with("rows of cabs are erased: it can move here again"), "{said}");
+    assert_eq!(cluster.count("us-east", "SELECT count(*) FROM riders").await, 1, "another tenant's");
+    assert_eq!(cluster.text("us-east", lost).await, "eu-west 2 0", "nothing goes on under the old home");
+    assert_eq!(erase(&cluster, false).await, (true, "nothing of cabs is here".to_owned()));
+    cluster.as_system("eu-west", back).await;
+    moves(&cluster, "completed").await;
+    assert_eq!(cluster.count("us-east", "SELECT count(*) FROM riders WHERE tenant_id = 'cabs'").await, 7);
+    assert_eq!(cluster.count("eu-west", "SELECT count(*) FROM riders WHERE tenant_id = 'cabs'").await, 0);
+    cluster.stop_all().await;
+}
+
 const TAKE: [&str; 2] = [
     "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, requested_by)
      VALUES (gen_random_uuid(), 'porto-taxis', 'failover', 'us-east', 'eu-west', 1, 0, 'operator')",

@@ -150,6 +150,18 @@ pub struct DerivedRow {
     pub key: RowKey,
 }
 
+/// A tenant that another region took from this one by force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LostTenant {
+    /// The tenant.
+    #[schema(value_type = String)]
+    pub tenant: TenantId,
+    /// Also where payments or refunds were given up here, whose money somebody has seen to.
+    #[serde(default)]
+    pub and_given_up: bool,
+}
+
 /// Where a snapshot comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -187,6 +199,8 @@ pub enum SyncCommand {
     Mend(DerivedRow),
     /// Make every row anew that is known to be damaged, or to differ from another region's.
     MendAll,
+    /// Erase what a tenant left here that is at home in another region, once that has all its facts: then it can move here again.
+    EraseLost(LostTenant),
     /// Begin to leave: no tenant gets this region as its home any more.
     Drain,
     /// Leave, once no tenant is at home here and every other region has all that this one wrote.
@@ -211,6 +225,7 @@ impl SyncCommand {
             | Self::Verify
             | Self::Mend(_)
             | Self::MendAll
+            | Self::EraseLost(_)
             | Self::Drain
             | Self::Leave
             | Self::Join
@@ -233,6 +248,7 @@ impl SyncCommand {
             Self::Verify => "verify",
             Self::Mend(_) => "mend",
             Self::MendAll => "mend_all",
+            Self::EraseLost(_) => "erase_lost",
             Self::Drain => "drain",
             Self::Leave => "leave",
             Self::Join => "join",

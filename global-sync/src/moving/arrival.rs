@@ -135,7 +135,10 @@ impl Arrival {
         .await?;
         if replaced.rows_affected() == 0 {
             if tables::holds_any(&mut connection, &tenant).await? {
-                let reason = format!("rows of {tenant} from an earlier time as its home are still here");
+                let reason = format!(
+                    "rows of {tenant} from an earlier time as its home are still here: give this region the command \
+                     erase_lost, then move it again"
+                );
                 return Err(refusal(&reason));
             }
             sqlx::query!(

@@ -15,6 +15,7 @@ mod arrival;
 mod departure;
 mod failover;
 mod lease;
+mod lost;
 mod record;
 mod tables;
 #[cfg(test)]

@@ -60,6 +60,7 @@ pub(super) async fn carry_out(mut leader: Leader, office: Office) {
                                 | SyncCommand::Verify
                                 | SyncCommand::Mend(_)
                                 | SyncCommand::MendAll
+                                | SyncCommand::EraseLost(_)
                                 | SyncCommand::Leave
                         )
                     );
@@ -167,6 +168,7 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
         }
         SyncCommand::Mend(row) => mend(store.clone(), fence, vec![row.key.clone()]).await?,
         SyncCommand::MendAll => mend(store.clone(), fence, store.rows_to_mend().await?).await?,
+        SyncCommand::EraseLost(what) => store.erase_lost(fence, id, what).await?,
         SyncCommand::Drain => return store.drain(fence, id, &office.own).await,
         SyncCommand::Join => return store.join_again(fence, id, &office.own).await,
         SyncCommand::Retire(gone) if gone.region == office.own.region => {

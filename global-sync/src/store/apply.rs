@@ -222,6 +222,22 @@ pub(super) async fn apply_again(
     log: &LogId,
     seq: i64,
 ) -> Result<Option<bool>, StoreError> {
+    let Some(read) = read(connection, log, seq).await? else { return Ok(None) };
+    let set_aside = apply_entries(connection, log, vec![read]).await?;
+    Ok(Some(set_aside.is_empty()))
+}
+
+/// What an entry says, if it is here and can be understood.
+pub(super) async fn said_by(
+    connection: &mut PgConnection,
+    log: &LogId,
+    seq: i64,
+) -> Result<Option<Stored>, StoreError> {
+    let Some((seq, hash, entry)) = read(connection, log, seq).await? else { return Ok(None) };
+    Ok(understand(log, seq, &hash, &entry).ok())
+}
+
+async fn read(connection: &mut PgConnection, log: &LogId, seq: i64) -> Result<Option<Read>, StoreError> {
     let row = sqlx::query!(
         "SELECT hash, envelope, body FROM repl_log
          WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4",
@@ -230,12 +246,9 @@ pub(super) async fn apply_again(
         log.stream.as_str(),
         seq
     )
-    .fetch_optional(&mut *connection)
+    .fetch_optional(connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let entry = Entry { envelope: row.envelope, body: row.body };
-    let set_aside = apply_entries(connection, log, vec![(from_sql(seq), row.hash, entry)]).await?;
-    Ok(Some(set_aside.is_empty()))
+    Ok(row.map(|row| (from_sql(seq), row.hash, Entry { envelope: row.envelope, body: row.body })))
 }
 
 /// Applies entries and sets aside those that cannot be; returns the numbers of the latter.
@@ -345,7 +358,7 @@ fn trace(stored: &Stored) -> Option<tracing::Span> {
 }
 
 /// What an entry says; or its kind and tenant, as far as they can be told, and why it is set aside.
-pub(super) fn understand(
+fn understand(
     log: &LogId,
     seq: u64,
     stored_hash: &[u8],

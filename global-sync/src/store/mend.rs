@@ -15,15 +15,14 @@ use sqlx::{Connection as _, Executor as _, PgConnection, PgTransaction};
 
 use super::{
     Fence, Outcome, Store, StoreError,
-    apply::{Stored, understand},
+    apply::{Stored, said_by},
     findings::forget_mended,
-    from_sql,
     ledger::{self, LedgerRow, NewFact},
     log_id, to_sql,
 };
 use crate::{
     documents::keep_version,
-    protocol::{Entry, HomeEpoch, LogId},
+    protocol::{HomeEpoch, LogId},
 };
 
 /// Entries that may name one row; more are not looked at.
@@ -58,7 +57,7 @@ impl Store {
         let mut tx = self.begin_fenced(fence).await?;
         let mut told = Vec::new();
         for (log, seq) in places {
-            if let Some(stored) = read(&mut tx, &log, seq).await?.filter(|stored| is_about(&stored.fact, key)) {
+            if let Some(stored) = said_by(&mut tx, &log, seq).await?.filter(|stored| is_about(&stored.fact, key)) {
                 told.push((log, stored));
             }
         }
@@ -114,7 +113,9 @@ impl Store {
             .await?;
             if let Some(row) = named
                 && let Ok(log) = log_id(&row.origin_region, row.origin_incarnation, stream.as_str())
-                && read(&mut connection, &log, row.origin_seq).await?.is_some_and(|stored| is_about(&stored.fact, key))
+                && said_by(&mut connection, &log, row.origin_seq)
+                    .await?
+                    .is_some_and(|stored| is_about(&stored.fact, key))
             {
                 connection.close().await?;
                 return Ok(vec![(log, row.origin_seq)]);
@@ -151,24 +152,6 @@ struct Mended {
     of: String,
     /// Whether it said anything else before.
     changed: bool,
-}
-
-/// An entry of the log, if it is here and what was stored.
-async fn read(connection: &mut PgConnection, log: &LogId, seq: i64) -> Result<Option<Stored>, StoreError> {
-    let row = sqlx::query!(
-        "SELECT hash, envelope, body FROM repl_log
-         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq = $4",
-        log.origin.region.as_str(),
-        to_sql(log.origin.incarnation)?,
-        log.stream.as_str(),
-        seq
-    )
-    .fetch_optional(connection)
-    .await?;
-    Ok(row.and_then(|row| {
-        let entry = Entry { envelope: row.envelope, body: row.body };
-        understand(log, from_sql(seq), &row.hash, &entry).ok()
-    }))
 }
 
 fn is_about(fact: &Fact, key: &RowKey) -> bool {

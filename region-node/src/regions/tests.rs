@@ -83,6 +83,7 @@ async fn only_operators_command_replication_and_a_wrong_command_leaves_no_trace(
         (json!({"command": {"retry": place(1, 0)}, "reason": "a drill"}), "command"),
         (json!({"command": {"dismiss": {"id": "the first"}}, "reason": "a drill"}), "command.dismiss.id"),
         (json!({"command": {"mend": {"key": "money 7"}}, "reason": "a drill"}), "command.mend.key"),
+        (json!({"command": {"erase_lost": {"tenant": "P"}}, "reason": "a drill"}), "command.erase_lost.tenant"),
         (json!({"command": {"readmit": {}}, "reason": "a drill"}), "command.readmit.id"),
         (json!({"command": {"retry": {"origin": "eu-west"}}, "reason": "a drill"}), "command.retry.incarnation"),
         (

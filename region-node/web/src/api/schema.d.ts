@@ -2001,6 +2001,13 @@ export interface components {
          * @enum {string}
          */
         LineCode: "base" | "flat" | "distance" | "time" | "waiting" | "surge" | "minimum" | "night" | "extra" | "booking_fee" | "tax" | "toll" | "declared_tolls" | "promotion" | "rounding" | "cancellation_fee" | "no_show_fee";
+        /** @description A tenant that another region took from this one by force. */
+        LostTenant: {
+            /** @description Also where payments or refunds were given up here, whose money somebody has seen to. */
+            and_given_up?: boolean;
+            /** @description The tenant. */
+            tenant: string;
+        };
         /** @description Where a map opens. */
         MapView: {
             /**
@@ -3565,7 +3572,10 @@ export interface components {
         } | "compare" | "verify" | {
             /** @description Make a row anew of the entries it was made of, if they are here. */
             mend: components["schemas"]["DerivedRow"];
-        } | "mend_all" | "drain" | "leave" | "join" | {
+        } | "mend_all" | {
+            /** @description Erase what a tenant left here that is at home in another region, once that has all its facts: then it can move here again. */
+            erase_lost: components["schemas"]["LostTenant"];
+        } | "drain" | "leave" | "join" | {
             /** @description Say that another region is gone for good: nobody waits for it any more. */
             retire: components["schemas"]["NamedRegion"];
         };

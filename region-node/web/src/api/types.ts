@@ -525,6 +525,7 @@ export type SyncCommand =
   | { retire: { region: string } }
   | { mend: { key: string } }
   | 'mend_all'
+  | { erase_lost: { tenant: string } }
   | 'compare'
   | 'verify'
   | 'drain'

@@ -14,6 +14,7 @@ export function words(command: SyncCommand): string {
   if ('resume' in command) return `resume ${command.resume.stream} with ${command.resume.peer}`;
   if ('load_snapshot' in command) return `load a snapshot of ${command.load_snapshot.peer}`;
   if ('mend' in command) return `mend ${command.mend.key}`;
+  if ('erase_lost' in command) return `erase what ${command.erase_lost.tenant} left behind`;
   if ('retire' in command) return `give up ${command.retire.region}`;
   // Of a release that knows more commands.
   return JSON.stringify(command);

@@ -96,6 +96,7 @@ function RegionOperations({ region, regions, onChange }: RegionProps) {
           ))}
         </div>
         <Membership region={region} regions={regions} ready={ready} give={give} />
+        <LeftBehind ready={ready} give={give} />
         <ErrorNote error={act.error} />
         <Damage region={region} ready={ready} give={give} />
       </div>
@@ -154,6 +155,26 @@ function Membership({ region, regions, ready, give }: MembershipProps) {
           Give up {name}
         </Button>
       ))}
+    </div>
+  );
+}
+
+/** What a tenant left in a region it was taken from by force. */
+function LeftBehind({ ready, give }: { ready: boolean; give: Give }) {
+  const [tenant, setTenant] = useState('');
+  const named = tenant.trim();
+  return (
+    <div className="row">
+      <Field
+        label="Tenant taken from here by force"
+        hint="Its old accounts, rides and balances here are erased for good; then it can move back."
+        value={tenant}
+        maxLength={40}
+        onChange={(event) => setTenant(event.target.value)}
+      />
+      <Button kind="danger" disabled={!ready || named === ''} onClick={give({ erase_lost: { tenant: named } })}>
+        Erase what it left
+      </Button>
     </div>
   );
 }
