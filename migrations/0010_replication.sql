@@ -62,6 +62,7 @@ GRANT SELECT, INSERT, DELETE ON repl_rejected TO gocomet_sync;
 -- Who this region is. A region restored from a backup starts a new incarnation, so that it never reuses a number.
 -- `database` names the Postgres and its timeline that the incarnation began on: another one means a restore or a promoted
 -- replica. `doubted`: nobody had led the region for so long that an old copy may have been put in its place meanwhile.
+-- `snapshot_of`: who gave the snapshot that is loaded here, until another region is found to have the same rows.
 CREATE TABLE repl_self (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     cluster_id  text NOT NULL,
@@ -69,6 +70,7 @@ CREATE TABLE repl_self (
     incarnation bigint NOT NULL CHECK (incarnation > 0),
     database    text NOT NULL DEFAULT '',
     doubted     boolean NOT NULL DEFAULT false,
+    snapshot_of text,
     changed_at  timestamptz NOT NULL DEFAULT now()
 );
 
@@ -366,6 +368,26 @@ CREATE POLICY tenant_homes_system ON tenant_homes TO gocomet_system USING (true)
 CREATE POLICY tenant_homes_sync ON tenant_homes TO gocomet_sync USING (true);
 GRANT SELECT, INSERT, UPDATE ON tenant_homes TO gocomet_app, gocomet_system, gocomet_sync;
 
+-- Homes that were taken by force: by whom, and how much of each region's ledger that one had stored by then, by region and
+-- incarnation. Of two that are told of one term the one of smaller rank stays.
+CREATE TABLE home_takeovers (
+    tenant_id text NOT NULL,
+    term      bigint NOT NULL,
+    region    text NOT NULL,
+    heard     jsonb NOT NULL CHECK (NOT jsonb_path_exists(heard, '$.*.* ? (@.type() != "number")')),
+    PRIMARY KEY (tenant_id, term)
+);
+CREATE FUNCTION takeover_rank(taken home_takeovers) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat_ws(' ', taken.region, taken.heard) COLLATE "C"
+$$;
+ALTER TABLE home_takeovers ENABLE ROW LEVEL SECURITY;
+ALTER TABLE home_takeovers FORCE ROW LEVEL SECURITY;
+CREATE POLICY home_takeovers_tenant ON home_takeovers USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY home_takeovers_system ON home_takeovers FOR SELECT TO gocomet_system USING (true);
+CREATE POLICY home_takeovers_sync ON home_takeovers TO gocomet_sync USING (true);
+GRANT SELECT ON home_takeovers TO gocomet_app, gocomet_system;
+GRANT SELECT, INSERT, UPDATE ON home_takeovers TO gocomet_sync;
+
 -- ---------------------------------------------------------------------------------------------------------------
 -- Derived: tenant config
 -- ---------------------------------------------------------------------------------------------------------------
@@ -486,7 +508,6 @@ CREATE TABLE ledger_facts (
     home_term          bigint NOT NULL,
     home_n             bigint NOT NULL,
     settled_at         timestamptz NOT NULL,
-    late               boolean NOT NULL DEFAULT false,
     body_hash          bytea NOT NULL CHECK (length(body_hash) = 32),
     CONSTRAINT fact_is_of_one_thing CHECK (CASE kind
         WHEN 'payout' THEN num_nonnulls(payout_id, driver_id) = 2 AND num_nonnulls(payment_id, trip_id, entry_id, rider_id) = 0
@@ -516,4 +537,14 @@ CREATE FUNCTION ledger_fact_hash(fact ledger_facts) RETURNS bytea LANGUAGE sql S
                                        fact.tenant_id, fact.kind,
                                        fact.amount, fact.currency, extract(epoch FROM fact.settled_at),
                                        encode(fact.body_hash, 'hex')), 'UTF8'))
+$$;
+
+-- Whether whoever took the tenant's home by force after the term the money was moved in had not heard of it by then: the
+-- same in every region, whichever of the two it learns of first.
+CREATE FUNCTION is_late(fact ledger_facts) RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT COALESCE((SELECT t.region <> fact.origin_region AND fact.origin_seq > COALESCE(
+                         (t.heard #> ARRAY[fact.origin_region, fact.origin_incarnation::text])::numeric, 0)
+                     FROM home_takeovers t
+                     WHERE t.tenant_id = fact.tenant_id AND t.term > fact.home_term
+                     ORDER BY t.term LIMIT 1), false)
 $$;

@@ -6,7 +6,7 @@
 //!
 //! Nothing here knows about logs, numbers or signatures.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -145,7 +145,14 @@ pub struct TenantMoved {
     pub term: u64,
     /// Second half of the epoch that begins.
     pub n: u64,
+    /// What whoever took it by force had heard of by then; none where the home before has handed it over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<HeardLedger>,
 }
+
+/// How much of each region's ledger is stored somewhere: the last number, by region and incarnation. What is written in an
+/// earlier term and lies beyond is late, in every region, whatever reaches it first.
+pub type HeardLedger = BTreeMap<String, BTreeMap<u64, u64>>;
 
 /// Somebody edited a tenant's draft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -479,7 +486,11 @@ impl Fact {
             Self::RegionAnnounced(fact) => stored(fact.incarnation),
             Self::RegionState(fact) => stored(fact.incarnation),
             Self::TenantCreated(fact) => stored(fact.term).and_then(|()| stored(fact.n)),
-            Self::TenantMoved(fact) => stored(fact.term).and_then(|()| stored(fact.n)),
+            Self::TenantMoved(fact) => {
+                let heard = fact.heard.iter().flat_map(BTreeMap::values).flatten();
+                let heard = heard.flat_map(|(incarnation, seq)| [*incarnation, *seq]);
+                [fact.term, fact.n].into_iter().chain(heard).try_for_each(stored)
+            }
             Self::ConfigChanged(_) => Ok(()),
             Self::ConfigCompacted(ConfigCompacted { generation, .. })
             | Self::ConfigAdopted(ConfigAdopted { generation, .. }) => {
@@ -588,8 +599,9 @@ mod tests {
                 tenant: "porto-taxis".to_owned(),
                 name: "Porto Taxis".to_owned(),
                 home_region: "us-east".to_owned(),
-                term: 1,
-                n: 1,
+                term: 2,
+                n: 0,
+                heard: Some(BTreeMap::from([("eu-west".to_owned(), BTreeMap::from([(1, 70)]))])),
             }),
             Fact::ConfigChanged(ConfigChanged {
                 tenant: "porto-taxis".to_owned(),
@@ -656,7 +668,7 @@ mod tests {
         insta::assert_snapshot!(listed, @r"
         region.announced: base_url incarnation jwks quic_addr region
         tenant.created: home_region n name tenant term
-        tenant.moved: home_region n name tenant term
+        tenant.moved: heard home_region n name tenant term
         config.changed: changes generation tenant
         config.compacted: base draft generation tenant
         config.adopted: generation tenant

@@ -1,6 +1,6 @@
 //! Regions and homes: rows that change only to something newer.
 
-use shared::fact::{Fact, MemberState, RegionAnnounced, RegionState, TenantMoved};
+use shared::fact::{Fact, HeardLedger, MemberState, RegionAnnounced, RegionState, TenantMoved};
 use sqlx::PgConnection;
 
 use crate::{
@@ -20,8 +20,8 @@ pub(crate) async fn apply_control(
             Fact::RegionState(fact) => stand(connection, &stored.origin, fact).await?,
             Fact::TenantCreated(fact) => {
                 let (tenant, name, home_region) = (fact.tenant.clone(), fact.name.clone(), fact.home_region.clone());
-                settle_tenant(connection, &TenantMoved { tenant, name, home_region, term: fact.term, n: fact.n })
-                    .await?
+                let (term, n) = (fact.term, fact.n);
+                settle_tenant(connection, &TenantMoved { tenant, name, home_region, term, n, heard: None }).await?
             }
             Fact::TenantMoved(fact) => settle_tenant(connection, fact).await?,
             Fact::ConfigChanged(_)
@@ -117,10 +117,35 @@ async fn settle_tenant(connection: &mut PgConnection, fact: &TenantMoved) -> Res
     )
     .execute(&mut *connection)
     .await?;
+    if let Some(heard) = &fact.heard {
+        keep_takeover(connection, &fact.tenant, fact.term, &fact.home_region, heard).await?;
+    }
     let home = sqlx::query!("SELECT region, term, n FROM tenant_homes WHERE tenant_id = $1", fact.tenant)
         .fetch_one(connection)
         .await?;
     let same_epoch = home.term == to_sql(fact.term)? && home.n == to_sql(fact.n)?;
     Ok((same_epoch && home.region != fact.home_region)
         .then(|| ("conflict", format!("{} is at home in {} since the same epoch", fact.tenant, home.region))))
+}
+
+/// Keeps what whoever took a home by force had heard of: of two who say so of one term, what is smaller, as of two homes.
+pub(crate) async fn keep_takeover(
+    connection: &mut PgConnection,
+    tenant: &str,
+    term: u64,
+    region: &str,
+    heard: &HeardLedger,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"INSERT INTO home_takeovers (tenant_id, term, region, heard) VALUES ($1, $2, $3, $4)
+           ON CONFLICT (tenant_id, term) DO UPDATE SET region = EXCLUDED.region, heard = EXCLUDED.heard
+           WHERE takeover_rank(home_takeovers) > takeover_rank(EXCLUDED)"#,
+        tenant,
+        to_sql(term)?,
+        region,
+        sqlx::types::Json(heard) as _
+    )
+    .execute(connection)
+    .await?;
+    Ok(())
 }

@@ -9,7 +9,7 @@ mod rollout;
 mod snapshot;
 
 pub(crate) use config::{apply_config, keep_version};
-pub(crate) use control::{apply_control, keep_state};
+pub(crate) use control::{apply_control, keep_state, keep_takeover};
 pub(crate) use draft::damaged_drafts;
 pub(crate) use rollout::{keep_rollout, take_rollouts};
 pub(crate) use snapshot::{merge_waiting, take_documents, take_versions};

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::future::join_all;
-use shared::fact::{Fact, TenantMoved};
+use shared::fact::{Fact, HeardLedger, TenantMoved};
 use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -18,6 +18,7 @@ use super::{
     record::{hold_home, tell_moved},
 };
 use crate::{
+    documents::keep_takeover,
     store::{Fence, Store, StoreError, from_sql},
     transport::MoveLink,
 };
@@ -271,12 +272,24 @@ impl Store {
         if arriving.fetch_optional(&mut *tx).await?.is_some() {
             return Err(MoveError::Differs(format!("{} still moves {} here", moving.from, moving.tenant)));
         }
+        let logs = sqlx::query!(
+            "SELECT origin_region, origin_incarnation, stored FROM repl_cursor WHERE stream = 'ledger' AND stored > 0"
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut heard = HeardLedger::new();
+        for log in logs {
+            let of_region = heard.entry(log.origin_region).or_default();
+            of_region.insert(from_sql(log.origin_incarnation), from_sql(log.stored));
+        }
+        keep_takeover(&mut tx, &moving.tenant, from_sql(term), &moving.to, &heard).await?;
         let fact = Fact::TenantMoved(TenantMoved {
             tenant: moving.tenant.clone(),
             name,
             home_region: moving.to.clone(),
             term: from_sql(term),
             n: 0,
+            heard: Some(heard),
         });
         tell_moved(&mut tx, &moving.tenant, &fact, (term, 0)).await?;
         sqlx::query!(

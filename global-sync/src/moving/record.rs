@@ -252,6 +252,7 @@ impl Store {
             home_region: moving.to.clone(),
             term: from_sql(moving.term),
             n: from_sql(moving.n + 1),
+            heard: None,
         });
         tell_moved(&mut tx, &moving.tenant, &fact, (moving.term, moving.n + 1)).await?;
         let noted = sqlx::query!(

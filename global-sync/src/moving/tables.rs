@@ -74,7 +74,7 @@ pub(super) const MOVES: [Table; 30] = [
 
 /// Of these the new home has, or soon makes, its own.
 #[cfg(test)]
-pub(super) const STAYS: [&str; 14] = [
+pub(super) const STAYS: [&str; 15] = [
     // Drivers say anew where they are; surge follows from that.
     "driver_places",
     "surge_maps",
@@ -85,6 +85,7 @@ pub(super) const STAYS: [&str; 14] = [
     "tenant_arrivals",
     // In every region.
     "tenant_homes",
+    "home_takeovers",
     "tenant_documents",
     "tenant_config_versions",
     "tenant_config_rollouts",

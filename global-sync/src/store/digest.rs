@@ -7,8 +7,8 @@ use super::{Store, StoreError};
 
 impl Store {
     /// Covers every log by its head, which vouches for all before it, and what was derived from them: the ledger by its
-    /// sums, drafts by their heads and content, the newest published version of each tenant, where they run, homes and regions.
-    /// Nothing in it depends on the order of arrival. Of each table only a hash leaves the database, and of the versions that
+    /// sums, drafts by their heads and content, the newest published version of each tenant, where they run, homes, what whoever
+    /// took them by force had heard of, and regions. Nothing in it depends on the order of arrival. Of each table only a hash leaves the database, and of the versions that
     /// were ever published no more is read than one a tenant: those before are in the logs, and compared one by one with those
     /// of other regions ([`Store::derived_rows`]).
     pub async fn digest(&self) -> Result<String, StoreError> {
@@ -51,6 +51,9 @@ async fn read(connection: &mut PgConnection) -> Result<String, StoreError> {
             (SELECT sha256(convert_to(string_agg(concat_ws(' ', tenant_id, region, term, n, md5(name)), E'\n'
                     ORDER BY tenant_id COLLATE "C"), 'UTF8'))
              FROM tenant_homes) AS homes,
+            (SELECT sha256(convert_to(string_agg(concat_ws(' ', tenant_id, term, takeover_rank(t)), E'\n'
+                    ORDER BY tenant_id COLLATE "C", term), 'UTF8'))
+             FROM home_takeovers t) AS takeovers,
             (SELECT sha256(convert_to(string_agg(concat_ws(' ', name, md5(base_url), md5(quic_addr),
                                                            md5(jwks::text), state, state_incarnation), E'\n'
                     ORDER BY name COLLATE "C"), 'UTF8'))
@@ -59,7 +62,9 @@ async fn read(connection: &mut PgConnection) -> Result<String, StoreError> {
     .fetch_one(connection)
     .await?;
     let mut digest = Sha256::new();
-    for part in [row.logs, row.ledger, row.documents, row.versions, row.rollouts, row.homes, row.regions] {
+    let config = [row.documents, row.versions, row.rollouts];
+    let directory = [row.homes, row.takeovers, row.regions];
+    for part in [row.logs, row.ledger].into_iter().chain(config).chain(directory) {
         let part = part.unwrap_or_default();
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);

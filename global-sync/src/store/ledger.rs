@@ -119,17 +119,15 @@ pub(super) async fn insert(
     let inserted = sqlx::query!(
         r#"INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
                                      origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash, payout_id,
-                                     driver_id, entry_id, rider_id, late)
+                                     driver_id, entry_id, rider_id)
            SELECT f.fact_id, f.payment_id, f.trip_id, f.tenant_id, f.kind, f.amount, f.currency, $1, $2, f.seq,
-                  f.home_term, f.home_n, f.settled_at, f.body_hash, f.payout_id, f.driver_id, f.entry_id, f.rider_id,
-                  COALESCE(h.term > f.home_term, false)
+                  f.home_term, f.home_n, f.settled_at, f.body_hash, f.payout_id, f.driver_id, f.entry_id, f.rider_id
            FROM UNNEST($3::uuid[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::bigint[], $9::text[],
                        $10::bigint[], $11::bigint[], $12::bigint[], $13::timestamptz[], $14::bytea[], $15::uuid[],
                        $16::uuid[], $17::uuid[], $18::uuid[])
                 WITH ORDINALITY
                 AS f (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, seq, home_term, home_n,
                       settled_at, body_hash, payout_id, driver_id, entry_id, rider_id, nr)
-           LEFT JOIN tenant_homes h ON h.tenant_id = f.tenant_id
            ORDER BY f.nr
            ON CONFLICT (fact_id) DO NOTHING
            RETURNING ledger_fact_hash(ledger_facts) AS "hash!""#,
@@ -230,10 +228,10 @@ pub(super) async fn take_facts(connection: &mut PgConnection, own: &Origin) -> R
         sqlx::query_scalar("SELECT COALESCE(max(position), 0) FROM ledger_facts").fetch_one(&mut *connection).await?;
     let taken = sqlx::query(
         "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
-                                   origin_incarnation, origin_seq, home_term, home_n, settled_at, late, body_hash,
+                                   origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash,
                                    payout_id, driver_id, entry_id, rider_id)
          SELECT fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_incarnation,
-                origin_seq, home_term, home_n, settled_at, late, body_hash, payout_id, driver_id,
+                origin_seq, home_term, home_n, settled_at, body_hash, payout_id, driver_id,
                 entry_id, rider_id
          FROM incoming_fact ON CONFLICT (fact_id) DO NOTHING",
     )

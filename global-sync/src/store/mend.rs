@@ -255,6 +255,7 @@ async fn mend_home(
                 home_region: made.home_region.clone(),
                 term: made.term,
                 n: made.n,
+                heard: None,
             },
             _ => return None,
         };

@@ -40,6 +40,9 @@ fn rows_of(stream: FactStream) -> &'static str {
                     sha256(convert_to(concat_ws(' ', region, term, n, md5(name)), 'UTF8')) AS hash
              FROM tenant_homes
              UNION ALL
+             SELECT concat_ws(' ', 'takeover', tenant_id, term), sha256(convert_to(takeover_rank(t), 'UTF8'))
+             FROM home_takeovers t
+             UNION ALL
              SELECT 'region ' || name,
                     sha256(convert_to(concat_ws(' ', md5(base_url), md5(quic_addr), md5(jwks::text), state,
                                                 state_incarnation), 'UTF8'))

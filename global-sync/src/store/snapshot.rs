@@ -68,7 +68,7 @@ macro_rules! table {
 }
 
 /// In this order, which a snapshot of another version of the format would not keep to: it begins with the vector.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     table!(
         "vector",
         "c.origin_region, c.origin_incarnation, c.stream, a.applied,
@@ -81,6 +81,7 @@ const TABLES: [Table; 10] = [
     table!("certificate", "key_id, region, certificate", "repl_origin_cert"),
     table!("region", "name, base_url, quic_addr, jwks, incarnation, state, state_incarnation", "regions"),
     table!("home", "tenant_id, name, region, term, n, 'active'::text AS state", "tenant_homes"),
+    table!("takeover", "tenant_id, term, region, heard", "home_takeovers"),
     table!(
         "document",
         "tenant_id, generation, heads, document, draft, conflicts, previous, base, made_term, made_n, adopted",
@@ -99,7 +100,7 @@ const TABLES: [Table; 10] = [
     table!(
         "fact",
         "fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region, origin_incarnation, origin_seq,
-         home_term, home_n, settled_at, late, body_hash, payout_id, driver_id, entry_id, rider_id",
+         home_term, home_n, settled_at, body_hash, payout_id, driver_id, entry_id, rider_id",
         "ledger_facts"
     ),
     table!(
@@ -274,6 +275,11 @@ const DIRECTORY: &str = r#"
         WHERE (tenant_homes.term, tenant_homes.n) < (EXCLUDED.term, EXCLUDED.n)
            OR ((tenant_homes.term, tenant_homes.n) = (EXCLUDED.term, EXCLUDED.n)
                AND tenant_homes.region COLLATE "C" > EXCLUDED.region COLLATE "C");
+    INSERT INTO home_takeovers (tenant_id, term, region, heard)
+        SELECT tenant_id, term, region, heard FROM incoming_takeover
+        ON CONFLICT (tenant_id, term) DO UPDATE
+        SET region = EXCLUDED.region, heard = EXCLUDED.heard
+        WHERE takeover_rank(home_takeovers) > takeover_rank(EXCLUDED);
 "#;
 
 /// Of a log that has moved on nothing older is of use but what is set aside; where the snapshot ends it goes on.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use shared::{
     fact::{
         ConfigChanged, ConfigPublished, ConfigRollout, Fact, FactStream, LedgerEntry, PayoutMade, RegionAnnounced,
-        TenantCreated, WalletMoved,
+        TenantCreated, TenantMoved, WalletMoved,
     },
     tenant_document::{DocumentActor, TenantDocument},
 };
@@ -193,6 +193,18 @@ pub(crate) fn created(region: &str, term: u64, n: u64) -> Fact {
         home_region: region.to_owned(),
         term,
         n,
+    })
+}
+
+/// In its second term the tenant's home is `region`, which had stored so much of the ledger of the one before.
+pub(crate) fn taken(region: &str, tenant: &str, heard: u64) -> Fact {
+    Fact::TenantMoved(TenantMoved {
+        tenant: tenant.to_owned(),
+        name: "Porto Taxis".to_owned(),
+        home_region: region.to_owned(),
+        term: 2,
+        n: 0,
+        heard: Some(BTreeMap::from([("eu-west".to_owned(), BTreeMap::from([(1, heard)]))])),
     })
 }
 
@@ -836,17 +848,49 @@ async fn a_tenants_role_sees_only_its_own_ledger_and_writes_no_log(pool: PgPool)
 }
 
 #[sqlx::test(migrations = "../migrations")]
-async fn a_payment_of_a_home_that_was_overruled_is_in_the_ledger_and_marked_late(pool: PgPool) {
+async fn a_payment_the_new_home_had_not_heard_of_is_marked_late_whenever_a_region_hears_of_either(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     let (control, ledger) = (log("ap-south", FactStream::Control), log("eu-west", FactStream::Ledger));
-    let before = batch(&ledger, Head::EMPTY, &[settlement(1)]);
-    us.store.receive(&before).await.unwrap();
-    us.apply_all().await;
-    us.store.receive(&batch(&control, Head::EMPTY, &[created("ap-south", 2, 0)])).await.unwrap();
-    us.apply_all().await;
-    // Taken in the first term of the home, and heard of in the second.
-    us.store.receive(&batch(&ledger, before.checkpoint.head, &[settlement(2)])).await.unwrap();
-    assert_eq!(us.apply_all().await, 0);
-    let late = "SELECT string_agg(amount || ' ' || late, ', ' ORDER BY amount) FROM ledger_facts";
-    assert_eq!(us.scalar::<String>(late).await, "10 false, 20 true");
+    let tenants = ["before", "between", "after"];
+    let paid = |n: u128| match settlement(n) {
+        Fact::Settlement(entry) => {
+            Fact::Settlement(LedgerEntry { tenant: tenants[usize::try_from(n % 3).unwrap()].to_owned(), ..entry })
+        }
+        other => other,
+    };
+    let first = batch(&ledger, Head::EMPTY, &[paid(0), paid(1), paid(2)]);
+    let then = batch(&ledger, first.checkpoint.head, &[paid(3), paid(4), paid(5)]);
+    let mut told = Head::EMPTY;
+    for (tenant, payments) in tenants.into_iter().zip([Some(first), Some(then), None]) {
+        let taken = batch(&control, told, &[taken("ap-south", tenant, 3)]);
+        told = taken.checkpoint.head;
+        us.store.receive(&taken).await.unwrap();
+        assert_eq!(us.apply_all().await, 0);
+        if let Some(payments) = payments {
+            us.store.receive(&payments).await.unwrap();
+            assert_eq!(us.apply_all().await, 0);
+        }
+    }
+    let late = "SELECT string_agg(origin_seq || ' ' || is_late(f), ', ' ORDER BY origin_seq) FROM ledger_facts f";
+    assert_eq!(us.scalar::<String>(late).await, "1 false, 2 false, 3 false, 4 true, 5 true, 6 true");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn of_two_takeovers_of_one_term_every_region_keeps_the_same(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let kept = "SELECT region || ' ' || heard FROM home_takeovers";
+    let mut told = Head::EMPTY;
+    for (region, heard, stays) in [
+        ("sa-east", 1, "sa-east 1"),
+        ("ap-south", 3, "ap-south 3"),
+        ("ap-south", 2, "ap-south 2"),
+        ("sa-east", 1, "ap-south 2"),
+    ] {
+        let taken = batch(&log("sa-east", FactStream::Control), told, &[taken(region, "porto-taxis", heard)]);
+        told = taken.checkpoint.head;
+        us.store.receive(&taken).await.unwrap();
+        us.apply_all().await;
+        let (region, heard) = stays.split_once(' ').unwrap();
+        assert_eq!(us.scalar::<String>(kept).await, format!(r#"{region} {{"eu-west": {{"1": {heard}}}}}"#));
+    }
 }

@@ -58,7 +58,7 @@ pub(super) struct Settlement {
     origin_seq: i64,
     #[serde(with = "time::serde::rfc3339")]
     settled_at: OffsetDateTime,
-    /// It reached the ledger after its region had ceased to be the tenant's home.
+    /// Whoever took the tenant's home by force after this was moved had not heard of it by then.
     late: bool,
 }
 

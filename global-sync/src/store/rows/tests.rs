@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use super::*;
 use crate::{
     protocol::{Comparison, Difference, Head, Rows, Summary},
-    store::tests::{Home, batch, created, log, published, settlement},
+    store::tests::{Home, batch, created, log, published, settlement, taken},
 };
 
 fn question(stream: FactStream) -> Inspect {
@@ -81,13 +81,14 @@ async fn an_altered_row_among_many_is_found_by_its_key_bucket_by_bucket(pool: Pg
 async fn homes_and_versions_are_compared_only_as_of_the_very_same_entries_and_while_nothing_waits(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
     let control = log("eu-west", FactStream::Control);
-    let home = batch(&control, Head::EMPTY, &[created("eu-west", 1, 0)]);
+    let home = batch(&control, Head::EMPTY, &[created("eu-west", 1, 0), taken("ap-south", "porto-taxis", 7)]);
     us.store.receive(&home).await.unwrap();
     let versions = batch(&log("eu-west", FactStream::Config), Head::EMPTY, &[published(1, "EUR")]);
     us.store.receive(&versions).await.unwrap();
     us.apply_all().await;
     for (stream, alter, key) in [
         (FactStream::Control, "UPDATE tenant_homes SET n = n + 1", "home porto-taxis"),
+        (FactStream::Control, r#"UPDATE home_takeovers SET heard = '{"eu-west": {"1": 8}}'"#, "takeover porto-taxis 2"),
         (FactStream::Config, "UPDATE tenant_config_versions SET config = '{}'", "version porto-taxis 1"),
     ] {
         let (of, rows) = told(&us, &question(stream)).await.unwrap();

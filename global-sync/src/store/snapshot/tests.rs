@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     protocol::{Batch, Head, verify},
-    store::tests::{HashSigner, Home, batch, created, edited, log, published, settlement},
+    store::tests::{HashSigner, Home, batch, created, edited, log, published, settlement, taken},
 };
 
 /// A second database with the schema; the first test's owner removes it at the end.
@@ -77,6 +77,8 @@ async fn a_snapshot_taken_while_facts_are_written_and_the_tail_after_it_lack_not
     let change = author.apply_merge_patch(None, &patch, &DocumentActor::of("ap-south", 1)).unwrap().unwrap();
     let ap = log("ap-south", FactStream::Config);
     donor.store.receive(&batch(&ap, Head::EMPTY, &[edited(vec![change])])).await.unwrap();
+    let control = log("ap-south", FactStream::Control);
+    donor.store.receive(&batch(&control, Head::EMPTY, &[taken("ap-south", "porto-taxis", 7)])).await.unwrap();
     donor.apply_all().await;
     for n in 1..=400 {
         donor.commit(&settlement(n)).await;

@@ -37,7 +37,7 @@ pub(in crate::payments) async fn list(
             let sql = sqlx::query_as!(
                 SettlementRow,
                 r#"SELECT fact_id, payment_id AS "payment_id!", trip_id AS "trip_id!", tenant_id, kind, amount, currency,
-                       origin_region, origin_seq, settled_at, late
+                       origin_region, origin_seq, settled_at, is_late(ledger_facts) AS "late!"
                    FROM ledger_facts WHERE tenant_id = $1 AND position > $2 AND kind NOT IN ('payout', 'wallet') ORDER BY position LIMIT $3"#,
                 tenant,
                 position,
@@ -49,7 +49,7 @@ pub(in crate::payments) async fn list(
             let sql = sqlx::query_as!(
                 SettlementRow,
                 r#"SELECT fact_id, payment_id AS "payment_id!", trip_id AS "trip_id!", tenant_id, kind, amount, currency,
-                       origin_region, origin_seq, settled_at, late
+                       origin_region, origin_seq, settled_at, is_late(ledger_facts) AS "late!"
                    FROM ledger_facts WHERE position > $1 AND kind NOT IN ('payout', 'wallet') ORDER BY position LIMIT $2"#,
                 position,
                 limit

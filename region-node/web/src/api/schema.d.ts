@@ -2521,7 +2521,7 @@ export interface components {
                 currency: components["schemas"]["Currency"];
                 fact_id: components["schemas"]["FactId"];
                 kind: components["schemas"]["SettlementKind"];
-                /** @description It reached the ledger after its region had ceased to be the tenant's home. */
+                /** @description Whoever took the tenant's home by force after this was moved had not heard of it by then. */
                 late: boolean;
                 origin_region: string;
                 /** Format: int64 */
@@ -3427,7 +3427,7 @@ export interface components {
             currency: components["schemas"]["Currency"];
             fact_id: components["schemas"]["FactId"];
             kind: components["schemas"]["SettlementKind"];
-            /** @description It reached the ledger after its region had ceased to be the tenant's home. */
+            /** @description Whoever took the tenant's home by force after this was moved had not heard of it by then. */
             late: boolean;
             origin_region: string;
             /** Format: int64 */
