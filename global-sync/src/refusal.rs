@@ -8,6 +8,7 @@ use shared::ids::RegionName;
 use crate::{
     once::Once,
     protocol::{BatchError, CloseReason, TrustError},
+    store::StoreError,
 };
 
 /// Why a connection was refused or ended. Peers that fell silent or called twice broke no rule and are not among them.
@@ -127,9 +128,25 @@ impl Refusals {
             tracing::error!(peer = %from, %log, reason, "{from} sent entries of {log} that are not believed: {error}");
         }
     }
+
+    /// Counts a snapshot that is not what the origins of its entries wrote, and says whose and why, once for each peer and
+    /// reason; a snapshot that just broke off is none.
+    pub(crate) fn snapshot(&self, from: &RegionName, error: &StoreError) {
+        let reason = match error {
+            StoreError::Forged { reason, .. } => *reason,
+            error if error.is_about_data() => "rows",
+            _ => return,
+        };
+        metrics::counter!("global_sync_refused_snapshots_total", "from" => from.to_string(), "reason" => reason)
+            .increment(1);
+        if self.told.is_new(&format!("{from} snapshot {reason}")) {
+            tracing::error!(peer = %from, reason, "a snapshot of {from} is refused: {error}");
+        }
+    }
 }
 
-fn reason_of(error: &BatchError) -> &'static str {
+/// A stable name for what is wrong with entries, for metrics.
+pub(crate) fn reason_of(error: &BatchError) -> &'static str {
     match error {
         BatchError::Gap { .. } | BatchError::Nothing | BatchError::BrokenChain(_) => "chain",
         BatchError::NoBody(_) => "no_body",

@@ -44,7 +44,17 @@ const SEEN: &[&[&str]] = &[
     &["hello", "advert", "pull", "credit", "batch", "ack", "inspect", "digest"],
     // Effects
     &["send", "close", "store", "serve", "save member", "save ack", "allow numbering", "begin incarnation"],
-    &["truncate", "give up on", "load snapshot", "check head", "answer", "compare", "alarm", "forget ack"],
+    &[
+        "truncate",
+        "give up on",
+        "load snapshot",
+        "snapshot holds",
+        "check head",
+        "answer",
+        "compare",
+        "alarm",
+        "forget ack",
+    ],
     // Events
     &["connected", "disconnected", "received", "stored", "store failed", "applied", "numbered", "served", "leads"],
     &[

@@ -72,6 +72,8 @@ pub(super) enum Report {
 
 struct Driver {
     replica: Replica<KeyRing>,
+    /// Whom a snapshot's signatures are believed of.
+    ring: KeyRing,
     started: Instant,
     links: BTreeMap<ConnectionId, Link>,
     store: Store,
@@ -207,7 +209,8 @@ impl Life<'_> {
         vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
 
         let mut driver = Driver {
-            replica: Replica::new(settings, ring, logs, Millis(0)),
+            replica: Replica::new(settings, ring.clone(), logs, Millis(0)),
+            ring,
             started,
             links: BTreeMap::new(),
             store: self.store.clone(),
@@ -437,6 +440,17 @@ impl Driver {
                 tracing::error!(%peer, %log, "{peer} is too far behind in {log}: it will need a snapshot");
             }
             Effect::LoadSnapshot { peer } => self.load_snapshot(peer),
+            Effect::SnapshotHolds => {
+                let Some(fence) = self.fence else { return };
+                let store = self.store.clone();
+                self.work.spawn(async move {
+                    match store.confirm_snapshot(&fence).await {
+                        Ok(()) => tracing::info!("another region has the rows that the snapshot brought"),
+                        // It is compared again.
+                        Err(error) => tracing::warn!("that the snapshot holds is not remembered: {error}"),
+                    }
+                });
+            }
             Effect::CheckHead { peer, log, head } => {
                 let (store, reports) = (self.store.clone(), self.reports.clone());
                 self.work.spawn(async move {
@@ -485,10 +499,10 @@ impl Driver {
     fn load_snapshot(&self, peer: RegionName) {
         let (store, mesh, config) = (self.store.clone(), self.mesh.clone(), self.config.clone());
         let (fence, own, reports) = (self.fence, self.replica.settings().origin.clone(), self.reports.clone());
-        let stop = self.stop.clone();
+        let (stop, ring) = (self.stop.clone(), self.ring.clone());
         tracing::warn!(%peer, "entries we lack are nowhere any more: loading a snapshot from {peer}");
         self.work.spawn(async move {
-            let loading = snapshot_of(&store, &mesh, &config, fence, &own, &peer);
+            let loading = snapshot_of(&store, &mesh, &config, fence, &own, ring, &peer);
             let event = match stop.run_until_cancelled(loading).await {
                 // Nothing of it is here, and whoever leads next asks anew.
                 None => return,
@@ -623,12 +637,14 @@ pub(super) async fn snapshot_of(
     config: &Config,
     fence: Option<Fence>,
     own: &Origin,
+    mut ring: KeyRing,
     peer: &RegionName,
 ) -> anyhow::Result<BTreeMap<LogId, LogState>> {
     let fence = fence.ok_or_else(|| anyhow::anyhow!("another instance leads now"))?;
     let targets = targets(config, store.directory().await?);
     let address = targets.get(peer).ok_or_else(|| anyhow::anyhow!("nobody knows where {peer} is reached"))?;
     let mut pieces = mesh.ask_snapshot(peer, address).await?;
-    store.import_snapshot(&fence, own, &mut pieces).await?;
+    let imported = store.import_snapshot(&fence, &config.region.cluster_id, own, peer, &mut ring, &mut pieces).await;
+    imported.inspect_err(|error| mesh.refusals().snapshot(peer, error))?;
     Ok(store.logs().await?)
 }

@@ -272,6 +272,7 @@ fn may_pass(error: &StoreError) -> bool {
         | StoreError::Conflict
         | StoreError::Damaged(_)
         | StoreError::Snapshot(_)
+        | StoreError::Forged { .. }
         | StoreError::TooGreat(_) => false,
     }
 }

@@ -144,7 +144,8 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
             return Ok(outcome);
         }
         SyncCommand::LoadSnapshot(from) => {
-            let loaded = snapshot_of(&store, &office.mesh, &office.config, Some(*fence), &office.own, &from.peer).await;
+            let Office { mesh, config, own, ring, .. } = office;
+            let loaded = snapshot_of(&store, mesh, config, Some(*fence), own, ring.clone(), &from.peer).await;
             match loaded {
                 Ok(logs) => {
                     let _ = leader.reports.send(Report::Core(Box::new(Event::SnapshotLoaded { logs })));

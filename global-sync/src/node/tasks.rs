@@ -384,8 +384,8 @@ pub(super) async fn refresh(leader: Leader, identity: Identity) {
             Ok(false) => {}
             Err(_) => continue,
         }
-        if let Ok(Membership { states, acks }) = leader.store.membership().await {
-            let _ = leader.reports.send(Report::Core(Box::new(Event::Members { states, acks })));
+        if let Ok(Membership { states, acks, unchecked }) = leader.store.membership().await {
+            let _ = leader.reports.send(Report::Core(Box::new(Event::Members { states, acks, unchecked })));
         }
         if let Ok(paused) = leader.store.pauses().await {
             let _ = leader.reports.send(Report::Core(Box::new(Event::Paused(paused))));

@@ -98,6 +98,33 @@ pub(super) fn prove(cluster_id: &str, batch: &Batch, trust: &mut impl Trust) -> 
     Ok(head)
 }
 
+/// Checks that the origin of a log signed its entry `head`, or a later one that the envelopes `after` lead to, one by one: then
+/// everything up to `head` is the origin's too. Whatever head the checkpoint names is not looked at.
+pub fn prove_head(
+    cluster_id: &str,
+    log: &LogId,
+    head: Head,
+    after: &[Vec<u8>],
+    checkpoint: Checkpoint,
+    trust: &mut impl Trust,
+) -> Result<(), BatchError> {
+    let mut reached = head;
+    for bytes in after {
+        let expected = reached.seq + 1;
+        let envelope = Envelope::read(bytes).map_err(|error| BatchError::Entry(expected, error))?;
+        if envelope.log != *log || envelope.cluster_id != cluster_id {
+            return Err(BatchError::WrongLog(expected));
+        }
+        if envelope.seq != expected || envelope.prev_hash != reached.hash {
+            return Err(BatchError::BrokenChain(expected));
+        }
+        reached = Head { seq: expected, hash: hash_of(bytes) };
+    }
+    let checkpoint = Checkpoint { head: reached, ..checkpoint };
+    trust.verify(&log.origin.region, &checkpoint, &checkpoint_message(cluster_id, log, &reached))?;
+    Ok(())
+}
+
 /// Checks a batch against the head of our copy of its log. Entries we have are skipped.
 pub fn verify(cluster_id: &str, ours: Head, batch: Batch, trust: &mut impl Trust) -> Result<VerifiedBatch, BatchError> {
     let Batch { log, pull: _, entries, checkpoint } = batch;

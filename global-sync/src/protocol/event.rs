@@ -160,6 +160,8 @@ pub enum Event {
         states: BTreeMap<RegionName, MemberState>,
         /// What was acknowledged, in this life or an earlier one.
         acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
+        /// Of whom the snapshot was that is loaded here, until [`Effect::SnapshotHolds`].
+        unchecked: Option<RegionName>,
     },
     /// With these peers no entries of these streams pass, by an operator's command.
     Paused(BTreeSet<(RegionName, FactStream)>),
@@ -303,6 +305,9 @@ pub enum Effect {
         /// From whom.
         peer: RegionName,
     },
+    /// What was derived from all three kinds of logs is the same here as in a region that did not give the snapshot, or in the
+    /// only other one: remember that it is looked at no more.
+    SnapshotHolds,
     /// Compare the hash of one of our entries; report [`Event::HeadDiffers`] if it is another.
     CheckHead {
         /// Who has it.
@@ -346,6 +351,7 @@ impl Effect {
             Self::Truncate { .. } => "truncate",
             Self::GiveUpOn { .. } => "give up on",
             Self::LoadSnapshot { .. } => "load snapshot",
+            Self::SnapshotHolds => "snapshot holds",
             Self::CheckHead { .. } => "check head",
             Self::Answer { .. } => "answer",
             Self::Compare { .. } => "compare",

@@ -15,7 +15,7 @@ mod replica;
 mod rows;
 mod session;
 
-pub use batch::{BatchError, Trust, TrustError, VerifiedBatch, verify};
+pub use batch::{BatchError, Trust, TrustError, VerifiedBatch, prove_head, verify};
 pub use envelope::{Draft, Entry, Envelope, EnvelopeError, HomeEpoch, MAX_ENVELOPE_BYTES, SALT_BYTES};
 pub use event::{Alarm, CloseReason, ConnectionId, Effect, Event, Limits, Past, Settings};
 pub use log::{

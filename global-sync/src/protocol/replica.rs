@@ -116,7 +116,10 @@ impl<T: Trust> Replica<T> {
                 *state = LogState { head, applied: head.seq, truncated: state.truncated };
                 self.serve_all(now, &log, &mut effects);
             }
-            Event::Members { states, acks } => self.on_members(states, acks),
+            Event::Members { states, acks, unchecked } => {
+                self.on_members(states, acks);
+                self.entropy.heed_snapshot(unchecked, now);
+            }
             Event::Paused(paused) => self.on_paused(paused),
             Event::CompareNow => self.entropy.hurry(now),
             Event::Truncated { log, upto } => {
@@ -124,7 +127,10 @@ impl<T: Trust> Replica<T> {
                     state.truncated = state.truncated.max(upto);
                 }
             }
-            Event::SnapshotLoaded { logs } => self.on_snapshot(logs),
+            Event::SnapshotLoaded { logs } => {
+                self.entropy.heed_snapshot(None, now);
+                self.on_snapshot(logs);
+            }
             Event::SnapshotFailed => self.members.loading = None,
             Event::HeadDiffers { peer, log, seq } => self.diverges(peer, log, seq, &mut effects),
             Event::Answered { conn } => self.on_answered(conn),

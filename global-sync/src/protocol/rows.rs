@@ -62,6 +62,16 @@ pub enum Difference {
     Keys(BTreeSet<String>),
 }
 
+impl Difference {
+    /// Whether there is none.
+    pub fn is_none(&self) -> bool {
+        match self {
+            Self::Buckets(buckets) => buckets.is_empty(),
+            Self::Keys(keys) => keys.is_empty(),
+        }
+    }
+}
+
 /// The bucket below one of this depth that a row with this key belongs to.
 fn bucket(depth: usize, key: &str) -> usize {
     usize::from(hash_of(key.as_bytes())[depth])

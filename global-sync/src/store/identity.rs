@@ -18,6 +18,8 @@ pub struct Membership {
     pub states: BTreeMap<RegionName, MemberState>,
     /// What each had of every log by its last word.
     pub acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
+    /// Who gave the snapshot that is loaded here and was not found to hold yet.
+    pub unchecked: Option<RegionName>,
 }
 
 /// This region as its database knows it, at the start of an instance.
@@ -126,6 +128,14 @@ impl Store {
         Ok(())
     }
 
+    /// What a snapshot brought was found to be the same elsewhere.
+    pub async fn confirm_snapshot(&self, fence: &Fence) -> Result<(), StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        sqlx::query!("UPDATE repl_self SET snapshot_of = NULL").execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Remembers a member.
     pub async fn save_member(
         &self,
@@ -162,7 +172,9 @@ impl Store {
 
     /// All regions that were ever heard of, and what they have.
     pub async fn membership(&self) -> Result<Membership, StoreError> {
-        let mut membership = Membership::default();
+        let unchecked = sqlx::query_scalar!("SELECT snapshot_of FROM repl_self").fetch_optional(&self.pool).await?;
+        let unchecked = unchecked.flatten().as_deref().map(region_name).transpose()?;
+        let mut membership = Membership { unchecked, ..Membership::default() };
         let states: Vec<(String, String)> =
             sqlx::query_as("SELECT region, state FROM repl_membership").fetch_all(&self.pool).await?;
         for (region, state) in states {

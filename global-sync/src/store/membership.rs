@@ -39,7 +39,7 @@ pub enum Joining {
 
 impl Store {
     /// Goes on with joining: says that this region joins if nothing was ever said of it, and that it is a member once every
-    /// other region has applied that and nothing they have is missing here. `configured` are regions it has to have met.
+    /// other region has applied that, nothing they have is missing here, and what a snapshot brought was found to hold. `configured` are regions it has to have met.
     pub async fn join_mesh(
         &self,
         fence: &Fence,
@@ -169,7 +169,7 @@ async fn say(
 }
 
 /// Whether every other region has applied what this one has said of itself, in whichever life, and nothing any of them had by
-/// its last word is missing here.
+/// its last word is missing here; of a snapshot's rows another must have the same.
 async fn everybody_counts_on(
     connection: &mut PgConnection,
     own: &RegionName,
@@ -182,6 +182,7 @@ async fn everybody_counts_on(
                UNION SELECT c.region FROM UNNEST($2::text[]) AS c (region)
                      WHERE NOT EXISTS (SELECT FROM repl_membership s WHERE s.region = c.region))
            SELECT NOT EXISTS (SELECT FROM repl_outbox WHERE stream = 'control')
+              AND NOT EXISTS (SELECT FROM repl_self WHERE snapshot_of IS NOT NULL)
               AND NOT EXISTS (
                   SELECT FROM others WHERE NOT EXISTS (SELECT FROM repl_member m WHERE m.region = others.region))
               AND NOT EXISTS (

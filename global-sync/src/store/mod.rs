@@ -61,6 +61,16 @@ pub enum StoreError {
     /// A snapshot cannot be sent or taken in.
     #[error("a snapshot is of no use: {0}")]
     Snapshot(&'static str),
+    /// A snapshot brings something that is not what its origin wrote.
+    #[error("{what} of a snapshot: {why}")]
+    Forged {
+        /// What of it.
+        what: String,
+        /// A stable name for what is wrong, for metrics.
+        reason: &'static str,
+        /// What is wrong, for people.
+        why: String,
+    },
     /// A number that the database cannot hold.
     #[error("{0} is too great a number")]
     TooGreat(u64),
@@ -91,6 +101,7 @@ impl StoreError {
             | Self::Conflict
             | Self::Damaged(_)
             | Self::Snapshot(_)
+            | Self::Forged { .. }
             | Self::Database(_) => false,
         }
     }

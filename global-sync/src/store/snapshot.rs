@@ -5,15 +5,25 @@
 //! their way lie beside the tables, and nobody waits for them; only whoever then still leads takes them in. What is here already
 //! is kept where it is newer, so a snapshot may overlap; a gap is impossible. Rows stream through a channel of a few pieces on
 //! both sides, however many there are.
+//!
+//! Nothing of it is taken in before its version vector, and each entry it brings, are known to be what their origins wrote
+//! ([`proof`]). What was derived from them nobody has signed: of that whoever gives it compares the sums, and regions with each
+//! other the rows: a region that joins is no member before another has the same.
+
+mod proof;
 
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
+use shared::ids::RegionName;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{Fence, Store, StoreError, apply::edit_again, ledger, to_sql};
-use crate::{documents, protocol::Origin};
+use crate::{
+    documents,
+    protocol::{Origin, Trust},
+};
 
 /// Bytes of rows in one piece, about.
 const PIECE_BYTES: usize = 256 * 1024;
@@ -68,7 +78,7 @@ macro_rules! table {
 }
 
 /// In this order, which a snapshot of another version of the format would not keep to: it begins with the vector.
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 13] = [
     table!(
         "vector",
         "c.origin_region, c.origin_incarnation, c.stream, a.applied,
@@ -79,6 +89,30 @@ const TABLES: [Table; 11] = [
          WHERE a.applied > 0"
     ),
     table!("certificate", "key_id, region, certificate", "repl_origin_cert"),
+    // The first place at which its origin signed a log as far as it is applied or further, and the way there.
+    table!(
+        "checkpoint",
+        "a.origin_region, a.origin_incarnation, a.stream, k.seq, k.key_id, k.signature",
+        "repl_apply a CROSS JOIN LATERAL (SELECT seq, key_id, signature FROM repl_checkpoint k
+                                          WHERE k.origin_region = a.origin_region
+                                            AND k.origin_incarnation = a.origin_incarnation
+                                            AND k.stream = a.stream AND k.seq >= a.applied ORDER BY seq LIMIT 1) k
+         WHERE a.applied > 0"
+    ),
+    table!(
+        "link",
+        "a.origin_region, a.origin_incarnation, a.stream, l.seq, l.envelope",
+        "repl_apply a CROSS JOIN LATERAL (SELECT seq, envelope FROM repl_log l
+                                          WHERE l.origin_region = a.origin_region
+                                            AND l.origin_incarnation = a.origin_incarnation
+                                            AND l.stream = a.stream AND l.seq > a.applied
+                                            AND l.seq <= (SELECT min(seq) FROM repl_checkpoint k
+                                                          WHERE k.origin_region = a.origin_region
+                                                            AND k.origin_incarnation = a.origin_incarnation
+                                                            AND k.stream = a.stream AND k.seq >= a.applied)
+                                          ORDER BY seq LIMIT 8192) l
+         WHERE a.applied > 0"
+    ),
     table!("region", "name, base_url, quic_addr, jwks, incarnation, state, state_incarnation", "regions"),
     table!("home", "tenant_id, name, region, term, n, 'active'::text AS state", "tenant_homes"),
     table!("takeover", "tenant_id, term, region, heard", "home_takeovers"),
@@ -149,12 +183,15 @@ impl Store {
         Ok(())
     }
 
-    /// Takes a snapshot in, whole or not at all. Only the leader may, and only one that lacks nothing of its own: what
-    /// others know of this life of ours and we do not is a matter of incarnations.
+    /// Takes a snapshot in, whole or not at all, and nothing that is not what its origin wrote. Only the leader may, and only
+    /// one that lacks nothing of its own: what others know of this life of ours and we do not is a matter of incarnations.
     pub async fn import_snapshot(
         &self,
         fence: &Fence,
+        cluster_id: &str,
         own: &Origin,
+        from: &RegionName,
+        trust: &mut impl Trust,
         pieces: &mut mpsc::Receiver<Piece>,
     ) -> Result<Imported, StoreError> {
         let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
@@ -163,10 +200,12 @@ impl Store {
             .execute("BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL idle_in_transaction_session_timeout = '60s'")
             .await?;
         take_rows(&mut connection, pieces).await?;
+        proof::check(&mut connection, cluster_id, trust).await?;
         // Only now that nothing is waited for any more is the lease held fast: until then another instance may take it.
         connection.execute("SET LOCAL idle_in_transaction_session_timeout TO DEFAULT").await?;
         fence.check(&mut connection).await?;
         let imported = take_in(&mut connection, own).await?;
+        sqlx::query("UPDATE repl_self SET snapshot_of = $1").bind(from.as_str()).execute(&mut connection).await?;
         connection.execute("COMMIT").await?;
         connection.close().await?;
         Ok(imported)
@@ -222,19 +261,14 @@ async fn take_in(connection: &mut PgConnection, own: &Origin) -> Result<Imported
                  WHERE v.applied > COALESCE(c.stored, 0)",
         )
         .await?;
-    let (ours, broken): (bool, bool) = sqlx::query_as(
-        "SELECT COALESCE(bool_or(origin_region = $1 AND origin_incarnation = $2), false),
-                COALESCE(bool_or(head_hash IS NULL OR length(head_hash) <> 32), false) FROM advanced",
-    )
-    .bind(own.region.as_str())
-    .bind(incarnation)
-    .fetch_one(&mut *connection)
-    .await?;
+    let ours: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM advanced WHERE origin_region = $1 AND origin_incarnation = $2)")
+            .bind(own.region.as_str())
+            .bind(incarnation)
+            .fetch_one(&mut *connection)
+            .await?;
     if ours {
         return Err(StoreError::Discontinuous);
-    }
-    if broken {
-        return Err(StoreError::Snapshot("a log has no head"));
     }
     connection.execute(DIRECTORY).await?;
     let replaced = documents::take_documents(connection).await?;
@@ -294,6 +328,10 @@ const LOGS: &str = "
         SELECT e.origin_region, e.origin_incarnation, e.stream, e.seq, e.hash, e.envelope, e.body
         FROM incoming_entry e JOIN advanced a USING (origin_region, origin_incarnation, stream)
         WHERE e.seq <= a.applied;
+    INSERT INTO repl_checkpoint (origin_region, origin_incarnation, stream, seq, key_id, signature)
+        SELECT k.origin_region, k.origin_incarnation, k.stream, k.seq, k.key_id, k.signature
+        FROM incoming_checkpoint k JOIN advanced a USING (origin_region, origin_incarnation, stream)
+        WHERE k.seq = a.applied;
     INSERT INTO repl_quarantine
             (origin_region, origin_incarnation, stream, seq, tenant_id, kind, state, reason, attempts)
         SELECT s.origin_region, s.origin_incarnation, s.stream, s.seq, s.tenant_id, s.kind, s.state, s.reason, s.attempts

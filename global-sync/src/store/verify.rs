@@ -101,6 +101,10 @@ impl Store {
         let mut expected = first;
         let mut facts = BTreeMap::new();
         let mut hashes: BTreeMap<u64, Hash> = BTreeMap::new();
+        if cursor.truncated == cursor.stored {
+            // It came with a snapshot, and what its origin signed of it is passed on with the next one.
+            hashes.insert(from_sql(cursor.stored), hash(&cursor.head_hash)?);
+        }
         for row in rows {
             let seq = from_sql(row.seq);
             let mut damaged = |seq, what: &str| looked.damage.push(Damage::of_entry(log, seq, what));
@@ -146,8 +150,8 @@ impl Store {
                     let message = checkpoint_message(cluster_id, log, &head);
                     trust.verify(&log.origin.region, &checkpoint, &message).err().map(|error| error.to_string())
                 }
-                None if seq <= truncated || seq > stored => Some("a signature lies here for no entry".to_owned()),
-                // The entry is damaged itself, which has been said.
+                None if seq < truncated || seq > stored => Some("a signature lies here for no entry".to_owned()),
+                // The entry is damaged itself, which has been said; or it is the last that is not here any more.
                 None => None,
             };
             looked.damage.extend(wrong.map(|what| Damage::of_entry(log, seq, what)));

@@ -58,6 +58,8 @@ pub(crate) struct Disk {
     pub(crate) outbox: Vec<Waiting>,
     /// What others said they have.
     pub(crate) acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
+    /// Who gave the snapshot that is loaded, until another is found to have the same.
+    pub(crate) snapshot_of: Option<RegionName>,
     /// The life the region is in, less one.
     pub(crate) life: u64,
     /// Nobody had led the region for long, and nobody could tell yet what it lacks.

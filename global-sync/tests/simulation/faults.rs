@@ -377,8 +377,8 @@ impl World {
         }
     }
 
-    /// A region that joins becomes a member once it has what some other has; one that leaves is retired once all others have
-    /// what it said.
+    /// A region that joins becomes a member once it has what some other has, and what a snapshot brought is found to hold; one
+    /// that leaves is retired once all others have what it said.
     fn settle(&mut self, region: usize) {
         let ours = &self.regions[region];
         let has = |disk: &Disk, of: &Disk| of.heads.iter().all(|(log, head)| disk.head(log).seq >= head.seq);
@@ -387,7 +387,9 @@ impl World {
         });
         let state = ours.state;
         match state {
-            Some(MemberState::Joining) if others.any(|other| has(&ours.disk, &other.disk)) => {
+            Some(MemberState::Joining)
+                if ours.disk.snapshot_of.is_none() && others.any(|other| has(&ours.disk, &other.disk)) =>
+            {
                 self.saw("joined");
                 self.regions[region].state = Some(MemberState::Active);
                 self.regions[region].joined_at = self.now;

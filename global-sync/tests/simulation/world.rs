@@ -483,7 +483,8 @@ impl World {
         }
         let states = self.regions.iter().filter_map(|region| Some((region.name.clone(), region.state?))).collect();
         let acks = self.regions[at / INSTANCES].disk.acks.clone();
-        self.give(at, Event::Members { states, acks });
+        let unchecked = self.regions[at / INSTANCES].disk.snapshot_of.clone();
+        self.give(at, Event::Members { states, acks, unchecked });
         if self.instances[at].runs() && self.instances[at].paused != self.regions[at / INSTANCES].paused {
             let paused = self.regions[at / INSTANCES].paused.clone();
             self.instances[at].paused = paused.clone();
@@ -720,6 +721,11 @@ impl World {
             }
             Effect::BeginIncarnation { after, alone } => self.begin_life(at, after, alone),
             Effect::Alarm(alarm) => self.heed_alarm(at, &alarm),
+            Effect::SnapshotHolds => {
+                if self.reaches_database(at) && self.leads(at) {
+                    self.regions[region].disk.snapshot_of = None;
+                }
+            }
             Effect::CheckHead { peer, log, head } => {
                 let disk = &self.regions[region].disk;
                 let ours = disk.after(&log, head.seq - 1).next().map(|(_, ours)| *ours);
@@ -901,6 +907,7 @@ impl World {
         }
         let before: BTreeSet<_> = if torn { disk.rows.keys().cloned().collect() } else { BTreeSet::new() };
         disk.load(&news, &other.disk);
+        disk.snapshot_of = Some(other.name.clone());
         if torn {
             let newest = disk.rows.keys().rfind(|place| !before.contains(*place)).cloned();
             let fact = newest.and_then(|place| disk.rows.remove(&place));

@@ -5,6 +5,8 @@
 //! is asked about once more before it is told of: a fact that two regions have told may be on its way from one of them. It is
 //! told of in every round as long as it differs; who has been told already, and what is equal again, is not remembered here, but
 //! where every instance of the region can read it.
+//!
+//! What a snapshot brought is compared again and again until somebody else than who gave it has the same.
 
 use super::*;
 use crate::protocol::{
@@ -17,8 +19,13 @@ const MAX_OPEN: usize = 16;
 /// Buckets of one answer that are looked into: where more differ, more is wrong than a list of keys can say.
 const MAX_BUCKETS: usize = 8;
 
+/// Rows are compared so often while those of a snapshot are to be found the same elsewhere.
+const UNCHECKED_EVERY_MS: u64 = 2_000;
+
 #[derive(Debug)]
 pub(super) struct Entropy {
+    /// Who gave the snapshot whose rows nobody has been found to have too, and the kinds of logs this still holds of.
+    unchecked: Option<(RegionName, BTreeSet<FactStream>)>,
     heads_due: Millis,
     rows_due: Millis,
     /// Rows that seem to differ, by the question that has been asked again for them.
@@ -27,7 +34,15 @@ pub(super) struct Entropy {
 
 impl Entropy {
     pub(super) fn new(now: Millis) -> Self {
-        Self { heads_due: now, rows_due: now, doubted: BTreeMap::new() }
+        Self { unchecked: None, heads_due: now, rows_due: now, doubted: BTreeMap::new() }
+    }
+
+    /// Whose snapshot is to be looked at, if any: at the next tick for the first time.
+    pub(super) fn heed_snapshot(&mut self, of: Option<RegionName>, now: Millis) {
+        if self.unchecked.as_ref().map(|(giver, _)| giver) != of.as_ref() {
+            self.unchecked = of.map(|giver| (giver, FactStream::ALL.into()));
+            self.rows_due = now;
+        }
     }
 
     /// Everything is compared at the next tick.
@@ -46,7 +61,9 @@ impl<T: Trust> Replica<T> {
             self.check_heads(effects);
         }
         if now >= self.entropy.rows_due && self.settings.features & features::INSPECT != 0 {
-            self.entropy.rows_due = now.plus(self.settings.limits.rows_every_ms);
+            let every = self.settings.limits.rows_every_ms;
+            let every = if self.entropy.unchecked.is_some() { every.min(UNCHECKED_EVERY_MS) } else { every };
+            self.entropy.rows_due = now.plus(every);
             self.entropy.doubted.clear();
             let mut asked = BTreeSet::new();
             let conns: Vec<_> = self
@@ -119,6 +136,9 @@ impl<T: Trust> Replica<T> {
         effects: &mut Vec<Effect>,
     ) {
         let Some(peer) = self.sessions.get(&conn).map(|session| session.region.clone()) else { return };
+        if question.prefix.is_empty() && difference.as_ref().is_some_and(Difference::is_none) {
+            self.found_the_same(&peer, question.stream, effects);
+        }
         match difference {
             Some(Difference::Buckets(buckets)) => {
                 for bucket in buckets.into_iter().take(MAX_BUCKETS).filter(|_| question.prefix.len() < MAX_PREFIX) {
@@ -129,6 +149,19 @@ impl<T: Trust> Replica<T> {
             }
             Some(Difference::Keys(keys)) => self.doubt(conn, peer, question, keys, effects),
             None => {}
+        }
+    }
+
+    /// A peer has all rows of a kind as they are here. Of a snapshot's whoever gave it proves nothing where others could.
+    fn found_the_same(&mut self, peer: &RegionName, stream: FactStream, effects: &mut Vec<Effect>) {
+        let others = self.members.counted(&self.settings.origin.region);
+        let Some((giver, kinds)) = &mut self.entropy.unchecked else { return };
+        if peer == giver && others.iter().any(|other| other != giver) {
+            return;
+        }
+        kinds.remove(&stream);
+        if kinds.is_empty() {
+            effects.push(Effect::SnapshotHolds);
         }
     }
 

@@ -87,7 +87,7 @@ impl Members {
 
     /// Regions that are to have everything: all but those that are gone, and newcomers that have not begun. A newcomer stays
     /// one until every region has told it that it knows of it, and so has heard it and counts it.
-    fn counted(&self, us: &RegionName) -> Vec<RegionName> {
+    pub(super) fn counted(&self, us: &RegionName) -> Vec<RegionName> {
         let all: BTreeSet<_> = self.states.keys().chain(self.heard.keys()).filter(|region| *region != us).collect();
         let counts = |region: &RegionName| match self.states.get(region) {
             Some(MemberState::Joining) => self.last_heard(region).is_some(),

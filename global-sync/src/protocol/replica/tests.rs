@@ -622,7 +622,7 @@ fn a_log_is_forgotten_only_when_no_instance_of_the_region_names_it_and_in_a_late
     assert_eq!(says(&mut us, 1, &[("eu-west", 1)]), []);
     let states = BTreeMap::from([(region("eu-west"), MemberState::Active)]);
     let acks = BTreeMap::from([(region("eu-west"), BTreeMap::from([(log_of("sa-east"), 1), (log_of("eu-west"), 1)]))]);
-    us.handle(NOW, Event::Members { states, acks });
+    us.handle(NOW, Event::Members { states, acks, unchecked: None });
     assert_eq!(says(&mut us, 1, &[("eu-west", 1)]), [log_of("sa-east")], "the database remembers it");
 }
 

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use shared::fact::FactStream;
-use sqlx::PgPool;
+use sqlx::{Executor as _, PgPool};
 
 use super::*;
 use crate::{
@@ -75,6 +75,19 @@ async fn a_region_that_is_alone_is_a_member_at_once_and_nobody_waits_for_one_tha
     us.store.receive(&batch(&eu, Head::EMPTY, &[gone])).await.unwrap();
     us.apply_all().await;
     assert_eq!(join(&us, &["ap-south"]).await, Joining::Said(MemberState::Active));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_that_began_with_a_snapshot_joins_once_it_was_found_to_hold(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    join(&us, &[]).await;
+    us.number().await;
+    us.superuser.execute("UPDATE repl_self SET snapshot_of = 'eu-west'").await.unwrap();
+    assert_eq!(us.store.membership().await.unwrap().unchecked, Some(region("eu-west")));
+    assert_eq!(join(&us, &[]).await, Joining::Waits);
+    us.store.confirm_snapshot(&us.fence).await.unwrap();
+    assert_eq!(us.store.membership().await.unwrap().unchecked, None);
+    assert_eq!(join(&us, &[]).await, Joining::Said(MemberState::Active));
 }
 
 #[sqlx::test(migrations = "../migrations")]

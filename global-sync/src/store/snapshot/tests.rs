@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     protocol::{Batch, Head, verify},
-    store::tests::{HashSigner, Home, batch, created, edited, log, published, settlement, taken},
+    store::tests::{CLUSTER, HashSigner, Home, batch, created, edited, log, published, settlement, taken},
 };
 
 /// A second database with the schema; the first test's owner removes it at the end.
@@ -37,13 +37,14 @@ async fn remove(owner: &PgPool, of: Home, (pool, name): (PgPool, String)) {
 /// What goes over the wire, without one.
 async fn copy(from: &Home, to: &Home) -> Result<Imported, StoreError> {
     let (pieces, mut queue) = mpsc::channel(2);
+    let mut signer = HashSigner;
     let (sent, taken) = tokio::join!(
         async {
             let sent = from.store.export_snapshot(&pieces).await;
             drop(pieces);
             sent
         },
-        to.store.import_snapshot(&to.fence, &to.origin, &mut queue)
+        to.store.import_snapshot(&to.fence, CLUSTER, &to.origin, &from.origin.region, &mut signer, &mut queue)
     );
     if taken.is_ok() {
         sent?;
@@ -129,6 +130,77 @@ async fn a_ledger_row_that_was_altered_spreads_with_no_snapshot(pool: PgPool) {
     remove(&pool, joiner, (there, name)).await;
 }
 
+/// Each mistake is made at the giver, so that what is sent is as it would send it.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_snapshot_with_anything_in_it_that_no_origin_wrote_is_refused_and_names_it(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    for n in 1..=3 {
+        donor.commit(&settlement(n)).await;
+    }
+    donor.number().await;
+    // What ap-south signed as one is applied but for its last entry, and an entry is set aside.
+    let control = log("ap-south", FactStream::Control);
+    let told = [taken("ap-south", "porto-taxis", 1), created("ap-south", 2, 0), created("sa-east", 2, 0)];
+    donor.store.receive(&batch(&control, Head::EMPTY, &told)).await.unwrap();
+    assert_eq!(donor.apply_all().await, 1);
+    donor.superuser.execute("UPDATE repl_apply SET applied = 2 WHERE origin_region = 'ap-south'").await.unwrap();
+    donor.superuser.execute("UPDATE repl_quarantine SET seq = 2").await.unwrap();
+    let before = joiner.store.digest().await.unwrap();
+    let flip = |column: &str| {
+        let bit = format!("8 * (length({column}) - 1)");
+        format!("{column} = set_bit({column}, {bit}, 1 - get_bit({column}, {bit}))")
+    };
+    let (signature, envelope, body, head) = (flip("signature"), flip("envelope"), flip("body"), flip("head_hash"));
+    let renumber = |from: u64, to: u64| format!("ledger_facts SET origin_seq = {to} WHERE origin_seq = {from}");
+    let of_control = |seq: u64| format!("WHERE seq = {seq} AND stream = 'control'");
+    let twice = |forgery: String| (forgery.clone(), forgery);
+    let (theirs, ours) = ("entry 2 of ap-south", "entry 3 of us-east");
+    let forgeries: [((String, String), &[&str], &str); 5] = [
+        (twice(format!("repl_checkpoint SET {signature} {}", of_control(3))), &["signature"], theirs),
+        (twice(format!("repl_log SET {envelope} {}", of_control(3))), &["signature", "entry"], theirs),
+        (twice(format!("repl_log SET {body} {}", of_control(2))), &["entry"], theirs),
+        (twice(format!("repl_cursor SET {head} WHERE stream = 'ledger'")), &["signature"], ours),
+        ((renumber(3, 4), renumber(4, 3)), &["fact"], "entry 4 of us-east"),
+    ];
+    for ((forgery, undone), reasons, what) in forgeries {
+        donor.superuser.execute(sqlx::AssertSqlSafe(format!("UPDATE {forgery}"))).await.unwrap();
+        let error = copy(&donor, &joiner).await.unwrap_err();
+        let StoreError::Forged { what: named, reason: said, .. } = &error else { panic!("{forgery}: {error}") };
+        assert!(named.starts_with(what) && reasons.contains(said), "{forgery}: {said}: {error}");
+        assert_eq!(joiner.store.digest().await.unwrap(), before);
+        donor.superuser.execute(sqlx::AssertSqlSafe(format!("UPDATE {undone}"))).await.unwrap();
+    }
+    // Another entry of the same number was here first.
+    joiner.store.receive(&batch(&control, Head::EMPTY, &told)).await.unwrap();
+    let error = copy(&donor, &joiner).await.unwrap_err();
+    assert!(matches!(error, StoreError::Forged { reason: "fork", .. }), "{error}");
+    remove(&pool, joiner, (there, name)).await;
+}
+
+/// Of a log nothing more comes for, the signature has to come along, or nobody could be given a snapshot from here.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_that_began_with_a_snapshot_can_give_one_and_finds_no_damage_in_it(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    donor.commit(&settlement(1)).await;
+    donor.number().await;
+    let ((there, name), (third, third_name)) = (another(&pool).await, another(&pool).await);
+    let joiner = Home::new(&there, "eu-west").await;
+    let next = Home::new(&third, "ap-south").await;
+    copy(&donor, &joiner).await.unwrap();
+    assert_eq!(copy(&joiner, &next).await.unwrap().facts, 1);
+    assert_eq!(next.store.membership().await.unwrap().unchecked, Some("eu-west".parse().unwrap()));
+    assert_eq!(next.store.digest().await.unwrap(), donor.store.digest().await.unwrap());
+    let ledger = log("us-east", FactStream::Ledger);
+    let look = async || next.store.verify_log(CLUSTER, &ledger, 1, 100, &mut HashSigner).await.unwrap().damage;
+    assert!(look().await.is_empty());
+    next.superuser.execute("UPDATE repl_checkpoint SET signature = ''").await.unwrap();
+    assert_eq!(look().await.iter().map(|damage| damage.seq).collect::<Vec<_>>(), [1]);
+    remove(&pool, next, (third, third_name)).await;
+    remove(&pool, joiner, (there, name)).await;
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_snapshot_that_breaks_off_or_is_out_of_order_changes_nothing(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
@@ -158,7 +230,11 @@ async fn a_snapshot_that_breaks_off_or_is_out_of_order_changes_nothing(pool: PgP
             sender.send(piece.clone()).await.unwrap();
         }
         drop(sender);
-        joiner.store.import_snapshot(&joiner.fence, &joiner.origin, &mut queue).await.unwrap_err();
+        joiner
+            .store
+            .import_snapshot(&joiner.fence, CLUSTER, &joiner.origin, &us.origin.region, &mut HashSigner, &mut queue)
+            .await
+            .unwrap_err();
         assert_eq!(joiner.store.digest().await.unwrap(), before);
     }
     remove(&pool, joiner, (there, name)).await;
@@ -250,8 +326,16 @@ async fn while_a_snapshot_comes_another_instance_can_take_the_lease_and_then_it_
         }
         drop(source);
     };
-    let (imported, ()) =
-        tokio::join!(joiner.store.import_snapshot(&joiner.fence, &joiner.origin, &mut queue), standing_by);
+    let mut signer = HashSigner;
+    let importing = joiner.store.import_snapshot(
+        &joiner.fence,
+        CLUSTER,
+        &joiner.origin,
+        &donor.origin.region,
+        &mut signer,
+        &mut queue,
+    );
+    let (imported, ()) = tokio::join!(importing, standing_by);
     assert!(matches!(imported, Err(StoreError::NotLeading)), "{imported:?}");
     assert_eq!(joiner.store.digest().await.unwrap(), before);
     remove(&pool, joiner, (there, name)).await;

@@ -126,3 +126,35 @@ fn where_a_peer_ends_within_our_log_the_hash_of_that_entry_is_compared_and_a_dif
     assert!(told(us.handle(NOW, differs())));
     assert!(!told(us.handle(NOW, differs())));
 }
+
+#[test]
+fn what_a_snapshot_brought_holds_once_another_region_than_its_giver_has_all_of_it_too() {
+    let mut us = us_beside_eu();
+    let snapshot_of = |giver: Option<&str>, others: &[&str]| Event::Members {
+        states: others.iter().map(|name| (region(name), MemberState::Active)).collect(),
+        acks: BTreeMap::new(),
+        unchecked: giver.map(region),
+    };
+    let compare = |us: &mut Replica<HashTrust>, keys: &[&str]| {
+        let mut effects = Vec::new();
+        for stream in FactStream::ALL {
+            effects.extend(us.handle(NOW, differ(Inspect { stream, ..question(&[]) }, keys)));
+        }
+        effects.contains(&Effect::SnapshotHolds)
+    };
+    us.handle(NOW, Event::Tick);
+    assert!(!compare(&mut us, &[]), "there was no snapshot");
+    us.handle(NOW, snapshot_of(Some("eu-west"), &["eu-west", "ap-south"]));
+    assert_eq!(asked(&us.handle(NOW, Event::Tick)).len(), FactStream::ALL.len(), "it is looked at at once");
+    assert!(!compare(&mut us, &[]), "eu-west gave it, and ap-south could be asked");
+    us.handle(NOW, snapshot_of(None, &[]));
+    us.handle(NOW, snapshot_of(Some("ap-south"), &["eu-west", "ap-south"]));
+    assert!(!compare(&mut us, &["fact 1"]));
+    let soon = NOW.plus(UNCHECKED_EVERY_MS);
+    us.handle(soon, Event::Received { conn: 1, message: advert(&[]) });
+    assert_eq!(asked(&us.handle(soon, Event::Tick)).len(), FactStream::ALL.len(), "and again soon");
+    assert!(compare(&mut us, &[]));
+    us.handle(NOW, snapshot_of(None, &[]));
+    us.handle(NOW, snapshot_of(Some("eu-west"), &["eu-west"]));
+    assert!(compare(&mut us, &[]), "there is nobody else");
+}

@@ -19,6 +19,7 @@ fn members(states: &[(&str, MemberState)], acks: &[(&str, u64)]) -> Event {
     Event::Members {
         states: states.iter().map(|(name, state)| (region(name), *state)).collect(),
         acks: acks.iter().map(|(name, stored)| (region(name), ours(*stored))).collect(),
+        unchecked: None,
     }
 }
 
