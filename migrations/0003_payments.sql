@@ -324,6 +324,7 @@ CREATE TABLE disputes (
     updated_at     timestamptz NOT NULL
 );
 CREATE INDEX disputes_of_payment ON disputes (payment_id, opened_at DESC);
+CREATE INDEX disputes_open ON disputes (tenant_id, opened_at) WHERE status = 'open';
 CALL fence_by_tenant('disputes');
 
 -- A webhook is worked once; a replay finds its event here.
@@ -429,7 +430,7 @@ CREATE TABLE reconciliation_differences (
     class            text NOT NULL CHECK (class IN
         ('missing_here', 'missing_at_psp', 'charged_twice', 'amount_differs', 'status_differs', 'refund_missing_here',
          'refund_missing_at_psp', 'refund_made_twice', 'refund_amount_differs', 'refund_status_differs',
-         'dispute_missing_here', 'ledger_differs')),
+         'dispute_missing_here', 'dispute_status_differs', 'ledger_differs')),
     payment_id       uuid,
     refund_id        uuid,
     provider_ref     text,

@@ -79,13 +79,13 @@ pub struct Travelled {
 
 impl Fare {
     /// The fare of a trip: the quoted distance and time, with its waiting and the tolls declared. Only a trip longer than
-    /// `reprice_percent` of the quoted distance is another trip than the one quoted; it is priced as driven, a flat fare
+    /// the quote's `reprice_percent` of its distance is another trip than the one quoted; it is priced as driven, a flat fare
     /// or not, and never below the quote.
-    pub fn of(quote: &Quote, travelled: Travelled, reprice_percent: u32) -> Self {
+    pub fn of(quote: &Quote, travelled: Travelled) -> Self {
         let Travelled { waiting_s, declared_tolls, .. } = travelled;
         let (distance_m, driving_s) = (quote.distance_m, quote.duration_s);
         let promised = Self::price(quote, Measured { distance_m, driving_s, waiting_s, declared_tolls }, Basis::Quote);
-        let limit = i128::from(quote.distance_m) * i128::from(reprice_percent);
+        let limit = i128::from(quote.distance_m) * i128::from(quote.reprice_percent);
         match travelled.distance_m {
             Some(distance_m) if i128::from(distance_m) * 100 > limit => {
                 let driving_s = travelled.driving_s.max(quote.duration_s);
@@ -172,11 +172,9 @@ mod tests {
         tariff::tests::any_tariff,
     };
 
-    const REPRICE_PERCENT: u32 = 150;
-
     fn fare(quote: &Quote, distance_m: impl Into<Option<i64>>, driving_s: i64, waiting_s: i64) -> Fare {
         let travelled = Travelled { distance_m: distance_m.into(), driving_s, waiting_s, declared_tolls: 0 };
-        Fare::of(quote, travelled, REPRICE_PERCENT)
+        Fare::of(quote, travelled)
     }
 
     #[test]
@@ -229,10 +227,10 @@ mod tests {
     fn a_fare_is_recomputed_from_what_is_stored_of_it() {
         let quote = quote();
         let travelled = Travelled { distance_m: Some(9_100), driving_s: 1_300, waiting_s: 400, declared_tolls: 250 };
-        let fare = Fare::of(&quote, travelled, REPRICE_PERCENT);
+        let fare = Fare::of(&quote, travelled);
         assert_eq!(fare.tolls(), 250);
         let stored: Quote = serde_json::from_value(serde_json::to_value(&quote).unwrap()).unwrap();
-        assert_eq!(Fare::of(&stored, travelled, REPRICE_PERCENT), fare);
+        assert_eq!(Fare::of(&stored, travelled), fare);
     }
 
     #[test]
@@ -240,8 +238,8 @@ mod tests {
         let worth = Worth { percent: 100.into(), amount: 0, cap: None };
         let free = Quote { promotion: Some(Promise { code: "FREE".into(), worth }), ..quote() };
         let travelled = Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 700 };
-        let fare = Fare::of(&free, travelled, REPRICE_PERCENT);
-        let full = Fare::of(&quote(), travelled, REPRICE_PERCENT);
+        let fare = Fare::of(&free, travelled);
+        let full = Fare::of(&quote(), travelled);
         assert_eq!((fare.total.amount, fare.promotion()), (700, full.total.amount - 700));
         assert_eq!(fare.total.amount, fare.lines.iter().map(|line| line.amount.amount).sum::<i64>());
         assert_eq!((fare.tax(), fare.tolls()), (full.tax(), full.tolls()));
@@ -255,12 +253,11 @@ mod tests {
         let quote = quote();
         for (base, rounding) in [(0, None), (3, Some(-3)), (7, Some(3))] {
             let unrounded =
-                Fare::of(&quote, Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 0 }, 100);
+                Fare::of(&quote, Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 0 });
             let declared_tolls = (10 - unrounded.total.amount % 10) % 10 + base;
             let travelled = Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls };
             let in_kwd = Quote { currency: "KWD".parse().unwrap(), ..quote.clone() };
-            let (fare, in_usd) =
-                (Fare::of(&in_kwd, travelled, REPRICE_PERCENT), Fare::of(&quote, travelled, REPRICE_PERCENT));
+            let (fare, in_usd) = (Fare::of(&in_kwd, travelled), Fare::of(&quote, travelled));
             assert_eq!(fare.total.amount, in_usd.total.amount + rounding.unwrap_or(0));
             let line = fare.lines.iter().find(|line| line.code == LineCode::Rounding);
             assert_eq!(line.map(|line| line.amount.amount), rounding);
@@ -301,13 +298,13 @@ mod tests {
             let distance_m = is_traced.then(|| quote.distance_m * i64::from(longer_percent) / 100);
             let travelled = |waiting_s, declared_tolls| Travelled { distance_m, driving_s, waiting_s, declared_tolls };
             let free_s = i64::from(quote.tariff.free_waiting_minutes) * 60;
-            let charged = Fare::of(&quote, travelled(waited_s.min(free_s), 0), REPRICE_PERCENT);
-            let is_changed = distance_m.is_some_and(|driven| driven * 100 > quote.distance_m * i64::from(REPRICE_PERCENT));
+            let charged = Fare::of(&quote, travelled(waited_s.min(free_s), 0));
+            let is_changed = distance_m.is_some_and(|driven| driven * 100 > quote.distance_m * i64::from(quote.reprice_percent));
             match is_changed {
                 false => prop_assert_eq!(&charged, &quoted),
                 true => prop_assert!(charged.total.amount >= quoted.total.amount),
             }
-            let more = Fare::of(&quote, travelled(waited_s, declared_tolls), REPRICE_PERCENT);
+            let more = Fare::of(&quote, travelled(waited_s, declared_tolls));
             for fare in [&quoted, &charged, &more] {
                 prop_assert_eq!(fare.total.amount % quote.currency.charge_step(), 0, "it can be charged");
             }

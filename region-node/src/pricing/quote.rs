@@ -46,6 +46,8 @@ pub struct Quote {
     pub promotion: Option<Promise>,
     pub distance_m: i64,
     pub duration_s: i64,
+    /// A trip longer than this percentage of `distance_m` is another trip than this one.
+    pub reprice_percent: u32,
     #[serde(with = "time::serde::timestamp")]
     pub expires_at: OffsetDateTime,
 }
@@ -153,6 +155,7 @@ pub(super) mod tests {
             promotion: None,
             distance_m: 7_900,
             duration_s: 1_140,
+            reprice_percent: 150,
             expires_at: NOW + Duration::minutes(5),
         }
     }

@@ -164,6 +164,7 @@ pub(super) fn quote(
         promotion,
         distance_m: way.distance_m,
         duration_s: way.duration_s,
+        reprice_percent: limits.reprice_percent,
         expires_at: whole_seconds(now + limits.quote_ttl),
     })
 }

@@ -49,7 +49,7 @@ pub(super) async fn end_trip(
         None => None,
     };
     let (was, now) = (trip.status, app.clock.now());
-    let mut trip = trip.end(&ride, measured_m, command.body.declared_tolls, app.config.rides.reprice_percent, now)?;
+    let mut trip = trip.end(&ride, measured_m, command.body.declared_tolls, now)?;
     let at_the_end = drive::save(&mut tx, ride.clone(), was, &trip).await?;
     if at_the_end.is_shared {
         let shared = fare_shares::fix(&app, &mut tx, &config.config, &ride, &trip).await?;

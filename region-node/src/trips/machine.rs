@@ -137,7 +137,6 @@ impl Trip {
         ride: &Ride,
         measured_m: Option<i64>,
         declared_tolls: i64,
-        reprice_percent: u32,
         now: OffsetDateTime,
     ) -> Result<Self, TripError> {
         let trip = self.become_status(TripStatus::Completed, now)?;
@@ -160,7 +159,7 @@ impl Trip {
             paused_s,
             distance_m: Some(measured_m.unwrap_or(quote.distance_m)),
             duration_s: Some(duration_s),
-            fare: Some(Fare::of(quote, travelled, reprice_percent)),
+            fare: Some(Fare::of(quote, travelled)),
             ..trip
         })
     }
@@ -212,7 +211,7 @@ mod tests {
     }
 
     fn end(trip: Trip, distance_m: impl Into<Option<i64>>, now: OffsetDateTime) -> Result<Trip, TripError> {
-        trip.end(&ride(), distance_m.into(), 0, 150, now)
+        trip.end(&ride(), distance_m.into(), 0, now)
     }
 
     fn line(trip: &Trip, code: LineCode) -> Option<&FareLine> {
@@ -251,7 +250,7 @@ mod tests {
         let waited = |scheduled_at: Option<OffsetDateTime>| {
             let ride = Ride { scheduled_at, ..ride() };
             let trip = trip().arrive(minute(0)).unwrap().start(None, "0427", minute(10)).unwrap();
-            let trip = trip.end(&ride, None, 0, 150, minute(20)).unwrap();
+            let trip = trip.end(&ride, None, 0, minute(20)).unwrap();
             line(&trip, LineCode::Waiting).map_or(0, |line| line.amount.amount)
         };
         let per_minute = ride().quote.tariff.waiting_per_minute;
@@ -266,7 +265,7 @@ mod tests {
         let mut ride = ride();
         ride.quote.tariff.max_declared_tolls = 900;
         let under_way = trip().arrive(minute(1)).unwrap().start(None, "0427", minute(2)).unwrap();
-        let declare = |tolls| under_way.clone().end(&ride, None, tolls, 150, minute(9));
+        let declare = |tolls| under_way.clone().end(&ride, None, tolls, minute(9));
         for bad in [-1, 901, i64::MAX] {
             assert!(matches!(declare(bad), Err(TripError::TooManyTolls { most: 900 })), "{bad}");
         }

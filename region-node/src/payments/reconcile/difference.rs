@@ -3,7 +3,7 @@ use shared::ids::{PaymentId, RefundId};
 use uuid::Uuid;
 
 /// Every class of difference, as the database's CHECK has them.
-pub(in crate::payments) const CLASSES: [&str; 12] = [
+pub(in crate::payments) const CLASSES: [&str; 13] = [
     "missing_here",
     "missing_at_psp",
     "charged_twice",
@@ -15,6 +15,7 @@ pub(in crate::payments) const CLASSES: [&str; 12] = [
     "refund_amount_differs",
     "refund_status_differs",
     "dispute_missing_here",
+    "dispute_status_differs",
     "ledger_differs",
 ];
 
@@ -25,7 +26,8 @@ pub(in crate::payments) struct Difference {
     pub(in crate::payments) id: Uuid,
     /// `missing_here`, `missing_at_psp`, `amount_differs`, `status_differs`, each of them with `refund_` before it for a
     /// refund; `charged_twice` and `refund_made_twice` where the payment service has done what stands here once more;
-    /// `dispute_missing_here` where nobody has told of a dispute; and `ledger_differs` where a payment or refund and its entry in the ledger do.
+    /// `dispute_missing_here` where nobody has told of a dispute, `dispute_status_differs` where nobody has told how it was
+    /// decided; and `ledger_differs` where a payment or refund and its entry in the ledger do.
     pub(in crate::payments) class: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::payments) payment_id: Option<PaymentId>,

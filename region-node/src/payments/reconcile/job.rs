@@ -74,14 +74,8 @@ impl Job {
         Self { id, provider, from, to, list_from, phase: Phase::Charges, cursor: None, attempts: 0, held_until: None }
     }
 
-    pub(in crate::payments) fn listing(&self, tenant: &TenantId, kind: ListedKind) -> Listing {
-        Listing {
-            tenant: tenant.clone(),
-            kind,
-            from: self.list_from,
-            to: self.to + CLOCKS_DIFFER,
-            after: self.cursor.clone(),
-        }
+    pub(in crate::payments) fn listing(&self, tenant: &TenantId, kind: ListedKind, from: OffsetDateTime) -> Listing {
+        Listing { tenant: tenant.clone(), kind, from, to: self.to + CLOCKS_DIFFER, after: self.cursor.clone() }
     }
 
     /// Once a page has been read whose successor is at `next`.
@@ -171,7 +165,11 @@ async fn go_on(app: &App, tenant: &TenantId, id: ReconciliationId) -> Result<(),
         if app.psp.admit(&job.provider).is_err() {
             return put_off(app, tenant, &job, None).await;
         }
-        let page = match app.psp.list(&job.provider, &job.listing(tenant, kind)).await {
+        let from = match kind {
+            ListedKind::Charges | ListedKind::Refunds => job.list_from,
+            ListedKind::Disputes => disputes_from(app, tenant, &job).await?,
+        };
+        let page = match app.psp.list(&job.provider, &job.listing(tenant, kind, from)).await {
             Ok(page) => page,
             Err(no_answer) => return put_off(app, tenant, &job, Some(&no_answer.to_string())).await,
         };
@@ -185,6 +183,13 @@ async fn go_on(app: &App, tenant: &TenantId, id: ReconciliationId) -> Result<(),
         tx.commit().await?;
         job = next;
     }
+}
+
+/// Banks decide weeks after they have opened a dispute, so those that are open here are listed, too, however old they are.
+async fn disputes_from(app: &App, tenant: &TenantId, job: &Job) -> Result<OffsetDateTime, Problem> {
+    let mut tx = app.db.read(tenant).await?;
+    let oldest = store::oldest_open_dispute(&mut tx, &job.provider).await?;
+    Ok(oldest.map_or(job.list_from, |opened_at| job.list_from.min(opened_at - CLOCKS_DIFFER)))
 }
 
 /// Leaves it to be gone on with later; `why` counts as an attempt.

@@ -111,17 +111,23 @@ async fn refunds_here(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
     sql.execute(tx.conn()).await.map(|_| ())
 }
 
-/// A dispute is the tenant's if its charge is; one about a payment that was never settled is found with that.
+/// A dispute is the tenant's if its charge is; one about a payment that was never settled is found with that. How one opened
+/// before the span was decided is compared, too.
 async fn disputes_there(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
     let sql = sqlx::query!(
         "INSERT INTO reconciliation_differences (reconciliation_id, tenant_id, class, payment_id, provider_ref, amount_here,
              currency_here, status_here, amount_there, currency_there, status_there)
-         SELECT $1::uuid, o.tenant_id, 'dispute_missing_here', p.id, o.provider_ref, p.amount, p.currency, p.status, o.amount,
-             o.currency, o.state
+         SELECT $1::uuid, o.tenant_id, found.class, p.id, o.provider_ref, coalesce(d.amount, p.amount),
+             coalesce(d.currency, p.currency), coalesce(d.status, p.status), o.amount, o.currency, o.state
          FROM reconciliation_operations o
          JOIN payments p ON p.tenant_id = o.tenant_id AND p.provider = $2 AND p.provider_ref = o.charge_ref
-         WHERE o.reconciliation_id = $1 AND o.kind = 'dispute' AND o.made_at >= $3 AND o.made_at < $4
-           AND NOT EXISTS (SELECT FROM disputes d WHERE d.payment_id = p.id AND d.provider_ref = o.provider_ref)",
+         LEFT JOIN disputes d ON d.payment_id = p.id AND d.provider_ref = o.provider_ref
+         CROSS JOIN LATERAL (SELECT CASE
+             WHEN d.id IS NULL THEN CASE WHEN o.made_at >= $3 THEN 'dispute_missing_here' END
+             WHEN o.state <> CASE d.status WHEN 'won' THEN 'failed' WHEN 'lost' THEN 'succeeded' ELSE 'open' END
+                 THEN 'dispute_status_differs'
+             END AS class) found
+         WHERE o.reconciliation_id = $1 AND o.kind = 'dispute' AND o.made_at < $4 AND found.class IS NOT NULL",
         job.id.0,
         job.provider,
         job.from,

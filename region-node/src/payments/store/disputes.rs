@@ -34,6 +34,19 @@ pub(in crate::payments) async fn held_back(tx: &mut TenantTx, payment: PaymentId
     sql.fetch_one(tx.conn()).await
 }
 
+/// When the oldest dispute about charges of an account was opened that is open still.
+pub(in crate::payments) async fn oldest_open(
+    tx: &mut TenantTx,
+    provider: &str,
+) -> sqlx::Result<Option<OffsetDateTime>> {
+    let sql = sqlx::query_scalar!(
+        "SELECT min(d.opened_at) FROM disputes d JOIN payments p ON p.id = d.payment_id
+         WHERE d.status = 'open' AND p.provider = $1",
+        provider
+    );
+    sql.fetch_one(tx.conn()).await
+}
+
 /// Writes a dispute, or how far it has come.
 pub(in crate::payments) async fn save(
     tx: &mut TenantTx,

@@ -23,7 +23,7 @@ pub(super) use self::{
     closings::{close as close_ledger, last_closing, open_until as ledgers_open_until, sum_up as sum_ledger_up},
     compare::compare,
     counts::count_waiting,
-    disputes::{held_back, load as load_dispute, save as save_dispute},
+    disputes::{held_back, load as load_dispute, oldest_open as oldest_open_dispute, save as save_dispute},
     ledger::book,
     payments::{
         Owed, asked_under_key, claim_due as claim_due_payments, given_up as given_up_payments,

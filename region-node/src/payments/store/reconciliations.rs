@@ -76,7 +76,7 @@ pub(in crate::payments) async fn tenants_without_day(
     tenants.into_iter().map(|tenant| tenant.parse().map_err(|_| unreadable("tenant_id", &tenant))).collect()
 }
 
-/// The accounts through which something was settled, or begun and not ended.
+/// The accounts through which something was settled, or begun and not ended, or is disputed.
 pub(in crate::payments) async fn accounts_used(
     tx: &mut TenantTx,
     from: OffsetDateTime,
@@ -90,6 +90,7 @@ pub(in crate::payments) async fn accounts_used(
            UNION SELECT p.provider FROM refunds r JOIN payments p ON p.id = r.payment_id
            WHERE r.status IN ('pending', 'authorized', 'unknown') AND r.created_at < $2 AND r.goes_to = 'source'
              AND p.provider NOT IN ('cash', 'wallet')
+           UNION SELECT p.provider FROM disputes d JOIN payments p ON p.id = d.payment_id WHERE d.status = 'open'
            UNION SELECT p.provider FROM refunds r JOIN payments p ON p.id = r.payment_id
            WHERE r.settled_at >= $1 AND r.settled_at < $2 AND r.goes_to = 'source' AND p.provider NOT IN ('cash', 'wallet')"#,
         from,

@@ -1,7 +1,7 @@
 //! What the PSP has done, compared with what stands here.
 
 use shared::ids::RefundId;
-use time::Duration;
+use time::{Duration, macros::datetime};
 
 use super::*;
 use crate::payments::{
@@ -233,6 +233,41 @@ async fn a_dispute_of_which_no_webhook_told_is_found(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn how_a_bank_has_decided_an_old_dispute_is_found_though_no_webhook_told(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let charge = dispute::provider_ref(&scene, id).await;
+    let amount = json!({"amount": 500, "currency": "USD"});
+    dispute::tell(&scene, "evt_1", &charge, &amount, "open").await.ok(200);
+    scene.region.clock.advance(Duration::hours(4));
+    let long_ago = scene.region.clock.now() - Duration::days(40);
+    let mut seen = Vec::new();
+    for state in [ListedState::Open, ListedState::Succeeded] {
+        let made = scene.admin.post(PATH, json!({})).await.ok(202)["id"].as_str().unwrap().to_owned();
+        let listed = Listed {
+            key: None,
+            provider_ref: "dp_1".to_owned(),
+            charge_ref: Some(charge.clone()),
+            amount: 500,
+            currency: "USD".to_owned(),
+            state,
+            created_at: long_ago,
+        };
+        let mut tx = scene.tx().await;
+        store::keep_listed(&mut tx, made.parse().unwrap(), ListedKind::Disputes, &[listed]).await.unwrap();
+        tx.commit().await.unwrap();
+        while reconcile::run_due(&scene.region.app).await.unwrap() > 0 {}
+        let report = scene.admin.get(&format!("{PATH}/{made}")).await.ok(200);
+        seen.push((found(&report), report["items"][0]["here"]["status"].clone()));
+    }
+    let decided = ("dispute_status_differs".to_owned(), id.to_string(), String::new());
+    assert_eq!(seen, [(vec![], json!(null)), (vec![decided], json!("open"))]);
+    let mut tx = scene.tx().await;
+    let oldest = store::oldest_open_dispute(&mut tx, "sandbox").await.unwrap();
+    assert_eq!(oldest, Some(datetime!(2026-03-01 12:00 UTC)), "disputes are listed from there");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn what_is_under_way_is_no_difference_until_it_should_have_ended(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let id = id_of(&scene.pay(scene.trip().await, "tok_timeout").await.ok(201));
@@ -292,7 +327,7 @@ async fn after_a_crash_between_two_pages_another_node_goes_on_where_the_first_st
     let (_, id) = due.into_iter().find(|(_, id)| made["id"] == id.to_string()).unwrap();
     let mut tx = scene.tx().await;
     let job = store::load_job(&mut tx, id).await.unwrap().unwrap();
-    let page = app.psp.list("sandbox", &job.listing(tenant, ListedKind::Charges)).await.unwrap();
+    let page = app.psp.list("sandbox", &job.listing(tenant, ListedKind::Charges, job.list_from)).await.unwrap();
     let next = job.clone().after_page(page.next, now + app.psp.hold());
     assert_eq!(next.phase, Phase::Charges, "there are more pages");
     assert!(store::advance(&mut tx, &job, &next, page.operations.len()).await.unwrap());

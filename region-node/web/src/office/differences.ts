@@ -10,6 +10,7 @@ const WORDS: Record<string, string> = {
   refund_amount_differs: 'Another amount was given back',
   refund_status_differs: 'Given back on one side alone',
   dispute_missing_here: 'Disputed, and nobody has told of it',
+  dispute_status_differs: 'Decided, and nobody has told how',
   ledger_differs: 'The ledger has it otherwise',
 };
 
