@@ -171,7 +171,7 @@ impl Life<'_> {
             let (batches, queue) = mpsc::unbounded_channel();
             writers.insert(stream, batches);
             let stored = Arc::new(Notify::new());
-            let writing = tasks::write(self.store.clone(), queue, stored.clone(), reports.clone(), stop.clone());
+            let writing = tasks::write(leader.clone(), queue, stored.clone());
             vital.spawn("storing", writing);
             vital.spawn("applying", tasks::apply(leader.clone(), stream, stored));
         }

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     once::Once,
     protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
-    store::{Damage, Damaged, Fence, Identity, Joining, LEASE_S, Membership, Store, StoreError},
+    store::{Applied, Damage, Damaged, Fence, Identity, Joining, LEASE_S, Membership, Received, Store, StoreError},
     transport::{KeyRing, Mesh, SigningKey},
 };
 
@@ -163,6 +163,7 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
             allowed = numbering.allowed.wait_for(|allowed| *allowed) => if allowed.is_err() { return },
             () = leader.stop.cancelled() => return,
         }
+        let begun = Instant::now();
         let done =
             leader.store.number(&fence, &numbering.cluster_id, &numbering.origin, numbering.signer.as_ref()).await;
         match done {
@@ -183,7 +184,7 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
                 return;
             }
         }
-        if !leader.pause(pause).await {
+        if !leader.pause(pause.saturating_sub(begun.elapsed())).await {
             return;
         }
     }
@@ -192,14 +193,10 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
 /// Batches made durable with one transaction.
 const STORED_AT_ONCE: usize = 16;
 
-/// Makes batches of one kind of log durable, in their order; those of one log that wait together, together.
-pub(super) async fn write(
-    store: Store,
-    mut queue: mpsc::UnboundedReceiver<Box<VerifiedBatch>>,
-    stored: Arc<Notify>,
-    reports: mpsc::UnboundedSender<Report>,
-    stop: CancellationToken,
-) {
+/// Makes batches of one kind of log durable, in their order; those of one log that wait together, together. What the leader
+/// can apply with them is applied; of the rest it is told that it is `stored`.
+pub(super) async fn write(leader: Leader, mut queue: mpsc::UnboundedReceiver<Box<VerifiedBatch>>, stored: Arc<Notify>) {
+    let Leader { store, fence, reports, stop, .. } = leader;
     let mut next: Option<Box<VerifiedBatch>> = None;
     loop {
         let first = match next.take() {
@@ -221,31 +218,51 @@ pub(super) async fn write(
             }
             batches.push(batch);
         }
-        let event = match store_batches(&store, &batches).await {
-            Ok(head) => {
-                stored.notify_one();
-                Event::Stored { log, head }
+        let (begun, held) = (Instant::now(), *fence.borrow());
+        match store_batches(&store, held.as_ref(), &batches).await {
+            Ok(Received { head, applied }) => {
+                let event = Event::Stored { log: log.clone(), head };
+                let _ = reports.send(Report::Core(Box::new(event)));
+                if applied > 0 {
+                    let done = Applied { applied: head.seq, entries: applied, set_aside: 0 };
+                    report_applied(&reports, log, &done, begun);
+                } else {
+                    stored.notify_one();
+                }
             }
             Err(error) => {
                 metrics::counter!("global_sync_store_failures_total").increment(1);
                 tracing::warn!(%log, "a batch was not stored: {error}");
                 let Some(head) = head_in_database(&store, &log, &stop).await else { return };
-                Event::StoreFailed { log, head }
+                let _ = reports.send(Report::Core(Box::new(Event::StoreFailed { log, head })));
             }
-        };
-        if reports.send(Report::Core(Box::new(event))).is_err() {
-            return;
         }
     }
 }
 
-async fn store_batches(store: &Store, batches: &[Box<VerifiedBatch>]) -> Result<crate::protocol::Head, StoreError> {
+fn report_applied(reports: &mpsc::UnboundedSender<Report>, log: LogId, done: &Applied, begun: Instant) {
+    let stream = log.stream.as_str();
+    metrics::histogram!("global_sync_apply_batch_duration_seconds", "stream" => stream)
+        .record(begun.elapsed().as_secs_f64());
+    metrics::counter!("global_sync_applied_total", "stream" => stream).increment(done.entries as u64);
+    let _ = reports.send(Report::Core(Box::new(Event::Applied { log, applied: done.applied })));
+}
+
+async fn store_batches(
+    store: &Store,
+    fence: Option<&Fence>,
+    batches: &[Box<VerifiedBatch>],
+) -> Result<Received, StoreError> {
     for batch in batches {
         if let Some(certificate) = &batch.checkpoint.certificate {
             store.save_certificate(&batch.log.origin.region, &batch.checkpoint.key_id, certificate).await?;
         }
     }
-    store.receive_all(batches).await
+    match store.receive_all(fence, batches).await {
+        // Whoever leads now applies them.
+        Err(StoreError::NotLeading) => store.receive_all(None, batches).await,
+        other => other,
+    }
 }
 
 async fn head_in_database(store: &Store, log: &LogId, stop: &CancellationToken) -> Option<crate::protocol::Head> {
@@ -303,11 +320,7 @@ async fn apply_all(leader: &Leader, fence: &Fence, stream: FactStream) -> Result
         match leader.store.apply(fence, &log).await {
             Ok(Some(done)) => {
                 progress = true;
-                metrics::histogram!("global_sync_apply_batch_duration_seconds", "stream" => stream.as_str())
-                    .record(begun.elapsed().as_secs_f64());
-                metrics::counter!("global_sync_applied_total", "stream" => stream.as_str())
-                    .increment(done.entries as u64);
-                let _ = leader.reports.send(Report::Core(Box::new(Event::Applied { log, applied: done.applied })));
+                report_applied(&leader.reports, log, &done, begun);
             }
             Ok(None) => {
                 metrics::counter!("global_sync_stuck_total", "stream" => stream.as_str()).increment(1);

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 
 use super::{
     Fence, Store, StoreError, from_sql,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     documents,
-    protocol::{Entry, Envelope, LogId, Origin, hash_of},
+    protocol::{Entry, Envelope, Hash, Head, HomeEpoch, LogId, Origin, hash_of},
 };
 use shared::{
     fact::{Fact, FactError, FactStream},
@@ -51,7 +51,7 @@ pub(crate) struct Stored {
     pub(crate) seq: u64,
     pub(crate) envelope: Envelope,
     pub(crate) fact: Fact,
-    pub(super) hash: crate::protocol::Hash,
+    pub(super) hash: Hash,
 }
 
 /// An entry as it was read: its number, the hash it was stored with, and its bytes.
@@ -216,6 +216,61 @@ impl Store {
     }
 }
 
+/// Applies facts of the ledger that were stored after entry `before` by the same transaction, if they are the next ones and
+/// nothing about them is out of the ordinary; whether they are applied now. If not, they are as if nobody had tried.
+pub(super) async fn apply_at_once(
+    connection: &mut PgConnection,
+    log: &LogId,
+    before: u64,
+    new: &[&(Entry, Envelope, Head)],
+) -> Result<bool, StoreError> {
+    if log.stream != FactStream::Ledger {
+        return Ok(false);
+    }
+    let facts: Option<Vec<NewFact>> =
+        new.iter().map(|(entry, envelope, _)| ledger_fact(log, envelope, entry)).collect();
+    let (Some(facts), Some((_, _, last))) = (facts, new.last()) else { return Ok(false) };
+    // Where entries are set aside they are counted for each transaction, see [`Store::apply`].
+    let are_next = sqlx::query_scalar!(
+        r#"SELECT 1 AS "are_next!" FROM repl_apply
+           WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND bucket = 0 AND applied = $4
+             AND NOT EXISTS (SELECT FROM repl_quarantine
+                             WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3
+                               AND state NOT IN ('stale', 'skipped'))
+           FOR UPDATE"#,
+        log.origin.region.as_str(),
+        to_sql(log.origin.incarnation)?,
+        log.stream.as_str(),
+        to_sql(before)?
+    );
+    if are_next.fetch_optional(&mut *connection).await?.is_none() {
+        return Ok(false);
+    }
+    let _spans: Vec<_> = new.iter().filter_map(|(_, envelope, _)| trace(envelope)).collect();
+    let mut attempt = connection.begin().await?;
+    match ledger::insert(&mut attempt, &log.origin, &facts).await {
+        Ok(conflicts) if conflicts.is_empty() => {}
+        Ok(_) => return Ok(false),
+        Err(error) if error.is_about_data() => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    save_applied(&mut attempt, log, last.seq).await?;
+    attempt.commit().await?;
+    Ok(true)
+}
+
+/// What a verified entry adds to the ledger; none if that wants a closer look.
+fn ledger_fact(log: &LogId, envelope: &Envelope, entry: &Entry) -> Option<NewFact> {
+    let fact = read_fact(log, envelope, entry).ok()?;
+    new_fact(envelope, fact_hash(&envelope.kind, entry.json()?), fact)
+}
+
+fn new_fact(envelope: &Envelope, hash: Hash, fact: Fact) -> Option<NewFact> {
+    let kind = fact.kind();
+    let epoch = envelope.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
+    Some(NewFact { seq: envelope.seq, kind, row: LedgerRow::of(fact)?, epoch, hash })
+}
+
 /// Applies an entry that was set aside; whether it could be, and none if it is not here.
 pub(super) async fn apply_again(
     connection: &mut PgConnection,
@@ -268,7 +323,7 @@ async fn apply_entries(connection: &mut PgConnection, log: &LogId, entries: Vec<
             }
         }
     }
-    let _spans: Vec<_> = facts.iter().filter_map(trace).collect();
+    let _spans: Vec<_> = facts.iter().filter_map(|stored| trace(&stored.envelope)).collect();
     match log.stream {
         FactStream::Control => set_aside.extend(documents::apply_control(connection, &facts).await?),
         FactStream::Config => set_aside.extend(documents::apply_config(connection, log, facts).await?),
@@ -345,13 +400,13 @@ pub(super) async fn edit_again(connection: &mut PgConnection, tenants: &BTreeSet
 }
 
 /// A span per traced fact, a child of the work that caused it in another region.
-fn trace(stored: &Stored) -> Option<tracing::Span> {
-    let traceparent = stored.envelope.traceparent.as_deref()?;
+fn trace(envelope: &Envelope) -> Option<tracing::Span> {
+    let traceparent = envelope.traceparent.as_deref()?;
     let span = tracing::info_span!(
         "replication.apply",
-        origin = %stored.origin,
-        seq = stored.seq,
-        kind = stored.envelope.kind
+        origin = %envelope.log.origin,
+        seq = envelope.seq,
+        kind = envelope.kind
     );
     shared::telemetry::continue_trace(&span, traceparent);
     Some(span)
@@ -384,8 +439,19 @@ fn fact_of(log: &LogId, seq: u64, envelope: &Envelope, entry: &Entry) -> Result<
     if envelope.log != *log || envelope.seq != seq {
         return Err(failed(&"the stored envelope is of another place"));
     }
-    let Some(body) = &entry.body else { return Err(SetAside::new(seq, "parked", "its body is withheld")) };
-    envelope.check_body(body).map_err(|error| failed(&error))?;
+    if let Some(body) = &entry.body {
+        envelope.check_body(body).map_err(|error| failed(&error))?;
+    }
+    read_fact(log, envelope, entry)
+}
+
+/// What the entry of a checked envelope and body says.
+fn read_fact(log: &LogId, envelope: &Envelope, entry: &Entry) -> Result<Fact, SetAside> {
+    let seq = envelope.seq;
+    let failed = |reason: &dyn ToString| SetAside::new(seq, "failed", reason.to_string());
+    if entry.body.is_none() {
+        return Err(SetAside::new(seq, "parked", "its body is withheld"));
+    }
     let fact = match Fact::from_body(&envelope.kind, entry.json().unwrap_or_default()) {
         Ok(fact) => fact,
         Err(error @ FactError::UnknownKind(_)) => return Err(SetAside::new(seq, "parked", error)),
@@ -405,13 +471,10 @@ async fn apply_ledger(
     let mut set_aside = Vec::new();
     let mut facts = Vec::with_capacity(entries.len());
     for stored in entries {
-        let kind = stored.fact.kind();
-        let Some(row) = LedgerRow::of(stored.fact) else {
-            set_aside.push(SetAside::new(stored.seq, "failed", "not a ledger fact"));
-            continue;
-        };
-        let epoch = stored.envelope.home_epoch.unwrap_or(crate::protocol::HomeEpoch { term: 0, n: 0 });
-        facts.push(NewFact { seq: stored.seq, kind, row, epoch, hash: stored.hash });
+        match new_fact(&stored.envelope, stored.hash, stored.fact) {
+            Some(fact) => facts.push(fact),
+            None => set_aside.push(SetAside::new(stored.seq, "failed", "not a ledger fact")),
+        }
     }
     for seq in ledger::insert(connection, &log.origin, &facts).await? {
         metrics::counter!("global_sync_equivocations_total").increment(1);

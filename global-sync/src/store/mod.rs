@@ -40,6 +40,7 @@ pub use lease::{Fence, LEASE_S, Lease};
 pub use membership::{Joining, Leaving};
 pub use number::{Numbered, Signer};
 pub use operations::{Order, Outcome};
+pub use receive::Received;
 pub use send::Outgoing;
 pub use snapshot::{Imported, Piece};
 pub use verify::{Damage, Looked};

@@ -225,7 +225,7 @@ async fn append(
     }
     checkpoints.push(head);
 
-    insert_entries(connection, log, &entries).await?;
+    insert_entries(connection, log, entries.iter().map(|(entry, head)| (entry, head))).await?;
     for checkpoint in checkpoints {
         let signature = signer.sign(&checkpoint_message(cluster_id, log, &checkpoint));
         insert_checkpoint(connection, log, checkpoint.seq, &signer.key_id(), &signature).await?;
@@ -256,6 +256,9 @@ async fn append(
 
 /// The head of a log, locked until the transaction ends; the log begins to exist.
 pub(super) async fn lock_head(connection: &mut PgConnection, log: &LogId) -> Result<Head, StoreError> {
+    if let Some(head) = lock_known_head(connection, log).await? {
+        return Ok(head);
+    }
     sqlx::query!(
         "INSERT INTO repl_cursor (origin_region, origin_incarnation, stream, head_hash) VALUES ($1, $2, $3, $4)
          ON CONFLICT DO NOTHING",
@@ -266,6 +269,10 @@ pub(super) async fn lock_head(connection: &mut PgConnection, log: &LogId) -> Res
     )
     .execute(&mut *connection)
     .await?;
+    Ok(lock_known_head(connection, log).await?.unwrap_or(Head::EMPTY))
+}
+
+async fn lock_known_head(connection: &mut PgConnection, log: &LogId) -> Result<Option<Head>, StoreError> {
     let row = sqlx::query!(
         "SELECT stored, head_hash FROM repl_cursor
          WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 FOR UPDATE",
@@ -273,9 +280,9 @@ pub(super) async fn lock_head(connection: &mut PgConnection, log: &LogId) -> Res
         to_sql(log.origin.incarnation)?,
         log.stream.as_str()
     )
-    .fetch_one(connection)
+    .fetch_optional(connection)
     .await?;
-    Ok(Head { seq: from_sql(row.stored), hash: hash(&row.head_hash)? })
+    row.map(|row| Ok(Head { seq: from_sql(row.stored), hash: hash(&row.head_hash)? })).transpose()
 }
 
 pub(super) async fn save_head(connection: &mut PgConnection, log: &LogId, head: &Head) -> Result<(), StoreError> {
@@ -307,15 +314,15 @@ pub(super) async fn save_applied(connection: &mut PgConnection, log: &LogId, app
     Ok(())
 }
 
-pub(super) async fn insert_entries(
+pub(super) async fn insert_entries<'a>(
     connection: &mut PgConnection,
     log: &LogId,
-    entries: &[(Entry, Head)],
+    entries: impl Iterator<Item = (&'a Entry, &'a Head)> + Clone,
 ) -> Result<(), StoreError> {
-    let seqs: Vec<i64> = entries.iter().map(|(_, head)| to_sql(head.seq)).collect::<Result<_, _>>()?;
-    let hashes: Vec<Vec<u8>> = entries.iter().map(|(_, head)| head.hash.to_vec()).collect();
-    let envelopes: Vec<Vec<u8>> = entries.iter().map(|(entry, _)| entry.envelope.clone()).collect();
-    let bodies: Vec<Option<Vec<u8>>> = entries.iter().map(|(entry, _)| entry.body.clone()).collect();
+    let seqs: Vec<i64> = entries.clone().map(|(_, head)| to_sql(head.seq)).collect::<Result<_, _>>()?;
+    let hashes: Vec<&[u8]> = entries.clone().map(|(_, head)| head.hash.as_slice()).collect();
+    let envelopes: Vec<&[u8]> = entries.clone().map(|(entry, _)| entry.envelope.as_slice()).collect();
+    let bodies: Vec<Option<&[u8]>> = entries.map(|(entry, _)| entry.body.as_deref()).collect();
     sqlx::query!(
         "INSERT INTO repl_log (origin_region, origin_incarnation, stream, seq, hash, envelope, body)
          SELECT $1, $2, $3, e.seq, e.hash, e.envelope, e.body
@@ -324,9 +331,9 @@ pub(super) async fn insert_entries(
         to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
         &seqs,
-        &hashes,
-        &envelopes,
-        &bodies as &[Option<Vec<u8>>]
+        &hashes as &[&[u8]],
+        &envelopes as &[&[u8]],
+        &bodies as &[Option<&[u8]>]
     )
     .execute(connection)
     .await?;

@@ -365,14 +365,49 @@ async fn batches_that_wait_together_are_stored_together_or_not_at_all(pool: PgPo
     let first = batch(&eu, Head::EMPTY, &[settlement(1), settlement(2)]);
     let second = batch(&eu, first.checkpoint.head, &[settlement(3)]);
     let third = batch(&eu, second.checkpoint.head, &[settlement(4)]);
-    assert!(matches!(us.store.receive_all(&[&first, &third]).await, Err(StoreError::Discontinuous)));
+    assert!(matches!(us.store.receive_all(None, &[&first, &third]).await, Err(StoreError::Discontinuous)));
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_log").await, 0);
     us.store.receive(&first).await.unwrap();
-    let head = us.store.receive_all(&[&first, &second, &third]).await.unwrap();
+    let head = us.store.receive_all(None, &[&first, &second, &third]).await.unwrap().head;
     assert_eq!((head, head.seq), (third.checkpoint.head, 4));
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_log").await, 4);
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM repl_checkpoint").await, 3);
     assert_eq!(us.store.read_for_peer(&eu, 1, 4, 1, &[]).await.unwrap().unwrap().checkpoint.head.seq, 2);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn the_leader_applies_what_it_stores_unless_that_wants_a_closer_look(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    let mut head = Head::EMPTY;
+    let mut receive = async |fence: Option<&Fence>, facts: &[Fact]| {
+        let next = batch(&eu, head, facts);
+        head = next.checkpoint.head;
+        us.store.receive_all(fence, &[&next]).await.unwrap().applied
+    };
+    assert_eq!(receive(Some(&us.fence), &[settlement(1)]).await, 0, "nothing of the log was ever applied");
+    assert_eq!(receive(Some(&us.fence), &[settlement(2)]).await, 0, "the one before is not applied yet");
+    us.apply_all().await;
+    assert_eq!(receive(Some(&us.fence), &[settlement(3), settlement(4)]).await, 2);
+    assert_eq!(us.store.logs().await.unwrap()[&eu].applied, 4);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 4);
+    assert_eq!(receive(None, &[settlement(5)]).await, 0, "another instance leads");
+    us.apply_all().await;
+
+    let Fact::Settlement(mut forged) = settlement(1) else { unreachable!() };
+    forged.amount = 1;
+    assert_eq!(receive(Some(&us.fence), &[settlement(6), Fact::Settlement(forged)]).await, 0);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 5, "neither, until it is looked at");
+    assert_eq!(us.apply_all().await, 1);
+    assert_eq!(us.scalar::<String>("SELECT state FROM repl_quarantine WHERE seq = 7").await, "conflict");
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 6);
+    assert!(us.store.check_ledger(&us.fence).await.unwrap().is_empty(), "what was taken back is in no sum");
+
+    let lost = us.fence;
+    us.store.release_lease(&us.fence).await.unwrap();
+    let next = batch(&eu, head, &[settlement(8)]);
+    assert!(matches!(us.store.receive_all(Some(&lost), &[&next]).await, Err(StoreError::NotLeading)));
+    assert_eq!(us.store.logs().await.unwrap()[&eu].head, head);
 }
 
 #[sqlx::test(migrations = "../migrations")]

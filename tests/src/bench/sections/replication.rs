@@ -39,6 +39,13 @@ pub(super) enum Way {
 }
 
 impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::GlobalSync => "global-sync",
+            Self::Logical => "logical replication",
+        }
+    }
+
     /// The table in which they become visible there.
     pub(super) fn table(self) -> &'static str {
         match self {
@@ -70,9 +77,37 @@ impl Way {
 
 pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     let stand = Stand::start().await?;
-    let tables = vec![latency(&stand, options).await?, catch_up(&stand, options).await?, drafts(options)?];
-    stand.logical.close().await?;
-    Ok(tables)
+    let (mut latency, mut catch_up) = (latency_table(), catch_up_table());
+    add_rows(&stand, Way::GlobalSync, &mut latency, &mut catch_up, options).await?;
+    // Only now: its decoder reads every commit of the database, whosever it is.
+    let subscription = stand.subscribe().await?;
+    add_rows(&stand, Way::Logical, &mut latency, &mut catch_up, options).await?;
+    subscription.end().await?;
+    Ok(vec![latency, catch_up, drafts(options)?])
+}
+
+async fn add_rows(
+    stand: &Stand,
+    way: Way,
+    latency: &mut Table,
+    catch_up: &mut Table,
+    options: &Options,
+) -> anyhow::Result<()> {
+    let name = way.name();
+    for per_s in [CALM_PER_S, BUSY_PER_S] {
+        let mut runs = Vec::new();
+        for _ in 0..options.runs() {
+            runs.push(paced(stand, way, per_s, options.duration()).await?);
+        }
+        latency.row(format!("{name}, {per_s}/s asked for"), &runs);
+    }
+    let rows: i64 = if options.quick { 20_000 } else { 1_000_000 };
+    let run = match way {
+        Way::GlobalSync => ours(stand, rows).await?,
+        Way::Logical => theirs(stand, rows).await?,
+    };
+    catch_up.row(name, &[run]);
+    Ok(())
 }
 
 const DRAFT_EDITS: u32 = 1_000;
@@ -120,9 +155,20 @@ pub(super) struct Stand {
     pub(super) cluster: Cluster,
     pub(super) here: PgPool,
     pub(super) there: PgPool,
-    /// Owns the subscription, whose changes no transaction may hold.
-    pub(super) logical: PgConnection,
+}
+
+/// Postgres' logical replication of the other table, with the same way to go.
+struct Subscription {
+    /// Owns it: no transaction may hold its changes.
+    there: PgConnection,
     _links: Links,
+}
+
+impl Subscription {
+    async fn end(mut self) -> anyhow::Result<()> {
+        self.there.execute("DROP SUBSCRIPTION bench").await?;
+        Ok(self.there.close().await?)
+    }
 }
 
 impl Stand {
@@ -147,22 +193,25 @@ impl Stand {
         there.execute("ALTER TABLE bench_facts ALTER position DROP IDENTITY").await?;
         here.execute("CREATE PUBLICATION bench FOR TABLE bench_facts").await?;
 
-        // Its connection has the same way to go.
+        Ok(Self { cluster, here, there })
+    }
+
+    async fn subscribe(&self) -> anyhow::Result<Subscription> {
         let links = Links::new()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let options = here.connect_options();
+        let options = self.here.connect_options();
         let postgres = SocketAddr::from(([127, 0, 0, 1], options.get_port()));
         links.open(THERE, HERE, Route { listen: port, tcp: vec![postgres], udp: vec![postgres] }).await?;
         for (from, to) in [(THERE, HERE), (HERE, THERE)] {
             links.change(from, to, |direction| direction.delay = ONE_WAY)?;
         }
-        let mut logical = PgConnection::connect(&cluster.postgres_url(THERE)).await?;
+        let mut there = PgConnection::connect(&self.cluster.postgres_url(THERE)).await?;
         let subscribe = format!(
             "CREATE SUBSCRIPTION bench CONNECTION 'host=127.0.0.1 port={port} user=postgres dbname=gocomet'
              PUBLICATION bench WITH (copy_data = false)"
         );
-        logical.execute(sqlx::AssertSqlSafe(subscribe)).await?;
-        Ok(Self { cluster, here, there, logical, _links: links })
+        there.execute(sqlx::AssertSqlSafe(subscribe)).await?;
+        Ok(Subscription { there, _links: links })
     }
 
     pub(super) async fn count(&self, pool: &PgPool, table: &str) -> anyhow::Result<i64> {
@@ -187,25 +236,16 @@ pub(super) fn used(meters: &[Meter; 2]) -> anyhow::Result<Cpu> {
     Ok(Cpu { postgres_us: a.postgres_us + b.postgres_us, sync_us: a.sync_us + b.sync_us, ..Cpu::default() })
 }
 
-async fn latency(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
+fn latency_table() -> Table {
     let columns =
         ["way", "settlements/s", "p50 ms over the one-way delay", "p99 ms over it", "visible/s", "CPU µs each"];
     let mut table = Table::new("From the commit here until it is visible there, 40 ms away", &columns);
-    for (name, way) in [("global-sync", Way::GlobalSync), ("logical replication", Way::Logical)] {
-        for per_s in [CALM_PER_S, BUSY_PER_S] {
-            let mut runs = Vec::new();
-            for _ in 0..options.runs() {
-                runs.push(paced(stand, way, per_s, options.duration()).await?);
-            }
-            table.row(format!("{name}, {per_s}/s asked for"), &runs);
-        }
-    }
     table.notes.push(
         "Logical replication numbers nothing, signs nothing and compares nothing: it is the floor. CPU is that of both \
          databases and both global-syncs, the look that finds what is visible (every 2 ms) included."
             .into(),
     );
-    Ok(table)
+    table
 }
 
 /// Commits at a pace and looks when each settlement is visible on the other side.
@@ -275,20 +315,17 @@ pub(super) async fn write(
     Ok(committed)
 }
 
-async fn catch_up(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
-    let rows: i64 = if options.quick { 20_000 } else { 1_000_000 };
+fn catch_up_table() -> Table {
     let columns =
         ["way", "settlements", "rows/s", "bytes on the wire each", "CPU µs each", "MiB of memory here while away"];
     let mut table = Table::new("A region that was away catches up", &columns);
-    table.row("global-sync", &[ours(stand, rows).await?]);
-    table.row("logical replication", &[theirs(stand, rows).await?]);
     table.notes.push(
         "From the moment the other side is there again until it holds everything. Global-sync's CPU is that of sending, \
          storing, verifying and applying; the time it took to number them is not in it. Memory is that of the global-sync \
          here with everything numbered and the peer away."
             .into(),
     );
-    Ok(table)
+    table
 }
 
 async fn ours(stand: &Stand, rows: i64) -> anyhow::Result<Vec<Option<f64>>> {
