@@ -27,7 +27,7 @@ impl Drives<'_> {
         let place = json!({"lat": 40.7, "lng": -74.0});
         let quote = json!({"rider_id": self.rider, "pickup": place, "dropoff": place, "vehicle_class": "standard",
             "tariff_version": 1, "tariff": {}, "surge": 1.0, "currency": self.currency, "distance_m": 1000, "duration_s": 100,
-            "expires_at": 0});
+            "reprice_percent": 150, "expires_at": 0});
         sqlx::query(
             "WITH driven AS (
                  SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::jsonb[]) AS d (ride, trip, total, fare)

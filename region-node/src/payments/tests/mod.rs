@@ -136,7 +136,7 @@ impl Scene {
         let place = json!({"lat": 40.7, "lng": -74.0});
         let quote = json!({"rider_id": self.rider.id, "pickup": place, "dropoff": place, "vehicle_class": "standard",
             "tariff_version": 1, "tariff": {}, "surge": 1.0, "currency": "USD", "distance_m": 1000, "duration_s": 100,
-            "expires_at": 0});
+            "reprice_percent": 150, "expires_at": 0});
         let (ride, trip) = (Uuid::now_v7(), Uuid::now_v7());
         let mut tx = self.tx().await;
         sqlx::query(
