@@ -1677,7 +1677,8 @@ export interface components {
             /**
              * @description `missing_here`, `missing_at_psp`, `amount_differs`, `status_differs`, each of them with `refund_` before it for a
              *     refund; `charged_twice` and `refund_made_twice` where the payment service has done what stands here once more;
-             *     `dispute_missing_here` where nobody has told of a dispute; and `ledger_differs` where a payment or refund and its entry in the ledger do.
+             *     `dispute_missing_here` where nobody has told of a dispute, `dispute_status_differs` where nobody has told how it was
+             *     decided; and `ledger_differs` where a payment or refund and its entry in the ledger do.
              */
             class: string;
             here?: components["schemas"]["Seen"] | null;
