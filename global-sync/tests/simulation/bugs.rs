@@ -84,6 +84,12 @@ pub(crate) enum Bug {
     DigestOfNow,
     /// Sums are of keys alone.
     DigestOfKeys,
+    /// A command that waited for a hand-over goes on as if nothing had been.
+    HandOverUnfenced,
+    /// Whom a term was promised to is not written down.
+    PromiseForgotten,
+    /// What comes after a move was heard of is late, whatever came before it elsewhere.
+    LateByArrival,
 }
 
 /// A planted bug, the pitfall it stands for and who has to find it.
@@ -322,6 +328,24 @@ pub(crate) const PLANTED: &[Planted] = &[
         bug: Bug::DigestOfKeys,
         pitfall: "sums that do not see what a row says",
         laws: &[Law::AllConverge],
+        seed: 0,
+    },
+    Planted {
+        bug: Bug::HandOverUnfenced,
+        pitfall: "what was under way at the old home slips past the hand-over",
+        laws: &[Law::OneHomeWrites],
+        seed: 0,
+    },
+    Planted {
+        bug: Bug::PromiseForgotten,
+        pitfall: "two regions win the same term",
+        laws: &[Law::OneHomeWrites],
+        seed: 0,
+    },
+    Planted {
+        bug: Bug::LateByArrival,
+        pitfall: "late depends on what a region heard of first",
+        laws: &[Law::MovesEndAlike],
         seed: 0,
     },
 ];

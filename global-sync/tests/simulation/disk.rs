@@ -10,7 +10,10 @@ use global_sync::protocol::{
 use shared::{fact::FactStream, ids::RegionName};
 use uuid::Uuid;
 
-use super::region::{CLUSTER, sign};
+use super::{
+    moves::Tenant,
+    region::{CLUSTER, sign},
+};
 
 /// How long a lease lasts that nobody renews.
 pub(crate) const LEASE_MS: u64 = 3_000;
@@ -58,6 +61,8 @@ pub(crate) struct Disk {
     pub(crate) outbox: Vec<Waiting>,
     /// What others said they have.
     pub(crate) acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
+    /// What is known of the tenant that moves.
+    pub(crate) tenant: Tenant,
     /// Who gave the snapshot that is loaded, until another is found to have the same.
     pub(crate) snapshot_of: Option<RegionName>,
     /// The life the region is in, less one.
@@ -87,6 +92,11 @@ pub(crate) struct Applying {
 }
 
 impl Disk {
+    /// Of a region in which nothing has happened yet.
+    pub(crate) fn of(region: &str) -> Self {
+        Self { tenant: Tenant::known_to(region), ..Self::default() }
+    }
+
     pub(crate) fn origin(&self, region: &RegionName) -> Origin {
         Origin { region: region.clone(), incarnation: self.life + 1 }
     }
@@ -266,6 +276,7 @@ impl Disk {
                 self.set_aside.insert(place);
                 continue;
             }
+            self.tenant.apply(log, &envelope, &entry);
             let told = Counted { body: envelope.body_hash, times: 1 };
             self.facts
                 .entry(envelope.id)
@@ -314,8 +325,10 @@ impl Disk {
     }
 
     pub(crate) fn load_rows(&mut self, news: &[(LogId, Head)], from: &Self) {
+        self.tenant.settle_as(&from.tenant);
         for (log, upto) in news {
             let told = from.rows.iter().filter(|((of, seq), _)| of == log && *seq <= upto.seq);
+            self.tenant.load(&from.tenant, told.clone().map(|(_, fact)| fact));
             for (place, fact) in told {
                 self.rows.insert(place.clone(), *fact);
                 if from.set_aside.contains(place) {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{
     disk::{Disk, POISON, Waiting},
+    moves::PAID,
     random::Random,
     region::{INSTANCES, Region},
     world::{Happening, World},
@@ -15,6 +16,10 @@ pub(super) const FAULTS_LAST_MS: u64 = 9_000;
 const CONVERGE_WITHIN_MS: u64 = 30_000;
 /// Where a large fact takes every line seconds, and a region that was restored fetches all of them.
 const CONVERGE_SLOWLY_WITHIN_MS: u64 = 90_000;
+/// Of so many seeds one has seven regions, which take several times as long.
+const SEVEN_IN: u64 = 50;
+/// A folder that is put back so much later tells that nobody has led it for long: longer than a lease and a restart take.
+const UNLED_AFTER_MS: u64 = 5_100;
 /// A region that joins or leaves is looked at this often.
 const SETTLE_EVERY_MS: u64 = 200;
 /// Slower than a batch is ever given time for, and slower than the slowest transaction before the database went away.
@@ -32,15 +37,18 @@ pub(crate) struct Plan {
     /// All is the same so long after the last fault.
     pub(super) converges_within_ms: u64,
     /// Whether some databases are put back from copies.
-    loses: bool,
+    pub(super) loses: bool,
     pub(super) tampers: bool,
     /// Whether a database misreads the hash of an entry that it is asked to compare.
     pub(super) misreads: bool,
+    /// Whether the tenant moves.
+    pub(super) moves: bool,
 }
 
 impl Plan {
-    pub(super) fn draw(random: &mut Random) -> Self {
-        let count = usize::try_from(random.between(3, 6)).expect("few");
+    pub(super) fn draw(random: &mut Random, seed: u64) -> Self {
+        let few = usize::try_from(random.between(3, 6)).expect("few");
+        let count = if seed % SEVEN_IN == SEVEN_IN - 1 { 7 } else { few };
         Self {
             count,
             joins: (count > 3 && random.chance(250)).then_some(count - 1),
@@ -50,11 +58,12 @@ impl Plan {
             loses: random.chance(400),
             tampers: false,
             misreads: false,
+            moves: false,
         }
     }
 
     pub(super) fn regions(&self) -> Vec<Region> {
-        let names = ["us-east", "eu-west", "ap-south", "sa-east", "af-south"];
+        let names = ["us-east", "eu-west", "ap-south", "sa-east", "af-south", "me-central", "ap-north"];
         let state = |number| if self.joins == Some(number) { None } else { Some(MemberState::Active) };
         names[..self.count].iter().enumerate().map(|(number, name)| Region::new(name, state(number))).collect()
     }
@@ -71,6 +80,18 @@ impl World {
                 self.network.bandwidth.insert((from, to), bytes_a_second);
             }
         }
+        self
+    }
+
+    /// A region's folder is put back long after, as it was, and another is never heard of again. It lacks nothing, which only
+    /// that one could deny.
+    pub(crate) fn with_a_region_in_doubt(mut self) -> Self {
+        let (region, lost) = (0, 1_000);
+        self.schedule(900, Happening::Die { region: 1 });
+        self.schedule(lost, Happening::Backup { region });
+        let back_after = Some(UNLED_AFTER_MS);
+        self.schedule(lost, Happening::Lose { region, processes_too: true, as_it_lay: true, back_after });
+        self.schedule(lost + UNLED_AFTER_MS + 1_000, Happening::Emit { region, burst: 1 });
         self
     }
 
@@ -155,7 +176,7 @@ impl World {
             let backup = lost - self.random.between(20, age);
             let (processes_too, as_it_lay) = (self.random.chance(500), self.random.chance(500));
             self.schedule(backup, Happening::Backup { region });
-            self.schedule(lost, Happening::Lose { region, processes_too, as_it_lay });
+            self.schedule(lost, Happening::Lose { region, processes_too, as_it_lay, back_after: None });
         }
     }
 
@@ -224,7 +245,9 @@ impl World {
                 let copy = self.regions[region].disk.clone();
                 self.backups.insert(region, copy);
             }
-            Happening::Lose { region, processes_too, as_it_lay } => self.lose(region, processes_too, as_it_lay),
+            Happening::Lose { region, processes_too, as_it_lay, back_after } => {
+                self.lose(region, processes_too, as_it_lay, back_after);
+            }
             Happening::Back { region, as_it_lay } => self.come_back(region, as_it_lay),
             Happening::Die { region } => self.die(region),
             Happening::Join { region } => self.join(region),
@@ -245,6 +268,10 @@ impl World {
                     self.give(at, Event::CompareNow);
                 }
             }
+            Happening::Pay => self.pay(),
+            Happening::HandOver { to } => self.hand_over(to),
+            Happening::Stand { by } => self.stand(by),
+            Happening::Take { by, home, term } => self.take(by, &home, term),
             Happening::Cut { from, to } if !self.healed => {
                 if !self.network.cut.contains(&(to, from)) {
                     self.saw("cut one way");
@@ -309,6 +336,9 @@ impl World {
         if away || self.regions[region].lost != database {
             return;
         }
+        if row.draft.kind == PAID && !self.may_pay(region, &row.draft) {
+            return;
+        }
         self.laws.committed(region, row.draft.id, row.draft.kind == POISON);
         self.regions[region].disk.outbox.push(row);
     }
@@ -316,11 +346,11 @@ impl World {
     /// A region loses its database; a copy takes its place after a while. It is promoted, or restored to a point in time, and
     /// says so by its timeline; or its folder is put back as it lay, which nothing in it says but a lease that ran out long
     /// ago.
-    fn lose(&mut self, region: usize, processes_too: bool, as_it_lay: bool) {
+    fn lose(&mut self, region: usize, processes_too: bool, as_it_lay: bool, back_after: Option<u64>) {
         let away = self.regions[region].away_until > self.now;
         let Some(copy) = self.backups.remove(&region).filter(|_| !away && self.may_run(region)) else { return };
         self.saw(if processes_too { "disk lost" } else { "disk replaced under running processes" });
-        let back = self.now + self.random.between(AWAY_AT_LEAST_MS, 4_000);
+        let back = self.now + back_after.unwrap_or_else(|| self.random.between(AWAY_AT_LEAST_MS, 4_000));
         let as_it_lay = as_it_lay && copy.is_unled(back);
         self.regions[region].away_until = back;
         self.regions[region].restore = Some(copy);
@@ -395,7 +425,11 @@ impl World {
                 self.regions[region].joined_at = self.now;
                 return;
             }
-            Some(MemberState::Draining) if ours.restore.is_none() && ours.disk.outbox.is_empty() => {
+            Some(MemberState::Draining)
+                if ours.restore.is_none()
+                    && ours.disk.outbox.is_empty()
+                    && !(self.plan.moves && ours.disk.tenant.is_home()) =>
+            {
                 let told = |other: &Region| {
                     let said = ours.disk.heads.iter().filter(|(log, _)| log.origin.region == ours.name);
                     other.restore.is_none() && said.into_iter().all(|(log, head)| other.disk.head(log).seq >= head.seq)

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::{
     disk::{Disk, envelope},
+    moves::{Home, Tenant},
     region::{INSTANCES, LIMITS, Region},
 };
 
@@ -50,6 +51,11 @@ pub(crate) enum Law {
     NothingIsLost,
     /// A fact counts once, and says what it said first.
     FactsCountOnce,
+    /// One region alone writes in an epoch of a tenant, and nothing once it was handed over; one alone takes a term by force.
+    OneHomeWrites,
+    /// In the end every region names the same home of a tenant, and as late exactly the payments that whoever took it by force
+    /// had not stored by then.
+    MovesEndAlike,
     /// Nobody has to tell of damage, but of what was altered on its way or tampered with.
     NothingIsDamaged,
     /// An entry that is found to be another one is told of.
@@ -110,6 +116,15 @@ pub(crate) struct Laws {
     pulls: BTreeMap<(End, LogId, u64), (u64, u64)>,
     /// Whom an instance asks for a log.
     asked: BTreeMap<(usize, LogId), ConnectionId>,
+    /// Who paid in which epoch of the tenant, and which epochs were handed over.
+    writers: BTreeMap<(u64, u64), usize>,
+    handed_over: BTreeSet<(u64, u64)>,
+    /// Where each payment was committed, and in which term.
+    paid: BTreeMap<Uuid, (usize, u64)>,
+    /// Who took a term by force, and the facts that one had stored.
+    taken: BTreeMap<u64, (usize, BTreeSet<Uuid>)>,
+    /// The tenant's home, as the first region that was asked in the end has it.
+    home: Option<Home>,
 }
 
 impl Laws {
@@ -304,6 +319,42 @@ impl Laws {
             put_back.contains(&log.origin.region) && disks.iter().all(|disk| disk.head(log).seq < *seq)
         });
         self.forgotten.extend(gone.map(|(_, hash)| hash));
+    }
+
+    /// A payment of the tenant is committed.
+    pub(crate) fn paid(&mut self, region: usize, fact: Uuid, epoch: (u64, u64)) {
+        self.paid.insert(fact, (region, epoch.0));
+        if *self.writers.entry(epoch).or_insert(region) != region || self.handed_over.contains(&epoch) {
+            self.broken(Law::OneHomeWrites, format!("region {region} writes in {epoch:?}, which is not its own"));
+        }
+    }
+
+    pub(crate) fn handed_over(&mut self, epoch: (u64, u64)) {
+        self.handed_over.insert(epoch);
+    }
+
+    /// A region takes the tenant by force, with these facts.
+    pub(crate) fn taken(&mut self, term: u64, by: usize, stored: BTreeSet<Uuid>) {
+        if let Some((before, _)) = self.taken.insert(term, (by, stored)) {
+            self.broken(Law::OneHomeWrites, format!("regions {before} and {by} take term {term}"));
+        }
+    }
+
+    /// What a region has of the tenant in the end.
+    pub(crate) fn moves_ended(&mut self, tenant: &Tenant, late: &BTreeMap<Uuid, bool>, all_heard: bool) {
+        let home = self.home.get_or_insert_with(|| tenant.home.clone());
+        if all_heard && *home != tenant.home {
+            let text = format!("the home is {home:?} or {:?}", tenant.home);
+            self.broken(Law::MovesEndAlike, text);
+        }
+        let wrong = late.iter().find(|(fact, late)| {
+            let Some((region, term)) = self.paid.get(*fact) else { return true };
+            let taken = tenant.taken_after(*term).and_then(|term| self.taken.get(&term));
+            **late != taken.is_some_and(|(by, stored)| by != region && !stored.contains(*fact))
+        });
+        if let Some((fact, late)) = wrong {
+            self.broken(Law::MovesEndAlike, format!("that payment {fact} is late is said to be {late}"));
+        }
     }
 
     /// A region begins another life.

@@ -75,7 +75,7 @@ impl Region {
     pub(crate) fn new(name: &str, state: Option<MemberState>) -> Self {
         Self {
             name: name.parse().expect("a name"),
-            disk: Disk::default(),
+            disk: Disk::of(name),
             state,
             joined_at: 0,
             paused: BTreeSet::new(),

@@ -20,6 +20,7 @@ use super::{
     disk::{Applying, Disk, LEASE_MS, Waiting, written_anew},
     faults::{FAULTS_LAST_MS, Plan},
     laws::{Breach, Law, Laws},
+    moves::Home,
     network::Network,
     random::Random,
     region::{HashTrust, INSTANCES, Instance, LIMITS, Region, Start},
@@ -89,7 +90,7 @@ pub(super) enum Happening {
     Slow { region: usize, until: u64 },
     Full { region: usize, until: u64 },
     Backup { region: usize },
-    Lose { region: usize, processes_too: bool, as_it_lay: bool },
+    Lose { region: usize, processes_too: bool, as_it_lay: bool, back_after: Option<u64> },
     Back { region: usize, as_it_lay: bool },
     Die { region: usize },
     Join { region: usize },
@@ -98,6 +99,10 @@ pub(super) enum Happening {
     Pause { region: usize, peer: usize, stream: FactStream },
     Resume { region: usize, peer: usize, stream: FactStream },
     CompareNow { region: usize },
+    Pay,
+    HandOver { to: usize },
+    Stand { by: usize },
+    Take { by: usize, home: Box<Home>, term: u64 },
     Cut { from: usize, to: usize },
     Mend { from: usize, to: usize },
     Heal,
@@ -170,7 +175,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(&mut random, seed);
         let mut world = Self {
             now: 0,
             random,
@@ -193,6 +198,7 @@ impl World {
         };
         world.plan_faults();
         world.plan_operators(seed);
+        world.plan_moves(seed);
         world
     }
 
@@ -218,6 +224,9 @@ impl World {
             self.happen(happening);
         }
         self.laws.at_the_end(&self.regions);
+        if self.plan.moves {
+            self.end_moves();
+        }
         Outcome { trace: self.trace.finish(), breach: self.laws.breach, seen: self.seen }
     }
 
@@ -409,7 +418,7 @@ impl World {
     }
 
     /// What the database says when a transaction of an instance asks whether it leads.
-    fn leads(&self, at: usize) -> bool {
+    pub(super) fn leads(&self, at: usize) -> bool {
         let disk = &self.regions[at / INSTANCES].disk;
         let copy_too = self.has(Bug::LeaseOfCopyHolds) || self.has(Bug::FailoverUnnoticed);
         self.instances[at].fence.is_some_and(|fence| disk.holds(self.now, fence) || (copy_too && disk.is_of(fence)))
