@@ -25,6 +25,10 @@ const TENANT: &str = "cabs";
 /// Ids of payments and moves, apart from those of all other facts: nobody tells them twice.
 const IDS: u128 = 1 << 64;
 
+/// Whoever stands for a home asks so often, since not everybody hears him at once.
+const ASKS: u64 = 8;
+const ASKS_EVERY_MS: u64 = 100;
+
 /// A home of the tenant: its region, and its epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Home {
@@ -146,9 +150,10 @@ impl World {
         }
         for _ in 0..random.between(1, 4) {
             let at = random.between(1_500, FAULTS_LAST_MS - 1_000);
-            for _ in 0..random.between(1, 3) {
-                let by = a_region(&mut random);
-                self.schedule(at + random.between(0, 400), Happening::Stand { by });
+            // Rivals that have not heard of each other yet.
+            for _ in 0..random.between(1, 4) {
+                let (by, first) = (a_region(&mut random), at + random.between(0, 100));
+                (0..ASKS).for_each(|again| self.schedule(first + again * ASKS_EVERY_MS, Happening::Stand { by }));
             }
         }
     }
@@ -264,7 +269,7 @@ impl World {
             }
         }
         if agreed > voters.len() / 2 {
-            let at = self.now + self.random.between(0, 1_000);
+            let at = self.now + self.random.between(0, 300);
             self.schedule(at, Happening::Take { by, home: Box::new(home), term });
         }
     }
