@@ -1,11 +1,11 @@
 //! The replication core against a hostile world: everything follows from a printed seed.
 //!
-//! Three to five regions, or seven, of two instances each emit facts while messages are lost, doubled, reordered, altered and cut off
-//! one way or both; while instances crash between any two effects, stand still and go on, lose their database, and run on
+//! Three to five regions, or seven, of two instances each emit facts while messages are lost, doubled, reordered, altered and
+//! cut off one way or both; while instances crash between any two effects, stand still and go on, lose their database, and run on
 //! clocks of their own; while databases are slow or full, or are put back from an old copy, with or without the processes on
 //! them; while regions join, leave and die, operators pause streams and have everything compared, and a tenant whose riders pay
-//! is handed over by its home or taken by force. Old entries are dropped, whoever needs them then loads a snapshot, and regions compare what they derived. After each step the laws in `laws` are
-//! looked at. Then the world heals, and within thirty simulated seconds, ninety where every line is slow, all regions that are
+//! is handed over by its home or taken by force. Old entries are dropped, whoever needs them then loads a snapshot, and regions
+//! compare what they derived. After each step the laws in `laws` are looked at. Then the world heals, and within thirty simulated seconds, ninety where every line is slow, all regions that are
 //! left must have every fact. Each seed runs twice and must leave the same trace, which covers every field of every event and
 //! effect.
 //!

@@ -24,7 +24,7 @@ pub(crate) async fn apply_config(
     let mut edits: BTreeMap<String, Vec<Edit>> = BTreeMap::new();
     let mut changed = BTreeSet::new();
     for Stored { origin, seq, envelope, fact, .. } in entries {
-        let epoch = envelope.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
+        let epoch = envelope.home_epoch.unwrap_or_default();
         match fact {
             Fact::ConfigChanged(_) | Fact::ConfigCompacted(_) | Fact::ConfigAdopted(_) => {
                 let tenant = fact.tenant().unwrap_or_default().to_owned();

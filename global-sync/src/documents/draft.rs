@@ -85,7 +85,7 @@ async fn merge_held(connection: &mut PgConnection, draft: &mut Draft) -> Result<
         let Some((log, Stored { seq, .. })) = held.last() else { return Ok(applied) };
         after = Some((log.clone(), *seq));
         let edits = held.into_iter().map(|(log, Stored { seq, envelope, fact, .. })| {
-            let epoch = envelope.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
+            let epoch = envelope.home_epoch.unwrap_or_default();
             Edit { log, seq, epoch, fact }
         });
         for (Edit { log, seq, fact, .. }, refusal) in draft.merge_some(edits.collect())? {

@@ -17,8 +17,8 @@ pub use shared::fact::SALT_BYTES;
 /// The version of envelopes this program writes.
 const ENVELOPE_VERSION: u32 = 1;
 
-/// Which tenure of a tenant's home wrote a fact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which tenure of a tenant's home wrote a fact; the default is before every tenure, for facts that name none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HomeEpoch {
     /// Raised by a forced move.
     pub term: u64,

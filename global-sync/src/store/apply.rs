@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     documents,
-    protocol::{Entry, Envelope, Hash, Head, HomeEpoch, LogId, Origin, hash_of},
+    protocol::{Entry, Envelope, Hash, Head, LogId, Origin, hash_of},
 };
 use shared::{
     fact::{Fact, FactError, FactStream},
@@ -267,7 +267,7 @@ fn ledger_fact(log: &LogId, envelope: &Envelope, entry: &Entry) -> Option<NewFac
 
 fn new_fact(envelope: &Envelope, hash: Hash, fact: Fact) -> Option<NewFact> {
     let kind = fact.kind();
-    let epoch = envelope.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
+    let epoch = envelope.home_epoch.unwrap_or_default();
     Some(NewFact { seq: envelope.seq, kind, row: LedgerRow::of(fact)?, epoch, hash })
 }
 

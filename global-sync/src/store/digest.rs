@@ -8,9 +8,9 @@ use super::{Store, StoreError};
 impl Store {
     /// Covers every log by its head, which vouches for all before it, and what was derived from them: the ledger by its
     /// sums, drafts by their heads and content, the newest published version of each tenant, where they run, homes, what whoever
-    /// took them by force had heard of, and regions. Nothing in it depends on the order of arrival. Of each table only a hash leaves the database, and of the versions that
-    /// were ever published no more is read than one a tenant: those before are in the logs, and compared one by one with those
-    /// of other regions ([`Store::derived_rows`]).
+    /// took them by force had heard of, and regions. Nothing in it depends on the order of arrival. Of each table only a hash
+    /// leaves the database, and of the versions that were ever published no more is read than one a tenant: those before are in
+    /// the logs, and compared one by one with those of other regions ([`Store::derived_rows`]).
     pub async fn digest(&self) -> Result<String, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;

@@ -39,7 +39,8 @@ pub enum Joining {
 
 impl Store {
     /// Goes on with joining: says that this region joins if nothing was ever said of it, and that it is a member once every
-    /// other region has applied that, nothing they have is missing here, and what a snapshot brought was found to hold. `configured` are regions it has to have met.
+    /// other region has applied that, nothing they have is missing here, and what a snapshot brought was found to hold.
+    /// `configured` are regions it has to have met.
     pub async fn join_mesh(
         &self,
         fence: &Fence,

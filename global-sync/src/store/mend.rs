@@ -167,7 +167,7 @@ fn is_about(fact: &Fact, key: &RowKey) -> bool {
 }
 
 fn epoch(stored: &Stored) -> HomeEpoch {
-    stored.envelope.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 })
+    stored.envelope.home_epoch.unwrap_or_default()
 }
 
 fn name(log: &LogId, stored: &Stored) -> String {

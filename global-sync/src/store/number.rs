@@ -204,7 +204,7 @@ async fn append(
     let mut config = Vec::new();
     let (mut group_bytes, mut group_entries) = (0, 0);
     for (draft, fact) in drafts {
-        let epoch = draft.home_epoch.unwrap_or(HomeEpoch { term: 0, n: 0 });
+        let epoch = draft.home_epoch.unwrap_or_default();
         let hash = fact_hash(&draft.kind, draft.body.get(SALT_BYTES..).unwrap_or_default());
         let (entry, next) = Envelope::seal(cluster_id, log, &head, draft);
         let kind = fact.kind();
