@@ -512,6 +512,13 @@ export interface RejectedFact {
   rejected_at: string;
 }
 
+/** A tenant that another region took from this one by force. */
+export interface LostTenant {
+  tenant: string;
+  /** Also where payments or refunds were given up, whose money somebody has seen to. */
+  and_given_up?: boolean;
+}
+
 /** What replication can be told to do. */
 export type SyncCommand =
   | { retry: EntryPlace }
@@ -525,7 +532,7 @@ export type SyncCommand =
   | { retire: { region: string } }
   | { mend: { key: string } }
   | 'mend_all'
-  | { erase_lost: { tenant: string } }
+  | { erase_lost: LostTenant }
   | 'compare'
   | 'verify'
   | 'drain'

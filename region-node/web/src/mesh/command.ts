@@ -1,4 +1,4 @@
-import type { SyncCommand } from '../api/types';
+import type { LostTenant, SyncCommand } from '../api/types';
 import { nameOf } from './lag';
 
 /** A command as one would say it. */
@@ -14,8 +14,12 @@ export function words(command: SyncCommand): string {
   if ('resume' in command) return `resume ${command.resume.stream} with ${command.resume.peer}`;
   if ('load_snapshot' in command) return `load a snapshot of ${command.load_snapshot.peer}`;
   if ('mend' in command) return `mend ${command.mend.key}`;
-  if ('erase_lost' in command) return `erase what ${command.erase_lost.tenant} left behind`;
+  if ('erase_lost' in command) return eraseLost(command.erase_lost);
   if ('retire' in command) return `give up ${command.retire.region}`;
   // Of a release that knows more commands.
   return JSON.stringify(command);
+}
+
+function eraseLost({ tenant, and_given_up = false }: LostTenant): string {
+  return `erase what ${tenant} left behind${and_given_up ? ', payments that were given up too' : ''}`;
 }

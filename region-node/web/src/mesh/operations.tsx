@@ -5,7 +5,7 @@ import type { FactStream, GivenCommand, PeerStatus, QuarantinedEntry, RegionView
 import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { usePages } from '../lib/pages';
 import { formatTime } from '../lib/time';
-import { Badge, Button, Field, Notice } from '../ui/controls';
+import { Badge, Button, Checkbox, Field, Notice } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { words } from './command';
 import { behind, bytes, nameOf, seconds } from './lag';
@@ -162,7 +162,9 @@ function Membership({ region, regions, ready, give }: MembershipProps) {
 /** What a tenant left in a region it was taken from by force. */
 function LeftBehind({ ready, give }: { ready: boolean; give: Give }) {
   const [tenant, setTenant] = useState('');
+  const [andGivenUp, setAndGivenUp] = useState(false);
   const named = tenant.trim();
+  const erase = { erase_lost: { tenant: named, and_given_up: andGivenUp } };
   return (
     <div className="row">
       <Field
@@ -170,9 +172,19 @@ function LeftBehind({ ready, give }: { ready: boolean; give: Give }) {
         hint="Its old accounts, rides and balances here are erased for good; then it can move back."
         value={tenant}
         maxLength={40}
-        onChange={(event) => setTenant(event.target.value)}
+        onChange={(event) => {
+          setTenant(event.target.value);
+          // It was said of another tenant.
+          setAndGivenUp(false);
+        }}
       />
-      <Button kind="danger" disabled={!ready || named === ''} onClick={give({ erase_lost: { tenant: named } })}>
+      <Checkbox
+        label="Also with payments or refunds that were given up here"
+        hint="Nobody knows whether their money moved: only once somebody has seen to each at the payment provider."
+        checked={andGivenUp}
+        onChange={setAndGivenUp}
+      />
+      <Button kind="danger" disabled={!ready || named === ''} onClick={give(erase)}>
         Erase what it left
       </Button>
     </div>
