@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Fence, Store, StoreError, hash, to_sql};
+use super::{Fence, Store, StoreError, hash, retold, to_sql};
 use crate::protocol::{Hash, HomeEpoch, Origin, hash_of};
 
 /// What the ledger's row of a fact says.
@@ -159,6 +159,7 @@ pub(super) async fn insert(
     if inserted.len() == facts.len() {
         return Ok(Vec::new());
     }
+    retold::keep_first(connection, origin, facts).await?;
     let known = sqlx::query!("SELECT fact_id, body_hash FROM ledger_facts WHERE fact_id = ANY($1)", &ids)
         .fetch_all(connection)
         .await?;
