@@ -123,6 +123,16 @@ named! {
     }
 }
 
+impl EntryKind {
+    /// Whether an entry of this kind is the one a payment is settled by.
+    pub(super) fn settles(self) -> bool {
+        match self {
+            Self::Settlement | Self::CancellationFee | Self::NoShowFee | Self::Tip | Self::TopUp => true,
+            Self::Refund | Self::Adjustment | Self::Payout | Self::Credit | Self::Recovered => false,
+        }
+    }
+}
+
 /// Who takes part in a payment besides the tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Parties {

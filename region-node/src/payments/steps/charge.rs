@@ -145,7 +145,6 @@ pub(in crate::payments) async fn settle_payment(
 ) -> sqlx::Result<PaymentRecord> {
     let Some(sequence) = payment.sequence.clone().settled() else { return Ok(payment) };
     let payment = PaymentRecord { sequence, settled_at: Some(now), ..payment };
-    store::save_payment(tx, &payment, now).await?;
     let entry = Entry {
         id: Entry::id_of_settlement(payment.id),
         kind: match payment.kind {

@@ -2,10 +2,11 @@ use shared::fact::Fact;
 
 use crate::{db::TenantTx, outbox, payments::Entry};
 
-/// Books an entry and tells other regions what they have to know of it. The database refuses an entry that does not sum to zero,
-/// a second one for the same payment, refund or payout, and one that would overdraw a wallet.
+/// Books an entry and tells other regions what they have to know of it; a payment whose settlement it is, is settled with it. The
+/// database refuses an entry that does not sum to zero, a second one for the same payment, refund or payout, and one that would
+/// overdraw a wallet.
 ///
-/// One statement, since every ride comes here: three of them were a large part of what settling costs.
+/// One statement, since every ride comes here: four of them were a large part of what settling costs.
 pub(in crate::payments) async fn book(tx: &mut TenantTx, entry: &Entry, told: &[Fact]) -> sqlx::Result<()> {
     let (tenant, epoch) = (tx.tenant().clone(), tx.epoch());
     let accounts: Vec<String> = entry.postings.iter().map(|posting| posting.account.to_string()).collect();
@@ -24,6 +25,9 @@ pub(in crate::payments) async fn book(tx: &mut TenantTx, entry: &Entry, told: &[
         "WITH entry AS (
              INSERT INTO ledger_entries (id, tenant_id, kind, payment_id, refund_id, payout_id, credit_id, currency, posted_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ), settled AS (
+             UPDATE payments SET status = 'settled', next_attempt_at = NULL, last_error = NULL, settled_at = $9, updated_at = $9
+             WHERE id = $4 AND $19
          ), told AS (
              INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body, traceparent)
              SELECT id, stream, kind, $2, $16, $17, body, $18
@@ -50,6 +54,7 @@ pub(in crate::payments) async fn book(tx: &mut TenantTx, entry: &Entry, told: &[
         epoch.term,
         epoch.n,
         traceparent,
+        entry.kind.settles(),
     );
     sql.execute(tx.conn()).await.map(|_| ())
 }
