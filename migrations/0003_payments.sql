@@ -88,7 +88,11 @@ CREATE TABLE refunds (
     idempotency_key  text,
     request_hash     bytea,
     created_at       timestamptz NOT NULL,
+    -- Stays when its bank sends it back: it has failed then, though it was settled.
     settled_at       timestamptz,
+    -- Who of the back office has seen to one that was sent back.
+    attended_by      text,
+    attended_at      timestamptz,
     updated_at       timestamptz NOT NULL,
     CONSTRAINT refund_is_divided CHECK (tax_amount + commission_amount <= amount + promotion_amount)
 );
@@ -96,6 +100,8 @@ CREATE INDEX refunds_of_payment ON refunds (payment_id, id);
 CREATE INDEX refunds_to_resume ON refunds (next_attempt_at) WHERE status IN ('pending', 'authorized', 'unknown');
 CREATE INDEX refunds_given_up ON refunds (tenant_id, id)
     WHERE status IN ('pending', 'authorized', 'unknown') AND next_attempt_at IS NULL;
+CREATE INDEX refunds_sent_back ON refunds (tenant_id, id)
+    WHERE status = 'failed' AND settled_at IS NOT NULL AND attended_at IS NULL;
 CREATE INDEX refunds_by_key ON refunds (tenant_id, requested_by, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CALL fence_by_tenant('refunds');
 
@@ -326,6 +332,29 @@ CREATE TABLE disputes (
 CREATE INDEX disputes_of_payment ON disputes (payment_id, opened_at DESC);
 CREATE INDEX disputes_open ON disputes (tenant_id, opened_at) WHERE status = 'open';
 CALL fence_by_tenant('disputes');
+
+-- Disputes about charges of ours whose payments are not here: gone with a home that was taken by force, or forgotten with an old
+-- backup. Nothing can be booked; they wait for somebody of the back office.
+CREATE TABLE stray_disputes (
+    id             uuid PRIMARY KEY,
+    tenant_id      text NOT NULL,
+    -- As the PSP has it.
+    payment_id     uuid NOT NULL,
+    provider       text NOT NULL,
+    provider_ref   text NOT NULL,
+    charge_ref     text NOT NULL,
+    status         text NOT NULL CHECK (status IN ('open', 'won', 'lost')),
+    amount         bigint NOT NULL CHECK (amount > 0),
+    currency       text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
+    opened_at      timestamptz NOT NULL,
+    told_at        timestamptz NOT NULL,
+    -- Who of the back office has seen to it, as far as it was told by then.
+    attended_by    text,
+    attended_at    timestamptz,
+    CONSTRAINT one_stray_dispute UNIQUE (tenant_id, provider, provider_ref)
+);
+CREATE INDEX stray_disputes_to_attend ON stray_disputes (tenant_id, id) WHERE attended_at IS NULL;
+CALL fence_by_tenant('stray_disputes');
 
 -- A webhook is worked once; a replay finds its event here.
 CREATE TABLE psp_webhook_events (

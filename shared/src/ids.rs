@@ -74,6 +74,8 @@ uuid_ids! {
     PayoutId,
     /// Money given to a rider into his wallet.
     CreditId,
+    /// A dispute whose payment is not here.
+    StrayDisputeId,
     /// One comparison with a payment service's books.
     ReconciliationId,
     /// One entry of the replicated ledger.

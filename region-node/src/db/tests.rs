@@ -242,6 +242,8 @@ async fn the_schema_decides_every_race(pool: PgPool) {
             SELECT gen_random_uuid(), 'cabs', 'planned', 'us-east', 'eu-west', 1, 0, 'operator' FROM generate_series(1, 2)"),
         ("one_webhook_event", "INSERT INTO psp_webhook_events (tenant_id, provider, event_id, received_at)
             VALUES ('cabs', 'sandbox', 'evt_1', now())"),
+        ("one_stray_dispute", "INSERT INTO stray_disputes (id, tenant_id, payment_id, provider, provider_ref, charge_ref, status, amount, currency, opened_at, told_at)
+            SELECT gen_random_uuid(), 'cabs', gen_random_uuid(), 'sandbox', 'dp_1', 'ch_1', 'open', 1, 'USD', now(), now() FROM generate_series(1, 2)"),
         ("one_daily_reconciliation", "INSERT INTO reconciliations (id, tenant_id, provider, day, from_time, to_time, status, phase, list_from, attempts, listed, differences, created_at)
             SELECT gen_random_uuid(), tenant_id, provider, day, from_time, to_time, 'running', 'charges', list_from, 0, 0, 0, now() FROM reconciliations"),
         ("one_command_per_key", "INSERT INTO repl_command (id, command, reason, made_by, key, request_hash)

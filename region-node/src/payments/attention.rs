@@ -1,6 +1,8 @@
-//! What was given up: payments and refunds nobody goes on with by itself, which somebody of the back office works through.
+//! What was given up: payments and refunds nobody goes on with by itself, which somebody of the back office works through; and refunds
+//! that were sent back by their banks, so that riders have not had their money.
 //!
-//! They can be looked at, and tried again. That decides nothing: the PSP is asked, and its answer alone ends them.
+//! What was given up can be looked at, and tried again. That decides nothing: the PSP is asked, and its answer alone ends it. What
+//! was sent back has ended; somebody finds another way to the rider, and says so.
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use garde::Validate;
@@ -23,13 +25,13 @@ use crate::{
     identity::Caller,
 };
 
-const BACK_OFFICE: [Role; 2] = [Role::TenantAdmin, Role::Operator];
+pub(super) const BACK_OFFICE: [Role; 2] = [Role::TenantAdmin, Role::Operator];
 
-/// Which payments or refunds.
+/// Which payments, refunds or disputes.
 #[derive(Debug, Deserialize, Validate, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AttentionQuery {
-    /// `true`: those that wait for somebody to look at them. There is no other list.
+    /// `true`: what waits for somebody to look at it. There is no other list.
     #[garde(skip)]
     attention: bool,
     /// `next_cursor` of the page before.
@@ -41,7 +43,7 @@ pub(super) struct AttentionQuery {
 }
 
 impl AttentionQuery {
-    fn page(self) -> Result<PageQuery, Problem> {
+    pub(super) fn page(self) -> Result<PageQuery, Problem> {
         if !self.attention {
             return Err(Problem::field("attention", "must be true"));
         }
@@ -63,6 +65,8 @@ pub(super) struct AttendedPayment {
 pub(super) struct AttendedRefund {
     #[serde(flatten)]
     refund: Refund,
+    /// Whether its bank has sent it back after it was settled, so that the rider does not have the money; `failure_code` says why.
+    sent_back: bool,
     #[serde(flatten)]
     attention: Attention,
 }
@@ -106,7 +110,7 @@ impl From<PaymentRecord> for AttendedPayment {
 
 impl From<RefundRecord> for AttendedRefund {
     fn from(record: RefundRecord) -> Self {
-        Self { refund: record.view(), attention: record.sequence.into() }
+        Self { refund: record.view(), sent_back: record.is_sent_back(), attention: record.sequence.into() }
     }
 }
 
@@ -130,13 +134,15 @@ pub(super) async fn list_given_up_payments(
     Ok(Json(Page::new(found, page.limit(), |attended: &AttendedPayment| attended.payment.id.0)))
 }
 
-/// Refunds that were given up, newest first, for the back office; see the payments' list.
+/// Refunds somebody has to look at, newest first, for the back office: those that were given up, as payments are, and those that were
+/// settled and sent back by their banks days later. Such a one is booked back; give the money back another way, into the rider's
+/// wallet or anew, and say so with `attend`.
 #[utoipa::path(get, path = "/v1/refunds", tag = "payments", security(("bearer" = [])),
     params(("X-Tenant-Id" = String, Header), AttentionQuery),
     responses((status = 200, body = Page<AttendedRefund>), (status = 401, body = ProblemBody),
               (status = 403, body = ProblemBody), (status = 422, body = ProblemBody)))]
 #[tracing::instrument(name = "refunds.attention", skip_all)]
-pub(super) async fn list_given_up_refunds(
+pub(super) async fn list_refunds_to_attend(
     State(app): State<App>,
     caller: Caller,
     Query(query): Query<AttentionQuery>,
@@ -144,7 +150,7 @@ pub(super) async fn list_given_up_refunds(
     caller.must_be(&BACK_OFFICE)?;
     let page = query.page()?;
     let mut tx = app.db.read(caller.tenant()).await?;
-    let found = store::given_up_refunds(&mut tx, page.after()?, page.limit() + 1).await?;
+    let found = store::refunds_to_attend(&mut tx, page.after()?, page.limit() + 1).await?;
     let found = found.into_iter().map(AttendedRefund::from).collect();
     Ok(Json(Page::new(found, page.limit(), |attended: &AttendedRefund| attended.refund.id.0)))
 }
@@ -206,4 +212,33 @@ pub(super) async fn retry_refund(
     let mut tx = command.resume(&app, &caller).await?;
     let refund = store::load_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
     tx.finish(StatusCode::OK, &AttendedRefund::from(refund)).await
+}
+
+/// Says that somebody has seen to a refund that its bank sent back: it leaves the list.
+#[utoipa::path(post, path = "/v1/refunds/{id}/attend", tag = "payments", security(("bearer" = [])),
+    request_body = Empty,
+    params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = RefundId, Path)),
+    responses((status = 200, body = Refund), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody)))]
+#[tracing::instrument(name = "refunds.attend", skip_all, fields(refund.id = %id))]
+pub(super) async fn attend_refund(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<RefundId>,
+    command: Command<Empty>,
+) -> Result<Response, Stop> {
+    caller.must_be(&BACK_OFFICE)?;
+    let by = caller.key_owner();
+    let mut tx = command.begin(&app, &caller).await?;
+    let refund = store::load_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
+    if !store::attend_refund(&mut tx, id, &by, app.clock.now()).await? {
+        return Err(PaymentError::NothingToAttend { what: "refund" }.into());
+    }
+    let answer = tx.finish(StatusCode::OK, &refund.view()).await?;
+    tracing::info!(
+        audit.by = by,
+        audit.deed = "refund.attend",
+        "somebody has seen to refund {id}, which was sent back"
+    );
+    Ok(answer)
 }

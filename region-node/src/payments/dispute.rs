@@ -3,14 +3,14 @@
 //! Unlike the outcome of an operation of ours, a dispute is the PSP's own: its signed webhook is taken at its word. Webhooks
 //! come doubled, late and in any order, so each says how far the dispute is, and whatever lies between is booked with it; one
 //! that is decided changes no more. One about a charge of ours whose outcome is not known here yet is refused until it is, since
-//! nobody else would tell of it.
+//! nobody else would tell of it; where the payment is gone for good, it is kept as a [`super::stray`] one.
 
 use shared::{
     fact::Fact,
     ids::{PaymentId, TenantId},
     money::Money,
 };
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use super::{
@@ -32,26 +32,40 @@ pub(super) struct DisputeRecord {
     pub(super) opened_at: OffsetDateTime,
 }
 
-/// Refuses a dispute about a charge of the tenant's that is not known here to have been made: it is asked about at once, and the PSP
-/// sends its webhook again. To be called outside of transactions.
-pub(super) async fn must_know_charge(
+/// A dispute that is younger is refused while its payment is not here: whoever has put an old backup back may find a newer one.
+const RECENT: Duration = Duration::HOUR;
+
+/// Looks for the charge a dispute is about: none if its payment is here, or if it is none of ours, and else the payment, which is not
+/// here and will not come. One that may become known here yet is refused, so that the PSP sends its webhook again: it is asked at once
+/// what it charged. To be called outside of transactions.
+pub(super) async fn find_stray(
     app: &App,
     tenant: &TenantId,
     provider: &str,
     news: &DisputeNews,
-) -> Result<(), Problem> {
+) -> Result<Option<PaymentId>, Problem> {
     let mut tx = app.db.begin(tenant).await?;
     let is_known = store::lock_charged_as(&mut tx, provider, &news.charge_ref).await?.is_some();
     drop(tx);
     if is_known {
-        return Ok(());
+        return Ok(None);
     }
     let asked = app.psp.key_of(provider, tenant, &news.charge_ref).await;
     let key = asked.map_err(|silence| PaymentError::PspUnavailable { why: silence.to_string(), wait_s: 60 })?;
     // Other companies' charges, and what is no ride's, go through the same account.
-    let Some(OperationKey::Payment(id)) = key else { return Ok(()) };
+    let Some(OperationKey::Payment(id)) = key else { return Ok(None) };
+    let now = app.clock.now();
     let mut tx = app.db.begin(tenant).await?;
-    store::make_payment_due(&mut tx, provider, id, app.clock.now()).await?;
+    let may_become_known = match store::lock_payment(&mut tx, id).await? {
+        // Its answer was recorded in between.
+        Some(payment) if payment.sequence.provider_ref.as_ref() == Some(&news.charge_ref) => return Ok(None),
+        Some(payment) => payment.sequence.awaits_answer(),
+        None => news.opened_at > now - RECENT || store::is_in_doubt(&mut tx, &app.region).await?,
+    };
+    if !may_become_known {
+        return Ok(Some(id));
+    }
+    store::make_payment_due(&mut tx, provider, id, now).await?;
     tx.commit().await?;
     tracing::error!(payment.id = %id, dispute = news.reference, "a dispute about payment {id}, not known to be charged");
     Err(PaymentError::NotYetCharged(id).into())

@@ -1,7 +1,7 @@
 //! Why money is not moved.
 
 use shared::{
-    ids::{DriverId, PaymentId, PayoutId, RefundId, RiderId, ShareId, TripId},
+    ids::{DriverId, PaymentId, PayoutId, RefundId, RiderId, ShareId, StrayDisputeId, TripId},
     money::{Currency, Money},
     problem::Code,
 };
@@ -37,6 +37,10 @@ pub enum PaymentError {
     AmountExceedsBalance { asked: Money, payable: Money },
     #[error("a {what} that is {status} and not given up goes on by itself; there is nothing to retry")]
     NotGivenUp { what: &'static str, status: &'static str },
+    #[error("no dispute {0} whose payment is not here")]
+    NoSuchDispute(StrayDisputeId),
+    #[error("nobody has to see to this {what}, or somebody has")]
+    NothingToAttend { what: &'static str },
     #[error("no trip {0}")]
     NoSuchTrip(TripId),
     #[error("no share {0} of this trip's fare")]
@@ -107,6 +111,7 @@ impl From<PaymentError> for Problem {
         let code = match error {
             PaymentError::NotFound(_)
             | PaymentError::NoSuchRefund(_)
+            | PaymentError::NoSuchDispute(_)
             | PaymentError::NoSuchTrip(_)
             | PaymentError::NoSuchPayout(_)
             | PaymentError::NoSuchDriver(_)
@@ -117,6 +122,7 @@ impl From<PaymentError> for Problem {
             | PaymentError::NoTip { .. }
             | PaymentError::NotRefundable(_)
             | PaymentError::TopUpNotRefundable
+            | PaymentError::NothingToAttend { .. }
             | PaymentError::NotGivenUp { .. } => Code::InvalidTransition,
             PaymentError::NotAcceptable => Code::NotAcceptable,
             PaymentError::NothingToPayOut(_) => Code::NothingToPayOut,

@@ -5,7 +5,7 @@
 //! settlement, ledger entry and the fact other regions learn commit together. [`machine`] says how one step follows another,
 //! [`steps`] are the steps, [`resume`] goes on with what a crash or a silent PSP left half done, on any node. What the PSP
 //! did not answer is `unknown`, and only asking the PSP resolves it. What comes to nothing too often is given up, and waits for
-//! somebody of the back office in [`attention`]. [`reconcile`] compares what PSPs have done with all that stands here, day by
+//! somebody of the back office in [`attention`], as do refunds that banks have sent back, and [`stray`] disputes. [`reconcile`] compares what PSPs have done with all that stands here, day by
 //! day.
 //!
 //! [`ledger`] says who gets what, [`balance`] what that comes to, [`closing`] from where on that is summed up, [`statement`] how it came to be, and [`payout`] pays it to
@@ -38,6 +38,7 @@ mod share;
 mod statement;
 mod steps;
 mod store;
+mod stray;
 mod tip;
 mod wallet;
 mod webhook;
@@ -69,8 +70,11 @@ pub fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(pay::pay, attention::list_given_up_payments))
         .routes(routes!(attention::retry_payment))
-        .routes(routes!(attention::list_given_up_refunds))
+        .routes(routes!(attention::list_refunds_to_attend))
         .routes(routes!(attention::retry_refund))
+        .routes(routes!(attention::attend_refund))
+        .routes(routes!(stray::list_stray_disputes))
+        .routes(routes!(stray::attend_stray_dispute))
         .routes(routes!(tip::tip))
         .routes(routes!(get::get_payment))
         .routes(routes!(refund::refund_payment, get::list_refunds))

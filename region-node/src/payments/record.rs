@@ -147,6 +147,11 @@ impl RefundRecord {
         Passing::Refund(self.payment_id)
     }
 
+    /// Whether it has come to nothing after it was settled.
+    pub(super) fn is_sent_back(&self) -> bool {
+        self.sequence.step == Step::Failed && self.settled_at.is_some()
+    }
+
     pub(super) fn status(&self) -> RefundStatus {
         match self.sequence.step {
             Step::Pending => RefundStatus::Pending,

@@ -46,6 +46,8 @@ pub async fn run_due(app: &App) -> Result<u64, Problem> {
     show("region_node_payments_unknown", None, waiting.unknown);
     show("region_node_payments_given_up", Some("payment"), waiting.payments_given_up);
     show("region_node_payments_given_up", Some("refund"), waiting.refunds_given_up);
+    show("region_node_money_to_attend", Some("refund_sent_back"), waiting.refunds_sent_back);
+    show("region_node_money_to_attend", Some("stray_dispute"), waiting.stray_disputes);
     let claimed = (payments.len() + refunds.len()) as u64;
     let payments = payments.into_iter().map(|claim| (claim.is_given_up, Due::Payment(claim.tenant, claim.id)));
     let refunds = refunds.into_iter().map(|claim| (claim.is_given_up, Due::Refund(claim.tenant, claim.id)));

@@ -9,7 +9,7 @@ use serde::Serialize;
 use shared::ids::TenantId;
 use time::{Duration, OffsetDateTime};
 
-use super::{PaymentError, dispute, psp::OperationKey, steps, store};
+use super::{PaymentError, dispute, psp::OperationKey, steps, store, stray};
 use crate::{
     app::App,
     db::Db,
@@ -86,9 +86,10 @@ async fn take(app: &App, tenant: &TenantId, provider: &str, headers: &HeaderMap,
     if let Some(OperationKey::Refund(id)) = event.about {
         steps::take_back_if_sent_back(app, tenant, provider, id).await?;
     }
-    if let Some(news) = &event.dispute {
-        dispute::must_know_charge(app, tenant, provider, news).await?;
-    }
+    let stray = match &event.dispute {
+        Some(news) => dispute::find_stray(app, tenant, provider, news).await?,
+        None => None,
+    };
     let mut tx = app.db.begin(tenant).await?;
     if store::first_sight(&mut tx, provider, &event.id, now).await? {
         match event.about {
@@ -97,8 +98,10 @@ async fn take(app: &App, tenant: &TenantId, provider: &str, headers: &HeaderMap,
             None if event.dispute.is_none() => tracing::info!(event.id = event.id, "a webhook about nothing of ours"),
             None => {}
         }
-        if let Some(news) = &event.dispute {
-            dispute::take(&mut tx, provider, news, now).await?;
+        match (&event.dispute, stray) {
+            (Some(news), Some(payment)) => stray::keep(&mut tx, provider, payment, news, now).await?,
+            (Some(news), None) => dispute::take(&mut tx, provider, news, now).await?,
+            (None, _) => {}
         }
     }
     tx.commit().await?;

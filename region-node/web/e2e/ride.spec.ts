@@ -261,7 +261,7 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
       await expect(office.getByRole('table', { name: 'Payouts, newest first' }).getByRole('row').nth(1)).toContainText('tenant_admin');
       const days = office.getByRole('table', { name: 'Settlements by day, newest first' });
       await expect(days.getByRole('row').nth(1)).toContainText(/^\d{4}-\d\d-\d\d[1-9]/);
-      const givenUp = office.getByRole('region', { name: 'Given up' });
+      const givenUp = office.getByRole('region', { name: 'Given up and sent back' });
       const why = process.env['GIVEN_UP'];
       if (why !== undefined) {
         const row = givenUp.getByRole('row').filter({ hasText: why });

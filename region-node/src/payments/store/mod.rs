@@ -12,6 +12,7 @@ mod reconciliations;
 mod refunds;
 mod settlements;
 mod statements;
+mod stray_disputes;
 mod wallets;
 mod webhooks;
 
@@ -42,12 +43,16 @@ pub(super) use self::{
         tenants_without_day,
     },
     refunds::{
-        asked_under_key as refund_asked_under_key, begun_split, claim_due as claim_due_refunds,
-        given_up as given_up_refunds, insert as insert_refund, load as load_refund, lock as lock_refund,
-        of_payment as refunds_of_payment, save as save_refund,
+        asked_under_key as refund_asked_under_key, attend as attend_refund, begun_split,
+        claim_due as claim_due_refunds, insert as insert_refund, load as load_refund, lock as lock_refund,
+        of_payment as refunds_of_payment, save as save_refund, to_attend as refunds_to_attend,
     },
     settlements::{SettlementRow, list as list_settlements, position_of, rollup},
     statements::{Place, before as standings_before, lines as ledger_lines},
+    stray_disputes::{
+        attend as attend_stray_dispute, keep as keep_stray_dispute, load as load_stray_dispute,
+        to_attend as stray_disputes_to_attend,
+    },
     wallets::{
         balance as wallet_balance, entries as wallet_entries, forgotten as forgotten_of_wallet, insert_credit,
         is_booked, is_rider, lock as lock_wallet, lock_rider, of_all_riders as balances_of_riders,

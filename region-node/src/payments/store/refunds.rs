@@ -96,19 +96,38 @@ pub(in crate::payments) async fn of_payment(tx: &mut TenantTx, id: PaymentId) ->
     select!(tx, "WHERE payment_id = $1 ORDER BY id", id.0)
 }
 
-/// Refunds nobody goes on with any more though they have not ended, newest first.
-pub(in crate::payments) async fn given_up(
+/// Refunds nobody goes on with any more though they have not ended, and those that were sent back and that nobody has seen to; newest
+/// first.
+pub(in crate::payments) async fn to_attend(
     tx: &mut TenantTx,
     before: Option<Uuid>,
     limit: i64,
 ) -> sqlx::Result<Vec<RefundRecord>> {
     select!(
         tx,
-        "WHERE status IN ('pending', 'authorized', 'unknown') AND next_attempt_at IS NULL
+        "WHERE (status IN ('pending', 'authorized', 'unknown') AND next_attempt_at IS NULL
+                OR status = 'failed' AND settled_at IS NOT NULL AND attended_at IS NULL)
            AND ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2",
         before,
         limit
     )
+}
+
+/// Notes who has seen to a refund that was sent back; false if there is none that waits for somebody.
+pub(in crate::payments) async fn attend(
+    tx: &mut TenantTx,
+    id: RefundId,
+    by: &str,
+    now: OffsetDateTime,
+) -> sqlx::Result<bool> {
+    let sql = sqlx::query!(
+        "UPDATE refunds SET attended_by = $2, attended_at = $3
+         WHERE id = $1 AND status = 'failed' AND settled_at IS NOT NULL AND attended_at IS NULL",
+        id.0,
+        by,
+        now
+    );
+    Ok(sql.execute(tx.conn()).await?.rows_affected() == 1)
 }
 
 /// The refund `caller` began under `key` after `since`, locked.

@@ -21,7 +21,7 @@ async fn killed_again_and_again(scene: &Scene) {
     assert_eq!(scene.later().await, 0);
 }
 
-async fn waiting(scene: &Scene, what: &str) -> Vec<Value> {
+pub(super) async fn waiting(scene: &Scene, what: &str) -> Vec<Value> {
     let page = scene.admin.get(&format!("/v1/{what}?attention=true")).await.ok(200);
     page["items"].as_array().unwrap().clone()
 }
@@ -73,7 +73,7 @@ async fn a_refund_that_keeps_killing_its_node_is_given_up_and_a_retry_gives_the_
     killed_again_and_again(&scene).await;
     let listed = waiting(&scene, "refunds").await;
     assert_eq!((listed.len(), &listed[0]["id"]), (1, &json!(refund.id)));
-    assert!(listed[0]["last_error"].is_string());
+    assert!(listed[0]["last_error"].is_string() && listed[0]["sent_back"] == false, "{listed:?}");
     let path = format!("/v1/refunds/{}/retry", refund.id);
     assert_eq!(scene.admin.post(&path, json!({})).await.ok(200)["status"], "settled");
     assert_eq!(scene.admin.post(&path, json!({})).await.problem(409).code, "invalid_transition");

@@ -1,6 +1,7 @@
 //! Disputes, as the PSP's webhooks tell of them.
 
 use shared::fact::FactStream;
+use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339, macros::datetime};
 
 use super::*;
 use crate::{payments::psp::sign, testing::WEBHOOK_SECRET};
@@ -11,8 +12,19 @@ pub(super) async fn provider_ref(scene: &Scene, id: PaymentId) -> String {
 }
 
 pub(super) async fn tell(scene: &Scene, event: &str, charge: &str, amount: &Value, status: &str) -> TestAnswer {
-    let dispute = json!({"id": "dp_1", "charge": charge, "amount": amount, "status": status,
-        "opened_at": "2026-03-01T12:00:00Z"});
+    tell_of(scene, event, charge, amount, status, datetime!(2026-03-01 12:00 UTC)).await
+}
+
+async fn tell_of(
+    scene: &Scene,
+    event: &str,
+    charge: &str,
+    amount: &Value,
+    status: &str,
+    opened_at: OffsetDateTime,
+) -> TestAnswer {
+    let opened_at = opened_at.format(&Rfc3339).unwrap();
+    let dispute = json!({"id": "dp_1", "charge": charge, "amount": amount, "status": status, "opened_at": opened_at});
     let event = json!({"id": event, "type": "charge.dispute.updated", "data": {"dispute": dispute}});
     let signature = sign(WEBHOOK_SECRET.as_bytes(), event.to_string().as_bytes(), scene.region.clock.now());
     let headers = [("sandbox-signature", signature.as_str())];
@@ -149,13 +161,90 @@ async fn a_dispute_about_a_charge_whose_answer_was_lost_is_refused_until_the_cha
     assert_eq!(adjusted(&scene).await, [500, -500, 0]);
     assert_eq!(scene.payment(id).await["dispute"]["status"], "open");
 
-    // And one whose payment is gone with an old home, or an old backup, is not swallowed either.
-    scene
-        .forgets("DELETE FROM disputes; DELETE FROM ledger_postings; DELETE FROM ledger_entries; DELETE FROM payments")
-        .await;
-    assert_eq!(tell(&scene, "evt_2", &charge, &usd(500), "lost").await.problem(503).code, "unavailable");
     // What is no operation of ours is nobody's business here.
+    scene.forgets(GONE).await;
     let sql = "UPDATE sandbox_psp_operations SET idempotency_key = 'by-hand'";
     sqlx::query(sql).execute(&mut *scene.conn().await).await.unwrap();
     tell(&scene, "evt_2", &charge, &usd(500), "lost").await.ok(200);
+    assert_eq!(attention::waiting(&scene, "disputes").await, Vec::<Value>::new());
+}
+
+/// What an old backup does not have yet.
+const GONE: &str = "DELETE FROM disputes; DELETE FROM ledger_postings; DELETE FROM ledger_entries; DELETE FROM wallets; DELETE FROM payments";
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_dispute_whose_payment_is_gone_for_good_is_taken_and_waits_for_somebody_of_the_back_office(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let charge = provider_ref(&scene, id).await;
+    scene.forgets(GONE).await;
+    tell(&scene, "evt_1", &charge, &usd(500), "open").await.ok(200);
+    for bad in [usd(0), usd(-5)] {
+        assert_eq!(tell(&scene, "evt_2", &charge, &bad, "lost").await.problem(400).code, "malformed_json");
+    }
+    let listed = attention::waiting(&scene, "disputes").await;
+    let [stray] = listed.as_slice() else { panic!("{listed:?}") };
+    let expected = json!({"id": stray["id"], "payment_id": id, "provider": "sandbox", "provider_ref": "dp_1", "charge_ref": charge,
+        "status": "open", "amount": usd(500), "opened_at": "2026-03-01T12:00:00Z", "told_at": stray["told_at"]});
+    assert_eq!(*stray, expected);
+    assert_eq!(adjusted(&scene).await, [0, 0, 0], "nothing is booked about a payment nobody has");
+
+    let attend = format!("/v1/disputes/{}/attend", stray["id"].as_str().unwrap());
+    for user in [&scene.rider, &scene.driver] {
+        assert_eq!(user.get("/v1/disputes?attention=true").await.problem(403).code, "forbidden");
+        assert_eq!(user.post(&attend, json!({})).await.problem(403).code, "forbidden");
+    }
+    let attended = scene.admin.post_keyed(&attend, "a", json!({})).await.ok(200);
+    assert!(attended["attended"]["by"].as_str().unwrap().starts_with("tenant_admin:"), "{attended}");
+    assert_eq!(scene.admin.post_keyed(&attend, "a", json!({})).await.ok(200), attended);
+    assert_eq!(scene.admin.post(&attend, json!({})).await.problem(409).code, "invalid_transition");
+    let unknown = format!("/v1/disputes/{}/attend", Uuid::now_v7());
+    assert_eq!(scene.admin.post(&unknown, json!({})).await.problem(404).code, "not_found");
+
+    // Doubled and late news bring nothing back; how it was decided does, once.
+    for (event, status) in [("evt_1", "open"), ("evt_3", "open")] {
+        tell(&scene, event, &charge, &usd(500), status).await.ok(200);
+        assert_eq!(attention::waiting(&scene, "disputes").await, Vec::<Value>::new());
+    }
+    for (event, status) in [("evt_4", "lost"), ("evt_5", "lost"), ("evt_6", "won"), ("evt_7", "open")] {
+        tell(&scene, event, &charge, &usd(500), status).await.ok(200);
+        let listed = attention::waiting(&scene, "disputes").await;
+        assert_eq!((listed.len(), &listed[0]["id"], &listed[0]["status"]), (1, &stray["id"], &json!("lost")));
+    }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_dispute_whose_payment_may_come_back_is_refused_while_it_is_young_or_the_region_in_doubt(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let charge = provider_ref(&scene, scene.paid("tok_visa").await).await;
+    scene.forgets(GONE).await;
+    let refused = async |event: &str, opened_at: OffsetDateTime| {
+        let answer = tell_of(&scene, event, &charge, &usd(500), "open", opened_at).await;
+        assert_eq!(answer.headers["retry-after"], "60");
+        assert_eq!(answer.problem(503).code, "unavailable");
+        assert_eq!(scene.number("SELECT count(*) FROM psp_webhook_events").await, 0, "it is to come again");
+    };
+    let opened_at = scene.region.clock.now() - Duration::minutes(59);
+    refused("evt_1", opened_at).await;
+    scene.region.clock.advance(Duration::minutes(2));
+    let doubt =
+        "DELETE FROM repl_self; INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ('test', 'us-east', 1)";
+    scene.replication(doubt).await;
+    refused("evt_1", opened_at).await;
+    scene.replication("UPDATE repl_self SET database = repl_database()").await;
+    tell_of(&scene, "evt_1", &charge, &usd(500), "open", opened_at).await.ok(200);
+    assert_eq!(attention::waiting(&scene, "disputes").await.len(), 1);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_dispute_about_another_charge_than_the_one_a_payment_was_settled_with_waits_for_somebody(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let charge = provider_ref(&scene, id).await;
+    let other = "UPDATE payments SET provider_ref = 'ch_other'";
+    sqlx::query(other).execute(&mut *scene.conn().await).await.unwrap();
+    tell(&scene, "evt_1", &charge, &usd(500), "open").await.ok(200);
+    let listed = attention::waiting(&scene, "disputes").await;
+    assert_eq!((listed.len(), &listed[0]["payment_id"]), (1, &json!(id)));
+    assert_eq!(scene.number("SELECT count(*) FROM disputes").await, 0);
 }

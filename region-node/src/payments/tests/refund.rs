@@ -212,6 +212,19 @@ async fn what_cards_cannot_be_charged_or_given_back_is_neither_tipped_put_in_nor
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_refund_that_is_declined_at_once_waits_for_nobody_since_whoever_asked_for_it_was_told(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    scene.admin.post(&path(id), json!({"amount": 300, "reason": "sorry"})).await.ok(201);
+    let decline = "UPDATE refunds SET status = 'failed', settled_at = NULL";
+    sqlx::query(decline).execute(&mut *scene.conn().await).await.unwrap();
+    assert_eq!(attention::waiting(&scene, "refunds").await, Vec::<Value>::new());
+    let attend =
+        format!("/v1/refunds/{}/attend", scene.rider.get(&path(id)).await.ok(200)["items"][0]["id"].as_str().unwrap());
+    assert_eq!(scene.admin.post(&attend, json!({})).await.problem(409).code, "invalid_transition");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_refund_that_its_bank_sends_back_after_days_is_taken_back_and_can_be_made_anew(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let trip = scene.trip().await;
@@ -248,4 +261,24 @@ async fn a_refund_that_its_bank_sends_back_after_days_is_taken_back_and_can_be_m
     scene.admin.post(&path(id), json!({"reason": "to another card"})).await.ok(201);
     assert_eq!(scene.payment(id).await["refunded"]["amount"], FARE);
     scene.assert_books_agree().await;
+
+    let waiting = attention::waiting(&scene, "refunds").await;
+    let [seen] = waiting.as_slice() else {
+        panic!("it waits for somebody until he says that he has seen to it: {waiting:?}")
+    };
+    assert_eq!((&seen["id"], &seen["payment_id"], &seen["sent_back"]), (&json!(refund_id), &json!(id), &json!(true)));
+    assert_eq!((&seen["failure_code"], seen.get("next_attempt_at")), (&json!("expired_or_canceled_card"), None));
+    let [attend, retry] = ["attend", "retry"].map(|deed| format!("/v1/refunds/{refund_id}/{deed}"));
+    for user in [&scene.rider, &scene.driver] {
+        assert_eq!(user.post(&attend, json!({})).await.problem(403).code, "forbidden");
+    }
+    assert_eq!(scene.admin.post(&retry, json!({})).await.problem(409).code, "invalid_transition", "it has ended");
+    let attended = scene.admin.post_keyed(&attend, "a", json!({})).await.ok(200);
+    assert_eq!((&attended["id"], &attended["status"]), (&json!(refund_id), &json!("failed")));
+    assert_eq!(scene.admin.post_keyed(&attend, "a", json!({})).await.ok(200), attended);
+    assert_eq!(scene.admin.post(&attend, json!({})).await.problem(409).code, "invalid_transition");
+    assert_eq!(attention::waiting(&scene, "refunds").await, Vec::<Value>::new());
+    assert_eq!(scene.number("SELECT count(*) FROM refunds WHERE attended_by LIKE 'tenant_admin:%'").await, 1);
+    let unknown = format!("/v1/refunds/{}/attend", Uuid::now_v7());
+    assert_eq!(scene.admin.post(&unknown, json!({})).await.problem(404).code, "not_found");
 }

@@ -28,6 +28,7 @@ import type {
   RollupDay,
   Route,
   Settlement,
+  StrayDispute,
   Surge,
   SyncCommand,
   Taken,
@@ -224,6 +225,17 @@ export const givenUp = (client: Client, what: Movement, cursor: string | undefin
 
 export const retry = (client: Client, what: Movement, id: string, idempotencyKey: string): Promise<GivenUp> =>
   client.json({ method: 'POST', path: `/v1/${what}/${enc(id)}/retry`, body: {}, idempotencyKey });
+
+/** Somebody has seen to a refund that was sent back. */
+export const attendRefund = (client: Client, id: string, idempotencyKey: string): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/refunds/${enc(id)}/attend`, body: {}, idempotencyKey });
+
+export const strayDisputes = (client: Client, cursor: string | undefined, signal?: AbortSignal): Promise<Page<StrayDispute>> =>
+  client.json({ method: 'GET', path: '/v1/disputes', query: { attention: 'true', ...(cursor === undefined ? {} : { cursor }) }, signal });
+
+/** Somebody has seen to a dispute about a payment that is not here. */
+export const attendDispute = (client: Client, id: string, idempotencyKey: string): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/disputes/${enc(id)}/attend`, body: {}, idempotencyKey });
 
 /** The newest first. */
 export const reconciliations = (client: Client, cursor: string | undefined, signal?: AbortSignal): Promise<Page<Reconciliation>> =>

@@ -160,6 +160,47 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/disputes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Disputes about charges of ours whose payments are not here, newest first, for the back office: gone with a home that was taken by
+         *     force, or forgotten with an old backup. Nothing is booked of them; find the charge at the payment service, answer the bank there,
+         *     and write the loss into the company's own books.
+         */
+        get: operations["list_stray_disputes"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/disputes/{id}/attend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Says that somebody has seen to a dispute about a payment that is not here, as far as it was told: it leaves the list, and comes
+         *     back if the bank decides it later.
+         */
+        post: operations["attend_stray_dispute"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/drivers": {
         parameters: {
             query?: never;
@@ -637,10 +678,31 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Refunds that were given up, newest first, for the back office; see the payments' list. */
-        get: operations["list_given_up_refunds"];
+        /**
+         * Refunds somebody has to look at, newest first, for the back office: those that were given up, as payments are, and those that were
+         *     settled and sent back by their banks days later. Such a one is booked back; give the money back another way, into the rider's
+         *     wallet or anew, and say so with `attend`.
+         */
+        get: operations["list_refunds_to_attend"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/refunds/{id}/attend": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Says that somebody has seen to a refund that its bank sent back: it leaves the list. */
+        post: operations["attend_refund"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1547,10 +1609,20 @@ export interface components {
             amount: number;
             currency: string;
         };
+        /** @description Somebody of the back office has seen to something. */
+        Attended: {
+            /** Format: date-time */
+            at: string;
+            /** @description A role and a client. */
+            by: string;
+        };
         /** @description A payment, and what somebody who has to look at it needs to know. */
         AttendedPayment: components["schemas"]["Payment"] & components["schemas"]["Attention"];
         /** @description A refund, and what somebody who has to look at it needs to know. */
-        AttendedRefund: components["schemas"]["Refund"] & components["schemas"]["Attention"];
+        AttendedRefund: components["schemas"]["Refund"] & components["schemas"]["Attention"] & {
+            /** @description Whether its bank has sent it back after it was settled, so that the rider does not have the money; `failure_code` says why. */
+            sent_back: boolean;
+        };
         /** @description How attempts went. */
         Attention: {
             /**
@@ -2236,7 +2308,10 @@ export interface components {
         /** @description One page of a list. */
         Page_AttendedRefund: {
             /** @description At most `limit` of them. */
-            items: (components["schemas"]["Refund"] & components["schemas"]["Attention"])[];
+            items: (components["schemas"]["Refund"] & components["schemas"]["Attention"] & {
+                /** @description Whether its bank has sent it back after it was settled, so that the rider does not have the money; `failure_code` says why. */
+                sent_back: boolean;
+            })[];
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
         };
@@ -2532,6 +2607,34 @@ export interface components {
                 settled_at: string;
                 tenant: components["schemas"]["TenantId"];
                 trip_id: components["schemas"]["TripId"];
+            }[];
+            /** @description Where the next page begins; null after the last. */
+            next_cursor?: string | null;
+        };
+        /** @description One page of a list. */
+        Page_StrayDispute: {
+            /** @description At most `limit` of them. */
+            items: {
+                /** @description What the bank takes back. */
+                amount: components["schemas"]["Money"];
+                attended?: components["schemas"]["Attended"] | null;
+                /** @description The payment service's name for the charge. */
+                charge_ref: string;
+                id: components["schemas"]["StrayDisputeId"];
+                /** Format: date-time */
+                opened_at: string;
+                /** @description The payment the charge was made for, by what the payment service has written down with it. */
+                payment_id: components["schemas"]["PaymentId"];
+                /** @description The account: `sandbox`, `stripe:acme`. */
+                provider: string;
+                /** @description The payment service's name for the dispute. */
+                provider_ref: string;
+                status: components["schemas"]["DisputeStatus"];
+                /**
+                 * Format: date-time
+                 * @description When the payment service last told something new of it.
+                 */
+                told_at: string;
             }[];
             /** @description Where the next page begins; null after the last. */
             next_cursor?: string | null;
@@ -3497,6 +3600,34 @@ export interface components {
         StatusRequest: {
             status: components["schemas"]["DriverStatus"];
         };
+        /** @description A dispute about a charge whose payment is not here. */
+        StrayDispute: {
+            /** @description What the bank takes back. */
+            amount: components["schemas"]["Money"];
+            attended?: components["schemas"]["Attended"] | null;
+            /** @description The payment service's name for the charge. */
+            charge_ref: string;
+            id: components["schemas"]["StrayDisputeId"];
+            /** Format: date-time */
+            opened_at: string;
+            /** @description The payment the charge was made for, by what the payment service has written down with it. */
+            payment_id: components["schemas"]["PaymentId"];
+            /** @description The account: `sandbox`, `stripe:acme`. */
+            provider: string;
+            /** @description The payment service's name for the dispute. */
+            provider_ref: string;
+            status: components["schemas"]["DisputeStatus"];
+            /**
+             * Format: date-time
+             * @description When the payment service last told something new of it.
+             */
+            told_at: string;
+        };
+        /**
+         * Format: uuid
+         * @description A dispute whose payment is not here.
+         */
+        StrayDisputeId: string;
         /**
          * @description What scarcity multiplies prices by, to the hundredth.
          * @example 1.25
@@ -4112,6 +4243,118 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    list_stray_disputes: {
+        parameters: {
+            query: {
+                /** @description `true`: what waits for somebody to look at it. There is no other list. */
+                attention: boolean;
+                /** @description `next_cursor` of the page before. */
+                cursor?: string;
+                /** @description Items on a page, 1 to 100; 20 if not said. */
+                limit?: number;
+            };
+            header: {
+                "X-Tenant-Id": string;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_StrayDispute"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    attend_stray_dispute: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["StrayDisputeId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Empty"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["StrayDispute"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5110,7 +5353,7 @@ export interface operations {
     list_given_up_payments: {
         parameters: {
             query: {
-                /** @description `true`: those that wait for somebody to look at them. There is no other list. */
+                /** @description `true`: what waits for somebody to look at it. There is no other list. */
                 attention: boolean;
                 /** @description `next_cursor` of the page before. */
                 cursor?: string;
@@ -5788,10 +6031,10 @@ export interface operations {
             };
         };
     };
-    list_given_up_refunds: {
+    list_refunds_to_attend: {
         parameters: {
             query: {
-                /** @description `true`: those that wait for somebody to look at them. There is no other list. */
+                /** @description `true`: what waits for somebody to look at it. There is no other list. */
                 attention: boolean;
                 /** @description `next_cursor` of the page before. */
                 cursor?: string;
@@ -5831,6 +6074,66 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    attend_refund: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["RefundId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Empty"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Refund"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -219,15 +219,32 @@ export interface Payout {
   created_at: string;
 }
 
-/** A payment or refund that was given up. */
+/** A payment or refund that was given up, or a refund that its bank has sent back. */
 export interface GivenUp {
   id: string;
   amount: Money;
   created_at: string;
+  /** Of a refund. */
+  payment_id?: string;
+  sent_back?: boolean;
+  /** The bank's reason. */
+  failure_code?: string | null;
   /** Since somebody had it tried again last. */
   attempts: number;
   last_error?: string | null;
   retried_by?: string | null;
+}
+
+/** A dispute about a charge whose payment is not here. */
+export interface StrayDispute {
+  id: string;
+  payment_id: string;
+  provider: string;
+  provider_ref: string;
+  charge_ref: string;
+  status: 'open' | 'won' | 'lost';
+  amount: Money;
+  opened_at: string;
 }
 
 /** A comparison of an account at a payment service with the books here. */

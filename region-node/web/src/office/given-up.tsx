@@ -1,4 +1,4 @@
-import { givenUp, retry, type Movement } from '../api/calls';
+import { attendRefund, givenUp, retry, type Movement } from '../api/calls';
 import type { Client } from '../api/client';
 import type { GivenUp } from '../api/types';
 import { useAction, useAttemptKey } from '../lib/hooks';
@@ -9,14 +9,19 @@ import { Button, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ShortId } from '../ui/short-id';
 
-/** Payments and refunds nobody goes on with by itself: somebody looks at why, and has them tried again. */
+/**
+ * Payments and refunds nobody goes on with by itself: somebody looks at why, and has them tried again. Refunds that banks have sent back:
+ * somebody finds another way, and says so.
+ */
 export function GivenUpMoney({ client, tenant }: { client: Client; tenant: string }) {
   return (
     <section className="stack" aria-labelledby="given-up">
       <div>
-        <h2 id="given-up">Given up</h2>
+        <h2 id="given-up">Given up and sent back</h2>
         <p className="muted small">
-          The payment service never said what became of these. Trying again asks it first: nothing is charged or given back twice.
+          The payment service never said what became of what is given up. Trying again asks it first: nothing is charged or given back twice. A
+          refund its bank has sent back is booked back, and the rider does not have the money: give it back another way, such as into the
+          wallet.
         </p>
       </div>
       <GivenUpList client={client} tenant={tenant} what="payments" />
@@ -41,7 +46,7 @@ function GivenUpList({ client, tenant, what }: ListProps) {
       {found.items.length > 0 && (
         <div className="table-wrap">
           <table>
-            <caption className="visually-hidden">Given up {what}, newest first</caption>
+            <caption className="visually-hidden">{what === 'payments' ? 'Given up payments' : 'Given up and sent back refunds'}, newest first</caption>
             <thead>
               <tr>
                 <th scope="col">Begun</th>
@@ -54,14 +59,18 @@ function GivenUpList({ client, tenant, what }: ListProps) {
                 </th>
                 <th scope="col">Why</th>
                 <th scope="col">
-                  <span className="visually-hidden">Try again</span>
+                  <span className="visually-hidden">What to do</span>
                 </th>
               </tr>
             </thead>
             <tbody>
-              {found.items.map((movement) => (
-                <GivenUpRow key={movement.id} client={client} what={what} movement={movement} onTried={found.reload} />
-              ))}
+              {found.items.map((movement) =>
+                movement.sent_back === true ? (
+                  <SentBackRow key={movement.id} client={client} refund={movement} onAttended={found.reload} />
+                ) : (
+                  <GivenUpRow key={movement.id} client={client} what={what} movement={movement} onTried={found.reload} />
+                ),
+              )}
             </tbody>
           </table>
         </div>
@@ -102,6 +111,39 @@ function GivenUpRow({ client, what, movement, onTried }: RowProps) {
           Try again
         </Button>
         <ErrorNote error={again.error} />
+      </td>
+    </tr>
+  );
+}
+
+function SentBackRow({ client, refund, onAttended }: { client: Client; refund: GivenUp; onAttended: () => void }) {
+  const attempt = useAttemptKey();
+  const attend = useAction(async () => {
+    await attendRefund(client, refund.id, attempt.keyFor([refund.id]));
+    attempt.done();
+    onAttended();
+  });
+  return (
+    <tr>
+      <td>{formatTime(refund.created_at)}</td>
+      <td>
+        <ShortId id={refund.id} />
+      </td>
+      <td className="num">{formatMoney(refund.amount)}</td>
+      <td className="num"></td>
+      <td>
+        Sent back by the bank: {refund.failure_code}
+        {refund.payment_id !== undefined && (
+          <p className="muted small">
+            Of payment <ShortId id={refund.payment_id} />
+          </p>
+        )}
+      </td>
+      <td>
+        <Button compact busy={attend.busy} onClick={() => void attend.run()}>
+          Seen to
+        </Button>
+        <ErrorNote error={attend.error} />
       </td>
     </tr>
   );

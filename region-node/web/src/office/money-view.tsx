@@ -13,6 +13,7 @@ import { StatementDownload } from '../ui/statement-download';
 import { GivenUpMoney } from './given-up';
 import { Reconciliations } from './reconciliations';
 import { RollupTable } from './rollup-table';
+import { StrayDisputes } from './stray-disputes';
 
 const EVERY_MS = 10_000;
 
@@ -85,6 +86,7 @@ export function MoneyView({ client, tenant }: { client: Client; tenant: string }
 
       <RollupTable client={client} tenant={tenant} />
       <GivenUpMoney client={client} tenant={tenant} />
+      <StrayDisputes client={client} tenant={tenant} />
       <Reconciliations client={client} tenant={tenant} />
 
       <section className="stack" aria-labelledby="driver-balances">
