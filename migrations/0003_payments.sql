@@ -170,7 +170,8 @@ CREATE TABLE ledger_entries (
     id             uuid PRIMARY KEY,
     tenant_id      text NOT NULL,
     kind           text NOT NULL CHECK (kind IN
-        ('settlement', 'refund', 'cancellation_fee', 'no_show_fee', 'tip', 'top_up', 'adjustment', 'payout', 'credit', 'recovered')),
+        ('settlement', 'refund', 'cancellation_fee', 'no_show_fee', 'tip', 'top_up', 'withdrawal', 'adjustment', 'payout', 'credit',
+         'recovered')),
     payment_id     uuid REFERENCES payments (id),
     refund_id      uuid REFERENCES refunds (id),
     payout_id      uuid REFERENCES payouts (id),
@@ -190,7 +191,8 @@ CREATE TABLE ledger_entries (
 CREATE INDEX ledger_entries_by_time ON ledger_entries USING brin (posted_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE UNIQUE INDEX one_settlement_entry_per_payment ON ledger_entries (payment_id)
     WHERE kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip', 'top_up');
-CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id) WHERE refund_id IS NOT NULL;
+-- One of a top-up has two: it is taken out of the wallet, and then given back by the PSP.
+CREATE UNIQUE INDEX one_entry_per_refund ON ledger_entries (refund_id, (kind = 'withdrawal')) WHERE refund_id IS NOT NULL;
 CALL fence_by_tenant('ledger_entries');
 
 CREATE TABLE ledger_postings (
@@ -198,7 +200,8 @@ CREATE TABLE ledger_postings (
     line           smallint NOT NULL,
     tenant_id      text NOT NULL,
     -- payments/ledger.rs names the accounts: 'psp:<provider>', 'driver:<id>', 'rider:<id>', 'tenant:revenue', 'tenant:tax',
-    -- 'tenant:cash', 'tenant:disputes', 'tenant:promotions', 'tenant:credits', 'tenant:payouts', 'tenant:suspense'.
+    -- 'tenant:cash', 'tenant:disputes', 'tenant:promotions', 'tenant:credits', 'tenant:withdrawals', 'tenant:payouts',
+    -- 'tenant:suspense'.
     -- A positive amount is owed to the account's holder, a negative one is held by it.
     account        text NOT NULL,
     amount         bigint NOT NULL,

@@ -30,8 +30,8 @@ pub(super) struct TenantBalances {
 /// An account's balance. Positive: owed to the account's holder; negative: held by it.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct AccountBalance {
-    /// `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:credits`, `tenant:payouts`,
-    /// `tenant:suspense`, or a payment service's: `psp:sandbox`, `psp:stripe:acme`.
+    /// `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:credits`,
+    /// `tenant:withdrawals`, `tenant:payouts`, `tenant:suspense`, or a payment service's: `psp:sandbox`, `psp:stripe:acme`.
     account: String,
     balance: Money,
 }

@@ -26,6 +26,10 @@ pub enum PaymentError {
     NoSuchRider(RiderId),
     #[error("the wallet holds {balance}, less than the {asked} that are to be paid")]
     WalletInsufficient { asked: Money, balance: Money },
+    #[error(
+        "{payable} of what is in the wallet was put into it by the rider and not spent, and can go back to his cards"
+    )]
+    WalletNotRefundable { payable: Money },
     #[error("driver {0} can be paid nothing now")]
     NothingToPayOut(DriverId),
     #[error(
@@ -69,7 +73,7 @@ pub enum PaymentError {
     PspUnavailable { why: String, wait_s: u64 },
     #[error("a payment that is {0} cannot be refunded")]
     NotRefundable(PaymentStatus),
-    #[error("what was put into a wallet is spent from there, and is not refunded")]
+    #[error("what was put into a wallet is given back out of the wallet, not by its payment")]
     TopUpNotRefundable,
     #[error("a wallet is topped up by card")]
     TopUpNotByCard,
@@ -129,7 +133,9 @@ impl From<PaymentError> for Problem {
             PaymentError::AmountExceedsBalance { .. } => Code::AmountExceedsBalance,
             PaymentError::AlreadyPaid(_) | PaymentError::SharePaidByOther(_) => Code::AlreadyPaid,
             PaymentError::AlreadyTipped(_) => Code::AlreadyTipped,
-            PaymentError::WalletInsufficient { .. } => Code::WalletInsufficient,
+            PaymentError::WalletInsufficient { .. } | PaymentError::WalletNotRefundable { .. } => {
+                Code::WalletInsufficient
+            }
             PaymentError::PaymentsOff => Code::FeatureDisabled,
             PaymentError::CashNotAgreed | PaymentError::TipInCash | PaymentError::TopUpNotByCard => {
                 return Self::field("method.type", detail);

@@ -10,6 +10,7 @@
 //! | `tenant:disputes`|                                | taken back by a bank until it is decided  |
 //! | `rider:<id>`    | in the rider's wallet           |                                           |
 //! | `tenant:credits`|                                 | given to riders into their wallets        |
+//! | `tenant:withdrawals`| on its way from wallets back to cards |                                    |
 //! | `tenant:payouts`| paid to drivers                 |                                           |
 //! | `tenant:suspense`| spent from wallets by entries that are forgotten here | put into them by such entries |
 //! | `psp:<name>`    |                                 | taken from riders, not yet paid out to us |
@@ -66,6 +67,8 @@ pub(super) enum Account {
     Disputes,
     /// What riders were given into their wallets.
     Credits,
+    /// What is on its way from riders' wallets back to their cards.
+    Withdrawals,
     /// What drivers were paid.
     Payouts,
     /// The other side of what wallets moved by entries that are forgotten here.
@@ -108,12 +111,14 @@ named! {
         CancellationFee = "cancellation_fee",
         /// A rider did not come.
         NoShowFee = "no_show_fee",
-        /// A dispute was opened or decided, or a bank sent a refund back.
+        /// A dispute was opened or decided, a bank sent a refund back, or what was taken out of a wallet for one is in it again.
         Adjustment = "adjustment",
         /// A rider gave the driver something.
         Tip = "tip",
         /// A rider put something into his wallet.
         TopUp = "top_up",
+        /// What was left of a top-up was taken out of the wallet, to go back to where it came from.
+        Withdrawal = "withdrawal",
         /// The driver was paid.
         Payout = "payout",
         /// A rider was given something into his wallet.
@@ -128,7 +133,7 @@ impl EntryKind {
     pub(super) fn settles(self) -> bool {
         match self {
             Self::Settlement | Self::CancellationFee | Self::NoShowFee | Self::Tip | Self::TopUp => true,
-            Self::Refund | Self::Adjustment | Self::Payout | Self::Credit | Self::Recovered => false,
+            Self::Refund | Self::Adjustment | Self::Withdrawal | Self::Payout | Self::Credit | Self::Recovered => false,
         }
     }
 }
@@ -164,9 +169,14 @@ impl Entry {
         derived(&format!("dispute {status}"), dispute)
     }
 
-    /// The only id a refund's entry can have.
+    /// The only id a refund's entry can have; of a top-up's, the one that takes it out of the wallet.
     pub(super) fn id_of_refund(refund: RefundId) -> FactId {
         derived("refund", refund.0)
+    }
+
+    /// The only id the entry can have by which what was taken out of a wallet is given back.
+    pub(super) fn id_of_withdrawal_paid(refund: RefundId) -> FactId {
+        derived("withdrawal paid", refund.0)
     }
 
     /// The only id the entry can have that takes a refund back.
@@ -384,6 +394,25 @@ pub(super) fn refund_sent_back(split: Split, parties: &Parties) -> Vec<Posting> 
     refund(split, parties).into_iter().map(|posting| Posting { amount: -posting.amount, ..posting }).collect()
 }
 
+/// What is posted when a top-up, or a part of it, is to go back: from here on the rider cannot spend it.
+pub(super) fn withdrawal(amount: i64, rider: RiderId) -> Vec<Posting> {
+    let rider = Account::Rider(rider);
+    vec![Posting { account: rider, amount: -amount }, Posting { account: Account::Withdrawals, amount }]
+}
+
+/// What is posted when the PSP has given back what was withdrawn.
+pub(super) fn withdrawal_paid(amount: i64, psp: &str) -> Vec<Posting> {
+    let psp = Account::Psp(psp.to_owned());
+    vec![Posting { account: Account::Withdrawals, amount: -amount }, Posting { account: psp, amount }]
+}
+
+/// What is posted when a withdrawal comes to nothing: the PSP has refused it, or, where `paid_by` says who had given it back, the bank
+/// has sent it back to them.
+pub(super) fn withdrawal_undone(amount: i64, rider: RiderId, paid_by: Option<&str>) -> Vec<Posting> {
+    let from = paid_by.map_or(Account::Withdrawals, |psp| Account::Psp(psp.to_owned()));
+    vec![Posting { account: from, amount: -amount }, Posting { account: Account::Rider(rider), amount }]
+}
+
 /// What a dispute posts when it comes to `status`: the PSP takes the money from us as long as nobody knows better; then it
 /// comes back, or the tenant bears it.
 pub(super) fn dispute(status: DisputeStatus, amount: i64, psp: &str) -> Vec<Posting> {
@@ -436,6 +465,7 @@ impl fmt::Display for Account {
             Self::Cash => f.write_str("tenant:cash"),
             Self::Disputes => f.write_str("tenant:disputes"),
             Self::Credits => f.write_str("tenant:credits"),
+            Self::Withdrawals => f.write_str("tenant:withdrawals"),
             Self::Payouts => f.write_str("tenant:payouts"),
             Self::Suspense => f.write_str("tenant:suspense"),
         }
@@ -563,6 +593,21 @@ mod tests {
         let ends =
             [Account::Suspense, Account::Rider(rider), Account::Driver(driver)].map(|account| on(&both, &account));
         assert_eq!((sum(&both), ends), (0, [0, -1_100, 800]));
+    }
+
+    #[test]
+    fn a_withdrawal_ends_with_the_psp_having_given_it_back_or_the_rider_having_it_again() {
+        let (rider, psp) = (RiderId::new(), Account::Psp("sandbox".into()));
+        let ends = |entries: Vec<Vec<Posting>>| {
+            let all = [vec![top_up(1_000, rider, "sandbox"), withdrawal(300, rider)], entries].concat().concat();
+            assert_eq!(sum(&all), 0);
+            [&Account::Rider(rider), &Account::Withdrawals, &psp].map(|account| on(&all, account))
+        };
+        assert_eq!(ends(vec![]), [700, 300, -1_000]);
+        assert_eq!(ends(vec![withdrawal_paid(300, "sandbox")]), [700, 0, -700]);
+        assert_eq!(ends(vec![withdrawal_undone(300, rider, None)]), [1_000, 0, -1_000]);
+        let sent_back = vec![withdrawal_paid(300, "sandbox"), withdrawal_undone(300, rider, Some("sandbox"))];
+        assert_eq!(ends(sent_back), [1_000, 0, -1_000]);
     }
 
     #[test]

@@ -92,6 +92,7 @@ pub fn routes() -> OpenApiRouter<App> {
         .routes(routes!(wallet::api::get_own_wallet))
         .routes(routes!(wallet::api::get_wallet))
         .routes(routes!(wallet::api::credit_wallet))
+        .routes(routes!(wallet::refund::refund_wallet))
         .routes(routes!(wallet::top_up::top_up))
         .routes(routes!(statement::api::get_driver_statement))
         .routes(routes!(statement::api::get_statement))

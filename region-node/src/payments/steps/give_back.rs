@@ -10,7 +10,7 @@ use crate::{
     db::TenantTx,
     http::Problem,
     payments::{
-        Answer, Entry, EntryKind, NoAnswer, Parties, PaymentError, Phase, RefundTo, Source, Step, ledger,
+        Answer, Entry, EntryKind, NoAnswer, Parties, PaymentError, PaymentKind, Phase, RefundTo, Source, Step, ledger,
         psp::{OperationKey, Order, RefundOrder},
         record::{PaymentRecord, RefundRecord},
         store, wallet,
@@ -62,8 +62,12 @@ pub(in crate::payments) async fn record_refund(
     let now = app.clock.now();
     let mut tx = app.db.begin_step(tenant).await?;
     let mut refund = store::lock_refund(&mut tx, id).await?.ok_or(PaymentError::NoSuchRefund(id))?;
+    let awaited_answer = refund.sequence.awaits_answer();
     refund.sequence = refund.sequence.answered(answer, now, rand::random());
     store::save_refund(&mut tx, &refund, now).await?;
+    if awaited_answer && refund.sequence.step == Step::Failed {
+        wallet::undo_if_withdrawn(&mut tx, &refund, now).await?;
+    }
     refund.passing().at(app, Phase::Recording).await;
     tx.commit().await?;
     refund.passing().at(app, Phase::Answered).await;
@@ -108,19 +112,26 @@ pub(in crate::payments) async fn settle_refund(
     let refunded_amount = payment.refunded_amount + refund.amount.amount;
     let payment = PaymentRecord { refunded_amount, ..payment };
     store::save_payment(tx, &payment, now).await?;
-    let parties = match refund.to {
-        RefundTo::Source => payment.parties(),
-        RefundTo::Wallet => Parties { source: Source::Wallet(payment.rider_id), ..payment.parties() },
+    let (id, postings) = match (payment.kind, refund.to) {
+        (PaymentKind::TopUp, _) => {
+            let postings = ledger::withdrawal_paid(refund.amount.amount, &payment.provider);
+            (Entry::id_of_withdrawal_paid(refund_id), postings)
+        }
+        (_, RefundTo::Source) => (Entry::id_of_refund(refund_id), ledger::refund(refund.split, &payment.parties())),
+        (_, RefundTo::Wallet) => {
+            let parties = Parties { source: Source::Wallet(payment.rider_id), ..payment.parties() };
+            (Entry::id_of_refund(refund_id), ledger::refund(refund.split, &parties))
+        }
     };
     let entry = Entry {
-        id: Entry::id_of_refund(refund_id),
+        id,
         kind: EntryKind::Refund,
         payment_id: Some(payment_id),
         refund_id: Some(refund_id),
         payout_id: None,
         credit_id: None,
         currency: refund.amount.currency,
-        postings: ledger::refund(refund.split, &parties),
+        postings,
         posted_at: now,
     };
     let told = payment
@@ -178,13 +189,17 @@ async fn take_back(tx: &mut TenantTx, refund: &RefundRecord, code: String, now: 
         payout_id: None,
         credit_id: None,
         currency: refund.amount.currency,
-        postings: ledger::refund_sent_back(refund.split, &payment.parties()),
+        postings: match payment.kind {
+            PaymentKind::TopUp => {
+                ledger::withdrawal_undone(refund.amount.amount, payment.rider_id, Some(&payment.provider))
+            }
+            _ => ledger::refund_sent_back(refund.split, &payment.parties()),
+        },
         posted_at: now,
     };
     let amount = refund.amount.amount;
     let told = payment.trip_id.map(|trip| entry.told(tx.tenant(), &payment, trip, amount, refund.created_at));
-    let told: Vec<_> = told.into_iter().map(Fact::Adjustment).collect();
-    store::book(tx, &entry, &told).await?;
+    wallet::book(tx, entry, told.map(Fact::Adjustment), refund.created_at).await?;
     metrics::counter!("region_node_refunds_sent_back_total", "tenant" => tx.tenant().to_string()).increment(1);
     let why = refund.sequence.failure_code.as_deref().unwrap_or_default();
     tracing::error!(payment.id = %payment_id, why, "refund {refund_id} was sent back: the rider has not had it");

@@ -76,6 +76,8 @@ async fn refunds_there(tx: &mut TenantTx, job: &Job, region: &str) -> sqlx::Resu
          CROSS JOIN LATERAL (SELECT CASE
              WHEN r.id IS NULL AND o.state = 'succeeded' AND (o.ours IS NOT NULL OR charge.id IS NOT NULL)
                  AND NOT EXISTS (SELECT FROM ledger_facts f WHERE f.fact_id = o.fact AND f.origin_region <> $5)
+                 AND NOT EXISTS (SELECT FROM ledger_facts f
+                                 WHERE f.kind = 'wallet' AND f.entry_id = o.fact AND f.origin_region <> $5)
                  THEN 'refund_missing_here'
              WHEN r.status = 'settled' AND o.provider_ref IS DISTINCT FROM r.provider_ref
                  THEN CASE WHEN o.state = 'succeeded' THEN 'refund_made_twice' END

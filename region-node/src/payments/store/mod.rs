@@ -55,7 +55,8 @@ pub(super) use self::{
     },
     wallets::{
         balance as wallet_balance, entries as wallet_entries, forgotten as forgotten_of_wallet, insert_credit,
-        is_booked, is_rider, lock as lock_wallet, lock_rider, of_all_riders as balances_of_riders,
+        is_booked, is_rider, left_of_top_ups, lock as lock_wallet, lock_rider, lock_top_ups,
+        of_all_riders as balances_of_riders, topped_up_and_not_spent,
     },
     webhooks::{first_sight, forget_webhooks, make_payment_due, make_refund_due},
 };

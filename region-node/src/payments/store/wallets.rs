@@ -1,5 +1,5 @@
 use shared::{
-    ids::{FactId, RiderId},
+    ids::{FactId, PaymentId, RiderId},
     money::{Currency, Money},
 };
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::{
     payments::{
         EntryKind,
         ledger::Account,
-        wallet::{CreditRecord, Forgotten, WalletEntry},
+        wallet::{CreditRecord, Forgotten, WalletEntry, refund::TopUpLeft},
     },
 };
 
@@ -108,6 +108,68 @@ pub(in crate::payments) async fn insert_credit(tx: &mut TenantTx, credit: &Credi
         credit.created_at
     );
     sql.execute(tx.conn()).await.map(|_| ())
+}
+
+/// A rider's top-ups of which something may be left, the newest first, and holds their rows until the transaction ends.
+pub(in crate::payments) async fn lock_top_ups(
+    tx: &mut TenantTx,
+    rider: RiderId,
+    currency: Currency,
+    limit: i64,
+) -> sqlx::Result<Vec<PaymentId>> {
+    let tenant = tx.tenant().clone();
+    let sql = sqlx::query_scalar!(
+        "SELECT id FROM payments
+         WHERE tenant_id = $1 AND rider_id = $2 AND kind = 'top_up' AND currency = $3
+           AND status IN ('settled', 'partially_refunded')
+         ORDER BY id DESC LIMIT $4 FOR UPDATE",
+        tenant.as_str(),
+        rider.0,
+        currency.code(),
+        limit
+    );
+    Ok(sql.fetch_all(tx.conn()).await?.into_iter().map(PaymentId).collect())
+}
+
+/// What of locked top-ups was neither given back nor disputed, in their order.
+pub(in crate::payments) async fn left_of_top_ups(
+    tx: &mut TenantTx,
+    top_ups: &[PaymentId],
+) -> sqlx::Result<Vec<TopUpLeft>> {
+    let ids: Vec<Uuid> = top_ups.iter().map(|id| id.0).collect();
+    let sql = sqlx::query!(
+        r#"SELECT p.id, (p.amount
+               - (SELECT coalesce(sum(r.amount), 0) FROM refunds r WHERE r.payment_id = p.id AND r.status <> 'failed')
+               - (SELECT coalesce(sum(d.amount), 0) FROM disputes d WHERE d.payment_id = p.id AND d.status <> 'won')
+               )::bigint AS "left!"
+           FROM payments p WHERE p.id = ANY ($1) ORDER BY p.id DESC"#,
+        &ids
+    );
+    let rows = sql.fetch_all(tx.conn()).await?.into_iter();
+    Ok(rows.map(|row| TopUpLeft { payment_id: row.id.into(), left: row.left.max(0) }).collect())
+}
+
+/// What a rider has put into a wallet less what he has spent from it: not what the company gave, nor what it refunded into it of what
+/// was not paid from it. What came back from other regions after an old backup was restored counts as spent, not as put in.
+pub(in crate::payments) async fn topped_up_and_not_spent(
+    tx: &mut TenantTx,
+    rider: RiderId,
+    currency: Currency,
+) -> sqlx::Result<i64> {
+    let tenant = tx.tenant().clone();
+    let sql = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(p.amount), 0)::bigint AS "unspent!"
+           FROM ledger_postings p JOIN ledger_entries e ON e.id = p.entry_id LEFT JOIN payments y ON y.id = e.payment_id
+           WHERE p.tenant_id = $1 AND p.account = $2 AND e.currency = $3
+             AND CASE e.kind WHEN 'credit' THEN false
+                             WHEN 'refund' THEN y.provider = 'wallet'
+                             WHEN 'recovered' THEN p.amount < 0
+                             ELSE true END"#,
+        tenant.as_str(),
+        Account::Rider(rider).to_string(),
+        currency.code()
+    );
+    sql.fetch_one(tx.conn()).await
 }
 
 /// What other regions remember of a rider's wallet and this one has forgotten: what was put in first, so that it is not overdrawn

@@ -326,7 +326,7 @@ impl Scene {
                                      AS told (fact_id uuid, entry_id uuid)
                                  WHERE o.stream = 'ledger' AND e.id IN (told.fact_id, told.entry_id))
                  AND NOT EXISTS (SELECT FROM ledger_postings p WHERE p.entry_id = e.id AND p.account = 'tenant:suspense')
-                 AND NOT EXISTS (SELECT FROM payments y WHERE y.id = e.payment_id AND y.kind = 'top_up' AND e.kind = 'adjustment')",
+                 AND NOT EXISTS (SELECT FROM payments y WHERE y.id = e.payment_id AND y.kind = 'top_up' AND e.kind IN ('adjustment', 'refund'))",
         )
         .await;
         assert_eq!(untold, 0, "other regions do not learn of all that is booked");

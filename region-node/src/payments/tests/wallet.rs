@@ -480,6 +480,206 @@ async fn a_disputed_top_up_is_the_tenant_s_loss_and_no_adjustment_of_what_trips_
     assert_eq!(scene.number("SELECT sum(amount)::bigint FROM ledger_postings").await, 0);
 }
 
+impl Scene {
+    /// The back office has some of the wallet given back, or all that can be.
+    async fn withdrawn(&self, body: Value) -> TestAnswer {
+        self.admin.post(&format!("/v1/riders/{}/wallet/refunds", self.rider.id), body).await
+    }
+
+    async fn topped_up(&self, amount: i64, token: &str) -> PaymentId {
+        id_of(&self.rider.post(TOP_UPS, top_up(amount, token)).await.ok(201))
+    }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_a_rider_put_in_and_has_not_spent_goes_back_to_his_cards_the_newest_first_and_credit_stays(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let top_ups = [scene.topped_up(1_000, "tok_visa").await, scene.topped_up(600, "tok_amex").await];
+    let newest = scene.topped_up(500, "tok_visa").await;
+    scene.credited(700).await;
+    scene.pay_from_wallet(scene.trip().await).await.ok(201);
+    assert_eq!(scene.in_wallet().await, 1_700);
+    let too_much = scene.withdrawn(json!({"amount": 1_001, "reason": "closes his account"})).await;
+    assert!(too_much.json()["detail"].as_str().unwrap().starts_with("10.00 USD of what is in the wallet"));
+    assert_eq!(too_much.problem(409).code, "wallet_insufficient");
+    let made = scene.withdrawn(json!({"reason": "closes his account"})).await.ok(201);
+    assert_eq!((&made["rider_id"], &made["amount"]), (&json!(scene.rider.id), &usd(1_000)));
+    let refunds: Vec<_> = made["refunds"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|refund| (id_at(refund, "payment_id"), refund["amount"].clone()))
+        .collect();
+    assert_eq!(refunds, [(newest, usd(500)), (top_ups[1], usd(500))]);
+    assert!(made["refunds"].as_array().unwrap().iter().all(|refund| refund["status"] == "pending"), "{made}");
+    assert_eq!(
+        (scene.in_wallet().await, scene.on("tenant:withdrawals").await),
+        (700, 1_000),
+        "nobody spends it meanwhile"
+    );
+    let wallet = scene.wallet().await;
+    let latest = &wallet["items"][0];
+    assert_eq!((&latest["kind"], &latest["reason"]), (&json!("withdrawal"), &json!("closes his account")));
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations WHERE kind = 'refund'").await, 0);
+
+    assert_eq!(resume::run_due(&scene.region.app).await.unwrap(), 2);
+    assert_eq!((scene.on("tenant:withdrawals").await, scene.on("psp:%").await), (0, 1_000 - 2_100));
+    let payment = scene.payment(top_ups[1]).await;
+    assert_eq!((&payment["status"], &payment["refunded"]), (&json!("partially_refunded"), &usd(500)));
+    assert_eq!(scene.payment(newest).await["status"], "refunded");
+    assert_eq!(scene.payment(top_ups[0]).await["status"], "settled");
+    assert_eq!(scene.withdrawn(json!({"reason": "more"})).await.problem(409).code, "wallet_insufficient");
+    let told = "SELECT coalesce(sum((convert_from(body, 'UTF8')::jsonb ->> 'amount')::bigint), 0)::bigint FROM repl_outbox WHERE kind = 'wallet'";
+    assert_eq!((scene.number(told).await, scene.in_wallet().await), (700, 700), "other regions know what is in it");
+    scene.assert_books_agree().await;
+    let from = scene.region.clock.now() - time::Duration::HOUR;
+    let from = from.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let statement = scene.admin.get(&format!("/v1/statement?from={from}")).await.ok(200);
+    let of_withdrawals =
+        statement["entries"].as_array().unwrap().iter().filter(|line| line["account"] == "tenant:withdrawals");
+    assert_eq!(of_withdrawals.count(), 4);
+    let report = reconcile::reconciled(&scene).await;
+    assert_eq!(report["items"], json!([]), "{report}");
+}
+
+fn id_at(value: &Value, name: &str) -> PaymentId {
+    value[name].as_str().unwrap().parse().unwrap()
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_wallet_given_back_many_times_at_once_gives_back_what_is_in_it_and_a_repeat_counts_once(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    for amount in [300, 400, 500] {
+        scene.topped_up(amount, "tok_visa").await;
+    }
+    let path = format!("/v1/riders/{}/wallet/refunds", scene.rider.id);
+    let body = json!({"amount": usd(100), "reason": "asked for it"});
+    let first = scene.admin.post_keyed(&path, "k", body.clone()).await.ok(201);
+    assert_eq!(scene.admin.post_keyed(&path, "k", body).await.ok(201), first);
+    assert_eq!(scene.in_wallet().await, 1_100);
+    let mut trips = Vec::new();
+    for _ in 0..3 {
+        trips.push(scene.trip_that_is("completed", 150).await);
+    }
+    let withdrawals = (0..10).map(|_| scene.withdrawn(json!({"amount": 250, "reason": "asked for it"})));
+    let (given, paid) = futures::future::join(
+        futures::future::join_all(withdrawals),
+        futures::future::join_all(trips.iter().map(|trip| scene.pay_from_wallet(*trip))),
+    )
+    .await;
+    let count = |answers: Vec<TestAnswer>| {
+        let count = answers.iter().filter(|answer| answer.status == 201).count();
+        let others = answers.into_iter().filter(|answer| answer.status != 201);
+        others.for_each(|answer| assert_eq!(answer.problem(409).code, "wallet_insufficient"));
+        i64::try_from(count).unwrap()
+    };
+    let (given, paid) = (count(given), count(paid));
+    assert_eq!(scene.in_wallet().await, 1_100 - 250 * given - 150 * paid);
+    assert!(scene.in_wallet().await < 250, "{given} withdrawals, {paid} trips");
+    while scene.later().await > 0 {}
+    assert_eq!((scene.on("psp:%").await, scene.on("tenant:withdrawals").await), (100 + 250 * given - 1_200, 0));
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_the_payment_service_refuses_to_give_back_is_in_the_wallet_again_once(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let top_up = scene.topped_up(1_000, "tok_refund_declined").await;
+    let made = scene.withdrawn(json!({"amount": 400, "reason": "asked for it"})).await.ok(201);
+    assert_eq!(scene.in_wallet().await, 600);
+    while scene.later().await > 0 {}
+    assert_eq!((scene.in_wallet().await, scene.on("tenant:withdrawals").await), (1_000, 0));
+    let refund = scene.rider.get(&format!("/v1/payments/{top_up}/refunds")).await.ok(200)["items"][0].clone();
+    assert_eq!((&refund["id"], &refund["status"]), (&made["refunds"][0]["id"], &json!("failed")));
+    let refund = refund["id"].as_str().unwrap().parse().unwrap();
+    let declined = Ok(Answer::Declined { code: "again".to_owned() });
+    steps::record_refund(&scene.region.app, &scene.region.tenant, refund, &declined).await.unwrap();
+    assert_eq!(scene.in_wallet().await, 1_000);
+    assert_eq!(scene.wallet().await["items"][0]["kind"], "adjustment");
+    scene.assert_books_agree().await;
+    assert_eq!(
+        scene.withdrawn(json!({"reason": "again"})).await.ok(201)["amount"],
+        usd(1_000),
+        "it can be asked for again"
+    );
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_a_bank_sends_back_of_a_wallet_that_was_given_back_is_in_the_wallet_again(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let top_up = scene.topped_up(1_000, "tok_refund_timeout").await;
+    let made = scene.withdrawn(json!({"reason": "asked for it"})).await.ok(201);
+    while scene.later().await > 0 {}
+    assert_eq!(scene.payment(top_up).await["status"], "refunded", "the answer came in the end");
+    scene.assert_books_agree().await;
+    let fail = "UPDATE sandbox_psp_operations SET outcome = 'declined', decline_code = 'expired_or_canceled_card'
+                WHERE kind = 'refund'";
+    sqlx::query(fail).execute(&mut *scene.conn().await).await.unwrap();
+    let refund: shared::ids::RefundId = made["refunds"][0]["id"].as_str().unwrap().parse().unwrap();
+    for event in ["evt_1", "evt_2"] {
+        let event = webhook::event(event, &OperationKey::Refund(refund).to_string());
+        webhook::send(&scene, &event, &webhook::signature(&scene, &event)).await.ok(200);
+        assert_eq!((scene.in_wallet().await, scene.on("psp:%").await), (1_000, -1_000));
+    }
+    assert_eq!(scene.payment(top_up).await["status"], "settled");
+    assert_eq!(attention::waiting(&scene, "refunds").await.len(), 1);
+    scene.assert_books_agree().await;
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_the_company_gave_refunded_or_a_bank_disputes_is_not_paid_out_of_a_wallet(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.credited(500).await;
+    let paid = scene.paid("tok_visa").await;
+    let body = json!({"amount": 300, "reason": "detour", "to": "wallet"});
+    scene.admin.post(&format!("/v1/payments/{paid}/refunds"), body).await.ok(201);
+    assert_eq!(scene.withdrawn(json!({"reason": "all"})).await.problem(409).code, "wallet_insufficient");
+    let disputed = scene.topped_up(1_000, "tok_visa").await;
+    let charge = dispute::provider_ref(&scene, disputed).await;
+    dispute::tell(&scene, "evt_1", &charge, &usd(600), "open").await.ok(200);
+    assert_eq!(scene.withdrawn(json!({"amount": 401, "reason": "all"})).await.problem(409).code, "wallet_insufficient");
+    assert_eq!(scene.withdrawn(json!({"reason": "all"})).await.ok(201)["amount"], usd(400));
+    // A trip paid from the wallet and refunded into it is as if it had not been.
+    scene.topped_up(FARE, "tok_visa").await;
+    let trip = id_of(&scene.pay_from_wallet(scene.trip().await).await.ok(201));
+    assert_eq!(scene.withdrawn(json!({"reason": "all"})).await.ok(201)["amount"], usd(600));
+    scene.admin.post(&format!("/v1/payments/{trip}/refunds"), json!({"reason": "sorry"})).await.ok(201);
+    assert_eq!(scene.withdrawn(json!({"reason": "all"})).await.ok(201)["amount"], usd(500));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_wallet_is_given_back_by_its_own_back_office_alone(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    scene.topped_up(1_000, "tok_visa").await;
+    let path = format!("/v1/riders/{}/wallet/refunds", scene.rider.id);
+    for user in [&scene.rider, &scene.driver] {
+        assert_eq!(user.post(&path, json!({"reason": "mine"})).await.problem(403).code, "forbidden");
+    }
+    let unknown = format!("/v1/riders/{}/wallet/refunds", Uuid::now_v7());
+    assert_eq!(scene.admin.post(&unknown, json!({"reason": "his"})).await.problem(404).code, "not_found");
+    let office = scene.region.new_tenant("other-cabs", json!({})).await;
+    let other = scene.region.admin_of("other-cabs".parse().unwrap(), &office).await;
+    assert_eq!(other.post(&path, json!({"reason": "his"})).await.problem(404).code, "not_found");
+    for (bad, field) in [
+        (json!({"amount": 100}), "reason"),
+        (json!({"amount": 0, "reason": "x"}), "amount"),
+        (json!({"amount": {"amount": 1, "currency": "EUR"}, "reason": "x"}), "amount.currency"),
+    ] {
+        assert_eq!(scene.admin.post(&path, bad.clone()).await.problem(422).fields, [field], "{bad}");
+    }
+    scene
+        .replication(
+            "DELETE FROM repl_self; INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ('test', 'us-east', 1)",
+        )
+        .await;
+    assert_eq!(
+        scene.withdrawn(json!({"reason": "all"})).await.problem(503).code,
+        "unavailable",
+        "it may be spent already"
+    );
+    assert_eq!(scene.in_wallet().await, 1_000);
+}
+
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_card_payment_goes_back_into_the_wallet_at_once_and_the_payment_service_hears_nothing_of_it(pool: PgPool) {
     let scene = Scene::new(pool).await;

@@ -6,12 +6,14 @@
 //! to and settled in one transaction. A wallet that holds too little pays nothing of it.
 //!
 //! A top-up is a payment like those of trips, charged by the PSP and recovered as they are, but no revenue: it is told to nobody as a
-//! settlement, nor is a dispute about it.
+//! settlement, nor is a dispute about it. What is left of top-ups can go back to where it came from: it is taken out of the wallet
+//! first, so that nobody spends it meanwhile, and is in it again if the PSP refuses or a bank sends it back.
 //!
 //! Every movement is a fact other regions learn. A region taken back to an old backup has it back from them and books it anew,
 //! against `tenant:suspense` since it has forgotten what for ([`super::forgotten`]); before that it lets nobody spend.
 
 pub(super) mod api;
+pub(super) mod refund;
 pub(super) mod top_up;
 
 use serde::Serialize;
@@ -22,15 +24,19 @@ use shared::{
 };
 use time::OffsetDateTime;
 
-use super::{Entry, EntryKind, PaymentError, ledger, record::PaymentRecord, store};
-use crate::{app::App, db::TenantTx};
+use super::{
+    Entry, EntryKind, PaymentError, PaymentKind, ledger,
+    record::{PaymentRecord, RefundRecord},
+    store,
+};
+use crate::{app::App, db::TenantTx, http::Problem};
 
 /// A movement of a wallet.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct WalletEntry {
     pub(super) entry_id: FactId,
     /// `top_up`: put in by the rider; `credit`: given by the company; `settlement`, `cancellation_fee`, `no_show_fee` and `tip`: paid with it; `refund`: such a
-    /// payment went back; `recovered`: one of these, of which the region has forgotten more, since an old backup was restored.
+    /// payment went back; `withdrawal`: a top-up, or a part of it, goes back; `adjustment`: it could not; `recovered`: one of these, of which the region has forgotten more, since an old backup was restored.
     pub(super) kind: EntryKind,
     /// Negative: spent.
     pub(super) amount: Money,
@@ -42,7 +48,7 @@ pub(super) struct WalletEntry {
     pub(super) trip_id: Option<TripId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refund_id: Option<RefundId>,
-    /// Of a credit or a refund.
+    /// Of a credit, a refund or a withdrawal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
 }
@@ -120,6 +126,48 @@ async fn credit(tx: &mut TenantTx, credit: &CreditRecord) -> sqlx::Result<()> {
         posted_at: credit.created_at,
     };
     book(tx, entry, None, credit.created_at).await
+}
+
+/// Takes what a refund of a top-up is to give back out of the wallet.
+async fn withdraw(tx: &mut TenantTx, rider: RiderId, refund: &RefundRecord) -> sqlx::Result<()> {
+    let entry = Entry {
+        id: Entry::id_of_refund(refund.id),
+        kind: EntryKind::Withdrawal,
+        payment_id: Some(refund.payment_id),
+        refund_id: Some(refund.id),
+        payout_id: None,
+        credit_id: None,
+        currency: refund.amount.currency,
+        postings: ledger::withdrawal(refund.amount.amount, rider),
+        posted_at: refund.created_at,
+    };
+    book(tx, entry, None, refund.created_at).await
+}
+
+/// Puts what a refund of a top-up was to give back into the wallet again, once the PSP has refused it; of other refunds nothing has
+/// moved.
+pub(super) async fn undo_if_withdrawn(
+    tx: &mut TenantTx,
+    refund: &RefundRecord,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let id = refund.payment_id;
+    let payment = store::load_payment(tx, id).await?.ok_or(PaymentError::NotFound(id))?;
+    if payment.kind != PaymentKind::TopUp {
+        return Ok(());
+    }
+    let entry = Entry {
+        id: Entry::id_of_refund_sent_back(refund.id),
+        kind: EntryKind::Adjustment,
+        payment_id: Some(id),
+        refund_id: None,
+        payout_id: None,
+        credit_id: None,
+        currency: refund.amount.currency,
+        postings: ledger::withdrawal_undone(refund.amount.amount, payment.rider_id, None),
+        posted_at: now,
+    };
+    Ok(book(tx, entry, None, refund.created_at).await?)
 }
 
 /// Books what was forgotten of a rider's wallet: posted now, since statements of the time it moved are out, and told to nobody, since

@@ -198,6 +198,10 @@ export const topUp = (client: Client, body: { amount: Money }, idempotencyKey: s
 export const creditWallet = (client: Client, rider: string, body: { amount: Money; reason: string }, idempotencyKey: string): Promise<unknown> =>
   client.json({ method: 'POST', path: `/v1/riders/${enc(rider)}/wallet/credits`, body, idempotencyKey });
 
+/** To the cards it was topped up from. */
+export const refundWallet = (client: Client, rider: string, body: { amount?: Money; reason: string }, idempotencyKey: string): Promise<unknown> =>
+  client.json({ method: 'POST', path: `/v1/riders/${enc(rider)}/wallet/refunds`, body, idempotencyKey });
+
 export const driverBalance = (client: Client, driver: string, signal?: AbortSignal): Promise<DriverBalance> =>
   client.json({ method: 'GET', path: `/v1/drivers/${enc(driver)}/balance`, signal });
 

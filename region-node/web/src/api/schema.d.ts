@@ -917,6 +917,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/riders/{id}/wallet/refunds": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Gives back to a rider what he put into his wallet and has not spent, or a part of it: to the cards his top-ups were charged to, the
+         *     newest first, as one refund of each. It is out of the wallet at once; the payment service is asked soon after, and what it refuses,
+         *     or a bank sends back, is in the wallet again. What the company gave, or refunded into the wallet of what was paid by card, is no
+         *     cash and is not paid out: what goes back is never more than was topped up and not spent since.
+         */
+        post: operations["refund_wallet"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/rides": {
         parameters: {
             query?: never;
@@ -1571,8 +1593,8 @@ export interface components {
         /** @description An account's balance. Positive: owed to the account's holder; negative: held by it. */
         AccountBalance: {
             /**
-             * @description `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:credits`, `tenant:payouts`,
-             *     `tenant:suspense`, or a payment service's: `psp:sandbox`, `psp:stripe:acme`.
+             * @description `tenant:revenue`, `tenant:tax`, `tenant:promotions`, `tenant:cash`, `tenant:disputes`, `tenant:credits`,
+             *     `tenant:withdrawals`, `tenant:payouts`, `tenant:suspense`, or a payment service's: `psp:sandbox`, `psp:stripe:acme`.
              */
             account: string;
             balance: components["schemas"]["Money"];
@@ -1893,7 +1915,7 @@ export interface components {
          * @description Why money moved.
          * @enum {string}
          */
-        EntryKind: "settlement" | "refund" | "cancellation_fee" | "no_show_fee" | "adjustment" | "tip" | "top_up" | "payout" | "credit" | "recovered";
+        EntryKind: "settlement" | "refund" | "cancellation_fee" | "no_show_fee" | "adjustment" | "tip" | "top_up" | "withdrawal" | "payout" | "credit" | "recovered";
         /** @description One entry of a log. */
         EntryPlace: {
             /**
@@ -3904,16 +3926,29 @@ export interface components {
             entry_id: components["schemas"]["FactId"];
             /**
              * @description `top_up`: put in by the rider; `credit`: given by the company; `settlement`, `cancellation_fee`, `no_show_fee` and `tip`: paid with it; `refund`: such a
-             *     payment went back; `recovered`: one of these, of which the region has forgotten more, since an old backup was restored.
+             *     payment went back; `withdrawal`: a top-up, or a part of it, goes back; `adjustment`: it could not; `recovered`: one of these, of which the region has forgotten more, since an old backup was restored.
              */
             kind: components["schemas"]["EntryKind"];
             payment_id?: components["schemas"]["PaymentId"] | null;
             /** Format: date-time */
             posted_at: string;
-            /** @description Of a credit or a refund. */
+            /** @description Of a credit, a refund or a withdrawal. */
             reason?: string | null;
             refund_id?: components["schemas"]["RefundId"] | null;
             trip_id?: components["schemas"]["TripId"] | null;
+        };
+        /** @description What goes back out of a rider's wallet. */
+        WalletRefund: {
+            amount: components["schemas"]["Money"];
+            /** @description One for each top-up it goes back to, the newest first. */
+            refunds: components["schemas"]["Refund"][];
+            rider_id: components["schemas"]["RiderId"];
+        };
+        /** @description How much of a wallet to give back, and why. */
+        WalletRefundRequest: {
+            amount?: components["schemas"]["AskedAmount"] | null;
+            /** @description For the books and the rider. */
+            reason: string;
         };
         /** @description A zone and how many wait in it. */
         ZoneItem: {
@@ -6846,6 +6881,82 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+        };
+    };
+    refund_wallet: {
+        parameters: {
+            query?: never;
+            header: {
+                "X-Tenant-Id": string;
+                "Idempotency-Key"?: string | null;
+            };
+            path: {
+                id: components["schemas"]["RiderId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["WalletRefundRequest"];
+            };
+        };
+        responses: {
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["WalletRefund"];
+                };
+            };
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };

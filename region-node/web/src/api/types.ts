@@ -173,10 +173,20 @@ export interface Payment {
 /** A movement of a rider's wallet; negative: spent. */
 export interface WalletEntry {
   entry_id: string;
-  kind: 'credit' | 'settlement' | 'cancellation_fee' | 'no_show_fee' | 'tip' | 'top_up' | 'refund' | 'recovered';
+  kind:
+    | 'credit'
+    | 'settlement'
+    | 'cancellation_fee'
+    | 'no_show_fee'
+    | 'tip'
+    | 'top_up'
+    | 'withdrawal'
+    | 'adjustment'
+    | 'refund'
+    | 'recovered';
   amount: Money;
   posted_at: string;
-  /** Of a credit or a refund. */
+  /** Of a credit, a refund or a withdrawal. */
   reason?: string | null;
 }
 

@@ -20,6 +20,8 @@ const WORDS: Record<WalletEntry['kind'], string> = {
   no_show_fee: 'A missed pick-up',
   tip: 'A tip',
   refund: 'A refund',
+  withdrawal: 'Back to your card',
+  adjustment: 'Could not go back to your card',
   recovered: 'Restored',
 };
 
