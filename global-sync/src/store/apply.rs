@@ -248,9 +248,8 @@ pub(super) async fn apply_at_once(
     }
     let _spans: Vec<_> = new.iter().filter_map(|(_, envelope, _)| trace(envelope)).collect();
     let mut attempt = connection.begin().await?;
-    match ledger::insert(&mut attempt, &log.origin, &facts).await {
-        Ok(conflicts) if conflicts.is_empty() => {}
-        Ok(_) => return Ok(false),
+    match ledger::insert_new(&mut attempt, &log.origin, &facts).await {
+        Ok(()) => {}
         Err(error) if error.is_about_data() => return Ok(false),
         Err(error) => return Err(error),
     }

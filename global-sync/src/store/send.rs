@@ -3,8 +3,10 @@
 use super::{Store, StoreError, from_sql, hash, to_sql};
 use crate::protocol::{Checkpoint, Entry, Hash, Head, KeyId, LogId, MAX_BATCH_BYTES};
 
-/// How far ahead one read looks for a good place to end: more entries than a batch can have, whose hashes alone take this much.
-const LOOK_AHEAD: u64 = MAX_BATCH_BYTES / 96;
+/// What one entry likely has at least. Where entries are smaller one read brings less than was asked for, and the next one the rest.
+const LIKELY_BYTES: u64 = 256;
+/// More entries than a batch can have, whose hashes alone take this much.
+const MAX_ENTRIES: u64 = MAX_BATCH_BYTES / 96;
 
 /// Entries ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,27 +29,30 @@ impl Store {
         known_keys: &[KeyId],
     ) -> Result<Option<Outgoing>, StoreError> {
         // No entry is read that is too far: one alone can have a megabyte. What is signed as one is read whole, which is a group
-        // where it was written and a batch where it came as one.
+        // where it was written and a batch where it came as one. Where to end is looked up first and what is sent is one range:
+        // to join what lies before the end costs several times as much.
         let rows = sqlx::query!(
             r#"SELECT l.seq, l.hash, l.envelope, l.body, c.key_id AS "key_id?", c.signature AS "signature?"
-               FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS bytes_before
-                     FROM (SELECT seq, octet_length(envelope) + COALESCE(octet_length(body), 0) AS size FROM repl_log
-                           WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq BETWEEN $4 AND $5
-                           ORDER BY seq LIMIT $6) next) counted
-               JOIN repl_log l USING (seq)
-               LEFT JOIN repl_checkpoint c USING (origin_region, origin_incarnation, stream, seq)
-               WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3
-                 AND (bytes_before < $7 OR seq <= (SELECT min(seq) FROM repl_checkpoint
-                                                   WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3
-                                                     AND seq >= $4))
-               ORDER BY seq"#,
+               FROM repl_log l LEFT JOIN repl_checkpoint c USING (origin_region, origin_incarnation, stream, seq)
+               WHERE l.origin_region = $1 AND l.origin_incarnation = $2 AND l.stream = $3 AND l.seq BETWEEN $4 AND $5
+                 AND l.seq <= GREATEST(
+                     (SELECT max(seq)
+                      FROM (SELECT seq, sum(size) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - size AS bytes_before
+                            FROM (SELECT seq, octet_length(envelope) + COALESCE(octet_length(body), 0) AS size FROM repl_log
+                                  WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq BETWEEN $4 AND $5
+                                  ORDER BY seq LIMIT 1 + $6::bigint / $7::bigint) next) counted
+                      WHERE bytes_before < $6),
+                     (SELECT min(seq) FROM repl_checkpoint
+                      WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq >= $4))
+               ORDER BY l.seq LIMIT $8"#,
             log.origin.region.as_str(),
             to_sql(log.origin.incarnation)?,
             log.stream.as_str(),
             to_sql(from)?,
             to_sql(upto)?,
-            to_sql(LOOK_AHEAD)?,
-            to_sql(max_bytes)?
+            to_sql(max_bytes)?,
+            to_sql(LIKELY_BYTES)?,
+            to_sql(MAX_ENTRIES)?
         )
         .fetch_all(&self.pool)
         .await?;

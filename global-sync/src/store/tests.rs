@@ -8,7 +8,7 @@ use shared::{
     tenant_document::{DocumentActor, TenantDocument},
 };
 use sqlx::PgPool;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
 use super::*;
@@ -412,6 +412,64 @@ async fn the_leader_applies_what_it_stores_unless_that_wants_a_closer_look(pool:
     let next = batch(&eu, head, &[settlement(8)]);
     assert!(matches!(us.store.receive_all(Some(&lost), &[&next]).await, Err(StoreError::NotLeading)));
     assert_eq!(us.store.logs().await.unwrap()[&eu].head, head);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn whatever_facts_say_and_whichever_way_they_come_in_their_sums_are_those_of_their_rows(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let times = [
+        datetime!(2026-11-28 10:20:30.123456789 UTC),
+        datetime!(2026-11-28 10:20:30.1 +5:30),
+        datetime!(1999-12-31 23:59:59.999999999 UTC),
+        datetime!(1970-01-01 0:00 UTC),
+        datetime!(1969-12-31 23:59:58.9999995 UTC),
+        datetime!(0001-01-01 0:00 UTC),
+        datetime!(9999-12-31 23:59:59.999999 UTC),
+    ];
+    let mut n = 0;
+    let mut facts = |ways: u128| -> Vec<Fact> {
+        let of_time = |settled_at: OffsetDateTime| {
+            n += 1;
+            let (Fact::Settlement(entry), Fact::Payout(made), Fact::Wallet(moved)) =
+                (settlement(ways * 1000 + n), payout(ways * 1000 + 100 + n), wallet(ways * 1000 + 200 + n))
+            else {
+                unreachable!()
+            };
+            let of_a_payment = WalletMoved {
+                fact_id: Uuid::from_u128(ways * 1000 + 300 + n),
+                payment_id: Some(entry.payment_id),
+                ..moved.clone()
+            };
+            [
+                Fact::Settlement(LedgerEntry { settled_at, amount: i64::MAX, ..entry.clone() }),
+                Fact::Refund(LedgerEntry {
+                    fact_id: Uuid::from_u128(ways * 1000 + 400 + n),
+                    settled_at,
+                    amount: -1,
+                    ..entry
+                }),
+                Fact::Payout(PayoutMade { paid_at: settled_at, ..made }),
+                Fact::Wallet(WalletMoved { moved_at: settled_at, ..moved }),
+                Fact::Wallet(WalletMoved { moved_at: settled_at, ..of_a_payment }),
+            ]
+        };
+        times.into_iter().flat_map(of_time).collect()
+    };
+    let (own, looked_at, at_once) = (facts(1), facts(2), facts(3));
+    let each = i64::try_from(own.len()).unwrap();
+    for fact in &own {
+        us.commit(fact).await;
+    }
+    us.number().await;
+    let eu = log("eu-west", FactStream::Ledger);
+    let first = batch(&eu, Head::EMPTY, &looked_at);
+    us.store.receive(&first).await.unwrap();
+    us.apply_all().await;
+    let second = batch(&eu, first.checkpoint.head, &at_once);
+    let applied = us.store.receive_all(Some(&us.fence), &[&second]).await.unwrap().applied;
+    assert_eq!(i64::try_from(applied).unwrap(), each, "with the transaction that stores them");
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 3 * each);
+    assert!(us.store.check_ledger(&us.fence).await.unwrap().is_empty());
 }
 
 #[sqlx::test(migrations = "../migrations")]
