@@ -30,7 +30,11 @@ use shared::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{DisputeStatus, payment::named, record::PaymentRecord};
+use super::{
+    DisputeStatus,
+    payment::named,
+    record::{PaymentRecord, RefundRecord},
+};
 use crate::pricing::Fare;
 
 /// Who shares an amount.
@@ -179,9 +183,20 @@ impl Entry {
         derived("withdrawal paid", refund.0)
     }
 
-    /// The only id the entry can have that takes a refund back.
-    pub(super) fn id_of_refund_sent_back(refund: RefundId) -> FactId {
-        derived("refund sent back", refund.0)
+    /// The only entry by which a refund comes to nothing, refused or sent back.
+    pub(super) fn of_refund_undone(refund: &RefundRecord, postings: Vec<Posting>, now: OffsetDateTime) -> Self {
+        Self {
+            id: derived("refund sent back", refund.id.0),
+            kind: EntryKind::Adjustment,
+            payment_id: Some(refund.payment_id),
+            // The entry that has it is the refund's own.
+            refund_id: None,
+            payout_id: None,
+            credit_id: None,
+            currency: refund.amount.currency,
+            postings,
+            posted_at: now,
+        }
     }
 
     /// The only id a payout's entry, and the fact of it, can have.

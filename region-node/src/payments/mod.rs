@@ -5,8 +5,8 @@
 //! settlement, ledger entry and the fact other regions learn commit together. [`machine`] says how one step follows another,
 //! [`steps`] are the steps, [`resume`] goes on with what a crash or a silent PSP left half done, on any node. What the PSP
 //! did not answer is `unknown`, and only asking the PSP resolves it. What comes to nothing too often is given up, and waits for
-//! somebody of the back office in [`attention`], as do refunds that banks have sent back, and [`stray`] disputes. [`reconcile`] compares what PSPs have done with all that stands here, day by
-//! day.
+//! somebody of the back office in [`attention`], as do refunds that banks have sent back, and [`stray`] disputes. [`reconcile`]
+//! compares what PSPs have done with all that stands here, day by day.
 //!
 //! [`ledger`] says who gets what, [`balance`] what that comes to, [`closing`] from where on that is summed up, [`statement`] how it came to be, and [`payout`] pays it to
 //! drivers; [`wallet`] is what riders have with the company, and pay from; what a region taken back to an old backup has forgotten

@@ -112,16 +112,16 @@ pub(in crate::payments) async fn settle_refund(
     let refunded_amount = payment.refunded_amount + refund.amount.amount;
     let payment = PaymentRecord { refunded_amount, ..payment };
     store::save_payment(tx, &payment, now).await?;
-    let (id, postings) = match (payment.kind, refund.to) {
-        (PaymentKind::TopUp, _) => {
+    let parties = match refund.to {
+        RefundTo::Source => payment.parties(),
+        RefundTo::Wallet => Parties { source: Source::Wallet(payment.rider_id), ..payment.parties() },
+    };
+    let (id, postings) = match payment.kind {
+        PaymentKind::TopUp => {
             let postings = ledger::withdrawal_paid(refund.amount.amount, &payment.provider);
             (Entry::id_of_withdrawal_paid(refund_id), postings)
         }
-        (_, RefundTo::Source) => (Entry::id_of_refund(refund_id), ledger::refund(refund.split, &payment.parties())),
-        (_, RefundTo::Wallet) => {
-            let parties = Parties { source: Source::Wallet(payment.rider_id), ..payment.parties() };
-            (Entry::id_of_refund(refund_id), ledger::refund(refund.split, &parties))
-        }
+        _ => (Entry::id_of_refund(refund_id), ledger::refund(refund.split, &parties)),
     };
     let entry = Entry {
         id,
@@ -181,22 +181,13 @@ async fn take_back(tx: &mut TenantTx, refund: &RefundRecord, code: String, now: 
     let refunded_amount = payment.refunded_amount - refund.amount.amount;
     let payment = PaymentRecord { refunded_amount, ..payment };
     store::save_payment(tx, &payment, now).await?;
-    let entry = Entry {
-        id: Entry::id_of_refund_sent_back(refund_id),
-        kind: EntryKind::Adjustment,
-        payment_id: Some(payment_id),
-        refund_id: None,
-        payout_id: None,
-        credit_id: None,
-        currency: refund.amount.currency,
-        postings: match payment.kind {
-            PaymentKind::TopUp => {
-                ledger::withdrawal_undone(refund.amount.amount, payment.rider_id, Some(&payment.provider))
-            }
-            _ => ledger::refund_sent_back(refund.split, &payment.parties()),
-        },
-        posted_at: now,
+    let postings = match payment.kind {
+        PaymentKind::TopUp => {
+            ledger::withdrawal_undone(refund.amount.amount, payment.rider_id, Some(&payment.provider))
+        }
+        _ => ledger::refund_sent_back(refund.split, &payment.parties()),
     };
+    let entry = Entry::of_refund_undone(&refund, postings, now);
     let amount = refund.amount.amount;
     let told = payment.trip_id.map(|trip| entry.told(tx.tenant(), &payment, trip, amount, refund.created_at));
     wallet::book(tx, entry, told.map(Fact::Adjustment), refund.created_at).await?;

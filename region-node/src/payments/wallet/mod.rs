@@ -156,17 +156,8 @@ pub(super) async fn undo_if_withdrawn(
     if payment.kind != PaymentKind::TopUp {
         return Ok(());
     }
-    let entry = Entry {
-        id: Entry::id_of_refund_sent_back(refund.id),
-        kind: EntryKind::Adjustment,
-        payment_id: Some(id),
-        refund_id: None,
-        payout_id: None,
-        credit_id: None,
-        currency: refund.amount.currency,
-        postings: ledger::withdrawal_undone(refund.amount.amount, payment.rider_id, None),
-        posted_at: now,
-    };
+    let postings = ledger::withdrawal_undone(refund.amount.amount, payment.rider_id, None);
+    let entry = Entry::of_refund_undone(refund, postings, now);
     Ok(book(tx, entry, None, refund.created_at).await?)
 }
 

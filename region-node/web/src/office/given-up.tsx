@@ -1,13 +1,13 @@
 import { attendRefund, givenUp, retry, type Movement } from '../api/calls';
 import type { Client } from '../api/client';
 import type { GivenUp } from '../api/types';
-import { useAction, useAttemptKey } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { usePages } from '../lib/pages';
 import { formatTime } from '../lib/time';
 import { Button, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ShortId } from '../ui/short-id';
+import { RowAction } from './row-action';
 
 /**
  * Payments and refunds nobody goes on with by itself: somebody looks at why, and has them tried again. Refunds that banks have sent back:
@@ -88,12 +88,6 @@ interface RowProps {
 }
 
 function GivenUpRow({ client, what, movement, onTried }: RowProps) {
-  const attempt = useAttemptKey();
-  const again = useAction(async () => {
-    await retry(client, what, movement.id, attempt.keyFor([movement.id, movement.attempts]));
-    attempt.done();
-    onTried();
-  });
   return (
     <tr>
       <td>{formatTime(movement.created_at)}</td>
@@ -107,22 +101,15 @@ function GivenUpRow({ client, what, movement, onTried }: RowProps) {
         {movement.retried_by != null && <p className="muted small">Tried again by {movement.retried_by}</p>}
       </td>
       <td>
-        <Button compact busy={again.busy} onClick={() => void again.run()}>
+        <RowAction about={[movement.id, movement.attempts]} run={(key) => retry(client, what, movement.id, key)} onDone={onTried}>
           Try again
-        </Button>
-        <ErrorNote error={again.error} />
+        </RowAction>
       </td>
     </tr>
   );
 }
 
 function SentBackRow({ client, refund, onAttended }: { client: Client; refund: GivenUp; onAttended: () => void }) {
-  const attempt = useAttemptKey();
-  const attend = useAction(async () => {
-    await attendRefund(client, refund.id, attempt.keyFor([refund.id]));
-    attempt.done();
-    onAttended();
-  });
   return (
     <tr>
       <td>{formatTime(refund.created_at)}</td>
@@ -140,10 +127,9 @@ function SentBackRow({ client, refund, onAttended }: { client: Client; refund: G
         )}
       </td>
       <td>
-        <Button compact busy={attend.busy} onClick={() => void attend.run()}>
+        <RowAction about={[refund.id]} run={(key) => attendRefund(client, refund.id, key)} onDone={onAttended}>
           Seen to
-        </Button>
-        <ErrorNote error={attend.error} />
+        </RowAction>
       </td>
     </tr>
   );

@@ -1,13 +1,13 @@
 import { attendDispute, strayDisputes } from '../api/calls';
 import type { Client } from '../api/client';
 import type { StrayDispute } from '../api/types';
-import { useAction, useAttemptKey } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { usePages } from '../lib/pages';
 import { formatTime } from '../lib/time';
 import { Badge, Button, Skeleton } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
 import { ShortId } from '../ui/short-id';
+import { RowAction } from './row-action';
 
 /** What banks take back of charges whose payments are not here, so that nothing could be booked. */
 export function StrayDisputes({ client, tenant }: { client: Client; tenant: string }) {
@@ -55,12 +55,6 @@ export function StrayDisputes({ client, tenant }: { client: Client; tenant: stri
 }
 
 function Row({ client, dispute, onAttended }: { client: Client; dispute: StrayDispute; onAttended: () => void }) {
-  const attempt = useAttemptKey();
-  const attend = useAction(async () => {
-    await attendDispute(client, dispute.id, attempt.keyFor([dispute.id, dispute.status]));
-    attempt.done();
-    onAttended();
-  });
   return (
     <tr>
       <td>{formatTime(dispute.opened_at)}</td>
@@ -78,10 +72,9 @@ function Row({ client, dispute, onAttended }: { client: Client; dispute: StrayDi
         </p>
       </td>
       <td>
-        <Button compact busy={attend.busy} onClick={() => void attend.run()}>
+        <RowAction about={[dispute.id, dispute.status]} run={(key) => attendDispute(client, dispute.id, key)} onDone={onAttended}>
           Seen to
-        </Button>
-        <ErrorNote error={attend.error} />
+        </RowAction>
       </td>
     </tr>
   );
