@@ -728,6 +728,23 @@ mod tests {
         assert_eq!(found(&us).await, (vec![], vec![]));
     }
 
+    /// The key's certificate comes in with the first entry it signed, perhaps after all others were read.
+    #[sqlx::test(migrations = "../migrations")]
+    async fn an_entry_that_comes_in_during_a_look_is_not_damaged_though_its_key_was_not_known_when_that_began(
+        pool: PgPool,
+    ) {
+        let us = Home::new(&pool, "us-east").await;
+        let (signer, roots) = Authority::new().signing_key(CLUSTER, "us-east");
+        let mut ring = KeyRing::new(roots, CLUSTER);
+        assert_eq!(look_at_certificates(&us.store, &mut ring).await.unwrap(), Vec::<String>::new());
+        us.store.save_certificate(&us.origin.region, &signer.key_id(), signer.certificate()).await.unwrap();
+        us.commit(&settlement(1)).await;
+        us.store.number(&us.fence, CLUSTER, &us.origin, &signer).await.unwrap();
+        let ledger = log("us-east", FactStream::Ledger);
+        let looked = us.store.verify_log(CLUSTER, &ledger, 1, 100, &mut ring).await.unwrap();
+        assert_eq!((looked.entries, looked.damage), (1, vec![]));
+    }
+
     #[sqlx::test(migrations = "../migrations")]
     async fn a_draft_that_changed_where_it_lies_is_found_by_its_tenant_whichever_part_it_was(pool: PgPool) {
         let us = Home::new(&pool, "us-east").await;

@@ -141,12 +141,12 @@ impl Store {
         let (stored, truncated) = (from_sql(cursor.stored), from_sql(cursor.truncated));
         let places = if from <= truncated + 1 { 0 } else { first }..=if full { expected - 1 } else { MAX_NUMBER };
         let mut signed = false;
-        for (seq, key_id, signature) in checkpoints(&mut tx, log, places).await? {
+        for (seq, key_id, signature, certificate) in checkpoints(&mut tx, log, places).await? {
             signed |= seq == stored;
             let wrong = match hashes.get(&seq) {
                 Some(hash) => {
                     let head = Head { seq, hash: *hash };
-                    let checkpoint = Checkpoint { head, key_id, signature, certificate: None };
+                    let checkpoint = Checkpoint { head, key_id, signature, certificate };
                     let message = checkpoint_message(cluster_id, log, &head);
                     trust.verify(&log.origin.region, &checkpoint, &message).err().map(|error| error.to_string())
                 }
@@ -207,15 +207,21 @@ fn look_into(
     (Some((envelope.kind, body.get(SALT_BYTES..).unwrap_or_default().to_vec())), wrong)
 }
 
-/// Where the origin of a log signed between these places, with which key, and its signature.
+/// A place an origin signed: where, with which key, the signature, and the key's certificate, if it is here.
+type Signed = (u64, KeyId, Vec<u8>, Option<Vec<u8>>);
+
+/// Where the origin of a log signed between these places. Certificates are read with the signatures, since one may have come in
+/// with an entry after all others were read.
 async fn checkpoints(
     connection: &mut PgConnection,
     log: &LogId,
     places: RangeInclusive<u64>,
-) -> Result<Vec<(u64, KeyId, Vec<u8>)>, StoreError> {
+) -> Result<Vec<Signed>, StoreError> {
     let rows = sqlx::query!(
-        "SELECT seq, key_id, signature FROM repl_checkpoint
-         WHERE origin_region = $1 AND origin_incarnation = $2 AND stream = $3 AND seq BETWEEN $4 AND $5 ORDER BY seq",
+        r#"SELECT p.seq, p.key_id, p.signature, c.certificate AS "certificate?"
+           FROM repl_checkpoint p LEFT JOIN repl_origin_cert c ON c.key_id = p.key_id AND c.region = p.origin_region
+           WHERE p.origin_region = $1 AND p.origin_incarnation = $2 AND p.stream = $3 AND p.seq BETWEEN $4 AND $5
+           ORDER BY p.seq"#,
         log.origin.region.as_str(),
         to_sql(log.origin.incarnation)?,
         log.stream.as_str(),
@@ -225,7 +231,8 @@ async fn checkpoints(
     .fetch_all(connection)
     .await?;
     // An id of another length is that of no key.
-    Ok(rows.into_iter().map(|row| (from_sql(row.seq), hash(&row.key_id).unwrap_or_default(), row.signature)).collect())
+    let signed = |key_id: &[u8]| hash(key_id).unwrap_or_default();
+    Ok(rows.into_iter().map(|row| (from_sql(row.seq), signed(&row.key_id), row.signature, row.certificate)).collect())
 }
 
 /// Settlements that do not stand in the ledger as their entries say, named by their ids.
