@@ -564,7 +564,8 @@ impl Driver {
             let outcome = if difference.is_some() { "compared" } else { "not comparable" };
             metrics::counter!("global_sync_rows_compared_total", "stream" => of.stream.as_str(), "outcome" => outcome)
                 .increment(1);
-            if let (Some(fence), Some(peer), Some(difference)) = (fence, peer, &difference)
+            // What is equal as it is may differ as of one moment.
+            if let (Some(fence), Some(peer), Some(difference), false) = (fence, peer, &difference, of.as_they_are)
                 && let Err(error) = store.forget_equal(&fence, &peer, &of, difference).await
             {
                 tracing::warn!(%peer, stream = %of.stream, "rows that may be equal now are not forgotten: {error}");

@@ -35,8 +35,10 @@ pub mod features {
     pub const INSPECT: u64 = 1;
     /// It may have dropped old entries, says which, and gives and loads snapshots instead.
     pub const SNAPSHOTS: u64 = 1 << 1;
+    /// It tells of rows as they are, where it is asked for them so.
+    pub const AS_THEY_ARE: u64 = 1 << 2;
     /// All that this version can do.
-    pub const ALL: u64 = INSPECT | SNAPSHOTS;
+    pub const ALL: u64 = INSPECT | SNAPSHOTS | AS_THEY_ARE;
 }
 
 const MAX_LOGS: usize = 4096;
@@ -161,6 +163,9 @@ pub struct Inspect {
     pub vector: Option<BTreeMap<Origin, u64>>,
     /// Those whose key's hash begins with this.
     pub prefix: Vec<u8>,
+    /// Rows as they are now, although they may say what has no number yet or was applied after the vector was read: what is
+    /// equal then is equal, and what differs means nothing.
+    pub as_they_are: bool,
 }
 
 /// The answer to [`Inspect`].
@@ -301,9 +306,19 @@ mod tests {
                 },
             }),
             Message::Ack(Ack { log: log(), state }),
-            Message::Inspect(Inspect { stream: FactStream::Ledger, vector: None, prefix: vec![1, 2] }),
+            Message::Inspect(Inspect {
+                stream: FactStream::Ledger,
+                vector: None,
+                prefix: vec![1, 2],
+                as_they_are: false,
+            }),
             Message::Digest(Digest {
-                of: Inspect { stream: FactStream::Ledger, vector: Some([(log().origin, 7)].into()), prefix: vec![1] },
+                of: Inspect {
+                    stream: FactStream::Ledger,
+                    vector: Some([(log().origin, 7)].into()),
+                    prefix: vec![1],
+                    as_they_are: false,
+                },
                 rows: Rows::Each(vec![Row { key: "a row".to_owned(), hash: [7; 32] }]),
             }),
         ]
@@ -332,7 +347,8 @@ mod tests {
 
     #[test]
     fn a_digest_of_sums_reads_back_and_one_with_a_hole_or_out_of_order_is_refused() {
-        let of = Inspect { stream: FactStream::Config, vector: Some(BTreeMap::new()), prefix: vec![] };
+        let of =
+            Inspect { stream: FactStream::Config, vector: Some(BTreeMap::new()), prefix: vec![], as_they_are: false };
         let sums = Digest { of: of.clone(), rows: Rows::Sums(vec![Sum { rows: 3, hashes: [1; 32] }; 256]) };
         let bytes = Message::Digest(sums.clone()).encode();
         assert_eq!(Message::decode(8, &bytes).unwrap(), Some(Message::Digest(sums.clone())));
@@ -353,6 +369,17 @@ mod tests {
         assert_eq!(Message::decode(6, &bytes).unwrap(), Some(ack));
         let first = Message::Ack(Ack { log: log(), state: LogState { truncated: 0, ..state } }).encode();
         assert_eq!(bytes.len(), first.len() + 2, "one field more, nothing else moved");
+    }
+
+    #[test]
+    fn rows_as_they_are_are_asked_for_by_one_field_more_that_the_first_version_reads_over() {
+        let inspect = |as_they_are| {
+            let question = Inspect { stream: FactStream::Config, vector: None, prefix: vec![7], as_they_are };
+            Message::Inspect(question)
+        };
+        let bytes = inspect(true).encode();
+        assert_eq!(Message::decode(7, &bytes).unwrap(), Some(inspect(true)));
+        assert_eq!(bytes.len(), inspect(false).encode().len() + 2, "one field more, nothing else moved");
     }
 
     #[test]

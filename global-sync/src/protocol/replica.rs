@@ -5,6 +5,7 @@ mod fetch;
 mod members;
 mod past;
 mod serve;
+mod unchecked;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,6 +143,7 @@ impl<T: Trust> Replica<T> {
             }
             Event::Leads { logs } => {
                 self.leading = true;
+                self.entropy.begin_anew();
                 self.start_over();
                 self.on_leads(now, logs, &mut effects);
             }

@@ -2,7 +2,8 @@
 //!
 //! The ledger is a set that only grows, and each of its rows says which entry brought it, so it can be read as of any vector
 //! that is applied here. What drafts, versions, homes and regions have been cannot be read back: they can be had only while
-//! exactly the vector is applied and nothing committed here waits for its number.
+//! exactly the vector is applied and nothing committed here waits for its number. Whoever only looks for what is equal takes them
+//! as they are.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +54,7 @@ fn rows_of(stream: FactStream) -> &'static str {
 
 impl Store {
     /// Gives `take` every row in question and returns the vector they are as of; none, and no row, if they cannot be had as
-    /// of the one that is named.
+    /// of the one that is named. Rows as they are may be of later than that, and never of earlier.
     pub async fn derived_rows(
         &self,
         question: &Inspect,
@@ -110,6 +111,9 @@ async fn vector_of(
         .into_iter()
         .map(|(region, incarnation, applied)| Ok((origin(&region, incarnation)?, from_sql(applied))))
         .collect::<Result<_, StoreError>>()?;
+    if question.as_they_are {
+        return Ok(Some(applied));
+    }
     let there = match (question.stream, &question.vector) {
         (FactStream::Ledger, None) => true,
         (FactStream::Ledger, Some(named)) => {

@@ -70,6 +70,8 @@ pub(crate) enum Bug {
     SnapshotCursorsFirst,
     /// That a snapshot could not be loaded is not reported.
     SnapshotFailureUntold,
+    /// A snapshot's rows are compared all at once and never part by part.
+    SnapshotComparedWhole,
     /// Old entries are dropped whoever lacks them.
     TruncatesForItself,
     /// That entries were dropped is not reported.
@@ -287,6 +289,12 @@ pub(crate) const PLANTED: &[Planted] = &[
         pitfall: "a snapshot that broke off is never asked for again",
         laws: &[Law::AllConverge],
         seed: 18,
+    },
+    Planted {
+        bug: Bug::SnapshotComparedWhole,
+        pitfall: "a newcomer waits for a moment in which nobody writes",
+        laws: &[Law::AllConverge],
+        seed: 0,
     },
     Planted {
         bug: Bug::TruncatesForItself,

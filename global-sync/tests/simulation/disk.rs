@@ -350,12 +350,21 @@ impl Disk {
         }
     }
 
-    /// Derived rows in question, as of the vector it names or what is applied here; none if that is not applied here yet.
+    /// Derived rows in question, as of the vector it names or what is applied here; none if they cannot be had. Facts of the
+    /// ledger can once it is applied; all else only while exactly that is, and nothing waits for its number, or as it is.
     pub(crate) fn derived(&self, question: &Inspect) -> Option<(BTreeMap<Origin, u64>, Vec<Row>)> {
         let applied = self.applied.iter().filter(|(log, applied)| log.stream == question.stream && **applied > 0);
         let here: BTreeMap<Origin, u64> = applied.map(|(log, applied)| (log.origin.clone(), *applied)).collect();
-        let vector = question.vector.clone().unwrap_or_else(|| here.clone());
-        if vector.iter().any(|(origin, seq)| here.get(origin).is_none_or(|has| has < seq)) {
+        let waits = self.outbox.iter().any(|row| row.stream == question.stream);
+        let vector = match &question.vector {
+            Some(vector) if !question.as_they_are => vector.clone(),
+            _ => here.clone(),
+        };
+        let there = match question.stream {
+            FactStream::Ledger => vector.iter().all(|(origin, seq)| here.get(origin).is_some_and(|has| has >= seq)),
+            FactStream::Config | FactStream::Control => question.as_they_are || (!waits && vector == here),
+        };
+        if !there {
             return None;
         }
         let rows = self

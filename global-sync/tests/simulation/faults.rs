@@ -8,7 +8,7 @@ use super::{
     disk::{Disk, POISON, Waiting},
     moves::PAID,
     random::Random,
-    region::{INSTANCES, Region},
+    region::{INSTANCES, LIMITS, Region},
     world::{Happening, World},
 };
 
@@ -22,6 +22,10 @@ const SEVEN_IN: u64 = 50;
 const UNLED_AFTER_MS: u64 = 5_100;
 /// A region that joins or leaves is looked at this often.
 const SETTLE_EVERY_MS: u64 = 200;
+/// Where config is written all the time: how often, how much of it is kept, and since when a region hears none of it.
+const EDITED_EVERY_MS: u64 = 30;
+const BUSY_KEPT_ENTRIES: u64 = 100;
+const BUSY_CUT_OFF_AT_MS: u64 = 1_500;
 /// Slower than a batch is ever given time for, and slower than the slowest transaction before the database went away.
 const AWAY_AT_LEAST_MS: u64 = 1_600;
 
@@ -43,6 +47,9 @@ pub(crate) struct Plan {
     pub(super) misreads: bool,
     /// Whether the tenant moves.
     pub(super) moves: bool,
+    /// Whether config is written everywhere all the time, until what snapshots brought is found to hold.
+    pub(super) busy: bool,
+    pub(super) kept_entries: u64,
 }
 
 impl Plan {
@@ -59,6 +66,8 @@ impl Plan {
             tampers: false,
             misreads: false,
             moves: false,
+            busy: false,
+            kept_entries: LIMITS.kept_entries,
         }
     }
 
@@ -79,6 +88,20 @@ impl World {
                 let bytes_a_second = self.random.between(80_000, 120_000);
                 self.network.bandwidth.insert((from, to), bytes_a_second);
             }
+        }
+        self
+    }
+
+    /// Config is written in every region all the time, and one of them is cut off for so long that it needs a snapshot.
+    pub(crate) fn with_busy_config(mut self) -> Self {
+        self.plan.busy = true;
+        (self.plan.kept_entries, self.plan.converges_within_ms) = (BUSY_KEPT_ENTRIES, CONVERGE_SLOWLY_WITHIN_MS);
+        for region in 0..self.regions.len() {
+            self.schedule(0, Happening::Edit { region });
+        }
+        for other in 1..self.regions.len() {
+            self.schedule(BUSY_CUT_OFF_AT_MS, Happening::Cut { from: 0, to: other });
+            self.schedule(BUSY_CUT_OFF_AT_MS, Happening::Cut { from: other, to: 0 });
         }
         self
     }
@@ -239,6 +262,7 @@ impl World {
             Happening::Slow { region, until } => self.regions[region].slow_until = until.min(FAULTS_LAST_MS),
             Happening::Full { region, until } => self.regions[region].full_until = until.min(FAULTS_LAST_MS),
             Happening::Emit { region, burst } => self.emit(region, burst),
+            Happening::Edit { region } => self.edit(region),
             Happening::Commit { region, database, row } => self.commit(region, database, *row),
             // A database that is lost already is not copied any more.
             Happening::Backup { region } if self.regions[region].restore.is_none() => {
@@ -306,6 +330,19 @@ impl World {
                 self.emitted += 1;
                 self.begin_transaction(region, stream, number, 77, at);
             }
+        }
+    }
+
+    /// Somebody edits config again and again.
+    fn edit(&mut self, region: usize) {
+        if !self.plan.busy {
+            return;
+        }
+        self.schedule(self.now + EDITED_EVERY_MS, Happening::Edit { region });
+        if self.regions[region].state == Some(MemberState::Active) && !self.regions[region].gone {
+            self.emitted += 1;
+            let at = self.now + self.random.between(0, EDITED_EVERY_MS);
+            self.begin_transaction(region, FactStream::Config, self.emitted, 20, at);
         }
     }
 

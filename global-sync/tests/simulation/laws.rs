@@ -64,8 +64,8 @@ pub(crate) enum Law {
     PausesAreKept,
     /// A new life is begun only by a region that may have lost its disk.
     NoNeedlessLife,
-    /// Once the world has healed, all that are left soon have the same, keep no more than they should, and have told of what
-    /// was tampered with.
+    /// Once the world has healed, all that are left soon have the same, keep no more than they should, have told of what was
+    /// tampered with, and have found what snapshots brought in another region, although config is written all the while.
     AllConverge,
 }
 

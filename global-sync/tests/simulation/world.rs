@@ -33,6 +33,8 @@ const APPLY_EVERY_MS: u64 = 60;
 /// The database is looked at for what another instance did.
 const REFRESH_EVERY_MS: u64 = 500;
 const LOOK_EVERY_MS: u64 = 100;
+/// Config is written at least so long after healing, where it is all the time: longer than it takes to ask for a snapshot.
+const BUSY_AT_LEAST_MS: u64 = 6_000;
 /// Until then relays and lines alter what they carry; whoever did is avoided for half a minute.
 pub(super) const ALTERED_UNTIL_MS: u64 = 3_000;
 
@@ -86,6 +88,7 @@ pub(super) enum Happening {
     Freeze { at: usize, until: u64 },
     CutOff { at: usize, until: u64 },
     Emit { region: usize, burst: u64 },
+    Edit { region: usize },
     Commit { region: usize, database: u64, row: Box<Waiting> },
     Slow { region: usize, until: u64 },
     Full { region: usize, until: u64 },
@@ -205,7 +208,7 @@ impl World {
     pub(crate) fn with_bug(mut self, bug: Bug) -> Self {
         self.bug = Some(bug);
         self.plan.tampers = bug == Bug::DigestOfKeys;
-        self
+        if bug == Bug::SnapshotComparedWhole { self.with_busy_config() } else { self }
     }
 
     /// A row of one region is another than what was derived, once the world has healed.
@@ -351,14 +354,18 @@ impl World {
             .map(|(_, peer)| peer.name.clone())
             .collect();
         let old = !self.healed && self.random.chance(80);
-        let kept_entries = if self.has(Bug::WaitsForTheDead) { u64::MAX / 2 } else { LIMITS.kept_entries };
+        let kept_entries = if self.has(Bug::WaitsForTheDead) { u64::MAX / 2 } else { self.plan.kept_entries };
         let how = Start {
             now: self.now,
             expected,
             past,
             limits: global_sync::protocol::Limits { kept_entries, ..LIMITS },
             trust: HashTrust { believes_everybody: self.has(Bug::BelievesEverybody) },
-            features: if old { features::INSPECT } else { features::ALL },
+            features: match old {
+                true => features::INSPECT,
+                false if self.has(Bug::SnapshotComparedWhole) => features::ALL & !features::AS_THEY_ARE,
+                false => features::ALL,
+            },
             random: &mut self.random,
         };
         self.instances[at].start(at, &self.regions[region], how);
@@ -937,10 +944,18 @@ impl World {
             return false;
         }
         self.tamper();
+        if self.now > FAULTS_LAST_MS + BUSY_AT_LEAST_MS && self.snapshots_hold() {
+            self.plan.busy = false;
+        }
         if self.has_converged() {
             return true;
         }
         let within_ms = self.plan.converges_within_ms;
+        if self.now > FAULTS_LAST_MS + within_ms / 2 && self.plan.busy {
+            let text = "config is written all the time, and nobody finds that a snapshot holds".to_owned();
+            self.laws.broken(Law::AllConverge, text);
+            return true;
+        }
         if self.now > FAULTS_LAST_MS + within_ms {
             let left = self.regions.iter().enumerate().filter(|(number, _)| self.may_run(*number));
             let vector = |region: &Region| heads(&region.disk).map(|(log, seq)| (log.to_string(), seq)).collect();
@@ -976,7 +991,17 @@ impl World {
                 && self.keeps_no_more_than_it_should(region)
         };
         let told = if self.plan.tampers { self.tampered.as_ref().is_some_and(|(_, told)| *told) } else { true };
-        told && left.iter().all(|region| settled(region))
+        told && !self.plan.busy && left.iter().all(|region| settled(region))
+    }
+
+    /// Every snapshot's rows were found in another region than its giver, where there is one.
+    fn snapshots_hold(&self) -> bool {
+        let left: Vec<&Region> =
+            self.regions.iter().enumerate().filter(|(number, _)| self.may_run(*number)).map(|(_, r)| r).collect();
+        left.iter().all(|region| match &region.disk.snapshot_of {
+            Some(giver) => !left.iter().any(|other| other.name != region.name && other.name != *giver),
+            None => true,
+        })
     }
 
     /// A region that is never heard of again does not keep others from dropping what is old.
@@ -985,8 +1010,8 @@ impl World {
         let gone: Vec<_> = gone.collect();
         region.disk.logs.iter().all(|(log, entries)| {
             let newest = region.disk.head(log).seq;
-            let lags = gone.iter().any(|gone| gone.disk.head(log).seq + LIMITS.kept_entries < newest);
-            !lags || entries.len() as u64 <= LIMITS.kept_entries + 1
+            let lags = gone.iter().any(|gone| gone.disk.head(log).seq + self.plan.kept_entries < newest);
+            !lags || entries.len() as u64 <= self.plan.kept_entries + 1
         })
     }
 }

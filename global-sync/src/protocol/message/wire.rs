@@ -142,6 +142,8 @@ pub(super) struct Inspect {
     vector: Option<Vector>,
     #[prost(bytes = "vec", tag = "3")]
     prefix: Vec<u8>,
+    #[prost(bool, tag = "4")]
+    as_they_are: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -390,6 +392,7 @@ impl From<&super::Inspect> for Inspect {
             stream: inspect.stream.as_str().to_owned(),
             vector: inspect.vector.as_ref().map(|vector| Vector { positions: vector.iter().map(position).collect() }),
             prefix: inspect.prefix.clone(),
+            as_they_are: inspect.as_they_are,
         }
     }
 }
@@ -412,7 +415,12 @@ impl TryFrom<Inspect> for super::Inspect {
             };
             vector.positions.into_iter().map(position).collect()
         });
-        Ok(Self { stream: stream(NAME, &inspect.stream)?, vector: vector.transpose()?, prefix: inspect.prefix })
+        Ok(Self {
+            stream: stream(NAME, &inspect.stream)?,
+            vector: vector.transpose()?,
+            prefix: inspect.prefix,
+            as_they_are: inspect.as_they_are,
+        })
     }
 }
 

@@ -6,9 +6,10 @@
 //! told of in every round as long as it differs; who has been told already, and what is equal again, is not remembered here, but
 //! where every instance of the region can read it.
 //!
-//! What a snapshot brought is compared again and again until somebody else than who gave it has the same.
+//! What a snapshot brought is compared again and again until somebody else than who gave it has the same
+//! ([`super::unchecked`]).
 
-use super::*;
+use super::{unchecked::Unchecked, *};
 use crate::protocol::{
     message::{Digest, Inspect},
     rows::{Difference, MAX_PREFIX},
@@ -24,8 +25,8 @@ const UNCHECKED_EVERY_MS: u64 = 2_000;
 
 #[derive(Debug)]
 pub(super) struct Entropy {
-    /// Who gave the snapshot whose rows nobody has been found to have too, and the kinds of logs this still holds of.
-    unchecked: Option<(RegionName, BTreeSet<FactStream>)>,
+    /// What is left to be found elsewhere of a snapshot.
+    unchecked: Option<Unchecked>,
     heads_due: Millis,
     rows_due: Millis,
     /// Rows that seem to differ, by the question that has been asked again for them.
@@ -39,9 +40,16 @@ impl Entropy {
 
     /// Whose snapshot is to be looked at, if any: at the next tick for the first time.
     pub(super) fn heed_snapshot(&mut self, of: Option<RegionName>, now: Millis) {
-        if self.unchecked.as_ref().map(|(giver, _)| giver) != of.as_ref() {
-            self.unchecked = of.map(|giver| (giver, FactStream::ALL.into()));
+        if self.unchecked.as_ref().map(Unchecked::giver) != of.as_ref() {
+            self.unchecked = of.map(Unchecked::of);
             self.rows_due = now;
+        }
+    }
+
+    /// Another may have led meanwhile, and loaded another snapshot.
+    pub(super) fn begin_anew(&mut self) {
+        if let Some(unchecked) = &mut self.unchecked {
+            *unchecked = Unchecked::of(unchecked.giver().clone());
         }
     }
 
@@ -73,15 +81,41 @@ impl<T: Trust> Replica<T> {
                 .filter(|(_, session)| asked.insert(session.region.clone()))
                 .map(|(conn, _)| *conn)
                 .collect();
-            for conn in conns {
+            for conn in conns.iter().copied() {
                 if let Some(session) = self.sessions.get_mut(&conn) {
                     session.inspecting.clear();
                 }
                 for stream in FactStream::ALL {
-                    self.inspect(conn, Inspect { stream, vector: None, prefix: Vec::new() }, effects);
+                    let question = Inspect { stream, vector: None, prefix: Vec::new(), as_they_are: false };
+                    self.inspect(conn, question, effects);
+                }
+            }
+            if self.settings.features & features::AS_THEY_ARE != 0 {
+                self.inspect_parts(&conns, effects);
+            }
+        }
+    }
+
+    /// Peers whose word counts are asked about what is left of a snapshot.
+    fn inspect_parts(&mut self, conns: &[ConnectionId], effects: &mut Vec<Effect>) {
+        let Some(mut unchecked) = self.entropy.unchecked.take() else { return };
+        unchecked.begin(&self.logs);
+        for conn in conns {
+            let session = self.sessions.get(conn).filter(|session| session.can(features::AS_THEY_ARE));
+            let peer = session.map(|session| session.region.clone());
+            if let Some(peer) = peer.filter(|peer| self.counts_for(unchecked.giver(), peer)) {
+                for question in unchecked.next_parts(&peer) {
+                    self.inspect(*conn, question, effects);
                 }
             }
         }
+        self.entropy.unchecked = Some(unchecked);
+    }
+
+    /// Whether that a peer has a snapshot's rows proves anything: of whoever gave it, only where there is nobody else.
+    fn counts_for(&self, giver: &RegionName, peer: &RegionName) -> bool {
+        let others = self.members.counted(&self.settings.origin.region);
+        peer != giver || others.iter().all(|other| other == giver)
     }
 
     /// Where a peer ends within what we have, our entry of that number is the one it has. Equal ends are compared whenever
@@ -136,8 +170,11 @@ impl<T: Trust> Replica<T> {
         effects: &mut Vec<Effect>,
     ) {
         let Some(peer) = self.sessions.get(&conn).map(|session| session.region.clone()) else { return };
-        if question.prefix.is_empty() && difference.as_ref().is_some_and(Difference::is_none) {
-            self.found_the_same(&peer, question.stream, effects);
+        if let Some(difference) = &difference {
+            self.look_at_snapshot(&peer, &question, difference, effects);
+        }
+        if question.as_they_are {
+            return;
         }
         match difference {
             Some(Difference::Buckets(buckets)) => {
@@ -152,15 +189,19 @@ impl<T: Trust> Replica<T> {
         }
     }
 
-    /// A peer has all rows of a kind as they are here. Of a snapshot's whoever gave it proves nothing where others could.
-    fn found_the_same(&mut self, peer: &RegionName, stream: FactStream, effects: &mut Vec<Effect>) {
-        let others = self.members.counted(&self.settings.origin.region);
-        let Some((giver, kinds)) = &mut self.entropy.unchecked else { return };
-        if peer == giver && others.iter().any(|other| other != giver) {
-            return;
-        }
-        kinds.remove(&stream);
-        if kinds.is_empty() {
+    /// What a comparison says of a snapshot's rows.
+    fn look_at_snapshot(
+        &mut self,
+        peer: &RegionName,
+        question: &Inspect,
+        difference: &Difference,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(giver) = self.entropy.unchecked.as_ref().map(|unchecked| unchecked.giver().clone()) else { return };
+        let counts = self.counts_for(&giver, peer);
+        let Some(unchecked) = self.entropy.unchecked.as_mut().filter(|_| counts) else { return };
+        unchecked.compared(question, difference);
+        if unchecked.holds() {
             effects.push(Effect::SnapshotHolds);
         }
     }

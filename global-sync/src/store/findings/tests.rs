@@ -4,7 +4,7 @@ use super::*;
 use crate::{protocol::hash_of, store::tests::Home};
 
 fn ledger(prefix: &[u8]) -> Inspect {
-    Inspect { stream: FactStream::Ledger, vector: None, prefix: prefix.to_vec() }
+    Inspect { stream: FactStream::Ledger, vector: None, prefix: prefix.to_vec(), as_they_are: false }
 }
 
 fn keys(numbers: std::ops::Range<usize>) -> Vec<String> {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 fn question(stream: FactStream) -> Inspect {
-    Inspect { stream, vector: None, prefix: Vec::new() }
+    Inspect { stream, vector: None, prefix: Vec::new(), as_they_are: false }
 }
 
 async fn told(us: &Home, question: &Inspect) -> Option<(Inspect, Rows)> {
@@ -101,6 +101,25 @@ async fn homes_and_versions_are_compared_only_as_of_the_very_same_entries_and_wh
     }
     us.commit(&created("us-east", 2, 0)).await;
     assert_eq!(told(&us, &question(FactStream::Control)).await, None, "its row may be here before it has a number");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn rows_as_they_are_can_be_had_at_any_time_and_what_is_equal_in_them_is_equal(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let config = log("eu-west", FactStream::Config);
+    let first = batch(&config, Head::EMPTY, &[published(1, "EUR"), published(2, "EUR")]);
+    us.store.receive(&first).await.unwrap();
+    us.apply_all().await;
+    let as_they_are = Inspect { as_they_are: true, ..question(FactStream::Config) };
+    let (of, rows) = told(&us, &as_they_are).await.unwrap();
+    us.store.receive(&batch(&config, first.checkpoint.head, &[published(3, "EUR")])).await.unwrap();
+    us.apply_all().await;
+    us.commit(&published(4, "EUR")).await;
+    assert_eq!(told(&us, &question(FactStream::Config)).await, None, "as of no vector while something waits");
+    let newer = BTreeSet::from(["version porto-taxis 3".to_owned()]);
+    assert_eq!(compared(&us, &of, rows).await, Some(Difference::Keys(newer)));
+    let (later, _) = told(&us, &as_they_are).await.unwrap();
+    assert_eq!(later.vector.unwrap().into_values().collect::<Vec<_>>(), [3], "it says what was applied at the least");
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::protocol::{
+    MAX_ROWS, hash_of,
     replica::tests::{HashTrust, NOW, advert, connect, hello, log_of, region, replica_at},
     rows::Rows,
 };
@@ -26,7 +27,7 @@ fn asked(effects: &[Effect]) -> Vec<Inspect> {
 }
 
 fn question(prefix: &[u8]) -> Inspect {
-    Inspect { stream: FactStream::Ledger, vector: None, prefix: prefix.to_vec() }
+    Inspect { stream: FactStream::Ledger, vector: None, prefix: prefix.to_vec(), as_they_are: false }
 }
 
 fn as_of(applied: u64, question: Inspect) -> Inspect {
@@ -127,6 +128,94 @@ fn where_a_peer_ends_within_our_log_the_hash_of_that_entry_is_compared_and_a_dif
     assert!(!told(us.handle(NOW, differs())));
 }
 
+/// us-east has loaded ap-south's snapshot while people edit, and the ledger was found to hold.
+fn us_with_a_snapshot() -> Replica<HashTrust> {
+    let mut us = us_beside_eu();
+    let states = ["eu-west", "ap-south"].map(|name| (region(name), MemberState::Active)).into();
+    let control = LogId { stream: FactStream::Control, ..log_of("eu-west") };
+    let config = LogId { stream: FactStream::Config, ..log_of("eu-west") };
+    let has = |applied| LogState { head: Head { seq: applied, hash: [1; 32] }, applied, truncated: 0 };
+    us.handle(NOW, Event::Leads { logs: [(control, has(2)), (config, has(5))].into() });
+    us.handle(NOW, Event::Members { states, acks: BTreeMap::new(), unchecked: Some(region("ap-south")) });
+    us.handle(NOW, Event::Tick);
+    us.handle(NOW, differ(question(&[]), &[]));
+    us
+}
+
+fn part(stream: FactStream, applied: u64, prefix: &[u8]) -> Inspect {
+    Inspect { stream, as_they_are: true, ..as_of(applied, question(prefix)) }
+}
+
+#[test]
+fn a_snapshot_holds_although_config_changes_all_the_time_once_each_row_was_equal_at_some_time() {
+    let mut us = us_with_a_snapshot();
+    let mut holds = |question, keys: &[&str]| us.handle(NOW, differ(question, keys)).contains(&Effect::SnapshotHolds);
+    assert!(!holds(part(FactStream::Control, 2, &[]), &[]));
+    assert!(!holds(part(FactStream::Config, 7, &[]), &["draft a", "draft b", "version a 3"]));
+    assert!(!holds(part(FactStream::Config, 8, &[]), &["draft b", "version a 4"]), "a was equal now");
+    assert!(holds(part(FactStream::Config, 9, &[]), &["draft a", "version a 5"]), "and b is now, as all else was");
+}
+
+#[test]
+fn equal_rows_prove_nothing_where_the_other_region_had_not_applied_what_was_here_and_nor_do_too_many_that_differ() {
+    let mut us = us_with_a_snapshot();
+    let mut holds = |question, keys: &[&str]| us.handle(NOW, differ(question, keys)).contains(&Effect::SnapshotHolds);
+    assert!(!holds(part(FactStream::Control, 2, &[]), &[]));
+    assert!(!holds(part(FactStream::Config, 4, &[]), &[]), "it may lack what the snapshot left out");
+    let many: Vec<String> = (0..MAX_ROWS).map(|n| format!("row {n:03}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(!holds(part(FactStream::Config, 6, &[]), &many), "not all that differ are told");
+    assert!(!holds(part(FactStream::Config, 6, &[]), &many[1..]));
+    assert!(!holds(part(FactStream::Config, 6, &[]), &many[9..10]));
+    assert!(holds(part(FactStream::Config, 6, &[]), &[]));
+}
+
+#[test]
+fn buckets_of_a_snapshot_s_rows_that_differ_are_asked_about_a_few_a_round_and_forgotten_once_equal() {
+    let mut us = us_with_a_snapshot();
+    let compared = |us: &mut Replica<HashTrust>, question, difference| {
+        let effects = us.handle(NOW, Event::Compared { conn: 1, question, difference: Some(difference) });
+        effects.contains(&Effect::SnapshotHolds)
+    };
+    assert!(!compared(&mut us, part(FactStream::Control, 2, &[]), Difference::Keys(BTreeSet::new())));
+    let buckets = Difference::Buckets((0..20).collect());
+    assert!(!compared(&mut us, part(FactStream::Config, 5, &[]), buckets));
+    let mut asked_about = BTreeSet::new();
+    for round in 1..=3 {
+        let at = NOW.plus(round * UNCHECKED_EVERY_MS);
+        us.handle(at, Event::Received { conn: 1, message: advert(&[]) });
+        let parts = asked(&us.handle(at, Event::Tick)).into_iter().filter(|question| question.as_they_are);
+        asked_about.extend(parts.map(|question| question.prefix));
+    }
+    assert_eq!(asked_about, (0..20).map(|bucket| vec![bucket]).collect(), "all of them in turn");
+    for bucket in 0..19 {
+        let equal = Difference::Buckets(Vec::new());
+        assert!(!compared(&mut us, part(FactStream::Config, 5, &[bucket]), equal));
+    }
+    let key = "draft of somebody who edits".to_owned();
+    let deeper = hash_of(key.as_bytes())[1];
+    let only = Difference::Keys([key].into());
+    assert!(!compared(&mut us, part(FactStream::Config, 5, &[19]), only));
+    assert!(!compared(&mut us, part(FactStream::Config, 6, &[19]), Difference::Buckets(vec![deeper])), "many by now");
+    assert!(compared(&mut us, part(FactStream::Config, 6, &[19]), Difference::Buckets(vec![deeper ^ 1])));
+}
+
+#[test]
+fn whoever_comes_to_lead_looks_at_all_of_a_snapshot_anew() {
+    let mut us = us_with_a_snapshot();
+    let logs: BTreeMap<LogId, LogState> = us.logs.clone();
+    let holds = |us: &mut Replica<HashTrust>, stream| {
+        us.handle(NOW, differ(part(stream, 9, &[]), &[])).contains(&Effect::SnapshotHolds)
+    };
+    assert!(!holds(&mut us, FactStream::Config));
+    us.handle(NOW, Event::Leads { logs });
+    us.handle(NOW.plus(UNCHECKED_EVERY_MS), Event::Received { conn: 1, message: advert(&[]) });
+    us.handle(NOW.plus(UNCHECKED_EVERY_MS), Event::Tick);
+    us.handle(NOW, differ(question(&[]), &[]));
+    assert!(!holds(&mut us, FactStream::Control), "config was looked at before another may have led");
+    assert!(holds(&mut us, FactStream::Config));
+}
+
 #[test]
 fn what_a_snapshot_brought_holds_once_another_region_than_its_giver_has_all_of_it_too() {
     let mut us = us_beside_eu();
@@ -152,7 +241,9 @@ fn what_a_snapshot_brought_holds_once_another_region_than_its_giver_has_all_of_i
     assert!(!compare(&mut us, &["fact 1"]));
     let soon = NOW.plus(UNCHECKED_EVERY_MS);
     us.handle(soon, Event::Received { conn: 1, message: advert(&[]) });
-    assert_eq!(asked(&us.handle(soon, Event::Tick)).len(), FactStream::ALL.len(), "and again soon");
+    let questions = asked(&us.handle(soon, Event::Tick));
+    let (parts, whole): (Vec<_>, Vec<_>) = questions.into_iter().partition(|question| question.as_they_are);
+    assert_eq!((whole.len(), parts.len()), (FactStream::ALL.len(), 2), "and again soon, what is edited as it is too");
     assert!(compare(&mut us, &[]));
     us.handle(NOW, snapshot_of(None, &[]));
     us.handle(NOW, snapshot_of(Some("eu-west"), &["eu-west"]));
