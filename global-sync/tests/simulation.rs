@@ -85,7 +85,7 @@ const SEEN: &[&[&str]] = &[
     // Who comes and goes
     &["join", "joined", "drain", "retired", "region gone"],
     // What becomes of a tenant
-    &["tenant handed over", "tenant taken by force", "payment refused", "late payment"],
+    &["tenant handed over", "home gone after hand-over", "tenant taken by force", "payment refused", "late payment"],
 ];
 
 fn number(variable: &str) -> Option<u64> {

@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use shared::{
+    fact::{Fact, TenantMoved},
+    ids::RegionName,
+};
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, types::Uuid};
 
 use super::{
     Answer, Ask, MoveError, connect,
+    record::tell_moved,
     tables::{self, Shape},
 };
 use crate::{
-    store::{Fence, Store, StoreError},
+    store::{Fence, Store, StoreError, from_sql},
     transport::{MoveFrame, MoveLink},
 };
 
@@ -58,7 +63,7 @@ async fn follow(store: &Store, link: &mut MoveLink) -> Result<(), MoveError> {
             Ask::Keys { name } => (None, Some(begun(&mut arrival)?.take_keys(link, &name).await?)),
             Ask::Count { with_digests } => (Some(begun(&mut arrival)?.count(with_digests).await?), None),
             Ask::HandedOver { tenant, from, term, n } => {
-                store.take_home(link, &tenant, &from, (term, n)).await?;
+                store.take_home(&link.region, &tenant, &from, (term, n)).await?;
                 if arrival.is_none() {
                     arrival = Some(Arrival::of_tail(store, tenant).await?);
                 }
@@ -289,22 +294,42 @@ fn refusal(reason: &str) -> MoveError {
 }
 
 impl Store {
-    /// Makes this region the home, as the old home says. The fact that says the same to everybody may come before or after.
+    /// Makes this region the home, as the old home says. The fact by which that one says the same to everybody may come before or
+    /// after, or never: where it has not come yet this region says so itself, since the old home may be gone before it has told
+    /// anybody else.
     #[expect(clippy::disallowed_methods, reason = "homes are replication's to change, as when their facts are applied")]
-    async fn take_home(&self, link: &MoveLink, tenant: &str, from: &str, epoch: (i64, i64)) -> Result<(), MoveError> {
+    pub(super) async fn take_home(
+        &self,
+        peer: &RegionName,
+        tenant: &str,
+        from: &str,
+        epoch: (i64, i64),
+    ) -> Result<(), MoveError> {
         let mut tx = self.pool().begin().await?;
-        sqlx::query!(
+        let taken = sqlx::query!(
             "UPDATE tenant_homes SET region = s.region, term = $3, n = $4, state = 'active'
              FROM repl_self s
-             WHERE tenant_id = $1 AND tenant_homes.region = $2 AND $2 = $5 AND (term, n) < ($3, $4)",
+             WHERE tenant_id = $1 AND tenant_homes.region = $2 AND $2 = $5 AND (term, n) < ($3, $4)
+             RETURNING name, tenant_homes.region",
             tenant,
             from,
             epoch.0,
             epoch.1,
-            link.region.as_str()
+            peer.as_str()
         )
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await?;
+        if let Some(home) = taken {
+            let fact = Fact::TenantMoved(TenantMoved {
+                tenant: tenant.to_owned(),
+                name: home.name,
+                home_region: home.region,
+                term: from_sql(epoch.0),
+                n: from_sql(epoch.1),
+                heard: None,
+            });
+            tell_moved(&mut tx, tenant, &fact, epoch).await?;
+        }
         let is_home = sqlx::query_scalar!(
             r#"SELECT EXISTS (SELECT FROM tenant_homes h JOIN repl_self s USING (region)
                               WHERE tenant_id = $1 AND (term, n) >= ($2, $3)) AS "is_home!""#,

@@ -3,6 +3,11 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool};
 
 use super::tables::{self, MOVES, STAYS, Shape};
+use crate::{
+    protocol::Head,
+    store::tests::{Home, batch, created, handed_over, log},
+};
+use shared::fact::FactStream;
 
 #[sqlx::test(migrations = "../migrations")]
 async fn every_table_with_a_tenant_moves_or_is_said_to_stay(pool: PgPool) {
@@ -85,4 +90,33 @@ async fn what_the_database_makes_by_itself_does_not_move(pool: PgPool) {
     assert!(!copy("ledger_entries").contains("made_by"), "the number of a transaction there");
     assert!(copy("riders").contains("sealed_phone"));
     assert!(copy("payouts").contains("made_by"), "who made it is no number of a transaction");
+}
+
+/// The old home may be gone for good before anybody else has heard from it.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_that_is_told_that_it_is_the_home_tells_everybody_unless_the_old_home_s_word_was_here_first(
+    pool: PgPool,
+) {
+    const WAITS: &str = "SELECT count(*) FROM repl_outbox";
+    let control = log("eu-west", FactStream::Control);
+    let eu = "eu-west".parse().unwrap();
+    let us = Home::new(&pool, "us-east").await;
+    let made = batch(&control, Head::EMPTY, &[created("eu-west", 1, 0)]);
+    us.store.receive(&made).await.unwrap();
+    us.apply_all().await;
+    for _ in 0..2 {
+        us.store.take_home(&eu, "porto-taxis", "eu-west", (1, 1)).await.unwrap();
+        assert_eq!(us.scalar::<i64>(WAITS).await, 1, "once, however often it is told");
+    }
+    assert_eq!(us.number().await.entries, 1);
+    let ours = log("us-east", FactStream::Control);
+    let said = us.store.read_for_peer(&ours, 1, 1, 1, &[]).await.unwrap().unwrap();
+    let body = said.entries[0].json().unwrap().to_vec();
+    assert_eq!(shared::fact::Fact::from_body("tenant.moved", &body).unwrap(), handed_over("us-east", 1));
+
+    // What comes from the old home after all says the same, and is said no second time.
+    us.store.receive(&batch(&control, made.checkpoint.head, &[handed_over("us-east", 1)])).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    us.store.take_home(&eu, "porto-taxis", "eu-west", (1, 1)).await.unwrap();
+    assert_eq!(us.scalar::<i64>(WAITS).await, 0);
 }

@@ -208,6 +208,18 @@ pub(crate) fn taken(region: &str, tenant: &str, heard: u64) -> Fact {
     })
 }
 
+/// The tenant's home was handed over to `region`, with the n-th hand-over of its first term.
+pub(crate) fn handed_over(region: &str, n: u64) -> Fact {
+    Fact::TenantMoved(TenantMoved {
+        tenant: "porto-taxis".to_owned(),
+        name: "Porto Taxis".to_owned(),
+        home_region: region.to_owned(),
+        term: 1,
+        n,
+        heard: None,
+    })
+}
+
 pub(crate) fn published(version: u64, currency: &str) -> Fact {
     Fact::ConfigPublished(ConfigPublished {
         tenant: "porto-taxis".to_owned(),

@@ -88,6 +88,8 @@ pub(crate) enum Bug {
     DigestOfKeys,
     /// A command that waited for a hand-over goes on as if nothing had been.
     HandOverUnfenced,
+    /// That a tenant was handed over is told by its old home alone.
+    NewHomeTellsNobody,
     /// Whom a term was promised to is not written down.
     PromiseForgotten,
     /// What comes after a move was heard of is late, whatever came before it elsewhere.
@@ -343,6 +345,12 @@ pub(crate) const PLANTED: &[Planted] = &[
         pitfall: "what was under way at the old home slips past the hand-over",
         laws: &[Law::OneHomeWrites],
         seed: 6,
+    },
+    Planted {
+        bug: Bug::NewHomeTellsNobody,
+        pitfall: "a home dies before others hear that it has handed over",
+        laws: &[Law::MovesEndAlike],
+        seed: 0,
     },
     Planted {
         bug: Bug::PromiseForgotten,

@@ -47,6 +47,8 @@ pub(crate) struct Plan {
     pub(super) misreads: bool,
     /// Whether the tenant moves.
     pub(super) moves: bool,
+    /// Whether its home dies with the next hand-over that the new home alone has heard of.
+    pub(super) home_dies: bool,
     /// Whether config is written everywhere all the time, until what snapshots brought is found to hold.
     pub(super) busy: bool,
     pub(super) kept_entries: u64,
@@ -66,6 +68,7 @@ impl Plan {
             tampers: false,
             misreads: false,
             moves: false,
+            home_dies: false,
             busy: false,
             kept_entries: LIMITS.kept_entries,
         }
@@ -413,7 +416,7 @@ impl World {
     }
 
     /// A region is never heard of again.
-    fn die(&mut self, region: usize) {
+    pub(super) fn die(&mut self, region: usize) {
         if self.may_run(region) && self.regions[region].restore.is_none() {
             self.saw("region gone");
             self.regions[region].gone = true;

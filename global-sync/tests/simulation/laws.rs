@@ -341,9 +341,9 @@ impl Laws {
     }
 
     /// What a region has of the tenant in the end.
-    pub(crate) fn moves_ended(&mut self, tenant: &Tenant, late: &BTreeMap<Uuid, bool>, all_heard: bool) {
+    pub(crate) fn moves_ended(&mut self, tenant: &Tenant, late: &BTreeMap<Uuid, bool>) {
         let home = self.home.get_or_insert_with(|| tenant.home.clone());
-        if all_heard && *home != tenant.home {
+        if *home != tenant.home {
             let text = format!("the home is {home:?} or {:?}", tenant.home);
             self.broken(Law::MovesEndAlike, text);
         }

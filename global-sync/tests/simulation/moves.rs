@@ -139,6 +139,7 @@ impl World {
             return;
         }
         self.plan.moves = true;
+        self.plan.home_dies = Random::new(seed ^ 0x6469_6573).chance(250);
         let count = self.plan.count as u64;
         let a_region = |random: &mut Random| usize::try_from(random.between(0, count)).expect("few");
         for _ in 0..random.between(20, 40) {
@@ -235,6 +236,14 @@ impl World {
         self.tell_moved(from, &home, None);
         if self.network.reachable(from, to) && self.leader_of(to).is_some() {
             self.regions[to].disk.tenant.settle(&home);
+            if !self.has(Bug::NewHomeTellsNobody) {
+                self.tell_moved(to, &home, None);
+            }
+            if self.plan.home_dies {
+                self.plan.home_dies = false;
+                self.saw("home gone after hand-over");
+                self.die(from);
+            }
         }
     }
 
@@ -294,14 +303,12 @@ impl World {
     /// In the end every region names the same home and the same late payments.
     pub(super) fn end_moves(&mut self) {
         let left: Vec<usize> = (0..self.regions.len()).filter(|region| self.may_run(*region)).collect();
-        // One that handed over, told the new home and is gone before it told anybody else leaves the two of one mind alone.
-        let all_heard = self.regions.iter().all(|region| !region.gone);
         for region in left {
             let late = self.regions[region].disk.tenant.late(self.has(Bug::LateByArrival));
             if late.values().any(|late| *late) {
                 self.saw("late payment");
             }
-            self.laws.moves_ended(&self.regions[region].disk.tenant, &late, all_heard);
+            self.laws.moves_ended(&self.regions[region].disk.tenant, &late);
         }
     }
 }
