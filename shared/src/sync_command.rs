@@ -75,6 +75,13 @@ pub enum RowKey {
     },
     /// Where a tenant is at home, as `home porto-taxis`.
     Home(TenantId),
+    /// What whoever took a tenant by force had heard of by then, as `takeover porto-taxis 2`.
+    Takeover {
+        /// The tenant.
+        tenant: TenantId,
+        /// The term that began.
+        term: u64,
+    },
     /// A tenant's draft, as `draft porto-taxis`.
     Draft(TenantId),
     /// Which version runs where, as `rollout porto-taxis` for all regions, `rollout porto-taxis eu-west` for one.
@@ -104,6 +111,7 @@ impl FromStr for RowKey {
             ["fact", id] => Ok(Self::Fact(part(id)?)),
             ["version", tenant, version] => Ok(Self::Version { tenant: part(tenant)?, version: part(version)? }),
             ["home", tenant] => Ok(Self::Home(part(tenant)?)),
+            ["takeover", tenant, term] => Ok(Self::Takeover { tenant: part(tenant)?, term: part(term)? }),
             ["draft", tenant] => Ok(Self::Draft(part(tenant)?)),
             ["rollout", tenant] => Ok(Self::Rollout { tenant: part(tenant)?, region: None }),
             ["rollout", tenant, region] => Ok(Self::Rollout { tenant: part(tenant)?, region: Some(part(region)?) }),
@@ -119,6 +127,7 @@ impl fmt::Display for RowKey {
             Self::Fact(id) => write!(f, "fact {id}"),
             Self::Version { tenant, version } => write!(f, "version {tenant} {version}"),
             Self::Home(tenant) => write!(f, "home {tenant}"),
+            Self::Takeover { tenant, term } => write!(f, "takeover {tenant} {term}"),
             Self::Draft(tenant) => write!(f, "draft {tenant}"),
             Self::Rollout { tenant, region: None } => write!(f, "rollout {tenant}"),
             Self::Rollout { tenant, region: Some(region) } => write!(f, "rollout {tenant} {region}"),
@@ -280,6 +289,7 @@ mod tests {
             "fact 00000000-0000-0000-0000-000000000003",
             "version porto-taxis 12",
             "home porto-taxis",
+            "takeover porto-taxis 2",
             "draft porto-taxis",
             "rollout porto-taxis",
             "rollout porto-taxis eu-west",
@@ -287,9 +297,17 @@ mod tests {
         ] {
             assert_eq!(key.parse::<RowKey>().unwrap().to_string(), key);
         }
-        for text in
-            ["", "fact", "fact 7", "version porto-taxis", "version porto-taxis -1", "home P", "home a b", "money 7"]
-        {
+        for text in [
+            "",
+            "fact",
+            "fact 7",
+            "version porto-taxis",
+            "version porto-taxis -1",
+            "home P",
+            "home a b",
+            "takeover porto-taxis",
+            "money 7",
+        ] {
             assert_eq!(text.parse::<RowKey>(), Err(NoRowKey), "{text}");
         }
         let written = json!({"mend": {"key": "home porto-taxis"}});

@@ -1,9 +1,9 @@
 //! Making a derived row anew of the entries it was made of, when an operator says so: nothing is mended in silence.
 //!
 //! An entry is believed as when it is applied: its envelope has the hash it was stored with, and vouches for its body. A
-//! fact of the ledger is what its entry says, whichever others there are. A version and a home are the outcome of all that was
-//! said of them, so where entries are dropped already what is left may not be the last word: then a row is never put back to an
-//! earlier tenure than it shows.
+//! fact of the ledger is what its entry says, whichever others there are, and so is a takeover, since one region alone takes a
+//! term. A version and a home are the outcome of all that was said of them, so where entries are dropped already what is left may
+//! not be the last word: then a row is never put back to an earlier tenure than it shows.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ use super::{
     log_id, to_sql,
 };
 use crate::{
-    documents::keep_version,
+    documents::{keep_takeover, keep_version},
     protocol::{HomeEpoch, LogId},
 };
 
@@ -46,6 +46,9 @@ impl Store {
                 [tenant.to_string(), format!("\"version\":{version}"), "config.published".to_owned()],
             ),
             RowKey::Home(tenant) => (FactStream::Control, [tenant.to_string(), String::new(), "tenant.".to_owned()]),
+            RowKey::Takeover { tenant, term } => {
+                (FactStream::Control, [tenant.to_string(), format!("\"term\":{term}"), "tenant.moved".to_owned()])
+            }
             RowKey::Draft(_) => return Ok(Err(DRAFT.to_owned())),
             RowKey::Rollout { .. } => return Ok(Err(ROLLOUT.to_owned())),
             RowKey::Region(_) => return Ok(Err(REGION.to_owned())),
@@ -67,6 +70,7 @@ impl Store {
         let done = match key {
             RowKey::Fact(_) => mend_fact(&mut tx, told).await?,
             RowKey::Version { tenant, version } => mend_version(&mut tx, tenant.as_str(), *version, told).await?,
+            RowKey::Takeover { tenant, term } => mend_takeover(&mut tx, tenant.as_str(), *term, told).await?,
             _ => mend_home(&mut tx, told).await?,
         };
         match done {
@@ -162,6 +166,9 @@ fn is_about(fact: &Fact, key: &RowKey) -> bool {
         }
         (RowKey::Home(tenant), Fact::TenantCreated(fact)) => fact.tenant == tenant.as_str(),
         (RowKey::Home(tenant), Fact::TenantMoved(fact)) => fact.tenant == tenant.as_str(),
+        (RowKey::Takeover { tenant, term }, Fact::TenantMoved(fact)) => {
+            fact.tenant == tenant.as_str() && fact.term == *term && fact.heard.is_some()
+        }
         _ => false,
     }
 }
@@ -288,6 +295,53 @@ async fn mend_home(
     .await?;
     sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut **tx).await?;
     Ok(Ok(Mended { of, changed: put.rows_affected() > 0 }))
+}
+
+/// What whoever took a home by force had heard of is what he said; if another said so too, of the two what stays everywhere.
+async fn mend_takeover(
+    tx: &mut PgTransaction<'_>,
+    tenant: &str,
+    term: u64,
+    told: Vec<(LogId, Stored)>,
+) -> Result<Result<Mended, String>, StoreError> {
+    let number = to_sql(term)?;
+    let before = takeover_row(tx, tenant, number).await?;
+    let mut of = String::new();
+    let mut stays = None;
+    for (log, stored) in &told {
+        let Fact::TenantMoved(TenantMoved { home_region: region, heard: Some(heard), .. }) = &stored.fact else {
+            continue;
+        };
+        if of.is_empty() {
+            sqlx::query("UPDATE home_takeovers SET region = $3, heard = $4 WHERE tenant_id = $1 AND term = $2")
+                .bind(tenant)
+                .bind(number)
+                .bind(region)
+                .bind(sqlx::types::Json(heard))
+                .execute(&mut **tx)
+                .await?;
+        }
+        keep_takeover(tx, tenant, term, region, heard).await?;
+        let row = takeover_row(tx, tenant, number).await?;
+        if row != stays {
+            (of, stays) = (name(log, stored), row);
+        }
+    }
+    Ok(if stays.is_some() {
+        Ok(Mended { of, changed: before != stays })
+    } else {
+        Err("nothing is said of it".to_owned())
+    })
+}
+
+/// What is kept of a home that was taken by force.
+async fn takeover_row(
+    connection: &mut PgConnection,
+    tenant: &str,
+    term: i64,
+) -> Result<Option<(String, serde_json::Value)>, StoreError> {
+    let row = sqlx::query_as("SELECT region, heard FROM home_takeovers WHERE tenant_id = $1 AND term = $2");
+    Ok(row.bind(tenant).bind(term).fetch_optional(connection).await?)
 }
 
 /// Whether entries of a kind have been dropped here.

@@ -8,7 +8,7 @@ use crate::{
     protocol::Head,
     store::{
         Damaged,
-        tests::{CLUSTER, HashSigner, Home, batch, created, log, published, settlement},
+        tests::{CLUSTER, HashSigner, Home, batch, created, log, published, settlement, taken},
     },
 };
 
@@ -87,6 +87,40 @@ async fn a_version_and_a_home_are_made_anew_of_what_was_said_of_them(pool: PgPoo
     }
 }
 
+/// A damaged one says which payments are late, and where two say something of one term every region keeps the same of them.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_takeover_is_made_anew_of_what_whoever_took_the_home_has_said_whatever_the_row_says(pool: PgPool) {
+    let us = us_with_rows(&pool).await;
+    let key = "takeover porto-taxis 2";
+    let mut told = Head::EMPTY;
+    for (heard, of) in [(3, 1), (2, 2), (4, 2)] {
+        let next = batch(&log("ap-south", FactStream::Control), told, &[taken("ap-south", "porto-taxis", heard)]);
+        told = next.checkpoint.head;
+        us.store.receive(&next).await.unwrap();
+        us.apply_all().await;
+        let sound = state(&us).await.0;
+        for damage in [
+            r#"UPDATE home_takeovers SET heard = '{"eu-west": {"1": 1}}'"#,
+            r#"UPDATE home_takeovers SET heard = '{"eu-west": {"1": 9}}'"#,
+            "UPDATE home_takeovers SET region = 'af-south'",
+            "UPDATE home_takeovers SET term = 7",
+            "DELETE FROM home_takeovers",
+        ] {
+            alter(&us, damage).await;
+            assert_ne!(state(&us).await.0, sound, "{damage}");
+            let said = mend(&us, key).await;
+            assert_eq!(said, Ok(format!("{key} is what entry {of} of ap-south/1/control says again")), "{damage}");
+            alter(&us, "DELETE FROM home_takeovers WHERE term = 7").await;
+            assert_eq!(state(&us).await.0, sound, "{damage}");
+            let again = mend(&us, key).await.unwrap();
+            assert!(again.starts_with(&format!("{key} was what entry {of}")), "{again}");
+        }
+    }
+    alter(&us, "UPDATE repl_cursor SET truncated = 1 WHERE stream = 'control'").await;
+    alter(&us, "DELETE FROM home_takeovers").await;
+    assert!(mend(&us, key).await.is_ok(), "one region alone takes a term");
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_row_is_not_put_back_to_an_earlier_tenure_where_a_later_entry_may_be_dropped(pool: PgPool) {
     let us = us_with_rows(&pool).await;
@@ -116,7 +150,7 @@ async fn what_no_entry_says_is_not_made_up_and_a_damaged_entry_is_not_believed(p
     )
     .await;
     let unknown = format!("fact {}", Uuid::from_u128(99));
-    for key in [&key, &unknown, "version porto-taxis 2", "home manhattan-cabs"] {
+    for key in [&key, &unknown, "version porto-taxis 2", "home manhattan-cabs", "takeover porto-taxis 2"] {
         let why = mend(&us, key).await.unwrap_err();
         assert!(why.starts_with(&format!("no entry here says anything of {key}")), "{why}");
     }
