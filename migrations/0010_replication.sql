@@ -440,6 +440,40 @@ CREATE POLICY tenant_config_versions_sync ON tenant_config_versions TO gocomet_s
 GRANT SELECT, INSERT ON tenant_config_versions TO gocomet_app, gocomet_system;
 GRANT SELECT, INSERT, UPDATE, DELETE ON tenant_config_versions TO gocomet_sync;
 
+-- One hash over all published versions of a tenant: the digest of a region reads one row a tenant, however many there are.
+CREATE TABLE tenant_config_sums (
+    tenant_id text PRIMARY KEY,
+    versions  bytea NOT NULL
+);
+ALTER TABLE tenant_config_sums ENABLE ROW LEVEL SECURITY;
+ALTER TABLE tenant_config_sums FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_config_sums_tenant ON tenant_config_sums USING (tenant_id = current_setting('app.tenant_id', true));
+CREATE POLICY tenant_config_sums_system ON tenant_config_sums TO gocomet_system USING (true);
+CREATE POLICY tenant_config_sums_sync ON tenant_config_sums TO gocomet_sync USING (true);
+GRANT SELECT, INSERT, UPDATE ON tenant_config_sums TO gocomet_app, gocomet_system, gocomet_sync;
+CREATE FUNCTION sum_config_versions() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    tenant text;
+BEGIN
+    FOR tenant IN SELECT DISTINCT tenant_id FROM changed ORDER BY 1 LOOP
+        INSERT INTO tenant_config_sums (tenant_id, versions) VALUES (tenant, '') ON CONFLICT DO NOTHING;
+        -- Who changes versions of one tenant at once waits here, and then sees what the other wrote.
+        PERFORM FROM tenant_config_sums WHERE tenant_id = tenant FOR UPDATE;
+        UPDATE tenant_config_sums SET versions = (
+            SELECT COALESCE(sha256(convert_to(string_agg(concat_ws(' ', v.version, v.home_term, v.home_n, v.config_md5),
+                                                         E'\n' ORDER BY v.version), 'UTF8')), '')
+            FROM tenant_config_versions v WHERE v.tenant_id = tenant)
+        WHERE tenant_id = tenant;
+    END LOOP;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER sum_inserted AFTER INSERT ON tenant_config_versions
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION sum_config_versions();
+CREATE TRIGGER sum_updated AFTER UPDATE ON tenant_config_versions
+    REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION sum_config_versions();
+CREATE TRIGGER sum_deleted AFTER DELETE ON tenant_config_versions
+    REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION sum_config_versions();
+
 -- Which version runs where, as last decided: by the home region for all regions (`region` is empty), by a region for
 -- itself. Of two decisions the one of the later tenure stays, then the one of the greater number.
 CREATE TABLE tenant_config_rollouts (

@@ -7,10 +7,10 @@ use super::{Store, StoreError};
 
 impl Store {
     /// Covers every log by its head, which vouches for all before it, and what was derived from them: the ledger by its
-    /// sums, drafts by their heads and content, the newest published version of each tenant, where they run, homes, what whoever
-    /// took them by force had heard of, and regions. Nothing in it depends on the order of arrival. Of each table only a hash
-    /// leaves the database, and of the versions that were ever published no more is read than one a tenant: those before are in
-    /// the logs, and compared one by one with those of other regions ([`Store::derived_rows`]).
+    /// sums, drafts by their heads and content, all published versions of each tenant by one hash of them, where they run, homes,
+    /// what whoever took them by force had heard of, and regions. Nothing in it depends on the order of arrival. Of each table
+    /// only a hash leaves the database, and of the versions that were ever published none is read: the database keeps their hash
+    /// as they change.
     pub async fn digest(&self) -> Result<String, StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut *tx).await?;
@@ -34,17 +34,9 @@ async fn read(connection: &mut PgConnection) -> Result<String, StoreError> {
                                                            md5(draft::text)), E'\n'
                     ORDER BY tenant_id COLLATE "C"), 'UTF8'))
              FROM tenant_documents) AS documents,
-            (WITH RECURSIVE newest AS (
-                 (SELECT tenant_id, version, home_term, home_n, config_md5 FROM tenant_config_versions
-                  ORDER BY tenant_id DESC, version DESC LIMIT 1)
-                 UNION ALL
-                 SELECT next.* FROM newest, LATERAL (
-                     SELECT tenant_id, version, home_term, home_n, config_md5 FROM tenant_config_versions v
-                     WHERE v.tenant_id < newest.tenant_id ORDER BY tenant_id DESC, version DESC LIMIT 1) next)
-             SELECT sha256(convert_to(string_agg(concat_ws(' ', tenant_id, version, home_term, home_n, config_md5),
-                                                 E'\n'
+            (SELECT sha256(convert_to(string_agg(concat_ws(' ', tenant_id, encode(versions, 'hex')), E'\n'
                     ORDER BY tenant_id COLLATE "C"), 'UTF8'))
-             FROM newest) AS versions,
+             FROM tenant_config_sums WHERE versions <> '') AS versions,
             (SELECT sha256(string_agg(config_rollout_hash(r), ''
                     ORDER BY tenant_id COLLATE "C", region COLLATE "C"))
              FROM tenant_config_rollouts r) AS rollouts,
@@ -79,7 +71,7 @@ mod tests {
     use super::*;
 
     #[sqlx::test(migrations = "../migrations")]
-    async fn of_each_tenant_one_version_is_read_however_many_were_published(pool: PgPool) {
+    async fn every_published_version_counts_and_none_is_read_for_the_digest_however_many_there_are(pool: PgPool) {
         let superuser = Store::beside(&pool, "postgres").pool;
         let publish = "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at)
                        SELECT 'tenant-' || tenant, version, jsonb_build_object('version', version), now()
@@ -91,18 +83,81 @@ mod tests {
         let reads = "SELECT (seq_tup_read + idx_tup_fetch)::bigint FROM pg_stat_xact_user_tables
                      WHERE relname = 'tenant_config_versions'";
         let reads: i64 = sqlx::query_scalar(reads).fetch_one(&mut *tx).await.unwrap();
-        assert_eq!(reads, 20, "of 20,000");
+        assert_eq!(reads, 0, "of 20,000");
         tx.rollback().await.unwrap();
-        for tenant in ["tenant-1", "tenant-12", "tenant-20"] {
+        for change in [
+            "UPDATE tenant_config_versions SET config = '{}' WHERE tenant_id = 'tenant-1' AND version = 1000",
+            "UPDATE tenant_config_versions SET config = '{}' WHERE tenant_id = 'tenant-12' AND version = 1",
+            "UPDATE tenant_config_versions SET home_term = 7 WHERE tenant_id = 'tenant-20' AND version = 500",
+            "DELETE FROM tenant_config_versions WHERE tenant_id = 'tenant-3' AND version = 400",
+            "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at) VALUES ('tenant-4', 1001, '{}', now())",
+        ] {
             let sound = store.digest().await.unwrap();
-            sqlx::query("UPDATE tenant_config_versions SET config = '{}' WHERE tenant_id = $1 AND version = 1000")
-                .bind(tenant)
-                .execute(&superuser)
-                .await
-                .unwrap();
-            assert_ne!(store.digest().await.unwrap(), sound, "{tenant}");
+            sqlx::query(change).execute(&superuser).await.unwrap();
+            assert_ne!(store.digest().await.unwrap(), sound, "{change}");
         }
         assert_ne!(store.digest().await.unwrap(), before);
+        superuser.close().await;
+        store.pool.close().await;
+    }
+
+    #[sqlx::test(migrations = "../migrations")]
+    async fn versions_and_rollouts_that_end_alike_have_one_digest_whatever_came_first_or_went_since(pool: PgPool) {
+        let superuser = Store::beside(&pool, "postgres").pool;
+        let store = Store::beside(&pool, "gocomet_sync");
+        let version = "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at)
+                       VALUES ('cabs', $1, '{}', now())";
+        let (empty, mut digests) = (store.digest().await.unwrap(), Vec::new());
+        for order in [[1, 2, 3], [3, 1, 2]] {
+            for number in order {
+                sqlx::query(version).bind(number).execute(&superuser).await.unwrap();
+            }
+            digests.push(store.digest().await.unwrap());
+            sqlx::query("DELETE FROM tenant_config_versions").execute(&superuser).await.unwrap();
+            assert_eq!(store.digest().await.unwrap(), empty);
+        }
+        assert_eq!(digests[0], digests[1]);
+        let decide =
+            "INSERT INTO tenant_config_rollouts (tenant_id, region, number, home_term, home_n, stable, decided_at)
+                      VALUES ('cabs', '', 1, 1, 0, 2, '2026-01-01Z')";
+        sqlx::query(decide).execute(&superuser).await.unwrap();
+        for change in [
+            "UPDATE tenant_config_rollouts SET stable = 3",
+            "UPDATE tenant_config_rollouts SET pinned = 1",
+            "UPDATE tenant_config_rollouts SET canary_region = 'eu-west', canary_version = 3",
+            "UPDATE tenant_config_rollouts SET region = 'eu-west'",
+        ] {
+            let before = store.digest().await.unwrap();
+            sqlx::query(change).execute(&superuser).await.unwrap();
+            assert_ne!(store.digest().await.unwrap(), before, "{change}");
+        }
+        superuser.close().await;
+        store.pool.close().await;
+    }
+
+    #[sqlx::test(migrations = "../migrations")]
+    async fn two_who_publish_at_once_are_both_in_the_digest(pool: PgPool) {
+        let superuser = Store::beside(&pool, "postgres").pool;
+        let store = Store::beside(&pool, "gocomet_sync");
+        let version = "INSERT INTO tenant_config_versions (tenant_id, version, config, published_at)
+                       VALUES ('cabs', $1, '{}', now())";
+        let mut first = superuser.begin().await.unwrap();
+        sqlx::query(version).bind(1).execute(&mut *first).await.unwrap();
+        let other = superuser.clone();
+        let second = async move {
+            sqlx::query(version).bind(2).execute(&other).await.unwrap();
+        };
+        let (_, ()) = tokio::join!(second, async {
+            let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity
+                                         WHERE datname = current_database() AND wait_event_type = 'Lock')";
+            while !sqlx::query_scalar::<_, bool>(waits).fetch_one(&superuser).await.unwrap() {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            first.commit().await.unwrap();
+        });
+        let both = store.digest().await.unwrap();
+        sqlx::query("UPDATE tenant_config_versions SET published_at = now()").execute(&superuser).await.unwrap();
+        assert_eq!(store.digest().await.unwrap(), both, "summed anew it is the same");
         superuser.close().await;
         store.pool.close().await;
     }

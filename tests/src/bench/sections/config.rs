@@ -117,7 +117,7 @@ async fn told(stand: &Stand, options: &Options) -> anyhow::Result<Table> {
     }
     table.notes.push(
         "The tenants are copies of the one above, draft and all. Versions are never deleted, since receipts name them; the digest \
-         reads the newest of each tenant."
+         reads one hash of each tenant's."
             .into(),
     );
     Ok(table)
