@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use time::{OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
-use super::{Fence, Store, StoreError, from_sql, hash, to_sql};
+use super::{Fence, Store, StoreError, from_sql, hash, retold, to_sql};
 use crate::protocol::{Hash, HomeEpoch, Origin, hash_of};
 
 /// What the ledger's row of a fact says.
@@ -191,6 +191,7 @@ pub(super) async fn insert(
     if inserted.len() == facts.len() {
         return Ok(Vec::new());
     }
+    retold::keep_first(connection, origin, facts).await?;
     let ids: Vec<Uuid> = facts.iter().map(|fact| fact.row.fact_id).collect();
     let known = sqlx::query!("SELECT fact_id, body_hash FROM ledger_facts WHERE fact_id = ANY($1)", &ids)
         .fetch_all(connection)

@@ -17,6 +17,7 @@ mod number;
 mod operations;
 mod receive;
 mod rejected;
+mod retold;
 mod rows;
 mod send;
 mod snapshot;

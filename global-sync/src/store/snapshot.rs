@@ -19,7 +19,7 @@ use shared::ids::RegionName;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Fence, Store, StoreError, apply::edit_again, ledger, to_sql};
+use super::{Fence, Store, StoreError, apply::edit_again, ledger, retold, to_sql};
 use crate::{
     documents,
     protocol::{Origin, Trust},
@@ -274,6 +274,7 @@ async fn take_in(connection: &mut PgConnection, own: &Origin) -> Result<Imported
     let replaced = documents::take_documents(connection).await?;
     documents::take_versions(connection).await?;
     documents::take_rollouts(connection).await?;
+    retold::keep_first_of_snapshot(connection).await?;
     let facts = ledger::take_facts(connection, own).await?;
     connection.execute(LOGS).await?;
     edit_again(connection, &replaced).await?;

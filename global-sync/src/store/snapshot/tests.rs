@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    protocol::{Batch, Head, verify},
+    protocol::{Batch, Head, LogId, verify},
     store::tests::{CLUSTER, HashSigner, Home, batch, created, edited, log, published, settlement, taken},
 };
 
@@ -53,7 +53,7 @@ async fn copy(from: &Home, to: &Home) -> Result<Imported, StoreError> {
 }
 
 /// Everything of a log that `to` lacks, as pulls would bring it.
-async fn pull(from: &Home, to: &Home, log: &crate::protocol::LogId) {
+async fn pull(from: &Home, to: &Home, log: &LogId) {
     loop {
         let ours = to.store.logs().await.unwrap().get(log).map_or(Head::EMPTY, |state| state.head);
         let theirs = from.store.logs().await.unwrap()[log].head;
@@ -296,6 +296,33 @@ async fn a_damaged_draft_gives_way_to_the_one_of_a_snapshot_and_keeps_what_the_l
     assert_eq!(draft, serde_json::json!({"a": 1, "b": 1, "c": 1}));
     assert_eq!(joiner.scalar::<i64>("SELECT count(*) FROM repl_quarantine WHERE state = 'held'").await, 0);
     assert!(joiner.store.damaged_drafts("").await.unwrap().0.is_empty());
+    remove(&pool, joiner, (there, name)).await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_fact_told_in_two_lives_is_from_the_first_of_them_after_a_snapshot_too(pool: PgPool) {
+    let donor = Home::new(&pool, "us-east").await;
+    let (there, name) = another(&pool).await;
+    let joiner = Home::new(&there, "eu-west").await;
+    let told = |region: &str, incarnation, fact| {
+        let LogId { origin, stream } = log(region, FactStream::Ledger);
+        batch(&LogId { origin: Origin { incarnation, ..origin }, stream }, Head::EMPTY, &[settlement(fact)])
+    };
+    let both_lives = [told("ap-south", 1, 1), told("ap-south", 2, 1)];
+    for (region, facts) in [
+        (&donor, [&both_lives[0], &both_lives[1], &told("sa-east", 2, 2)].as_slice()),
+        (&joiner, [&both_lives[1], &told("sa-east", 1, 2)].as_slice()),
+    ] {
+        for told in facts {
+            region.store.receive(told).await.unwrap();
+            region.apply_all().await;
+        }
+    }
+    copy(&donor, &joiner).await.unwrap();
+    let said = "SELECT string_agg(origin_incarnation::text, ' ' ORDER BY fact_id) FROM ledger_facts";
+    assert_eq!(donor.scalar::<String>(said).await, "1 2");
+    assert_eq!(joiner.scalar::<String>(said).await, "1 1", "and what was told here is not forgotten");
+    assert_eq!(joiner.store.check_ledger(&joiner.fence).await.unwrap(), Vec::<i16>::new());
     remove(&pool, joiner, (there, name)).await;
 }
 
