@@ -41,6 +41,9 @@ impl Trust for HashSigner {
     fn stored(&mut self, _: &RegionName, _: &KeyId) {}
 }
 
+const EMIT: &str = "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
+                    VALUES ($1, $2, $3, $4, 1, 0, $5)";
+
 pub(crate) struct Home {
     pub(crate) store: Store,
     pub(crate) fence: Fence,
@@ -77,18 +80,7 @@ impl Home {
 
     async fn commit_raw(&self, stream: &str, kind: &str, tenant: Option<&str>, body: &[u8]) -> Uuid {
         let id = Uuid::now_v7();
-        sqlx::query(
-            "INSERT INTO repl_outbox (id, stream, kind, tenant_id, home_term, home_n, body)
-             VALUES ($1, $2, $3, $4, 1, 0, $5)",
-        )
-        .bind(id)
-        .bind(stream)
-        .bind(kind)
-        .bind(tenant)
-        .bind(body)
-        .execute(&self.system)
-        .await
-        .unwrap();
+        sqlx::query(EMIT).bind(id).bind(stream).bind(kind).bind(tenant).bind(body).execute(&self.system).await.unwrap();
         id
     }
 
@@ -930,6 +922,59 @@ async fn the_digest_follows_every_fact_and_any_change_of_a_derived_row(pool: PgP
     let two = us.store.digest().await.unwrap();
     sqlx::query("UPDATE tenant_homes SET region = 'us-east'").execute(&us.store.pool).await.unwrap();
     assert_ne!(us.store.digest().await.unwrap(), two);
+}
+
+/// Its place in the outbox is before those of others that have their numbers by the time it commits.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_fact_that_commits_after_later_ones_were_numbered_gets_the_next_number(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let (mut slow, fact) = (us.system.begin().await.unwrap(), settlement(1));
+    let emit = sqlx::query(EMIT).bind(Uuid::now_v7()).bind("ledger").bind(fact.kind()).bind(fact.tenant());
+    emit.bind(fact.to_body()).execute(&mut *slow).await.unwrap();
+    us.commit(&settlement(2)).await;
+    assert_eq!(us.number().await.entries, 1);
+    slow.commit().await.unwrap();
+    us.commit(&settlement(3)).await;
+    assert_eq!(us.number().await.entries, 2);
+    let amounts = "SELECT string_agg(amount::text, ' ' ORDER BY origin_seq) FROM ledger_facts";
+    assert_eq!(us.scalar::<String>(amounts).await, "20 10 30");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn entries_whose_transaction_fails_leave_no_row_and_no_cursor_and_come_in_whole_with_the_next(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;
+                  CREATE TRIGGER refuse BEFORE INSERT ON ledger_facts FOR EACH ROW WHEN (NEW.amount = 30)
+                  EXECUTE FUNCTION refuse()";
+    sqlx::raw_sql(refuse).execute(&pool).await.unwrap();
+    let eu = log("eu-west", FactStream::Ledger);
+    let facts: Vec<_> = (1..=4).map(settlement).collect();
+    us.store.receive(&batch(&eu, Head::EMPTY, &facts)).await.unwrap();
+    assert!(matches!(us.store.apply(&us.fence, &eu).await, Err(StoreError::Database(_))));
+    let state = us.store.logs().await.unwrap()[&eu];
+    assert_eq!((state.head.seq, state.applied), (4, 0));
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 0);
+    sqlx::raw_sql("DROP TRIGGER refuse ON ledger_facts").execute(&pool).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    assert_eq!(us.store.logs().await.unwrap()[&eu].applied, 4);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 4);
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn an_envelope_with_a_field_of_the_future_is_applied_and_passed_on_byte_for_byte(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let eu = log("eu-west", FactStream::Ledger);
+    let (mut entry, ..) = batch(&eu, Head::EMPTY, &[settlement(1)]).entries[0].clone();
+    entry.envelope.extend([0xfa, 0x3f, 2, 1, 2]); // field 1023, two bytes
+    let head = Head { seq: 1, hash: hash_of(&entry.envelope) };
+    let signature = HashSigner.sign(&checkpoint_message(CLUSTER, &eu, &head));
+    let checkpoint = Checkpoint { head, key_id: [1; 32], signature, certificate: None };
+    let newer = crate::protocol::Batch { log: eu.clone(), pull: 1, entries: vec![entry.clone()], checkpoint };
+    us.store.receive(&verify(CLUSTER, Head::EMPTY, newer, &mut HashSigner).unwrap()).await.unwrap();
+    assert_eq!(us.apply_all().await, 0);
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 1);
+    let sent = us.store.read_for_peer(&eu, 1, 1, 1, &[]).await.unwrap().unwrap();
+    assert_eq!((sent.entries, sent.checkpoint.head), (vec![entry], head));
 }
 
 #[sqlx::test(migrations = "../migrations")]

@@ -60,8 +60,20 @@ impl Authority {
 
     /// The same, for somebody who believes another authority.
     fn credentials_that_believe(&self, believed: &Self, cluster: &str, region: &str) -> Credentials {
+        self.credentials_with(believed, cluster, region, params(cluster, region))
+    }
+
+    /// The same, past their time.
+    fn expired_credentials(&self, cluster: &str, region: &str) -> Credentials {
+        let mut params = params(cluster, region);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        self.credentials_with(self, cluster, region, params)
+    }
+
+    fn credentials_with(&self, believed: &Self, cluster: &str, region: &str, params: CertificateParams) -> Credentials {
         let key = KeyPair::generate().unwrap();
-        let contents = [believed.pem.clone(), self.certificate(cluster, region, &key), key.serialize_pem()];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let contents = [believed.pem.clone(), certificate, key.serialize_pem()];
         let region = region.parse().unwrap();
         in_files(contents, |[ca, cert, key]| Credentials::load(ca, cert, key, cluster, &region).unwrap())
     }
@@ -70,17 +82,19 @@ impl Authority {
     pub(crate) fn signing_key(&self, cluster: &str, region: &str) -> (SigningKey, Arc<RootCertStore>) {
         let roots = self.credentials(cluster, region).roots();
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let contents = [self.certificate(cluster, region, &key), key.serialize_pem()];
+        let certificate = params(cluster, region).signed_by(&key, &self.issuer).unwrap().pem();
+        let contents = [certificate, key.serialize_pem()];
         let region = region.parse().unwrap();
         let load = |[cert, key]: &[PathBuf; 2]| SigningKey::load(cert, key, roots.clone(), cluster, &region).unwrap();
         (in_files(contents, load), roots)
     }
+}
 
-    fn certificate(&self, cluster: &str, region: &str, key: &KeyPair) -> String {
-        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.subject_alt_names.push(SanType::URI(format!("gocomet://{cluster}/{region}").try_into().unwrap()));
-        params.signed_by(key, &self.issuer).unwrap().pem()
-    }
+/// What a certificate of a region says.
+fn params(cluster: &str, region: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.subject_alt_names.push(SanType::URI(format!("gocomet://{cluster}/{region}").try_into().unwrap()));
+    params
 }
 
 /// What `load` makes of files with these contents, which are gone afterwards.
@@ -377,6 +391,26 @@ async fn a_caller_above_the_limit_is_refused_and_counted_and_those_before_stay()
         counted.refused("too_many_connections", count).await;
     }
     assert!(first.close_reason().is_none() && second.close_reason().is_none());
+    us.stop().await;
+}
+
+#[tokio::test]
+async fn an_expired_certificate_gets_no_connection_whoever_calls() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let expired = authority.expired_credentials("c1", "eu-west");
+    let mut us = Listening::start(&authority, "us-east");
+    if let Ok(connection) = us.called_for(&expired, ALPN).await {
+        let _ = connection.open_bi().await;
+        ended(&connection).await;
+    }
+    counted.refused("certificate", 1).await;
+    let there = Endpoint::server(expired.server_config().unwrap(), "127.0.0.1:0".parse().unwrap()).unwrap();
+    let (region, address) = ("eu-west".parse().unwrap(), there.local_addr().unwrap().to_string());
+    let (called, _) = tokio::join!(us.mesh.dial(&region, &address), async { there.accept().await?.await.ok() });
+    let refused = format!("{:?}", called.unwrap_err()).to_lowercase();
+    assert!(refused.contains("expired"), "{refused}");
+    assert!(us.events.try_recv().is_err(), "nobody was connected");
     us.stop().await;
 }
 
