@@ -112,10 +112,12 @@ impl<T: Trust> Replica<T> {
         self.entropy.unchecked = Some(unchecked);
     }
 
-    /// Whether that a peer has a snapshot's rows proves anything: of whoever gave it, only where there is nobody else.
+    /// Whether that a peer has a snapshot's rows proves anything: of whoever gave it, only where there is nobody else. Who only
+    /// joins may have begun with a snapshot of the same region.
     fn counts_for(&self, giver: &RegionName, peer: &RegionName) -> bool {
+        let proves = |region: &RegionName| region != giver && !self.members.joins(region);
         let others = self.members.counted(&self.settings.origin.region);
-        peer != giver || others.iter().all(|other| other == giver)
+        proves(peer) || peer == giver && !others.iter().any(proves)
     }
 
     /// Where a peer ends within what we have, our entry of that number is the one it has. Equal ends are compared whenever

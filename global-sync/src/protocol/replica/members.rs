@@ -85,6 +85,11 @@ impl Members {
         self.last_heard(region).is_some_and(|logs| stored(logs) + kept < newest)
     }
 
+    /// Whether a region is no member yet.
+    pub(super) fn joins(&self, region: &RegionName) -> bool {
+        self.states.get(region) == Some(&MemberState::Joining)
+    }
+
     /// Regions that are to have everything: all but those that are gone, and newcomers that have not begun. A newcomer stays
     /// one until every region has told it that it knows of it, and so has heard it and counts it.
     pub(super) fn counted(&self, us: &RegionName) -> Vec<RegionName> {

@@ -248,4 +248,15 @@ fn what_a_snapshot_brought_holds_once_another_region_than_its_giver_has_all_of_i
     us.handle(NOW, snapshot_of(None, &[]));
     us.handle(NOW, snapshot_of(Some("eu-west"), &["eu-west"]));
     assert!(compare(&mut us, &[]), "there is nobody else");
+    let eu_joins = |giver: &str| Event::Members {
+        states: [("eu-west", MemberState::Joining), ("ap-south", MemberState::Active)]
+            .map(|(name, state)| (region(name), state))
+            .into(),
+        acks: BTreeMap::new(),
+        unchecked: Some(region(giver)),
+    };
+    us.handle(NOW, eu_joins("ap-south"));
+    assert!(!compare(&mut us, &[]), "it may have begun with the same snapshot");
+    us.handle(NOW, eu_joins("sa-east"));
+    assert!(!compare(&mut us, &[]), "whoever gave it");
 }
