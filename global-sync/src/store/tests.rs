@@ -902,7 +902,7 @@ async fn what_wallets_moved_stands_in_every_region_s_ledger_by_whose_it_was_and_
     assert_eq!(us.scalar::<i64>(stands).await, 1, "told again it is the same fact");
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts WHERE kind = 'wallet'").await, 2);
     assert_ne!(us.store.digest().await.unwrap(), here);
-    let whose = "UPDATE ledger_facts SET rider_id = gen_random_uuid() WHERE origin_region = 'us-east'";
+    let whose = "UPDATE ledger_facts SET rider_id = gen_random_uuid() WHERE origin_seq = 1";
     sqlx::query(whose).execute(&us.superuser).await.unwrap();
     assert!(!us.store.check_ledger(&us.fence).await.unwrap().is_empty(), "whose it was counts");
 }

@@ -24,6 +24,7 @@ const UNLED_AFTER_MS: u64 = 5_100;
 const SETTLE_EVERY_MS: u64 = 200;
 /// Where config is written all the time: how often, how much of it is kept, and since when a region hears none of it.
 const EDITED_EVERY_MS: u64 = 30;
+const EDIT_BYTES: u64 = 20;
 const BUSY_KEPT_ENTRIES: u64 = 100;
 const BUSY_CUT_OFF_AT_MS: u64 = 1_500;
 /// Slower than a batch is ever given time for, and slower than the slowest transaction before the database went away.
@@ -344,8 +345,10 @@ impl World {
         self.schedule(self.now + EDITED_EVERY_MS, Happening::Edit { region });
         if self.regions[region].state == Some(MemberState::Active) && !self.regions[region].gone {
             self.emitted += 1;
+            // Told again after a restart, it says the same.
+            self.lengths.insert(self.emitted, EDIT_BYTES);
             let at = self.now + self.random.between(0, EDITED_EVERY_MS);
-            self.begin_transaction(region, FactStream::Config, self.emitted, 20, at);
+            self.begin_transaction(region, FactStream::Config, self.emitted, EDIT_BYTES, at);
         }
     }
 
