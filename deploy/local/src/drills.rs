@@ -9,7 +9,7 @@ use futures::future::join_all;
 use crate::certificates::Authority;
 use crate::cluster::{Cluster, lock};
 use crate::failure::Failure;
-use crate::link::Direction;
+use crate::link::{Carried, Direction, Links};
 use crate::ports::{MAX_REGIONS, check_free, of_links, of_region};
 use crate::postgres;
 use crate::progress::Progress;
@@ -235,6 +235,15 @@ impl Link<'_> {
         self.spoil(|way| way.loss = share)
     }
 
+    /// What travelled so far, every way of it taken together.
+    pub fn carried(&self) -> anyhow::Result<Carried> {
+        let links = self.links()?;
+        self.ways.iter().try_fold(Carried::default(), |sum, (from, to)| {
+            let way = links.carried(from, to)?;
+            Ok(Carried { streams: sum.streams + way.streams, datagrams: sum.datagrams + way.datagrams })
+        })
+    }
+
     /// As [`Self::change`], where both regions use the relays between them. Programs that started before a region joined
     /// have found it by themselves and reach it directly: what is done to the relay would not be done to them.
     fn spoil(&self, change: impl Fn(&mut Direction)) -> anyhow::Result<()> {
@@ -257,12 +266,15 @@ impl Link<'_> {
     }
 
     fn change(&self, change: impl Fn(&mut Direction)) -> anyhow::Result<()> {
-        let links =
-            self.cluster.links.as_ref().context("this cluster was started without relays between its regions")?;
+        let links = self.links()?;
         for (from, to) in &self.ways {
             links.change(from, to, &change)?;
         }
         Ok(())
+    }
+
+    fn links(&self) -> anyhow::Result<&Links> {
+        self.cluster.links.as_ref().context("this cluster was started without relays between its regions")
     }
 }
 

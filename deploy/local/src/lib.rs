@@ -40,7 +40,7 @@ pub use cluster_file::{ClusterFile, LinkEntry, RegionEntry};
 pub use drills::Link;
 pub use failure::{Failure, last_lines};
 pub use interrupts::Interrupts;
-pub use link::{Direction, Links, Route};
+pub use link::{Carried, Direction, Links, Route};
 pub use ports::DEFAULT_BASE;
 pub use postgres::Durability;
 pub use process::Process;

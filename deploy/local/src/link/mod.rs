@@ -3,13 +3,14 @@
 //! Every ordered pair of regions has one relay, TCP and UDP at the same port number: what region A sends to region B on
 //! connections A opened goes through relay A→B, and so do the answers. A [`Direction`] is the state of one way between
 //! two regions; the relay A→B applies A→B's to what flows forward and B→A's to what flows back, so that a one-way cut
-//! stops everything that travels that way, whoever opened the connection.
+//! stops everything that travels that way, whoever opened the connection. What travels is counted the same way.
 
 mod tcp;
 mod udp;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,11 +32,63 @@ pub struct Direction {
     pub loss: f64,
 }
 
+/// Bytes put on a way so far, whether or not they arrived: what was written to sockets, without the headers of TCP, UDP
+/// and IP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    pub streams: u64,
+    pub datagrams: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    streams: AtomicU64,
+    datagrams: AtomicU64,
+}
+
+/// One way, as whoever changes it and asks about it sees it.
+#[derive(Debug, Default)]
+struct Control {
+    direction: watch::Sender<Direction>,
+    counter: Arc<Counter>,
+}
+
+/// One way, as the relays that use it see it.
+#[derive(Clone, Debug)]
+struct Way {
+    direction: watch::Receiver<Direction>,
+    counter: Arc<Counter>,
+}
+
+impl Way {
+    fn now(&self) -> Direction {
+        *self.direction.borrow()
+    }
+
+    /// Waits until it is open.
+    async fn open(&mut self) {
+        let _ = self.direction.wait_for(|direction| !direction.cut).await;
+    }
+
+    /// Waits until nothing passes.
+    async fn cut(&mut self) {
+        let _ = self.direction.wait_for(|direction| direction.cut).await;
+    }
+
+    fn count_stream(&self, bytes: usize) {
+        self.counter.streams.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn count_datagram(&self, bytes: usize) {
+        self.counter.datagrams.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// Both ways of one relay.
 #[derive(Clone, Debug)]
 struct Ways {
-    forward: watch::Receiver<Direction>,
-    back: watch::Receiver<Direction>,
+    forward: Way,
+    back: Way,
 }
 
 /// Where a relay takes what it gets: of several targets the first that answers.
@@ -53,7 +106,7 @@ type Pair = (String, String);
 pub struct Links {
     runtime: Option<Runtime>,
     tracker: TaskTracker,
-    directions: Mutex<BTreeMap<Pair, watch::Sender<Direction>>>,
+    ways: Mutex<BTreeMap<Pair, Control>>,
     relays: Mutex<BTreeMap<Pair, CancellationToken>>,
 }
 
@@ -64,14 +117,14 @@ impl Links {
         Ok(Self {
             runtime: Some(runtime),
             tracker: TaskTracker::new(),
-            directions: Mutex::default(),
+            ways: Mutex::default(),
             relays: Mutex::default(),
         })
     }
 
     /// Opens the relay through which `from` reaches `to`.
     pub async fn open(&self, from: &str, to: &str, route: Route) -> anyhow::Result<()> {
-        let ways = Ways { forward: self.watch(from, to), back: self.watch(to, from) };
+        let ways = Ways { forward: self.way(from, to), back: self.way(to, from) };
         let stop = CancellationToken::new();
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, route.listen));
         let (tracker, token) = (self.tracker.clone(), stop.clone());
@@ -99,28 +152,33 @@ impl Links {
             }
             stays
         });
-        lock(&self.directions).retain(|(from, to), _| from != region && to != region);
+        lock(&self.ways).retain(|(from, to), _| from != region && to != region);
     }
 
     /// Changes what happens to everything that travels from one region to another.
     pub fn change(&self, from: &str, to: &str, change: impl FnOnce(&mut Direction)) -> anyhow::Result<()> {
-        let directions = lock(&self.directions);
-        let pair = (from.to_owned(), to.to_owned());
-        directions.get(&pair).with_context(|| format!("there is no link {from} → {to}"))?.send_modify(change);
+        let ways = lock(&self.ways);
+        known(&ways, from, to)?.direction.send_modify(change);
         Ok(())
+    }
+
+    /// What travelled from one region to another since the link between them was opened.
+    pub fn carried(&self, from: &str, to: &str) -> anyhow::Result<Carried> {
+        let ways = lock(&self.ways);
+        let counter = &known(&ways, from, to)?.counter;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Ok(Carried { streams: read(&counter.streams), datagrams: read(&counter.datagrams) })
     }
 
     /// The state of every way.
     pub fn all(&self) -> BTreeMap<Pair, Direction> {
-        lock(&self.directions).iter().map(|(pair, sender)| (pair.clone(), *sender.borrow())).collect()
+        lock(&self.ways).iter().map(|(pair, way)| (pair.clone(), *way.direction.borrow())).collect()
     }
 
-    fn watch(&self, from: &str, to: &str) -> watch::Receiver<Direction> {
-        let mut directions = lock(&self.directions);
-        let sender = directions
-            .entry((from.to_owned(), to.to_owned()))
-            .or_insert_with(|| watch::Sender::new(Direction::default()));
-        sender.subscribe()
+    fn way(&self, from: &str, to: &str) -> Way {
+        let mut ways = lock(&self.ways);
+        let way = ways.entry((from.to_owned(), to.to_owned())).or_default();
+        Way { direction: way.direction.subscribe(), counter: way.counter.clone() }
     }
 }
 
@@ -132,9 +190,8 @@ impl Drop for Links {
     }
 }
 
-/// Waits until this way is open.
-async fn open(way: &mut watch::Receiver<Direction>) {
-    let _ = way.wait_for(|direction| !direction.cut).await;
+fn known<'a>(ways: &'a BTreeMap<Pair, Control>, from: &str, to: &str) -> anyhow::Result<&'a Control> {
+    ways.get(&(from.to_owned(), to.to_owned())).with_context(|| format!("there is no link {from} → {to}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

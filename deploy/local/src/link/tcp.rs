@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use nix::sys::socket::{self, Backlog};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Direction, Flock, Ways, open};
+use super::{Flock, Way, Ways};
 
 /// Bytes under way in one direction are bounded by this many reads, so a slow reader slows the writer.
 const READS_UNDER_WAY: usize = 64;
@@ -40,8 +40,8 @@ pub(super) async fn relay(listener: TcpListener, targets: Vec<SocketAddr>, mut w
         let (mut forward, mut back) = (ways.forward.clone(), ways.back.clone());
         tokio::select! {
             () = taking => {}
-            _ = forward.wait_for(|way| way.cut) => {}
-            _ = back.wait_for(|way| way.cut) => {}
+            () = forward.cut() => {}
+            () = back.cut() => {}
         }
         // One place is left to wait in, and it is taken: the system drops whatever else knocks. It is taken too when
         // somebody was quicker than this, who then waits; this would otherwise wait for him past the end of the cut.
@@ -53,8 +53,8 @@ pub(super) async fn relay(listener: TcpListener, targets: Vec<SocketAddr>, mut w
             drop(held);
         };
         let healed = async {
-            open(&mut ways.forward).await;
-            open(&mut ways.back).await;
+            ways.forward.open().await;
+            ways.back.open().await;
         };
         tokio::select! {
             () = hold => {}
@@ -71,9 +71,9 @@ fn places(listener: &TcpListener, backlog: i32) -> std::io::Result<()> {
 
 async fn connection(near: TcpStream, targets: Vec<SocketAddr>, mut ways: Ways) {
     // The three packets of a connection's opening travel too: there and back before the first byte.
-    open(&mut ways.forward).await;
-    open(&mut ways.back).await;
-    let round_trip = ways.forward.borrow().delay + ways.back.borrow().delay;
+    ways.forward.open().await;
+    ways.back.open().await;
+    let round_trip = ways.forward.now().delay + ways.back.now().delay;
     tokio::time::sleep(round_trip).await;
     let Ok(far) = TcpStream::connect(&targets[..]).await else {
         return;
@@ -84,20 +84,17 @@ async fn connection(near: TcpStream, targets: Vec<SocketAddr>, mut ways: Ways) {
 }
 
 /// Carries bytes one way until either end closes.
-async fn carry(from: impl AsyncRead + Unpin, to: impl AsyncWrite + Unpin, way: watch::Receiver<Direction>) {
+async fn carry(from: impl AsyncRead + Unpin, to: impl AsyncWrite + Unpin, way: Way) {
     let (sender, receiver) = mpsc::channel(READS_UNDER_WAY);
     tokio::join!(take(from, sender, way.clone()), deliver(to, receiver, way));
 }
 
-async fn take(
-    mut from: impl AsyncRead + Unpin,
-    sender: mpsc::Sender<(Instant, Bytes)>,
-    way: watch::Receiver<Direction>,
-) {
+async fn take(mut from: impl AsyncRead + Unpin, sender: mpsc::Sender<(Instant, Bytes)>, way: Way) {
     loop {
         let mut buffer = BytesMut::with_capacity(READ);
         let ended = !matches!(from.read_buf(&mut buffer).await, Ok(1..));
-        let due = Instant::now() + way.borrow().delay;
+        way.count_stream(buffer.len());
+        let due = Instant::now() + way.now().delay;
         // An empty piece is the end: it too arrives late.
         if sender.send((due, buffer.freeze())).await.is_err() || ended {
             return;
@@ -105,14 +102,10 @@ async fn take(
     }
 }
 
-async fn deliver(
-    mut to: impl AsyncWrite + Unpin,
-    mut receiver: mpsc::Receiver<(Instant, Bytes)>,
-    mut way: watch::Receiver<Direction>,
-) {
+async fn deliver(mut to: impl AsyncWrite + Unpin, mut receiver: mpsc::Receiver<(Instant, Bytes)>, mut way: Way) {
     while let Some((due, bytes)) = receiver.recv().await {
         sleep_until(due).await;
-        open(&mut way).await;
+        way.open().await;
         if bytes.is_empty() || to.write_all(&bytes).await.is_err() {
             break;
         }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Direction, Flock, Shared, Ways};
+use super::{Direction, Flock, Shared, Way, Ways};
 
 /// Datagrams under way in one direction; more are lost, as in a full router.
 const UNDER_WAY: usize = 8192;
@@ -97,8 +97,9 @@ async fn session(
     }
 }
 
-fn put(queue: &Queue, way: &watch::Receiver<Direction>, datagram: &[u8]) {
-    let Direction { cut, delay, loss } = *way.borrow();
+fn put(queue: &Queue, way: &Way, datagram: &[u8]) {
+    way.count_datagram(datagram.len());
+    let Direction { cut, delay, loss } = way.now();
     if !cut && rand::random::<f64>() >= loss {
         // A full queue loses the datagram.
         let _ = queue.try_send((Instant::now() + delay, Bytes::copy_from_slice(datagram)));

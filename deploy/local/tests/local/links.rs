@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use deploy_local::{Links, Route};
+use deploy_local::{Carried, Links, Route};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
@@ -113,6 +113,22 @@ async fn a_cut_one_way_stops_questions_or_answers_and_healing_brings_them_back()
         rig.links.change(from, to, |way| way.cut = false).unwrap();
         assert!(echo(&socket).await.is_some());
     }
+}
+
+#[tokio::test]
+async fn what_travels_is_counted_each_way_lost_or_not() {
+    let rig = Rig::new().await;
+    let socket = rig.socket().await;
+    assert!(echo(&socket).await.is_some());
+    rig.links.change("b", "a", |way| way.loss = 1.0).unwrap();
+    assert_eq!(echo(&socket).await, None);
+    let mut stream = TcpStream::connect(rig.relay).await.unwrap();
+    stream.write_all(b"streamed").await.unwrap();
+    stream.read_exact(&mut [0; 8]).await.unwrap();
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        assert_eq!(rig.links.carried(from, to).unwrap(), Carried { streams: 8, datagrams: 10 }, "{from} to {to}");
+    }
+    assert!(rig.links.carried("a", "c").is_err());
 }
 
 #[tokio::test]
