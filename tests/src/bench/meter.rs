@@ -19,6 +19,17 @@ enum Kind {
     Sync,
 }
 
+impl From<Service> for Kind {
+    fn from(service: Service) -> Self {
+        match service {
+            Service::RegionNode(_) | Service::Edge(_) => Self::Node,
+            Service::Redis => Self::Redis,
+            Service::Postgres => Self::Postgres,
+            Service::GlobalSync(_) => Self::Sync,
+        }
+    }
+}
+
 /// Microseconds of CPU, user and system.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cpu {
@@ -39,14 +50,8 @@ impl Meter {
     pub fn of_region(cluster: &Cluster, region: &str) -> anyhow::Result<Self> {
         let mut watched = Vec::new();
         for (of, service, process) in cluster.processes() {
-            let kind = match service {
-                Service::RegionNode(_) | Service::Edge(_) => Kind::Node,
-                Service::Redis => Kind::Redis,
-                Service::Postgres => Kind::Postgres,
-                Service::GlobalSync(_) => Kind::Sync,
-            };
             if of == region {
-                watched.push((kind, process.id.clone(), ticks(&process.id)?));
+                watched.push((service.into(), process.id.clone(), ticks(&process.id)?));
             }
         }
         Ok(Self { watched })
@@ -56,6 +61,14 @@ impl Meter {
     pub fn of_process(pid: u32) -> anyhow::Result<Self> {
         let id = ProcessId::of(pid).with_context(|| format!("process {pid} does not run"))?;
         Ok(Self { watched: vec![(Kind::Node, id.clone(), ticks(&id)?)] })
+    }
+
+    /// Watches a program of a region besides, from the moment that program started.
+    pub fn add_started(&mut self, cluster: &Cluster, region: &str, service: Service) -> anyhow::Result<()> {
+        let pid = pid(cluster, region, service)?;
+        let id = ProcessId::of(pid).with_context(|| format!("process {pid} does not run"))?;
+        self.watched.push((service.into(), id, 0));
+        Ok(())
     }
 
     /// What they used since the start.
@@ -85,10 +98,14 @@ pub fn most_memory_kib(cluster: &Cluster, region: &str, service: Service) -> any
 }
 
 fn status_kib(cluster: &Cluster, region: &str, service: Service, field: &str) -> anyhow::Result<f64> {
-    let pid = cluster.pid(region, service).with_context(|| format!("{service} of {region} does not run"))?;
+    let pid = pid(cluster, region, service)?;
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+fn pid(cluster: &Cluster, region: &str, service: Service) -> anyhow::Result<u32> {
+    cluster.pid(region, service).with_context(|| format!("{service} of {region} does not run"))
 }
 
 /// The sum of a metric over all labels, or of those lines that hold `label`, in what a program says of itself; none if it

@@ -1,13 +1,15 @@
-//! A region that was away for so long that nobody keeps what it lacks: it loads a snapshot, while settlements go on.
+//! A region that was away for so long that nobody keeps what it lacks: it loads a snapshot, while settlements go on. Beside
+//! it a new subscription of Postgres' logical replication, which copies as many rows of the same table first.
 
 use std::time::Duration;
 
 use anyhow::ensure;
 use deploy_local::Service;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::replication::{CALM_PER_S, HERE, Stand, THERE, Way, fill, until, used, write};
-use crate::bench::{Options, Table, most_memory_kib};
+use super::replication::{CALM_PER_S, Copied, HERE, Stand, THERE, WIRE, Way, fill, until, used, write};
+use crate::bench::{Meter, Options, Table};
 
 /// Entries a region may lack and is waited for: more than are written while it loads, fewer than it lacks.
 const KEPT: i64 = 1_000_000;
@@ -16,13 +18,15 @@ const DROPPED_WITHIN: Duration = Duration::from_secs(900);
 /// Longer than any bootstrap; the writer is stopped when it is over.
 const WRITES_FOR: Duration = Duration::from_hours(6);
 
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 10] = [
+    "way",
     "settlements in it",
     "s until it has them",
     "rows/s",
     "settlements meanwhile",
     "s until it has those too",
     "rows missing",
+    "bytes on the wire each",
     "CPU µs each",
     "MiB of memory at most",
 ];
@@ -36,17 +40,24 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
             .fold(builder, |builder, (name, value)| builder.sync_env(&format!("GLOBAL_SYNC_LOG__{name}"), value))
     })
     .await?;
-    let mut table = Table::new("A region without settlements that nobody keeps in a log loads a snapshot", &COLUMNS);
-    table.row(format!("while {CALM_PER_S} settlements/s are written"), &[bootstrap(&stand, rows, kept).await?]);
+    let title =
+        format!("A region without any settlements loads a snapshot while {CALM_PER_S} more are written a second");
+    let mut table = Table::new(title, &COLUMNS);
+    table.row(Way::GlobalSync.name(), &[ours(&stand, rows, kept).await?]);
+    stand.halt_global_syncs().await?;
+    table.row(format!("{}, a new subscription", Way::Logical.name()), &[theirs(&stand, rows).await?]);
     table.notes.push(
-        "The giving region takes new settlements all the while. Memory is the most either global-sync ever held. Rows missing \
-         are those of the giving region's that the other lacks when both have the same number of them, or a minute has passed."
+        "Nobody keeps them in a log any more, and the giving region takes new ones all the while. Memory is the most either \
+         global-sync ever held. Rows missing are those of the giving region's that the other lacks when both have the same \
+         number of them, or a minute has passed. A subscription copies rows and compares nothing; CPU is that of both \
+         databases and both global-syncs."
             .into(),
     );
+    table.notes.push(WIRE.into());
     Ok(vec![table])
 }
 
-async fn bootstrap(stand: &Stand, rows: i64, kept: i64) -> anyhow::Result<Vec<Option<f64>>> {
+async fn ours(stand: &Stand, rows: i64, kept: i64) -> anyhow::Result<Vec<Option<f64>>> {
     let table = Way::GlobalSync.table();
     stand.cluster.halt(THERE, Service::SYNC).await?;
     let before = stand.count(&stand.here, table).await?;
@@ -54,35 +65,69 @@ async fn bootstrap(stand: &Stand, rows: i64, kept: i64) -> anyhow::Result<Vec<Op
     until(&stand.here, table, before + rows).await?;
     until_dropped(stand, rows - kept).await?;
 
-    let meters = stand.meters()?;
-    stand.cluster.restart(THERE, Service::SYNC).await?;
-    let begun = Instant::now();
-    // Dropped when the other has what the snapshot had: what it committed until then is counted here.
-    tokio::select! {
-        written = write(stand.here.clone(), Way::GlobalSync, CALM_PER_S, WRITES_FOR) => {
-            written?;
+    let carried = stand.carried(Way::GlobalSync)?;
+    let meters = stand.bring_back().await?;
+    let load = Load { way: Way::GlobalSync, before, rows, carried, meters, begun: Instant::now() };
+    let mut run = load.measure(stand).await?;
+    run.push(Some(stand.most_memory_mib(HERE)?.max(stand.most_memory_mib(THERE)?)));
+    Ok(run)
+}
+
+async fn theirs(stand: &Stand, rows: i64) -> anyhow::Result<Vec<Option<f64>>> {
+    fill(stand, Way::Logical, rows).await?;
+    let (carried, meters, begun) = (stand.carried(Way::Logical)?, stand.meters()?, Instant::now());
+    let subscription = stand.subscribe(Copied::Everything).await?;
+    let load = Load { way: Way::Logical, before: 0, rows, carried, meters, begun };
+    let mut run = load.measure(stand).await?;
+    run.push(None);
+    subscription.end().await?;
+    Ok(run)
+}
+
+/// A region that loads, and what was counted when it began.
+struct Load {
+    way: Way,
+    /// Settlements it had already.
+    before: i64,
+    rows: i64,
+    carried: f64,
+    meters: [Meter; 2],
+    begun: Instant,
+}
+
+impl Load {
+    /// Writes on until it is over.
+    async fn measure(self, stand: &Stand) -> anyhow::Result<Vec<Option<f64>>> {
+        let table = self.way.table();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let writing = tasks.spawn(write(stand.here.clone(), self.way, CALM_PER_S, WRITES_FOR, stop.clone()));
+        let stopped_at_the_end = stop.drop_guard();
+        until(&stand.there, table, self.before + self.rows).await?;
+        let seconds = self.begun.elapsed().as_secs_f64();
+        drop(stopped_at_the_end);
+        writing.await??;
+        if self.way == Way::GlobalSync {
+            until_numbered(stand).await?;
         }
-        there = until(&stand.there, table, before + rows) => there?,
+        let all = stand.count(&stand.here, table).await?;
+        // Not fatal: what is missing then is what this row shows.
+        let _late = timeout(Duration::from_secs(60), until(&stand.there, table, all)).await;
+        let (complete_s, cpu_us) = (self.begun.elapsed().as_secs_f64(), used(&self.meters)?.total_us());
+        let carried = stand.carried(self.way)? - self.carried;
+        let missing = all - stand.count(&stand.there, table).await?;
+        let came = (all - self.before) as f64;
+        let measured = [
+            self.rows as f64,
+            seconds,
+            self.rows as f64 / seconds,
+            came - self.rows as f64,
+            complete_s,
+            missing as f64,
+            carried / came,
+            cpu_us / came,
+        ];
+        Ok(measured.map(Some).to_vec())
     }
-    let seconds = begun.elapsed().as_secs_f64();
-    until_numbered(stand).await?;
-    let all = stand.count(&stand.here, table).await?;
-    // Not fatal: what is missing then is what this row shows.
-    let _late = timeout(Duration::from_secs(60), until(&stand.there, table, all)).await;
-    let (complete_s, cpu_us) = (begun.elapsed().as_secs_f64(), used(&meters)?.total_us());
-    let missing = all - stand.count(&stand.there, table).await?;
-    let kib = [HERE, THERE].map(|region| most_memory_kib(&stand.cluster, region, Service::SYNC));
-    let [here_kib, there_kib] = kib;
-    Ok(vec![
-        Some(rows as f64),
-        Some(seconds),
-        Some(rows as f64 / seconds),
-        Some((all - before - rows) as f64),
-        Some(complete_s),
-        Some(missing as f64),
-        Some(cpu_us / (all - before) as f64),
-        Some(here_kib?.max(there_kib?) / 1024.0),
-    ])
 }
 
 /// Waits until so many entries are in no log any more.
