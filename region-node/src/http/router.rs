@@ -17,6 +17,7 @@ use axum::{
 };
 use rand::RngExt;
 use shared::problem::Code;
+use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -94,7 +95,7 @@ pub async fn router(app: &App, events: EventReceiver) -> anyhow::Result<Router> 
     let layers = ServiceBuilder::new()
         // Outside of compression and time-out: a poll waits for as long as there is nothing to say.
         .layer(realtime::start(app, events).await?)
-        .layer(middleware::from_fn_with_state((app.config.http.request_timeout, Answers::default()), time))
+        .layer(middleware::from_fn_with_state(Timing::of(app), time))
         .layer(CompressionLayer::new().gzip(true).compress_when(compress));
     let api = api.layer(layers);
     Ok(outer(api, &edge::Edge::of(app), &app.config.http, Limits::new(app.config.limits, app.tokens.clone())))
@@ -199,17 +200,45 @@ fn let_go_of_the_buffer(request: &mut Request) {
     }
 }
 
-/// Ends what takes too long, and counts answers and their time per endpoint.
-async fn time(State((limit, answers)): State<(Duration, Answers)>, request: Request, next: Next) -> Response {
+/// A command whose client waits no longer has this long to end.
+const COMMANDS_END_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long calls may take, and where they are counted.
+#[derive(Clone)]
+struct Timing {
+    limit: Duration,
+    answers: Answers,
+    tasks: TaskTracker,
+}
+
+impl Timing {
+    fn of(app: &App) -> Self {
+        Self { limit: app.config.http.request_timeout, answers: Answers::default(), tasks: app.tasks.clone() }
+    }
+}
+
+/// Answers for what takes too long, and counts answers and their time per endpoint.
+///
+/// A command is done to its end whether or not its client waits: others have to hear of what it commits.
+async fn time(State(timing): State<Timing>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = Instant::now();
-    let response = match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response(),
+    let work = next.run(request);
+    let response = if method.is_safe() {
+        tokio::time::timeout(timing.limit, work).await.ok()
+    } else {
+        let work = tokio::time::timeout(timing.limit + COMMANDS_END_WITHIN, work.in_current_span());
+        match tokio::time::timeout(timing.limit, timing.tasks.spawn(work)).await {
+            Ok(Ok(response)) => response.ok(),
+            Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
+            Err(_) => None,
+        }
     };
+    let response = response
+        .unwrap_or_else(|| Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response());
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
-    answers.count(&method, route, response.status(), begun.elapsed());
+    timing.answers.count(&method, route, response.status(), begun.elapsed());
     response
 }
 

@@ -204,6 +204,29 @@ async fn a_ride_is_offered_taken_and_followed_over_sockets(pool: PgPool) {
     assert!(at_stranger.early.is_empty());
 }
 
+/// Nobody but whoever asks for a cancellation would hear that it did not get through.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_driver_hears_of_a_cancellation_although_whoever_cancels_hangs_up_before_it_commits(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let address = region.serve().await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    let mut at_driver = Client::signed_in(address, &driver).await;
+    online(&driver, 400.0).await;
+    let ride = request(&rider).await;
+    dispatch::run_due(&region.app).await;
+    at_driver.event("ride:offer").await;
+    at_driver.emit("ride:accept", json!({"ride_id": ride["id"]})).await;
+    assert_eq!(at_driver.event("ride:update").await["status"], "accepted");
+
+    let mut slow = pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT FROM rides FOR UPDATE").execute(&mut *slow).await.unwrap();
+    let cancel = format!("/v1/rides/{}/cancel", ride["id"].as_str().unwrap());
+    let hung_up = tokio::time::timeout(Duration::from_millis(300), rider.post(&cancel, json!({}))).await;
+    assert!(hung_up.is_err(), "{hung_up:?}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut *slow).await.unwrap();
+    assert_eq!(at_driver.event("ride:update").await["status"], "cancelled");
+}
+
 /// The sockets of two free drivers, the first the nearer one.
 async fn near_and_far(region: &TestRegion) -> (Client, Client) {
     let address = region.serve().await;
