@@ -31,6 +31,7 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
     cluster.backup("us-east", "old").await.unwrap();
     let at_backup = ledger(&cluster, "us-east").await;
     let office = cluster.office("manhattan-cabs", "us-east").await.with_patience(Patience::PATIENT);
+    office.patch_config("manhattan-cabs", &json!({"labels": {"edit": "forgotten"}})).await.unwrap();
     let payouts = format!("/v1/drivers/{driver}/payouts");
     let payout: Value = office.post(&payouts, &json!({})).await.unwrap();
     assert_eq!(payout["amount"]["amount"], coming);
@@ -47,6 +48,7 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
         if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing")) }
     })
     .await;
+    has_labels(&cluster, "eu-west", &["edit"]).await;
     let told = ledger(&cluster, "eu-west").await;
     let newer =
         told.values().filter(|fact| fact.tenant == city.tenant && !at_backup.contains_key(&fact.fact_id)).count();
@@ -54,13 +56,15 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
     let before = incarnations(&cluster).await;
 
     cluster.restore("us-east", "old").await.unwrap();
+    // Not of the number of the forgotten edit, as which it would be refused by whoever has that one.
+    let office = cluster.office("manhattan-cabs", "us-east").await.with_patience(Patience::PATIENT);
+    office.patch_config("manhattan-cabs", &json!({"labels": {"since": "the restore"}})).await.unwrap();
     eventually_within(PATIENCE, "us-east has what it had told, from the others", async || {
         let back = ledger(&cluster, "us-east").await;
         let missing = told.iter().filter(|(id, fact)| back.get(id) != Some(fact)).count();
         if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing or not the same")) }
     })
     .await;
-    let office = cluster.office("manhattan-cabs", "us-east").await.with_patience(Patience::PATIENT);
     let path = format!("/v1/payouts/{}", payout["payout_id"].as_str().unwrap());
     let booked: Value =
         eventually_within(PATIENCE, "the payout is in the books again", async || office.get(&path).await).await;
@@ -85,12 +89,25 @@ async fn an_old_backup_gets_its_newer_facts_back_and_goes_on_as_a_new_incarnatio
     let all = ledger(&cluster, "us-east").await;
     assert!(all.len() >= told.len() + 3, "rides after the restore are settled");
     for region in cluster.regions() {
+        has_labels(&cluster, &region, &["edit", "since"]).await;
         let held = ledger(&cluster, &region).await;
         assert_eq!(held, all, "{region} holds the same");
         let settled: Vec<_> = held.values().filter(|fact| fact.kind == "settlement").collect();
         let trips: BTreeSet<_> = settled.iter().map(|fact| fact.trip_id).collect();
         assert_eq!(trips.len(), settled.len(), "{region} has a trip's settlement twice");
     }
+}
+
+/// Waits until the config that a region works with has these labels.
+async fn has_labels(cluster: &TestCluster, region: &str, labels: &[&str]) {
+    let office = cluster.office("manhattan-cabs", region).await.with_patience(Patience::PATIENT);
+    eventually_within(PATIENCE, &format!("{region} has the labels {labels:?}"), async || {
+        let view = office.config("manhattan-cabs").await.map_err(|error| error.to_string())?;
+        let published = view.published.ok_or("nothing is published")?;
+        let has = |config: &Value| labels.iter().all(|label| config["labels"].get(label).is_some());
+        if has(&view.config) && has(&published.config) { Ok(()) } else { Err(view.config["labels"].to_string()) }
+    })
+    .await;
 }
 
 /// A driver with something to be paid, and how much.

@@ -14,7 +14,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Write as _,
+    fmt::{self, Write as _},
 };
 
 use automerge::{
@@ -50,9 +50,10 @@ pub const GROWN_BYTES: usize = 64 * 1024;
 pub struct DocumentActor(ActorId);
 
 impl DocumentActor {
-    /// The actor of a region's incarnation. A restored region is a new incarnation and thereby a new actor.
-    pub fn of(region: &str, incarnation: u64) -> Self {
-        Self(actor_from(&format!("gocomet actor {region} {incarnation}")))
+    /// The actor of one run of a region's database. One that is put back from a backup runs anew and is a new actor thereby: it
+    /// has forgotten changes that others have, and numbers its own from where the backup ends.
+    pub fn of(region: &str, run: impl fmt::Display) -> Self {
+        Self(actor_from(&format!("gocomet actor {region} {run}")))
     }
 }
 

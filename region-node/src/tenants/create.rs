@@ -112,7 +112,7 @@ pub(super) async fn create_tenant(
 
     let generation = 0;
     let mut document = TenantDocument::create(tenant.as_str(), 0);
-    let actor = DocumentActor::of(app.region.as_str(), store::incarnation(&mut tx).await?);
+    let actor = DocumentActor::of(app.region.as_str(), store::database_run(&mut tx).await?);
     let change = document.apply_merge_patch(None, &patch, &actor).map_err(super::draft::refused)?;
     store::save_draft(&mut tx, generation, &mut document).await?;
     if let Some(change) = change {

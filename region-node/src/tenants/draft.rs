@@ -130,7 +130,7 @@ pub(super) async fn patch_config(
     let stored = store::lock_draft(&mut tx).await?;
     let stored = stored.ok_or_else(not_here_yet)?;
     let mut document = read(&tenant, &stored)?;
-    let actor = DocumentActor::of(app.region.as_str(), store::incarnation(&mut tx).await?);
+    let actor = DocumentActor::of(app.region.as_str(), store::database_run(&mut tx).await?);
     let patch = Value::Object(command.body.0.clone());
     if let Some(change) = document.apply_merge_patch(base.as_deref(), &patch, &actor).map_err(refused)? {
         store::save_draft(&mut tx, stored.generation, &mut document).await?;

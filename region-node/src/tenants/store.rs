@@ -152,10 +152,14 @@ pub(super) async fn insert_home(tx: &mut TenantTx, name: &str, region: &RegionNa
     Ok(())
 }
 
-/// This region's incarnation, which names the author of its edits.
-pub(super) async fn incarnation(tx: &mut TenantTx) -> sqlx::Result<u64> {
-    let incarnation = sqlx::query_scalar!("SELECT incarnation FROM repl_self").fetch_optional(tx.conn()).await?;
-    Ok(incarnation.and_then(|incarnation| incarnation.try_into().ok()).unwrap_or(1))
+/// What tells the database that runs now from every copy of it, whether its folder was put back or its rows: the author of this
+/// region's edits.
+pub(super) async fn database_run(tx: &mut TenantTx) -> sqlx::Result<String> {
+    let run = sqlx::query_scalar!(
+        r#"SELECT concat_ws(' ', (SELECT incarnation FROM repl_self), extract(epoch FROM pg_postmaster_start_time()),
+                            'tenant_documents'::regclass::oid) AS "run!""#
+    );
+    run.fetch_one(tx.conn()).await
 }
 
 /// The draft as stored.
