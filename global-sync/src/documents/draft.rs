@@ -247,10 +247,12 @@ impl Draft {
         Ok(outcome)
     }
 
-    /// Goes over to a generation, once everything it was made of is here. Of two homes that both made one the later stays.
+    /// Goes over to a generation, once everything it was made of is here. Of two homes that both made one the later stays, and of
+    /// two lives of one home, of which neither knew what the other had made, one: the same in every region.
     fn take_generation(&mut self, fact: &ConfigCompacted, made: HomeEpoch) -> Option<Refusal> {
         let is_next = fact.generation == self.generation + 1;
-        let is_rival = fact.generation == self.generation && (made.term, made.n) > (self.made.term, self.made.n);
+        let is_rival = fact.generation == self.generation
+            && (made.term, made.n, &fact.base) > (self.made.term, self.made.n, &self.base);
         let mut before = match (is_next, is_rival, self.previous.as_mut()) {
             (true, ..) => TenantDocument::load(&self.document.save()).ok()?,
             (_, true, Some(previous)) => TenantDocument::load(&previous.save()).ok()?,
@@ -269,7 +271,7 @@ impl Draft {
                 if is_rival {
                     tracing::error!(
                         tenant = self.tenant,
-                        "two homes made generation {} of a draft: that of the later stays, without what was edited on the other",
+                        "generation {} of a draft was made twice: one stays, without what was edited on the other",
                         self.generation
                     );
                 }

@@ -131,3 +131,39 @@ async fn of_two_homes_that_made_a_generation_the_later_one_s_stays(pool: PgPool)
         assert_eq!(draft.document.to_json(), json!({"name": "Late"}));
     }
 }
+
+#[sqlx::test(migrations = "../migrations")]
+async fn of_two_lives_of_a_home_that_made_a_generation_one_s_stays_whichever_came_first(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let mut before = TenantDocument::create(TENANT, 0);
+    let mut edited_by = |run: u32, name: &str| {
+        let patch = json!({"name": name});
+        let change = copy(&mut before).apply_merge_patch(None, &patch, &DocumentActor::of("ap-south", run));
+        vec![change.unwrap().unwrap()]
+    };
+    let lives = [edited_by(1, "Forgotten"), edited_by(2, "Since")];
+    let mut made = Vec::new();
+    for changes in &lives {
+        let mut document = TenantDocument::create(TENANT, 0);
+        document.apply_changes(changes).unwrap();
+        made.push(ConfigCompacted {
+            tenant: TENANT.to_owned(),
+            generation: 1,
+            base: document.heads(),
+            draft: document.to_json(),
+        });
+    }
+    let mut drafts = Vec::new();
+    for order in [[0, 1], [1, 0]] {
+        let mut connection = us.store.pool().acquire().await.unwrap();
+        let mut draft = super::Draft::lock(&mut connection, TENANT).await.unwrap();
+        for changes in &lives {
+            draft.document.apply_changes(changes).unwrap();
+        }
+        for life in order {
+            assert_eq!(draft.take_generation(&made[life], crate::protocol::HomeEpoch { term: 1, n: 0 }), None);
+        }
+        drafts.push(draft.document.to_json());
+    }
+    assert_eq!(drafts[0], drafts[1]);
+}
