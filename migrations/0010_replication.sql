@@ -341,7 +341,8 @@ CREATE TABLE tenant_homes (
     term      bigint NOT NULL,
     n         bigint NOT NULL,
     state     text NOT NULL DEFAULT 'active',
-    -- The epoch in which this region was the home until another took it by force: money that was moved then is still booked.
+    -- The epoch in which this region was the home until another took it by force, or had it already by a hand-over that this
+    -- database, put back from a backup, had forgotten: money that was moved then is still booked.
     lost_term bigint,
     lost_n    bigint,
     -- As the tenant's config says: commands are refused here while no majority of regions has confirmed the home lately.
@@ -354,7 +355,8 @@ BEGIN
     IF NEW.region = own THEN
         NEW.lost_term := NULL;
         NEW.lost_n := NULL;
-    ELSIF OLD.region = own AND NEW.term > OLD.term THEN
+    -- Whoever hands over has paused the tenant, and nothing of it is under way.
+    ELSIF OLD.region = own AND (NEW.term > OLD.term OR OLD.state = 'active') THEN
         NEW.lost_term := OLD.term;
         NEW.lost_n := OLD.n;
     END IF;

@@ -140,11 +140,29 @@ async fn money_that_was_moved_is_booked_under_the_epoch_it_was_moved_in(pool: Pg
     let region = TestRegion::new(pool.clone()).await;
     let (db, tenant) = (&region.app.db, &region.tenant);
     let before = db.begin(tenant).await.unwrap().epoch();
-    as_sync(&pool, "UPDATE tenant_homes SET region = 'eu-west', n = 1 WHERE tenant_id = 'cabs'").await;
+    as_sync(&pool, "UPDATE tenant_homes SET state = 'moving' WHERE tenant_id = 'cabs'").await;
+    as_sync(&pool, "UPDATE tenant_homes SET region = 'eu-west', n = 1, state = 'active' WHERE tenant_id = 'cabs'")
+        .await;
     assert_eq!(db.begin_step(tenant).await.err().unwrap().code(), Code::WrongRegion);
     as_sync(&pool, "UPDATE tenant_homes SET term = 2, n = 0, lost_term = 1, lost_n = 0 WHERE tenant_id = 'cabs'").await;
     assert_eq!(db.begin(tenant).await.err().unwrap().code(), Code::WrongRegion);
     assert_eq!(db.begin_step(tenant).await.unwrap().epoch(), before);
+}
+
+/// As when the database was put back from a backup of before the hand-over, and the tenant's riders paid until it was heard of.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn money_that_was_moved_at_a_home_that_had_forgotten_its_hand_over_is_booked(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let (db, tenant) = (&region.app.db, &region.tenant);
+    let before = db.begin(tenant).await.unwrap().epoch();
+    as_sync(&pool, "UPDATE tenant_homes SET region = 'eu-west', n = 1 WHERE tenant_id = 'cabs'").await;
+    assert_eq!(db.begin(tenant).await.err().unwrap().code(), Code::WrongRegion);
+    assert_eq!(db.begin_step(tenant).await.unwrap().epoch(), before);
+    as_sync(&pool, "UPDATE tenant_homes SET region = 'us-east', n = 2 WHERE tenant_id = 'cabs'").await;
+    as_sync(&pool, "UPDATE tenant_homes SET state = 'moving' WHERE tenant_id = 'cabs'").await;
+    as_sync(&pool, "UPDATE tenant_homes SET region = 'eu-west', n = 3, state = 'active' WHERE tenant_id = 'cabs'")
+        .await;
+    assert_eq!(db.begin_step(tenant).await.err().unwrap().code(), Code::WrongRegion, "that one it knows of");
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
