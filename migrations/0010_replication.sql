@@ -62,7 +62,8 @@ GRANT SELECT, INSERT, DELETE ON repl_rejected TO gocomet_sync;
 -- Who this region is. A region restored from a backup starts a new incarnation, so that it never reuses a number.
 -- `database` names the Postgres and its timeline that the incarnation began on: another one means a restore or a promoted
 -- replica. `doubted`: nobody had led the region for so long that an old copy may have been put in its place meanwhile.
--- `snapshot_of`: who gave the snapshot that is loaded here, until another region is found to have the same rows.
+-- `snapshot_of`: who gave the snapshot that is loaded here, until another region is found to have the same rows. Until
+-- `abstains_until` this region has no voice in who takes a home: an older copy forgets what was promised (`repl_promise`).
 CREATE TABLE repl_self (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     cluster_id  text NOT NULL,
@@ -71,7 +72,8 @@ CREATE TABLE repl_self (
     database    text NOT NULL DEFAULT '',
     doubted     boolean NOT NULL DEFAULT false,
     snapshot_of text,
-    changed_at  timestamptz NOT NULL DEFAULT now()
+    changed_at  timestamptz NOT NULL DEFAULT now(),
+    abstains_until timestamptz NOT NULL DEFAULT '-infinity'
 );
 
 -- The Postgres this is and its timeline, which a restore to a point in time and a promotion change: what `database` of

@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, types::Uuid};
 
 use super::{
     Answer, Ask, MoveError, connect,
+    failover::ABSTAINS,
     record::tell_moved,
     tables::{self, Shape},
 };
@@ -72,6 +73,7 @@ async fn follow(store: &Store, link: &mut MoveLink) -> Result<(), MoveError> {
             Ask::Vote { tenant, term, from } => {
                 (Some(store.vote(&tenant, term, from, link.region.as_str()).await?), None)
             }
+            Ask::Confirm if store.abstains().await? => (Some(Answer::Refused { reason: ABSTAINS.to_owned() }), None),
             Ask::Confirm => {
                 let promised = store.promised_to_others_than(link.region.as_str()).await?;
                 (Some(Answer::Confirmed { promised }), None)

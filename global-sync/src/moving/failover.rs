@@ -3,6 +3,7 @@
 //! A majority of all regions has to agree to it, for a term that is greater than any before, and the old home has no voice.
 //! Who has agreed never agrees to another for that term or an earlier one, so that of two regions one alone is the home of
 //! a term, and a later term beats every earlier one wherever both are heard of. What was not replicated stays at the old home.
+//! A region that was put back from a backup has forgotten what it agreed to since, and agrees to nothing while that may be used.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,6 +26,9 @@ use crate::{
 
 /// A region that does not answer for so long has not agreed.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Why a region that may have forgotten its promises agrees to nothing.
+pub(super) const ABSTAINS: &str =
+    "its database may be an older one, which forgets promises: it has no voice for a minute";
 /// Two regions that want the same tenant may keep each other from a majority; each stands again, soon, so often.
 const ROUNDS: usize = 8;
 /// Left to chance, so that one of the two is twice as fast once.
@@ -63,6 +67,10 @@ where
         }
         store.refuse_move(fence, moving, &reason).await?;
         return Err(MoveError::Refused(reason));
+    }
+    if store.abstains().await? {
+        let why = format!("{}: {ABSTAINS}", moving.to);
+        return Err(MoveError::NoMajority { agreed: 0, needed, why });
     }
     let mut rounds = 0;
     loop {
@@ -193,6 +201,9 @@ impl Store {
         from: (i64, i64),
         target: &str,
     ) -> Result<Answer, StoreError> {
+        if self.abstains().await? {
+            return Ok(Answer::Refused { reason: ABSTAINS.to_owned() });
+        }
         let mut tx = self.pool().begin().await?;
         let Some(home) = lock_home(&mut tx, tenant).await? else {
             return Ok(Answer::Refused { reason: format!("{tenant} is not known there") });

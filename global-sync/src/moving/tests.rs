@@ -2,10 +2,13 @@ use std::collections::BTreeSet;
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool};
 
-use super::tables::{self, MOVES, STAYS, Shape};
+use super::{
+    Answer,
+    tables::{self, MOVES, STAYS, Shape},
+};
 use crate::{
     protocol::Head,
-    store::tests::{Home, batch, created, handed_over, log},
+    store::tests::{CLUSTER, Home, batch, created, handed_over, log},
 };
 use shared::fact::FactStream;
 
@@ -119,4 +122,24 @@ async fn a_region_that_is_told_that_it_is_the_home_tells_everybody_unless_the_ol
     assert_eq!(us.apply_all().await, 0);
     us.store.take_home(&eu, "porto-taxis", "eu-west", (1, 1)).await.unwrap();
     assert_eq!(us.scalar::<i64>(WAITS).await, 0);
+}
+
+/// Whom it has promised the same term to may be taking the home.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_that_may_have_forgotten_its_promises_gives_none_until_those_are_of_no_use(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let control = log("eu-west", FactStream::Control);
+    us.store.receive(&batch(&control, Head::EMPTY, &[created("eu-west", 1, 0)])).await.unwrap();
+    us.apply_all().await;
+    let vote = async |term| us.store.vote("porto-taxis", term, (1, 0), "ap-south").await.unwrap();
+    assert!(matches!(vote(2).await, Answer::Agreed { .. }));
+    let unled = "UPDATE repl_lease_expiry SET expires_at = clock_timestamp() - interval '11 seconds'";
+    us.superuser.execute(unled).await.unwrap();
+    assert!(matches!(vote(3).await, Answer::Refused { .. }), "an old folder may have been put back");
+    us.store.identify(CLUSTER, &us.origin.region).await.unwrap();
+    assert!(matches!(vote(3).await, Answer::Refused { .. }), "whoever leads again has not made it younger");
+    us.superuser.execute("UPDATE repl_self SET abstains_until = clock_timestamp()").await.unwrap();
+    assert!(matches!(vote(3).await, Answer::Agreed { .. }));
+    us.superuser.execute("UPDATE repl_self SET database = 'another'").await.unwrap();
+    assert!(matches!(vote(4).await, Answer::Refused { .. }), "it is a copy");
 }

@@ -10,6 +10,9 @@ use crate::protocol::{KeyId, LogId, MemberState, Origin, Past};
 
 /// A database that nobody has led for longer than this may have been put back from a backup meanwhile.
 const LONGEST_RESTART_S: f64 = 10.0;
+/// What is promised to whoever takes a home is of use to it for this long at most: until it was answered by all it asked, and has
+/// waited for the old home's lease to run out. Who has forgotten its promises gives none for as long.
+const PROMISES_LAST_S: f64 = 45.0;
 
 /// Every region of the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,8 +72,9 @@ impl Store {
             "WITH unled AS (UPDATE repl_lease_expiry SET expires_at = clock_timestamp()
                             WHERE isfinite(expires_at) AND expires_at < clock_timestamp() - make_interval(secs => $1)
                             RETURNING expires_at)
-             UPDATE repl_self SET doubted = true FROM unled",
-            LONGEST_RESTART_S
+             UPDATE repl_self SET doubted = true, abstains_until = clock_timestamp() + make_interval(secs => $2) FROM unled",
+            LONGEST_RESTART_S,
+            PROMISES_LAST_S
         )
         .execute(&self.pool)
         .await?;
@@ -98,6 +102,19 @@ impl Store {
         Ok(Identity { origin, state, past, database: row.database })
     }
 
+    /// Whether promises that were given here lately may be forgotten, since the database was put back or may have been: then
+    /// this region has no voice in who takes a home.
+    pub(crate) async fn abstains(&self) -> Result<bool, StoreError> {
+        let abstains = sqlx::query_scalar!(
+            r#"SELECT abstains_until > clock_timestamp() OR database <> repl_database()
+                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE isfinite(expires_at)
+                                AND expires_at < clock_timestamp() - make_interval(secs => $1)) AS "abstains!"
+               FROM repl_self"#,
+            LONGEST_RESTART_S
+        );
+        Ok(abstains.fetch_one(&self.pool).await?)
+    }
+
     /// Whether what an instance began with is over: then it has to start anew.
     pub async fn is_outlived(&self, identity: &Identity) -> Result<bool, StoreError> {
         identity.is_outlived(&mut *self.pool.acquire().await?).await
@@ -109,10 +126,12 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         fence.end(&mut tx).await?;
         sqlx::query!(
-            "UPDATE repl_self SET database = repl_database(), doubted = false, changed_at = now(), incarnation = GREATEST(
+            "UPDATE repl_self SET database = repl_database(), doubted = false, changed_at = now(),
+                 abstains_until = clock_timestamp() + make_interval(secs => $3), incarnation = GREATEST(
                  incarnation + 1, $1::bigint + 1, CASE WHEN $2 THEN extract(epoch FROM clock_timestamp())::bigint ELSE 0 END)",
             to_sql(after)?,
-            alone
+            alone,
+            PROMISES_LAST_S
         )
         .execute(&mut *tx)
         .await?;
