@@ -56,12 +56,30 @@ pub(crate) async fn go_on(
         tracing::info!(tenant = moving.tenant, tail, "{} is at home in {} now", moving.tenant, moving.to);
         store.note_move(fence, moving.id, "erasing").await?;
     }
-    let mut connection = connect(store, &moving.tenant).await?;
-    let erased = tables::erase(&mut connection, &moving.tenant).await?;
-    connection.close().await?;
+    let erased = erase(store, fence, &moving.tenant).await?;
     store.complete_move(fence, moving).await?;
-    tracing::info!(tenant = moving.tenant, erased, "nothing of {} is here any more", moving.tenant);
+    tracing::info!(tenant = moving.tenant, erased, "the move of {} to {} is over", moving.tenant, moving.to);
     Ok(())
+}
+
+/// Erases what a tenant has left here, some rows at a time; how many. Whoever stood still since the hand-over may go on when
+/// another leads and the tenant is back, so each time it is made sure that neither is so. Rows are looked for outside of the
+/// transaction that does, since whoever takes the lease or brings the tenant back has to wait for that.
+async fn erase(store: &Store, fence: &Fence, tenant: &str) -> Result<u64, MoveError> {
+    let mut connection = connect(store, tenant).await?;
+    let mut erased = 0;
+    for table in tables::to_erase() {
+        while let Some(found) = tables::find_some(&mut connection, tenant, table).await? {
+            let Some(mut tx) = store.begin_erasing(fence, tenant).await? else {
+                tracing::warn!(tenant, erased, "{tenant} comes back, or is back: what is here of it stays");
+                return Ok(erased);
+            };
+            erased += tables::erase_some(&mut tx, tenant, table, &found).await?;
+            tx.commit().await?;
+        }
+    }
+    connection.close().await?;
+    Ok(erased)
 }
 
 /// A copy under way.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::fact::{Fact, TenantMoved};
-use sqlx::types::Uuid;
+use sqlx::{Executor as _, PgTransaction, types::Uuid};
 use tokio::time::{Instant, sleep};
 
 use super::MoveError;
@@ -271,7 +271,37 @@ impl Store {
         Ok(())
     }
 
-    /// A move is over: nothing of the tenant's is here any more.
+    /// Begins a transaction that erases rows of a tenant that has left, and sees that one's rows alone; until it ends the tenant
+    /// does not come back. None if it does, or is back.
+    pub(super) async fn begin_erasing(
+        &self,
+        fence: &Fence,
+        tenant: &str,
+    ) -> Result<Option<PgTransaction<'static>>, StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        let is_away = sqlx::query_scalar!(
+            r#"SELECT h.region <> s.region AS "is_away!" FROM tenant_homes h, repl_self s WHERE h.tenant_id = $1
+               FOR UPDATE OF h"#,
+            tenant
+        )
+        .fetch_optional(&mut *tx)
+        .await?;
+        // Whoever brings it back shares the home's row while it notes that, so this is looked at second.
+        let arrives = sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM tenant_arrivals WHERE tenant_id = $1) AS "arrives!""#,
+            tenant
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        if is_away != Some(true) || arrives {
+            return Ok(None);
+        }
+        sqlx::query_scalar!("SELECT set_config('app.tenant_id', $1, true)", tenant).fetch_one(&mut *tx).await?;
+        tx.execute("SET LOCAL ROLE gocomet_move; SET LOCAL statement_timeout = '1h'").await?;
+        Ok(Some(tx))
+    }
+
+    /// A move is over: what the tenant had left here is erased.
     pub(super) async fn complete_move(&self, fence: &Fence, moving: &Move) -> Result<(), StoreError> {
         let mut tx = self.begin_fenced(fence).await?;
         sqlx::query!(

@@ -265,23 +265,44 @@ pub(super) async fn tally(
 /// Rows deleted with one statement.
 const ERASED_AT_ONCE: i64 = 10_000;
 
-/// Erases a tenant's rows, those that refer to others first, some at a time; how many there were. Each statement stands alone.
+/// Where a tenant's rows are erased, those that refer to others first: tables, and which of the rows.
+pub(super) fn to_erase() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let left_behind = LEFT_BEHIND.iter().map(|name| (*name, "true"));
+    left_behind.chain(MOVES.iter().rev().map(|table| (table.name, table.only)))
+}
+
+/// Some of a tenant's rows that are to be erased, by where they lie; none if none is left.
+pub(super) async fn find_some(
+    connection: &mut PgConnection,
+    tenant: &str,
+    (name, only): (&str, &str),
+) -> sqlx::Result<Option<String>> {
+    // A trip may have been accepted to follow an earlier one.
+    let order = if name == "trips" { " ORDER BY id DESC" } else { "" };
+    let find = format!(
+        "SELECT array_agg(ctid)::text FROM (
+             SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}) AS some"
+    );
+    sqlx::query_scalar(AssertSqlSafe(find)).fetch_one(connection).await
+}
+
+/// Erases rows that were found, if they are still the tenant's; how many there were.
+pub(super) async fn erase_some(
+    connection: &mut PgConnection,
+    tenant: &str,
+    (name, only): (&str, &str),
+    found: &str,
+) -> sqlx::Result<u64> {
+    let delete = format!("DELETE FROM {name} WHERE ctid = ANY($1::text::tid[]) AND tenant_id = '{tenant}' AND {only}");
+    Ok(sqlx::query(AssertSqlSafe(delete)).bind(found).execute(connection).await?.rows_affected())
+}
+
+/// Erases all of a tenant's rows; how many there were.
 pub(super) async fn erase(connection: &mut PgConnection, tenant: &str) -> Result<u64, StoreError> {
     let mut erased = 0;
-    let left_behind = LEFT_BEHIND.iter().map(|name| (*name, "true"));
-    for (name, only) in left_behind.chain(MOVES.iter().rev().map(|table| (table.name, table.only))) {
-        loop {
-            // A trip may have been accepted to follow an earlier one.
-            let order = if name == "trips" { " ORDER BY id DESC" } else { "" };
-            let delete = format!(
-                "DELETE FROM {name} WHERE ctid = ANY(ARRAY(
-                     SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}))"
-            );
-            let gone = sqlx::query(AssertSqlSafe(delete)).execute(&mut *connection).await?.rows_affected();
-            erased += gone;
-            if gone == 0 {
-                break;
-            }
+    for table in to_erase() {
+        while let Some(found) = find_some(connection, tenant, table).await? {
+            erased += erase_some(connection, tenant, table, &found).await?;
         }
     }
     Ok(erased)

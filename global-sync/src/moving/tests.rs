@@ -3,12 +3,15 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool};
 
 use super::{
-    Answer,
+    Answer, Mode, MoveError, go_on,
     tables::{self, MOVES, STAYS, Shape},
 };
 use crate::{
     protocol::Head,
-    store::tests::{CLUSTER, Home, batch, created, handed_over, log},
+    store::{
+        StoreError,
+        tests::{CLUSTER, Home, batch, created, handed_over, log},
+    },
 };
 use shared::fact::FactStream;
 
@@ -142,4 +145,56 @@ async fn a_region_that_may_have_forgotten_its_promises_gives_none_until_those_ar
     assert!(matches!(vote(3).await, Answer::Agreed { .. }));
     us.superuser.execute("UPDATE repl_self SET database = 'another'").await.unwrap();
     assert!(matches!(vote(4).await, Answer::Refused { .. }), "it is a copy");
+}
+
+/// Whoever stood still since the hand-over erases no more once another leads, nor where the tenant is at home again.
+#[sqlx::test(migrations = "../migrations")]
+async fn the_rows_of_a_tenant_that_has_left_are_erased_by_the_leader_alone_and_not_if_it_comes_back(pool: PgPool) {
+    const ROWS: &str = "SELECT (SELECT count(*) FROM riders) + (SELECT count(*) FROM tenant_keys)";
+    let us = Home::new(&pool, "us-east").await;
+    let begin = "INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ('cabs', 'Cabs', 'eu-west', 1, 1);
+                 INSERT INTO riders (id, tenant_id, created_at) SELECT gen_random_uuid(), 'cabs', now() FROM generate_series(1, 9);
+                 INSERT INTO riders (id, tenant_id, created_at) VALUES (gen_random_uuid(), 'limos', now());
+                 INSERT INTO tenant_keys (tenant_id, wrapped) VALUES ('cabs', 'key')";
+    us.superuser.execute(begin).await.unwrap();
+    let erase = async |meanwhile: &'static str, undo: &'static str| {
+        let ask = "INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, state, requested_by)
+                   VALUES (gen_random_uuid(), 'cabs', 'planned', 'us-east', 'eu-west', 1, 0, 'erasing', 'ops')";
+        us.superuser.execute(ask).await.unwrap();
+        let moving = us.store.moves_to_go_on_with(Mode::Planned).await.unwrap().remove(0);
+        us.superuser.execute(meanwhile).await.unwrap();
+        let nobody = std::future::ready(Err(anyhow::anyhow!("nobody is asked any more")));
+        let outcome = go_on(&us.store, &us.fence, &moving, nobody).await;
+        us.superuser.execute(undo).await.unwrap();
+        let left: i64 = sqlx::query_scalar(ROWS).fetch_one(&us.superuser).await.unwrap();
+        (outcome, left)
+    };
+
+    let (outcome, left) = erase(
+        "UPDATE repl_lease SET epoch = epoch + 1",
+        "UPDATE repl_lease SET epoch = epoch - 1; DELETE FROM tenant_moves",
+    )
+    .await;
+    assert!(matches!(outcome, Err(MoveError::Store(StoreError::NotLeading))), "{outcome:?}");
+    assert_eq!(left, 11, "another leads");
+
+    let (outcome, left) =
+        erase("UPDATE tenant_homes SET region = 'us-east', n = 2", "UPDATE tenant_homes SET region = 'eu-west', n = 1")
+            .await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert_eq!(left, 11, "it is at home here");
+
+    let (outcome, left) = erase(
+        "INSERT INTO tenant_arrivals (tenant_id, move_id, attempt, from_region)
+         VALUES ('cabs', gen_random_uuid(), gen_random_uuid(), 'eu-west')",
+        "DELETE FROM tenant_arrivals",
+    )
+    .await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert_eq!(left, 11, "it is on its way back");
+
+    let (outcome, left) = erase("SELECT", "SELECT").await;
+    assert!(outcome.is_ok(), "{outcome:?}");
+    assert_eq!(left, 1, "what another tenant has stays");
+    assert_eq!(us.scalar::<i64>("SELECT count(*) FROM tenant_moves WHERE state = 'completed'").await, 3);
 }
