@@ -806,6 +806,24 @@ async fn a_move_goes_on_after_crashes_and_loses_nothing_that_was_written(pool: P
     cluster.stop_all().await;
 }
 
+/// Its own move may have to wait for others that are older, and copied first.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_tenant_that_was_paused_when_the_leader_died_goes_on_under_the_next_before_any_move_does(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.create_tenant("us-east", "cabs").await;
+    let paused = "UPDATE tenant_homes SET state = 'moving' WHERE tenant_id = 'cabs';
+        INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, requested_by, state, next_attempt_at)
+        VALUES (gen_random_uuid(), 'cabs', 'planned', 'us-east', 'eu-west', 1, 0, 'operator', 'pausing', now() + interval '1 hour')";
+    cluster.as_system("us-east", paused).await;
+    cluster.start("us-east").await;
+    eventually("its commands go on", async || {
+        cluster.text("us-east", "SELECT state FROM tenant_homes WHERE tenant_id = 'cabs'").await == "active"
+    })
+    .await;
+    assert_eq!(cluster.text("us-east", "SELECT state FROM tenant_moves").await, "requested", "as before the pause");
+    cluster.stop_all().await;
+}
+
 /// After a failover the old home still has what the tenant left there, and takes it back once that is erased.
 #[sqlx::test(migrations = "../migrations")]
 async fn a_tenant_taken_by_force_moves_back_once_its_old_rows_are_erased_by_command(pool: PgPool) {

@@ -40,11 +40,7 @@ pub(crate) async fn go_on(
         "erasing" => true,
         "handed_over" => false,
         _ if moving.is_cancelled => return Err(MoveError::Cancelled),
-        _ => {
-            // Whoever was here before may have died in the pause.
-            store.resume_home(fence, moving).await?;
-            false
-        }
+        _ => false,
     };
     if !is_over {
         let mut link = link.await.map_err(unreachable)?;

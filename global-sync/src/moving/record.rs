@@ -201,6 +201,23 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
+    /// Lets the commands of every tenant go on whose home is paused and still here; only for whoever is moving none just now.
+    pub(crate) async fn resume_homes(&self, fence: &Fence) -> Result<(), StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        let resumed = sqlx::query!(
+            "UPDATE tenant_homes h SET state = 'active' FROM repl_self s WHERE h.region = s.region AND h.state = 'moving'"
+        )
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query!("UPDATE tenant_moves SET state = 'requested', updated_at = now() WHERE state = 'pausing'")
+            .execute(&mut *tx)
+            .await?;
+        if resumed.rows_affected() > 0 {
+            sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
     /// Waits until whatever writes a tenant's table now has ended: background work asks for the home in the statement that
     /// writes, and one that began before the pause has not seen it.
     async fn wait_for_writers(&self) -> Result<(), StoreError> {

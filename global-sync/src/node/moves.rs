@@ -27,8 +27,13 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
 /// Goes on with what is to be moved from here, and erases what others have begun to move here and given up.
 pub(super) async fn move_tenants(mut leader: Leader, mesh: Mesh, config: Config) {
     let mut erased_at: Option<Instant> = None;
+    let mut all_resumed_for = None;
     while let Some(fence) = leader.lead().await {
         let done = async {
+            // Whoever led before may have died in the pause of a tenant, and a round that was broken off may have left one so.
+            if all_resumed_for.take() != Some(fence) {
+                leader.store.resume_homes(&fence).await?;
+            }
             if erased_at.is_none_or(|at| at.elapsed() > ERASE_STALE_EVERY) {
                 leader.store.erase_stale_arrivals(&fence).await?;
                 erased_at = Some(Instant::now());
@@ -39,6 +44,7 @@ pub(super) async fn move_tenants(mut leader: Leader, mesh: Mesh, config: Config)
                 let outcome = moving::go_on(&leader.store, &fence, &moving, link).await;
                 note(&leader, &fence, &moving, outcome).await?;
             }
+            all_resumed_for = Some(fence);
             Ok(())
         };
         if !Box::pin(goes_on(&leader, done, LOOK_EVERY)).await {
