@@ -4,8 +4,10 @@
 //! the takeover; it can never commit after one. Renewing touches another row and waits for nobody.
 //!
 //! A copy of the database holds a copy of the lease. So the row names the database the lease was taken on: on a copy that was
-//! promoted or restored to a point in time no fence of before holds, and nobody takes the lease who began on another
-//! database or in another incarnation. A folder that was put back as it lay keeps the name, but its lease has run out.
+//! promoted or restored to a point in time no fence of before holds, the lease is free at once, and nobody takes it who began
+//! on another database or in another incarnation. A folder that was put back as it lay keeps the name, but its lease has run
+//! out. One that lasts longer than any was given for is from before the clock was put back, and is free too: its holder would
+//! have renewed it.
 
 use sqlx::{PgConnection, PgTransaction};
 use uuid::Uuid;
@@ -101,8 +103,10 @@ impl Store {
             return Ok(None);
         }
         let taken = sqlx::query!(
-            "UPDATE repl_lease_expiry SET expires_at = clock_timestamp() + make_interval(secs => $1)
-             WHERE expires_at < clock_timestamp()",
+            "UPDATE repl_lease_expiry e SET expires_at = clock_timestamp() + make_interval(secs => $1)
+             FROM repl_lease l
+             WHERE e.expires_at < clock_timestamp() OR e.expires_at > clock_timestamp() + make_interval(secs => $1)
+                OR l.database <> repl_database()",
             f64::from(LEASE_S)
         )
         .execute(&mut *tx)
@@ -158,7 +162,12 @@ impl Store {
     }
 
     async fn lease_is_free(&self) -> Result<bool, StoreError> {
-        let free = sqlx::query_scalar!(r#"SELECT expires_at < clock_timestamp() AS "free!" FROM repl_lease_expiry"#);
+        let free = sqlx::query_scalar!(
+            r#"SELECT e.expires_at < clock_timestamp() OR e.expires_at > clock_timestamp() + make_interval(secs => $1)
+                   OR l.database <> repl_database() AS "free!"
+               FROM repl_lease_expiry e, repl_lease l"#,
+            f64::from(LEASE_S)
+        );
         Ok(free.fetch_one(&self.pool).await?)
     }
 }

@@ -23,8 +23,8 @@ use crate::protocol::Past;
 #[sqlx::test(migrations = "../migrations")]
 async fn only_the_holder_of_the_lease_numbers_and_applies(pool: PgPool) {
     let first = Home::new(&pool, "us-east").await;
-    assert_eq!(first.store.take_lease(Uuid::now_v7(), &first.identity).await.unwrap(), None);
     assert!(first.store.renew_lease(&first.fence).await.unwrap());
+    assert_eq!(first.store.take_lease(Uuid::now_v7(), &first.identity).await.unwrap(), None);
     first.store.release_lease(&first.fence).await.unwrap();
     let second = Home::new(&pool, "us-east").await;
     assert_eq!(second.fence.epoch(), first.fence.epoch() + 1);
@@ -54,6 +54,24 @@ async fn a_lease_that_has_run_out_is_no_proof_whoever_asks(pool: PgPool) {
     assert!(matches!(numbered, Err(StoreError::NotLeading)));
     let begun = us.store.begin_incarnation(&us.fence, 1, false).await;
     assert!(matches!(begun, Err(StoreError::NotLeading)));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_lease_of_another_database_or_from_before_the_clock_was_put_back_keeps_nobody_waiting(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let take = async || us.store.take_lease(Uuid::now_v7(), &us.identity).await.unwrap();
+    assert!(us.store.renew_lease(&us.fence).await.unwrap());
+    assert_eq!(take().await, None, "it is held");
+    let put_back = "UPDATE repl_lease_expiry SET expires_at = expires_at + interval '5 min'";
+    sqlx::query(put_back).execute(&us.store.pool).await.unwrap();
+    let second = take().await.expect("no lease is given for so long");
+    assert!(!us.store.renew_lease(&us.fence).await.unwrap(), "who renews it too late has lost it");
+    assert_eq!(take().await, None, "the second has it for as long as any");
+
+    sqlx::query("UPDATE repl_lease SET database = 'another'").execute(&us.store.pool).await.unwrap();
+    let third = take().await.expect("it was taken elsewhere");
+    assert_eq!(third.epoch(), second.epoch() + 1);
+    assert!(us.store.renew_lease(&third).await.unwrap());
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -209,13 +227,13 @@ async fn on_a_promoted_standby_no_lease_of_before_holds_and_no_life_goes_on(pool
     assert!(matches!(copy.confirm_database(&us.fence).await, Err(StoreError::NotLeading)));
     assert!(matches!(copy.begin_incarnation(&us.fence, 1, false).await, Err(StoreError::NotLeading)));
     assert!(copy.is_outlived(&us.identity).await.unwrap());
-    let run_out = "UPDATE repl_lease_expiry SET expires_at = clock_timestamp() - interval '1 ms'";
-    sqlx::query(run_out).execute(&standby.pool).await.unwrap();
     assert_eq!(copy.take_lease(Uuid::now_v7(), &us.identity).await.unwrap(), None, "it knows the other database");
 
     let found = copy.identify(CLUSTER, &us.origin.region).await.unwrap();
     assert_eq!((found.past, &found.origin), (Past::Copied, &us.origin));
-    let fence = copy.take_lease(Uuid::now_v7(), &found).await.unwrap().expect("the lease has run out");
+    let renewed = "UPDATE repl_lease_expiry SET expires_at = clock_timestamp() + interval '4 s'";
+    sqlx::query(renewed).execute(&standby.pool).await.unwrap();
+    let fence = copy.take_lease(Uuid::now_v7(), &found).await.unwrap().expect("it is the other database's lease");
     copy.confirm_database(&fence).await.unwrap();
     assert_eq!(
         copy.identify(CLUSTER, &us.origin.region).await.unwrap().past,
