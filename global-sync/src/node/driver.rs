@@ -155,16 +155,12 @@ impl Life<'_> {
         let mut vital = Vital::default();
         let (reports, mut reported) = mpsc::unbounded_channel();
         let (fence, fence_seen) = watch::channel(None);
+        let (lost, lost_seen) = mpsc::unbounded_channel();
         let (may_number, number_seen) = watch::channel(false);
         let (connected, connected_seen) = watch::channel(BTreeSet::new());
         let acks = Arc::new(Acks::default());
-        let leader = Leader {
-            store: self.store.clone(),
-            fence: fence_seen,
-            lost: Arc::new(Notify::new()),
-            reports: reports.clone(),
-            stop: stop.clone(),
-        };
+        let leader =
+            Leader { store: self.store.clone(), fence: fence_seen, lost, reports: reports.clone(), stop: stop.clone() };
 
         let mut writers = BTreeMap::new();
         for stream in FactStream::ALL {
@@ -175,7 +171,8 @@ impl Life<'_> {
             vital.spawn("storing", writing);
             vital.spawn("applying", tasks::apply(leader.clone(), stream, stored));
         }
-        vital.spawn("leading", tasks::keep_lease(leader.clone(), holder, identity.clone(), fence));
+        let leading = tasks::keep_lease(leader.clone(), holder, identity.clone(), fence, lost_seen);
+        vital.spawn("leading", leading);
         let numbering = tasks::Numbering {
             cluster_id: self.config.region.cluster_id.clone(),
             origin: origin.clone(),

@@ -47,7 +47,7 @@ pub(super) async fn move_tenants(mut leader: Leader, mesh: Mesh, config: Config)
             all_resumed_for = Some(fence);
             Ok(())
         };
-        if !Box::pin(goes_on(&leader, done, LOOK_EVERY)).await {
+        if !Box::pin(goes_on(&leader, fence, done, LOOK_EVERY)).await {
             return;
         }
     }
@@ -71,7 +71,7 @@ pub(super) async fn take_tenants_over(mut leader: Leader, mesh: Mesh, config: Co
             won = waiting;
             Ok(())
         };
-        if !Box::pin(goes_on(&leader, done, LOOK_EVERY)).await {
+        if !Box::pin(goes_on(&leader, fence, done, LOOK_EVERY)).await {
             return;
         }
     }
@@ -133,7 +133,7 @@ pub(super) async fn keep_homes(mut leader: Leader, mesh: Mesh, config: Config) {
             links = join_all(asked).await.into_iter().flatten().collect();
             Ok(())
         };
-        if !Box::pin(goes_on(&leader, done, CONFIRM_EVERY)).await {
+        if !Box::pin(goes_on(&leader, fence, done, CONFIRM_EVERY)).await {
             return;
         }
     }
@@ -173,10 +173,15 @@ async fn confirm(
 }
 
 /// False when told to stop meanwhile: what is broken off anywhere is gone on with from its row.
-async fn goes_on(leader: &Leader, done: impl Future<Output = Result<(), StoreError>>, again_after: Duration) -> bool {
+async fn goes_on(
+    leader: &Leader,
+    fence: Fence,
+    done: impl Future<Output = Result<(), StoreError>>,
+    again_after: Duration,
+) -> bool {
     match leader.stop.run_until_cancelled(done).await {
         Some(Ok(())) => leader.pause(again_after).await,
-        Some(Err(error)) => leader.after("tenants are not moved", &error).await,
+        Some(Err(error)) => leader.after(fence, "tenants are not moved", &error).await,
         None => false,
     }
 }

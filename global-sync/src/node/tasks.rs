@@ -34,8 +34,8 @@ const ACKS_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Leader {
     pub(super) store: Store,
     pub(super) fence: watch::Receiver<Option<Fence>>,
-    /// Somebody found out that the lease is gone.
-    pub(super) lost: Arc<Notify>,
+    /// What somebody found out to hold no more.
+    pub(super) lost: mpsc::UnboundedSender<Fence>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
     pub(super) stop: CancellationToken,
 }
@@ -67,9 +67,10 @@ impl Leader {
         }
     }
 
-    pub(super) async fn after(&self, what: &str, error: &StoreError) -> bool {
+    /// Waits after a failure of what was done as the leader that `held` makes; false when told to stop meanwhile.
+    pub(super) async fn after(&self, held: Fence, what: &str, error: &StoreError) -> bool {
         if matches!(error, StoreError::NotLeading) {
-            self.lost.notify_one();
+            let _ = self.lost.send(held);
         } else {
             tracing::warn!("{what}: {error}");
         }
@@ -77,8 +78,15 @@ impl Leader {
     }
 }
 
-/// Takes the lease when it is free, renews it, and gives it back at the end.
-pub(super) async fn keep_lease(leader: Leader, holder: Uuid, identity: Identity, fence: watch::Sender<Option<Fence>>) {
+/// Takes the lease when it is free, renews it, and gives it back at the end. What is said to be `lost` may be a lease of before
+/// the one that is held.
+pub(super) async fn keep_lease(
+    leader: Leader,
+    holder: Uuid,
+    identity: Identity,
+    fence: watch::Sender<Option<Fence>>,
+    mut lost: mpsc::UnboundedReceiver<Fence>,
+) {
     let mut renewed_at = Instant::now();
     loop {
         let held = *fence.borrow();
@@ -112,10 +120,10 @@ pub(super) async fn keep_lease(leader: Leader, holder: Uuid, identity: Identity,
         }
         tokio::select! {
             () = sleep(RENEW_EVERY) => {}
-            () = leader.lost.notified() => {
+            Some(gone) = lost.recv() => if next == Some(gone) {
                 fence.send_replace(None);
                 let _ = leader.reports.send(Report::Follows);
-            }
+            },
             () = leader.stop.cancelled() => break,
         }
     }
@@ -178,7 +186,7 @@ pub(super) async fn number(mut leader: Leader, mut numbering: Numbering) {
                 }
             }
             Err(error) => {
-                if leader.after("facts are not numbered", &error).await {
+                if leader.after(fence, "facts are not numbered", &error).await {
                     continue;
                 }
                 return;
@@ -293,7 +301,7 @@ pub(super) async fn apply(mut leader: Leader, stream: FactStream, stored: Arc<No
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => {
-                if leader.after("entries are not applied", &error).await {
+                if leader.after(fence, "entries are not applied", &error).await {
                     continue;
                 }
                 return;
@@ -420,7 +428,7 @@ pub(super) async fn join_mesh(mut leader: Leader, own: Origin, configured: Vec<R
             // Until its next life, which has a task of its own.
             Ok(Joining::Over) => return leader.stop.cancelled().await,
             Err(error) => {
-                if leader.after("where this region stands is not said", &error).await {
+                if leader.after(fence, "where this region stands is not said", &error).await {
                     continue;
                 }
                 return;
@@ -445,7 +453,7 @@ pub(super) async fn check_ledger(mut leader: Leader, every: Duration) {
                 );
             }
             Err(error) => {
-                if leader.after("the ledger is not checked", &error).await {
+                if leader.after(fence, "the ledger is not checked", &error).await {
                     continue;
                 }
                 return;
@@ -478,7 +486,7 @@ pub(super) async fn check_logs(mut leader: Leader, ring: KeyRing, every: Duratio
             }
             Ok(false) => {}
             Err(error) => {
-                leader.after("the logs are not checked", &error).await;
+                leader.after(fence, "the logs are not checked", &error).await;
             }
         }
         if leader.stop.is_cancelled() {
@@ -663,6 +671,7 @@ impl Wait {
 mod tests {
     use shared::tenant_document::{DocumentActor, TenantDocument};
     use sqlx::PgPool;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::{
@@ -677,9 +686,43 @@ mod tests {
     /// Who leads with this fence until it is taken away.
     fn leading(us: &Home) -> (Leader, watch::Sender<Option<Fence>>) {
         let (reports, _reported) = mpsc::unbounded_channel();
+        let (lost, _lost) = mpsc::unbounded_channel();
         let (hold, fence) = watch::channel(Some(us.fence));
         let stop = CancellationToken::new();
-        (Leader { store: us.store.clone(), fence, lost: Arc::default(), reports, stop }, hold)
+        (Leader { store: us.store.clone(), fence, lost, reports, stop }, hold)
+    }
+
+    /// Waits until the lease is renewed.
+    async fn renewed(us: &Home) {
+        let expiry =
+            async || us.scalar::<f64>("SELECT extract(epoch FROM expires_at)::float8 FROM repl_lease_expiry").await;
+        let before = expiry().await;
+        while expiry().await <= before {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[sqlx::test(migrations = "../migrations")]
+    async fn what_failed_under_an_earlier_lease_ends_no_later_one(pool: PgPool) {
+        let us = Home::new(&pool, "us-east").await;
+        us.store.release_lease(&us.fence).await.unwrap();
+        let (lost, lost_seen) = mpsc::unbounded_channel();
+        let leader = Leader { lost, ..leading(&us).0 };
+        let (fence, mut held) = watch::channel(None);
+        let keeping = keep_lease(leader.clone(), Uuid::now_v7(), us.identity.clone(), fence, lost_seen);
+        let failing = async {
+            let later = held.wait_for(Option::is_some).await.unwrap().unwrap();
+            leader.lost.send(us.fence).unwrap();
+            // The second time it has been heard of.
+            renewed(&us).await;
+            renewed(&us).await;
+            assert_eq!(*held.borrow(), Some(later));
+            leader.lost.send(later).unwrap();
+            held.wait_for(Option::is_none).await.unwrap();
+            leader.stop.cancel();
+        };
+        let both = async { tokio::join!(keeping, failing) };
+        assert!(timeout(Duration::from_secs(20), both).await.is_ok(), "a lease is kept, or not ended");
     }
 
     /// Flips the eighth bit of a column of every row; done twice it is undone.
