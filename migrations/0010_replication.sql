@@ -267,6 +267,17 @@ CREATE TABLE repl_differing (
     PRIMARY KEY (peer, stream, key)
 );
 
+-- And logs that are others at a peer than here, each with the entry that showed it, until both end in the same one.
+CREATE TABLE repl_diverged (
+    peer               text NOT NULL,
+    origin_region      text NOT NULL,
+    origin_incarnation bigint NOT NULL,
+    stream             text NOT NULL CHECK (stream IN ('control', 'config', 'ledger')),
+    seq                bigint NOT NULL,
+    found_at           timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (peer, origin_region, origin_incarnation, stream)
+);
+
 -- Which region this one has agreed to as a tenant's home from a term on: it never agrees to another for that term or an
 -- earlier one. The durable half of a forced move.
 CREATE TABLE repl_promise (
@@ -301,7 +312,7 @@ GRANT SELECT, INSERT ON repl_command TO gocomet_system;
 GRANT SELECT, UPDATE ON repl_command TO gocomet_sync;
 GRANT SELECT, INSERT, UPDATE, DELETE ON
     repl_self, repl_log, repl_checkpoint, repl_origin_cert, repl_cursor, repl_apply, repl_member, repl_ack,
-    repl_remote_durable, repl_pause, repl_damage, repl_differing,
+    repl_remote_durable, repl_pause, repl_damage, repl_differing, repl_diverged,
     repl_lease, repl_lease_expiry, repl_promise, repl_ledger_digest
     TO gocomet_sync;
 

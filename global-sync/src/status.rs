@@ -44,10 +44,11 @@ struct Inner {
     links: BTreeMap<RegionName, Link>,
     credits: BTreeMap<(RegionName, LogId), i64>,
     fetched: BTreeMap<(RegionName, FactStream), Fetched>,
-    /// Peers, their logs, and where rows differ, that metrics tell of.
+    /// Peers, their logs, and where rows and logs differ, that metrics tell of.
     measured: BTreeSet<RegionName>,
     measured_differing: BTreeSet<(RegionName, FactStream)>,
-    measured_logs: BTreeSet<Lacking>,
+    measured_diverged: BTreeSet<OfPeer>,
+    measured_logs: BTreeSet<OfPeer>,
 }
 
 /// Entries of another origin's that were stored here since the start.
@@ -93,6 +94,9 @@ pub struct Status {
     /// Rows found to be others in another region than here, by region and stream, and not found equal since; whichever
     /// instance compared them.
     pub differing: BTreeMap<String, BTreeSet<String>>,
+    /// Logs found to be others in another region than here, by region, each with the entry that showed it, and not found the
+    /// same since; whichever instance compared them.
+    pub diverged: BTreeMap<RegionName, BTreeSet<String>>,
 }
 
 /// How far a log is here.
@@ -227,6 +231,10 @@ impl Board {
         let quarantine = self.store.quarantine_counts().await?.into_iter().collect();
         let damage = self.store.damage().await?;
         let differing = self.store.differing().await?;
+        let mut diverged: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for ((peer, log), seq) in self.store.diverged().await? {
+            diverged.entry(peer).or_default().insert(format!("{log}/{seq}"));
+        }
         let inner = self.read();
         Ok(Some(Status {
             region: self.region.clone(),
@@ -243,6 +251,7 @@ impl Board {
             fetched: by_name(&inner.fetched),
             damage,
             differing: by_name(&differing),
+            diverged,
         }))
     }
 
@@ -367,6 +376,20 @@ impl Board {
             metrics::gauge!("global_sync_differing_rows", "peer" => peer.to_string(), "stream" => stream.as_str())
                 .set(rows as f64);
         }
+        let diverged = if leads { self.store.diverged().await? } else { BTreeMap::new() };
+        let mut logs: BTreeMap<OfPeer, u32> = BTreeMap::new();
+        for (peer, log) in diverged.into_keys() {
+            *logs.entry((peer, log.origin.region, log.stream)).or_default() += 1;
+        }
+        let present = logs.keys().cloned().collect();
+        let agreed = std::mem::replace(&mut self.write().measured_diverged, present);
+        for of in agreed {
+            logs.entry(of).or_insert(0);
+        }
+        for ((peer, origin, stream), count) in logs {
+            let labels = [("peer", peer.to_string()), ("origin", origin.to_string()), ("stream", stream.to_string())];
+            metrics::gauge!("global_sync_diverged_logs", &labels).set(f64::from(count));
+        }
         Ok(())
     }
 }
@@ -377,11 +400,11 @@ fn by_name<T: Clone>(map: &BTreeMap<(RegionName, FactStream), T>) -> BTreeMap<St
 }
 
 /// A peer, and a region's logs of one stream.
-type Lacking = (RegionName, RegionName, FactStream);
+type OfPeer = (RegionName, RegionName, FactStream);
 
 /// What peers lack, with the lives of an origin together, as metrics name them.
-fn summed(lags: &[LogLag]) -> BTreeMap<Lacking, (Lag, u64)> {
-    let mut sums: BTreeMap<Lacking, (Lag, u64)> = BTreeMap::new();
+fn summed(lags: &[LogLag]) -> BTreeMap<OfPeer, (Lag, u64)> {
+    let mut sums: BTreeMap<OfPeer, (Lag, u64)> = BTreeMap::new();
     for LogLag { peer, log, lag, bytes } in lags {
         let (sum, sum_bytes) = sums.entry((peer.clone(), log.origin.region.clone(), log.stream)).or_default();
         *sum = Lag { entries: sum.entries + lag.entries, ms: sum.ms.max(lag.ms) };

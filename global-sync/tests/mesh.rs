@@ -343,6 +343,37 @@ async fn a_derived_row_that_changed_is_named_made_anew_by_command_and_told_of_no
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn a_log_that_ends_in_another_entry_at_a_peer_is_shown_by_both_until_it_does_not(pool: PgPool) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
+    cluster.start_all().await;
+    for n in 0..3 {
+        cluster.settle("us-east", n).await;
+    }
+    cluster.converged(3).await;
+    let shown = async |cluster: &Cluster| {
+        [cluster.status("us-east").await, cluster.status("eu-west").await].map(|status| json!(status.diverged))
+    };
+    for (tamper, found) in [
+        (
+            "UPDATE repl_cursor SET head_hash = sha256(head_hash) WHERE origin_region = 'us-east' AND stream = 'ledger'",
+            [json!({"eu-west": ["us-east/1/ledger/3"]}), json!({"us-east": ["us-east/1/ledger/3"]})],
+        ),
+        (
+            "UPDATE repl_cursor SET head_hash = (SELECT hash FROM repl_log WHERE origin_region = 'us-east' AND stream = 'ledger' AND seq = 3)
+             WHERE origin_region = 'us-east' AND stream = 'ledger'",
+            [json!({}), json!({})],
+        ),
+    ] {
+        // Who leads does not read it again.
+        cluster.stop("eu-west").await;
+        cluster.tamper("eu-west", tamper).await;
+        cluster.start("eu-west").await;
+        eventually("both say the same", async || shown(&cluster).await == found).await;
+    }
+    cluster.stop_all().await;
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn damage_is_told_of_by_the_leader_alone(pool: PgPool) {
     let mut cluster = Cluster::new(&pool, &["us-east"]).await;
     cluster.add_standby("us-east", "us-standby").await;

@@ -68,6 +68,7 @@ const SEEN: &[&[&str]] = &[
         "answered",
         "compared",
         "head differs",
+        "head agrees",
         "paused",
         "compare now",
         "tick",
@@ -81,7 +82,7 @@ const SEEN: &[&[&str]] = &[
     // What becomes of databases
     &["slow disk", "disk full", "disk lost", "disk replaced under running processes", "disk put back as it lay"],
     // What is found, whatever it was
-    &["misread head told of"],
+    &["misread head told of", "heads agree"],
     // Who comes and goes
     &["join", "joined", "drain", "retired", "region gone"],
     // What becomes of a tenant

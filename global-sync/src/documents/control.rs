@@ -93,8 +93,9 @@ pub(crate) async fn keep_state(connection: &mut PgConnection, fact: &RegionState
     .execute(&mut *connection)
     .await?;
     if fact.state == MemberState::Retired {
-        // Nobody compares rows with it any more.
-        sqlx::query("DELETE FROM repl_differing WHERE peer = $1").bind(&fact.region).execute(connection).await?;
+        // Nobody compares anything with it any more.
+        sqlx::query("DELETE FROM repl_differing WHERE peer = $1").bind(&fact.region).execute(&mut *connection).await?;
+        sqlx::query("DELETE FROM repl_diverged WHERE peer = $1").bind(&fact.region).execute(connection).await?;
     }
     Ok(())
 }

@@ -456,12 +456,25 @@ impl Driver {
                             let event = Event::HeadDiffers { peer, log, seq: head.seq };
                             let _ = reports.send(Report::Core(Box::new(event)));
                         }
-                        Ok(Some(_)) => {}
+                        Ok(Some(_)) => {
+                            let _ = reports.send(Report::Core(Box::new(Event::HeadAgrees { peer, log })));
+                        }
                         // It was dropped since it was asked about.
                         Ok(None) => tracing::debug!(%peer, %log, seq = head.seq, "an entry is not here to be compared"),
                         Err(error) => {
                             tracing::warn!(%peer, %log, seq = head.seq, "an entry is not compared: {error}");
                         }
+                    }
+                });
+            }
+            Effect::HeadsAgree { peer, log } => {
+                let Some(fence) = self.fence else { return };
+                let store = self.store.clone();
+                self.work.spawn(async move {
+                    match store.forget_diverged(&fence, &peer, &log).await {
+                        Ok(()) => tracing::info!(%peer, %log, "{peer} has the same entries in {log} as we do again"),
+                        // It is known until it is found once more.
+                        Err(error) => tracing::warn!(%peer, %log, "that {log} is the same again is not kept: {error}"),
                     }
                 });
             }
@@ -575,8 +588,25 @@ impl Driver {
         match alarm {
             Alarm::BadBatch { from, log, error } => self.mesh.refusals().entries(&from, &log, &error),
             Alarm::Diverged { peer, log, seq } => {
-                metrics::counter!("global_sync_diverged_total", "peer" => peer.to_string()).increment(1);
-                tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");
+                let Some(fence) = self.fence else { return };
+                let store = self.store.clone();
+                self.work.spawn(async move {
+                    match store.add_diverged(&fence, &peer, &log, seq).await {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            metrics::counter!(
+                                "global_sync_diverged_total",
+                                "peer" => peer.to_string(),
+                                "origin" => log.origin.region.to_string(),
+                                "stream" => log.stream.as_str()
+                            )
+                            .increment(1);
+                            tracing::error!(%peer, %log, seq, "{peer} has another entry {seq} in {log} than we do");
+                        }
+                        // It is told again.
+                        Err(error) => tracing::warn!(%peer, %log, seq, "that {log} differs is not kept: {error}"),
+                    }
+                });
             }
             Alarm::RowsDiffer { peer, stream, keys } => {
                 let Some(fence) = self.fence else { return };

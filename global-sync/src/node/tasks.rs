@@ -411,6 +411,10 @@ pub(super) async fn refresh(leader: Leader, identity: Identity) {
         if let Ok(paused) = leader.store.pauses().await {
             let _ = leader.reports.send(Report::Core(Box::new(Event::Paused(paused))));
         }
+        if let Ok(diverged) = leader.store.diverged().await {
+            let diverged = diverged.into_keys().collect();
+            let _ = leader.reports.send(Report::Core(Box::new(Event::Diverged(diverged))));
+        }
         if leader.fence.borrow().is_none()
             && let Ok(logs) = leader.store.logs().await
         {

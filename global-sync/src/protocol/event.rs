@@ -165,6 +165,8 @@ pub enum Event {
     },
     /// With these peers no entries of these streams pass, by an operator's command.
     Paused(BTreeSet<(RegionName, FactStream)>),
+    /// Logs that are known to be others at a peer than here, whichever instance found them.
+    Diverged(BTreeSet<(RegionName, LogId)>),
     /// An operator wants everything compared with all peers now.
     CompareNow,
     /// Old entries of a log are gone.
@@ -189,6 +191,13 @@ pub enum Event {
         log: LogId,
         /// The entry.
         seq: u64,
+    },
+    /// An [`Effect::CheckHead`] found the same entry here, and so all before it are the same.
+    HeadAgrees {
+        /// The peer.
+        peer: RegionName,
+        /// The log.
+        log: LogId,
     },
     /// An [`Effect::Answer`] is done.
     Answered {
@@ -308,7 +317,7 @@ pub enum Effect {
     /// What was derived from all three kinds of logs is the same here as in a region that did not give the snapshot, or in the
     /// only other one: remember that it is looked at no more.
     SnapshotHolds,
-    /// Compare the hash of one of our entries; report [`Event::HeadDiffers`] if it is another.
+    /// Compare the hash of one of our entries; report [`Event::HeadDiffers`] or [`Event::HeadAgrees`].
     CheckHead {
         /// Who has it.
         peer: RegionName,
@@ -316,6 +325,13 @@ pub enum Effect {
         log: LogId,
         /// The entry and the peer's hash of it.
         head: Head,
+    },
+    /// What was told of with [`Alarm::Diverged`] is so no more: the copies of a log are the same as far as both go.
+    HeadsAgree {
+        /// The peer.
+        peer: RegionName,
+        /// The log.
+        log: LogId,
     },
     /// Sum up derived rows for a peer and send it [`Message::Digest`], then report [`Event::Answered`].
     Answer {
@@ -353,6 +369,7 @@ impl Effect {
             Self::LoadSnapshot { .. } => "load snapshot",
             Self::SnapshotHolds => "snapshot holds",
             Self::CheckHead { .. } => "check head",
+            Self::HeadsAgree { .. } => "heads agree",
             Self::Answer { .. } => "answer",
             Self::Compare { .. } => "compare",
             Self::Alarm(_) => "alarm",
@@ -403,7 +420,7 @@ pub enum Alarm {
         /// What is wrong with it.
         error: BatchError,
     },
-    /// A peer's copy of a log differs from ours.
+    /// A peer's copy of a log differs from ours. Told again until it is known, and with [`Event::Diverged`] said to be.
     Diverged {
         /// The peer.
         peer: RegionName,

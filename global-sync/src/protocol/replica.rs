@@ -56,6 +56,7 @@ pub struct Replica<T> {
     /// When all logs were last planned, and those whose sources have changed since.
     planned_at: Option<Millis>,
     unplanned: BTreeSet<LogId>,
+    /// Logs that are others at a peer than here, and were told of.
     diverged: BTreeSet<(RegionName, LogId)>,
     members: Members,
     /// With whom no entries of which streams pass.
@@ -122,6 +123,7 @@ impl<T: Trust> Replica<T> {
                 self.entropy.heed_snapshot(unchecked, now);
             }
             Event::Paused(paused) => self.on_paused(paused),
+            Event::Diverged(known) => self.diverged = known,
             Event::CompareNow => self.entropy.hurry(now),
             Event::Truncated { log, upto } => {
                 if let Some(state) = self.logs.get_mut(&log) {
@@ -134,6 +136,7 @@ impl<T: Trust> Replica<T> {
             }
             Event::SnapshotFailed => self.members.loading = None,
             Event::HeadDiffers { peer, log, seq } => self.diverges(peer, log, seq, &mut effects),
+            Event::HeadAgrees { peer, log } => self.agrees(&peer, &log, &mut effects),
             Event::Answered { conn } => self.on_answered(conn),
             Event::Compared { conn, question, difference } => {
                 self.on_compared(conn, question, difference, &mut effects);
@@ -351,7 +354,9 @@ impl<T: Trust> Replica<T> {
     /// Two copies of a log that end at the same number must end in the same hash.
     fn compare(&mut self, peer: &RegionName, log: &LogId, theirs: &LogState, effects: &mut Vec<Effect>) {
         let Some(LogState { head: ours, .. }) = self.logs.get(log).copied() else { return };
-        if ours.seq == theirs.head.seq && ours.hash != theirs.head.hash {
+        if ours == theirs.head {
+            self.agrees(peer, log, effects);
+        } else if ours.seq == theirs.head.seq {
             self.diverges(peer.clone(), log.clone(), ours.seq, effects);
         }
     }
@@ -359,6 +364,12 @@ impl<T: Trust> Replica<T> {
     fn diverges(&mut self, peer: RegionName, log: LogId, seq: u64, effects: &mut Vec<Effect>) {
         if self.diverged.insert((peer.clone(), log.clone())) {
             effects.push(Effect::Alarm(Alarm::Diverged { peer, log, seq }));
+        }
+    }
+
+    fn agrees(&mut self, peer: &RegionName, log: &LogId, effects: &mut Vec<Effect>) {
+        if !self.diverged.is_empty() && self.diverged.remove(&(peer.clone(), log.clone())) {
+            effects.push(Effect::HeadsAgree { peer: peer.clone(), log: log.clone() });
         }
     }
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 use shared::{fact::FactStream, ids::RegionName, sync_command::RowKey};
 use sqlx::{Executor as _, PgConnection};
 
-use super::{Fence, Store, StoreError, from_sql, region_name, to_sql};
-use crate::protocol::{Difference, Inspect, MAX_ROWS};
+use super::{Fence, Store, StoreError, from_sql, log_id, region_name, to_sql};
+use crate::protocol::{Difference, Inspect, LogId, MAX_ROWS};
 
 /// Damaged entries that are named, and rows kept that differ from a peer's in one stream; more are only counted.
 pub(crate) const NAMED: usize = 100;
@@ -149,6 +149,59 @@ impl Store {
             differing.entry((region_name(&peer)?, stream)).or_default().insert(key);
         }
         Ok(differing)
+    }
+
+    /// Keeps that an entry of a log is another at a peer than here; false if that log is known to differ.
+    pub async fn add_diverged(
+        &self,
+        fence: &Fence,
+        peer: &RegionName,
+        log: &LogId,
+        seq: u64,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        let added = sqlx::query(
+            "INSERT INTO repl_diverged (peer, origin_region, origin_incarnation, stream, seq) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(peer.as_str())
+        .bind(log.origin.region.as_str())
+        .bind(to_sql(log.origin.incarnation)?)
+        .bind(log.stream.as_str())
+        .bind(to_sql(seq)?)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(added.rows_affected() == 1)
+    }
+
+    /// Forgets that a log differed, which ends in the same entry at the peer and here.
+    pub async fn forget_diverged(&self, fence: &Fence, peer: &RegionName, log: &LogId) -> Result<(), StoreError> {
+        let mut tx = self.begin_fenced(fence).await?;
+        sqlx::query(
+            "DELETE FROM repl_diverged
+             WHERE (peer, origin_region, origin_incarnation, stream) = ($1, $2, $3, $4)",
+        )
+        .bind(peer.as_str())
+        .bind(log.origin.region.as_str())
+        .bind(to_sql(log.origin.incarnation)?)
+        .bind(log.stream.as_str())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Logs found to be others at a peer than here, and not found the same since; each with the entry that showed it.
+    pub async fn diverged(&self) -> Result<BTreeMap<(RegionName, LogId), u64>, StoreError> {
+        let rows: Vec<(String, String, i64, String, i64)> =
+            sqlx::query_as("SELECT peer, origin_region, origin_incarnation, stream, seq FROM repl_diverged")
+                .fetch_all(&self.pool)
+                .await?;
+        let read = rows.into_iter().map(|(peer, region, incarnation, stream, seq)| {
+            Ok(((region_name(&peer)?, log_id(&region, incarnation, &stream)?), from_sql(seq)))
+        });
+        read.collect()
     }
 }
 

@@ -753,6 +753,8 @@ impl World {
                 }
                 if misread || ours != head {
                     self.give(at, Event::HeadDiffers { peer, log, seq: head.seq });
+                } else {
+                    self.give(at, Event::HeadAgrees { peer, log });
                 }
                 if misread && self.misread.take().is_some() && self.instances[at].start == start {
                     self.laws.broken(
@@ -761,6 +763,7 @@ impl World {
                     );
                 }
             }
+            Effect::HeadsAgree { .. } => {}
             Effect::Truncate { log, upto } => self.truncate(at, log, upto),
             Effect::GiveUpOn { peer, log: _ } => {
                 let peer = self.number_of(&peer);
@@ -1037,6 +1040,8 @@ fn name_of(event: &Event) -> &'static str {
         Event::SnapshotLoaded { .. } => "snapshot loaded",
         Event::SnapshotFailed => "snapshot failed",
         Event::HeadDiffers { .. } => "head differs",
+        Event::HeadAgrees { .. } => "head agrees",
+        Event::Diverged(_) => "diverged",
         Event::Answered { .. } => "answered",
         Event::Compared { .. } => "compared",
         Event::Tick => "tick",

@@ -500,14 +500,27 @@ fn on_a_promoted_or_restored_copy_a_life_begins_that_nobody_can_have_begun_whate
 }
 
 #[test]
-fn two_copies_that_end_alike_but_differ_raise_one_alarm() {
+fn two_copies_that_end_alike_but_differ_raise_one_alarm_until_they_are_the_same() {
     let mut us = replica_at("us-east", NOW);
     connect(&mut us, NOW, 1, "ap-south", advert(&[]));
-    us.handle(NOW, Event::Stored { log: log_of("eu-west"), head: Head { seq: 3, hash: [1; 32] } });
+    let ours = |hash| Event::Stored { log: log_of("eu-west"), head: Head { seq: 3, hash: [hash; 32] } };
+    us.handle(NOW, ours(1));
     let says = || Event::Received { conn: 1, message: advert(&[("eu-west", 3)]) };
     let diverged = |effects: Vec<Effect>| effects.iter().any(|e| matches!(e, Effect::Alarm(Alarm::Diverged { .. })));
     assert!(diverged(us.handle(NOW, says())));
     assert!(!diverged(us.handle(NOW, says())), "once is enough");
+    us.handle(NOW, Event::Diverged(BTreeSet::new()));
+    assert!(diverged(us.handle(NOW, says())), "it could not be kept");
+
+    let agree = Effect::HeadsAgree { peer: region("ap-south"), log: log_of("eu-west") };
+    us.handle(NOW, ours(3));
+    assert!(us.handle(NOW, says()).contains(&agree));
+    assert!(!us.handle(NOW, says()).contains(&agree), "nothing is known to differ");
+    let found_by_another = BTreeSet::from([(region("ap-south"), log_of("eu-west"))]);
+    us.handle(NOW, Event::Diverged(found_by_another));
+    assert!(us.handle(NOW, says()).contains(&agree));
+    us.handle(NOW, ours(1));
+    assert!(diverged(us.handle(NOW, says())), "it differs once more");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 use sqlx::PgPool;
 
 use super::*;
-use crate::{protocol::hash_of, store::tests::Home};
+use crate::{
+    protocol::hash_of,
+    store::tests::{Home, log},
+};
 
 fn ledger(prefix: &[u8]) -> Inspect {
     Inspect { stream: FactStream::Ledger, vector: None, prefix: prefix.to_vec(), as_they_are: false }
@@ -51,6 +54,29 @@ async fn what_a_comparison_finds_equal_is_forgotten_and_nothing_beside_it(pool: 
     assert_eq!(compare(&[], Difference::Keys(keys(1..2).into_iter().collect())).await, keys(1..2));
     assert_eq!(compare(&[], Difference::Buckets(Vec::new())).await, Vec::<String>::new());
     assert_eq!(known(&us, &ap).await, keys(0..4), "nothing was compared with it");
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_log_that_differs_from_a_peer_s_is_kept_with_one_entry_until_it_does_not(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let (eu, ap): (RegionName, RegionName) = ("eu-west".parse().unwrap(), "ap-south".parse().unwrap());
+    let (ledger, config) = (log("us-east", FactStream::Ledger), log("us-east", FactStream::Config));
+    let add =
+        async |peer: &RegionName, log: &LogId, seq| us.store.add_diverged(&us.fence, peer, log, seq).await.unwrap();
+    assert!(add(&eu, &ledger, 7).await);
+    assert!(!add(&eu, &ledger, 9).await, "it is known");
+    assert!(add(&eu, &config, 2).await && add(&ap, &ledger, 7).await);
+    us.store.forget_diverged(&us.fence, &eu, &ledger).await.unwrap();
+    let left = BTreeMap::from([((ap.clone(), ledger.clone()), 7), ((eu.clone(), config), 2)]);
+    assert_eq!(us.store.diverged().await.unwrap(), left);
+
+    us.store.release_lease(&us.fence).await.unwrap();
+    let second = Home::new(&pool, "us-east").await;
+    let add = us.store.add_diverged(&us.fence, &eu, &ledger, 9).await;
+    assert!(matches!(add, Err(StoreError::NotLeading)));
+    let forget = us.store.forget_diverged(&us.fence, &ap, &ledger).await;
+    assert!(matches!(forget, Err(StoreError::NotLeading)));
+    assert_eq!(second.store.diverged().await.unwrap(), left);
 }
 
 #[sqlx::test(migrations = "../migrations")]

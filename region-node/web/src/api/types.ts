@@ -499,6 +499,8 @@ export interface SyncStatus {
   damage?: { seconds_ago: number; entries: number; named: string[]; rows?: string[] } | null;
   /** Keys of rows that are others in another region, by region and stream. */
   differing?: Record<string, string[]>;
+  /** Logs that are others in another region, by region, each with the entry that showed it. */
+  diverged?: Record<string, string[]>;
 }
 
 export interface RegionView {

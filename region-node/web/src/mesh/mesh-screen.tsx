@@ -98,6 +98,7 @@ function RegionCard({ region }: { region: RegionView }) {
 function Findings({ sync }: { sync: SyncStatus }) {
   const aside = Object.entries(sync.quarantine ?? {}).filter(([state, count]) => count > 0 && state !== 'skipped');
   const differing = Object.values(sync.differing ?? {}).flat().length;
+  const diverged = Object.values(sync.diverged ?? {}).flat().length;
   const damaged = sync.damage?.entries ?? 0;
   return (
     <p className="row small">
@@ -113,6 +114,7 @@ function Findings({ sync }: { sync: SyncStatus }) {
       ))}
       {damaged > 0 && <Badge tone="bad">{damaged} damaged</Badge>}
       {differing > 0 && <Badge tone="bad">{differing} rows differ</Badge>}
+      {diverged > 0 && <Badge tone="bad">{diverged} logs differ</Badge>}
     </p>
   );
 }

@@ -194,8 +194,9 @@ function LeftBehind({ ready, give }: { ready: boolean; give: Give }) {
 function Damage({ region, ready, give }: { region: RegionView; ready: boolean; give: Give }) {
   const damage = region.sync?.damage ?? null;
   const differing = Object.entries(region.sync?.differing ?? {});
+  const diverged = Object.entries(region.sync?.diverged ?? {});
   const rows = [...new Set([...(damage?.rows ?? []), ...differing.flatMap(([, keys]) => keys)])];
-  if ((damage === null || damage.entries === 0) && differing.length === 0) return null;
+  if ((damage === null || damage.entries === 0) && differing.length === 0 && diverged.length === 0) return null;
   return (
     <Notice tone="bad">
       <ul>
@@ -207,6 +208,11 @@ function Damage({ region, ready, give }: { region: RegionView; ready: boolean; g
         {differing.map(([of, keys]) => (
           <li key={of}>
             Others in {of}: <span className="mono">{keys.join(', ')}</span>
+          </li>
+        ))}
+        {diverged.map(([peer, entries]) => (
+          <li key={peer}>
+            Other logs in {peer}, as these entries show: <span className="mono">{entries.join(', ')}</span>
           </li>
         ))}
       </ul>

@@ -114,7 +114,7 @@ fn a_peer_gets_answers_to_a_few_questions_at_a_time() {
 }
 
 #[test]
-fn where_a_peer_ends_within_our_log_the_hash_of_that_entry_is_compared_and_a_difference_is_told_once() {
+fn where_a_peer_ends_within_our_log_that_entry_is_compared_and_a_difference_is_told_once_until_it_is_gone() {
     let mut us = us_beside_eu();
     us.handle(NOW, Event::Numbered { log: log_of("us-east"), head: Head { seq: 9, hash: [9; 32] } });
     us.handle(NOW, Event::Received { conn: 1, message: advert(&[("us-east", 4)]) });
@@ -126,6 +126,11 @@ fn where_a_peer_ends_within_our_log_the_hash_of_that_entry_is_compared_and_a_dif
         |effects: Vec<Effect>| effects.iter().any(|e| matches!(e, Effect::Alarm(Alarm::Diverged { seq: 4, .. })));
     assert!(told(us.handle(NOW, differs())));
     assert!(!told(us.handle(NOW, differs())));
+    let agrees = || Event::HeadAgrees { peer: region("eu-west"), log: log_of("us-east") };
+    let gone = Effect::HeadsAgree { peer: region("eu-west"), log: log_of("us-east") };
+    assert!(us.handle(NOW, agrees()).contains(&gone));
+    assert!(!us.handle(NOW, agrees()).contains(&gone));
+    assert!(told(us.handle(NOW, differs())));
 }
 
 /// us-east has loaded ap-south's snapshot while people edit, and the ledger was found to hold.
