@@ -44,11 +44,12 @@ struct Inner {
     links: BTreeMap<RegionName, Link>,
     credits: BTreeMap<(RegionName, LogId), i64>,
     fetched: BTreeMap<(RegionName, FactStream), Fetched>,
-    /// Peers, their logs, and where rows and logs differ, that metrics tell of.
+    /// Peers, where rows and logs differ, logs that peers lack, and logs of which entries are set aside, that metrics tell of.
     measured: BTreeSet<RegionName>,
     measured_differing: BTreeSet<(RegionName, FactStream)>,
     measured_diverged: BTreeSet<OfPeer>,
     measured_logs: BTreeSet<OfPeer>,
+    measured_quarantined: BTreeSet<(RegionName, FactStream, String)>,
 }
 
 /// Entries of another origin's that were stored here since the start.
@@ -352,8 +353,15 @@ impl Board {
         metrics::gauge!("global_sync_outbox_pending").set(backlog.pending as f64);
         metrics::gauge!("global_sync_outbox_oldest_seconds").set(backlog.oldest_s);
         metrics::gauge!("global_sync_rejected").set(backlog.rejected as f64);
-        for (state, count) in self.store.quarantine_counts().await? {
-            metrics::gauge!("global_sync_quarantined", "state" => state).set(count as f64);
+        let mut quarantined = self.store.quarantined().await?;
+        let present = quarantined.keys().cloned().collect();
+        let before = std::mem::replace(&mut self.write().measured_quarantined, present);
+        for left in before {
+            quarantined.entry(left).or_insert(0);
+        }
+        for ((origin, stream, state), count) in quarantined {
+            let labels = [("origin", origin.to_string()), ("stream", stream.to_string()), ("state", state)];
+            metrics::gauge!("global_sync_quarantined", &labels).set(count as f64);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::{
     ledger::{self, LedgerRow, NewFact, fact_hash},
     log_id,
     number::save_applied,
-    to_sql,
+    region_name, to_sql,
 };
 use crate::{
     documents,
@@ -20,7 +20,7 @@ use crate::{
 };
 use shared::{
     fact::{Fact, FactError, FactStream},
-    ids::TenantId,
+    ids::{RegionName, TenantId},
 };
 
 /// Entries applied in one transaction: measured to be where larger batches stop paying.
@@ -156,6 +156,22 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         Ok(rows.into_iter().map(|row| (row.state, row.count)).collect())
+    }
+
+    /// Entries set aside, by the region that wrote them, stream and state.
+    pub async fn quarantined(&self) -> Result<BTreeMap<(RegionName, FactStream, String), i64>, StoreError> {
+        let rows = sqlx::query!(
+            r#"SELECT origin_region, stream, state, count(*) AS "count!" FROM repl_quarantine
+               GROUP BY origin_region, stream, state"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let read = rows.into_iter().map(|row| {
+            let stream = FactStream::from_name(&row.stream)
+                .ok_or_else(|| StoreError::Damaged(format!("unknown stream {}", row.stream)))?;
+            Ok(((region_name(&row.origin_region)?, stream, row.state), row.count))
+        });
+        read.collect()
     }
 
     async fn exceptions(&self, log: &LogId) -> Result<i64, StoreError> {

@@ -403,7 +403,8 @@ async fn the_leader_applies_what_it_stores_unless_that_wants_a_closer_look(pool:
     assert_eq!(receive(Some(&us.fence), &[settlement(6), Fact::Settlement(forged)]).await, 0);
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 5, "neither, until it is looked at");
     assert_eq!(us.apply_all().await, 1);
-    assert_eq!(us.scalar::<String>("SELECT state FROM repl_quarantine WHERE seq = 7").await, "conflict");
+    let conflict = (eu.origin.region.clone(), FactStream::Ledger, "conflict".to_owned());
+    assert_eq!(us.store.quarantined().await.unwrap(), BTreeMap::from([(conflict, 1)]));
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM ledger_facts").await, 6);
     assert!(us.store.check_ledger(&us.fence).await.unwrap().is_empty(), "what was taken back is in no sum");
 

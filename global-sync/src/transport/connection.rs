@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{frame, mesh::MeshEvent};
 use crate::{
-    protocol::{ConnectionId, Message},
+    protocol::{ConnectionId, LogId, Message},
     refusal::{Refusal, Refusals},
 };
 
@@ -151,7 +151,7 @@ impl Conversation {
         loop {
             match frame::read(&mut stream, self.frame_within).await {
                 Ok(Some((message, bytes))) => {
-                    received(&self.region, bytes);
+                    received(&self.region, &message, bytes);
                     if let Message::Hello(hello) = &message {
                         packs.store(hello.features & frame::ZSTD != 0, Ordering::Relaxed);
                     }
@@ -240,14 +240,33 @@ async fn put(
 ) -> bool {
     let written = frame::write(stream, message, packs.load(Ordering::Relaxed)).await;
     match &written {
-        Ok(bytes) => {
-            metrics::counter!("global_sync_sent_bytes_total", "peer" => peer.to_string()).increment(*bytes as u64);
-        }
+        Ok(bytes) => sent(peer, message, *bytes),
         Err(_) => connection.close(VarInt::from_u32(1), b"slow"),
     }
     written.is_ok()
 }
 
-fn received(peer: &RegionName, bytes: usize) {
-    metrics::counter!("global_sync_received_bytes_total", "peer" => peer.to_string()).increment(bytes as u64);
+/// The log of entries; what is said beside them is about none.
+fn log_of(message: &Message) -> Option<&LogId> {
+    if let Message::Batch(batch) = message { Some(&batch.log) } else { None }
+}
+
+const NO_LOG: &str = "none";
+
+fn sent(peer: &RegionName, message: &Message, bytes: usize) {
+    let log = log_of(message);
+    metrics::counter!(
+        "global_sync_sent_bytes_total",
+        "peer" => peer.to_string(),
+        "origin" => log.map_or_else(|| NO_LOG.to_owned(), |log| log.origin.region.to_string()),
+        "stream" => log.map_or(NO_LOG, |log| log.stream.as_str())
+    )
+    .increment(bytes as u64);
+}
+
+/// Not by origin: a peer may name as many as it likes.
+fn received(peer: &RegionName, message: &Message, bytes: usize) {
+    let stream = log_of(message).map_or(NO_LOG, |log| log.stream.as_str());
+    metrics::counter!("global_sync_received_bytes_total", "peer" => peer.to_string(), "stream" => stream)
+        .increment(bytes as u64);
 }

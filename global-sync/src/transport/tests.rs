@@ -137,12 +137,22 @@ impl Counted {
 
     /// Waits until there is such a line.
     async fn shows(&self, line: &str) {
+        self.has(line, |other| other == line).await;
+    }
+
+    /// Waits until there is a series of a metric with these labels.
+    async fn counts(&self, name: &str, labels: &[&str]) {
+        let is_it = |line: &str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+        self.has(&format!("{name} of {labels:?}"), is_it).await;
+    }
+
+    async fn has(&self, what: &str, is_it: impl Fn(&str) -> bool) {
         let counted = async {
-            while !self.handle.render().lines().any(|other| other == line) {
+            while !self.handle.render().lines().any(&is_it) {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        assert!(timeout(Duration::from_secs(20), counted).await.is_ok(), "{line}, not\n{}", self.handle.render());
+        assert!(timeout(Duration::from_secs(20), counted).await.is_ok(), "{what}, not\n{}", self.handle.render());
     }
 }
 
@@ -607,6 +617,40 @@ async fn what_a_peer_cannot_unpack_is_not_packed_for_it_and_a_hello_says_that_we
     us.stop().await;
 }
 
+/// A batch of one entry of us-east's ledger.
+fn entries(bytes: usize) -> Message {
+    let origin = Origin { region: "us-east".parse().unwrap(), incarnation: 1 };
+    Message::Batch(Batch {
+        log: LogId { origin, stream: FactStream::Ledger },
+        pull: 1,
+        entries: vec![Entry { envelope: vec![1], body: Some(vec![7; bytes]) }],
+        checkpoint: Checkpoint { head: Head::EMPTY, key_id: [0; 32], signature: vec![], certificate: None },
+    })
+}
+
+#[tokio::test]
+async fn bytes_are_counted_by_peer_and_by_the_log_they_are_of() {
+    let counted = Counted::here();
+    let authority = Authority::new();
+    let member = authority.credentials("c1", "eu-west");
+    let mut us = Listening::start(&authority, "us-east");
+    let connection = us.called_by(&member).await.unwrap();
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&frame::encode(&hello("eu-west"), false)).await.unwrap();
+    let MeshEvent::Connected { link, .. } = us.next().await else { panic!("somebody is connected") };
+    link.say(hello("us-east"));
+    assert!(link.send(FactStream::Ledger, entries(100)).await);
+    let mut relayed = connection.open_uni().await.unwrap();
+    relayed.write_all(&frame::encode(&entries(100), false)).await.unwrap();
+    let (peer, none, ledger) = ("peer=\"eu-west\"", "stream=\"none\"", "stream=\"ledger\"");
+    counted.counts("global_sync_sent_bytes_total", &[peer, "origin=\"none\"", none]).await;
+    counted.counts("global_sync_sent_bytes_total", &[peer, "origin=\"us-east\"", ledger]).await;
+    counted.counts("global_sync_received_bytes_total", &[peer, none]).await;
+    counted.counts("global_sync_received_bytes_total", &[peer, ledger]).await;
+    connection.close(VarInt::from_u32(0), b"");
+    us.stop().await;
+}
+
 #[tokio::test]
 async fn a_snapshot_has_a_connection_of_its_own_and_only_one_is_given_at_a_time() {
     let authority = Authority::new();
@@ -671,13 +715,7 @@ async fn what_is_urgent_overtakes_a_megabyte_of_entries_that_is_on_its_way() {
     let MeshEvent::Received { .. } = us.next().await else { panic!("it has said something") };
 
     open.send_replace(false);
-    let origin = Origin { region: "us-east".parse().unwrap(), incarnation: 1 };
-    let entries = Message::Batch(Batch {
-        log: LogId { origin, stream: FactStream::Ledger },
-        pull: 1,
-        entries: vec![Entry { envelope: vec![1], body: Some(vec![7; 500_000]) }],
-        checkpoint: Checkpoint { head: Head::EMPTY, key_id: [0; 32], signature: vec![], certificate: None },
-    });
+    let entries = entries(500_000);
     // Two wait for the writer while a third one does not go into the stream's window of a megabyte any more.
     for _ in 0..5 {
         let sent = timeout(Duration::from_secs(10), link.send(FactStream::Ledger, entries.clone())).await;
