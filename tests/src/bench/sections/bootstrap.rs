@@ -49,7 +49,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     table.notes.push(
         "Nobody keeps them in a log any more, and the giving region takes new ones all the while. Memory is the most either \
          global-sync ever held. Rows missing are those of the giving region's that the other lacks when both have the same \
-         number of them, or a minute has passed. A subscription copies rows and compares nothing; CPU is that of both \
+         number of them, or a minute has passed; with any missing of global-sync's the section fails. A subscription copies rows and compares nothing; CPU is that of both \
          databases and both global-syncs."
             .into(),
     );
@@ -110,11 +110,15 @@ impl Load {
             until_numbered(stand).await?;
         }
         let all = stand.count(&stand.here, table).await?;
-        // Not fatal: what is missing then is what this row shows.
+        // What is missing then is told below.
         let _late = timeout(Duration::from_secs(60), until(&stand.there, table, all)).await;
         let (complete_s, cpu_us) = (self.begun.elapsed().as_secs_f64(), used(&self.meters)?.total_us());
         let carried = stand.carried(self.way)? - self.carried;
         let missing = all - stand.count(&stand.there, table).await?;
+        ensure!(
+            missing == 0 || self.way == Way::Logical,
+            "{missing} of {all} rows are missing: a snapshot has to bring all"
+        );
         let came = (all - self.before) as f64;
         let measured = [
             self.rows as f64,
