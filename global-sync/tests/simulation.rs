@@ -80,6 +80,7 @@ const SEEN: &[&[&str]] = &[
     &["outlived", "over again", "upgrade", "stop"],
     &["new life", "new life on a copy"],
     // What becomes of databases
+    &["clock put forward", "clock put back"],
     &["slow disk", "disk full", "disk lost", "disk replaced under running processes", "disk put back as it lay"],
     // What is found, whatever it was
     &["misread head told of", "heads agree"],

@@ -68,7 +68,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            pull_credit_bytes: 2 * 1024 * 1024,
+            // 30,000 facts a second over a line of 120 ms each way, by which time what was granted has come and is granted again.
+            pull_credit_bytes: 4 * 1024 * 1024,
             heads_every_ms: 60_000,
             rows_every_ms: 15 * 60_000,
             truncate_every_ms: 60_000,

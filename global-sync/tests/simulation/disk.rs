@@ -367,11 +367,14 @@ impl Disk {
         if !there {
             return None;
         }
+        let in_bucket = |(log, seq): &(LogId, u64)| {
+            question.prefix.is_empty() || hash_of(format!("{log} {seq}").as_bytes()).starts_with(&question.prefix)
+        };
         let rows = self
             .rows_of(question)
             .filter(|((log, seq), _)| vector.get(&log.origin).is_some_and(|upto| seq <= upto))
+            .filter(|(place, _)| in_bucket(place))
             .map(|(place, fact)| self.row(place, fact))
-            .filter(|row| question.prefix.is_empty() || hash_of(row.key.as_bytes()).starts_with(&question.prefix))
             .collect();
         Some((vector, rows))
     }

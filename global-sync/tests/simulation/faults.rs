@@ -8,7 +8,7 @@ use super::{
     disk::{Disk, POISON, Waiting},
     moves::PAID,
     random::Random,
-    region::{INSTANCES, LIMITS, Region},
+    region::{CLOCK_AHEAD_MS, INSTANCES, LIMITS, Region},
     world::{Happening, World},
 };
 
@@ -191,6 +191,19 @@ impl World {
         self.plan.misreads = !self.plan.loses && random.chance(500);
     }
 
+    /// The clocks of some databases are put forward, or back. Drawn apart, too.
+    pub(super) fn plan_clocks(&mut self, seed: u64) {
+        let mut random = Random::new(seed ^ 0x636c_6f63);
+        if !random.chance(200) {
+            return;
+        }
+        for _ in 0..random.between(1, 4) {
+            let region = usize::try_from(random.between(0, self.plan.count as u64)).expect("few");
+            let ahead_ms = random.between(0, 2 * CLOCK_AHEAD_MS);
+            self.schedule(random.between(500, FAULTS_LAST_MS), Happening::StepClock { region, ahead_ms });
+        }
+    }
+
     /// Databases that come back as they were a while or just a moment ago, with or without the processes on them.
     fn plan_losses(&mut self) {
         if !self.plan.loses {
@@ -309,6 +322,10 @@ impl World {
             Happening::Mend { from, to } => {
                 self.network.cut.remove(&(from, to));
             }
+            Happening::StepClock { region, ahead_ms } => {
+                let before = std::mem::replace(&mut self.regions[region].clock_ahead_ms, ahead_ms);
+                self.saw(if ahead_ms > before { "clock put forward" } else { "clock put back" });
+            }
             Happening::Heal => self.heal(),
             _ => {}
         }
@@ -394,7 +411,7 @@ impl World {
         let Some(copy) = self.backups.remove(&region).filter(|_| !away && self.may_run(region)) else { return };
         self.saw(if processes_too { "disk lost" } else { "disk replaced under running processes" });
         let back = self.now + back_after.unwrap_or_else(|| self.random.between(AWAY_AT_LEAST_MS, 4_000));
-        let as_it_lay = as_it_lay && copy.is_unled(back);
+        let as_it_lay = as_it_lay && copy.is_unled(back + self.regions[region].clock_ahead_ms);
         self.regions[region].away_until = back;
         self.regions[region].restore = Some(copy);
         for at in region * INSTANCES..(region + 1) * INSTANCES {

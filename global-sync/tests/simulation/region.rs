@@ -15,6 +15,8 @@ use super::{
 
 pub(crate) const CLUSTER: &str = "simulated";
 pub(crate) const INSTANCES: usize = 2;
+/// A database's clock at first, ahead of the world's so that it can be put back.
+pub(crate) const CLOCK_AHEAD_MS: u64 = 3_600_000;
 
 /// Everything happens often enough to be seen, and entries are given up on early.
 pub(crate) const LIMITS: Limits = Limits {
@@ -66,6 +68,8 @@ pub(crate) struct Region {
     pub(crate) lost: u64,
     /// Nobody reaches the database before this.
     pub(crate) away_until: u64,
+    /// The database's clock, by which leases run out, is so much ahead of the world's.
+    pub(crate) clock_ahead_ms: u64,
     /// Transactions take long until then, or are refused.
     pub(crate) slow_until: u64,
     pub(crate) full_until: u64,
@@ -83,6 +87,7 @@ impl Region {
             restore: None,
             lost: 0,
             away_until: 0,
+            clock_ahead_ms: CLOCK_AHEAD_MS,
             slow_until: 0,
             full_until: 0,
         }

@@ -108,6 +108,7 @@ pub(super) enum Happening {
     Take { by: usize, home: Box<Home>, term: u64 },
     Cut { from: usize, to: usize },
     Mend { from: usize, to: usize },
+    StepClock { region: usize, ahead_ms: u64 },
     Heal,
     Look,
 }
@@ -201,6 +202,7 @@ impl World {
         };
         world.plan_faults();
         world.plan_operators(seed);
+        world.plan_clocks(seed);
         world.plan_moves(seed);
         world
     }
@@ -312,6 +314,11 @@ impl World {
         self.now >= self.database_back(at)
     }
 
+    /// The time by a region's database.
+    pub(super) fn database_clock(&self, region: usize) -> u64 {
+        self.now + self.regions[region].clock_ahead_ms
+    }
+
     pub(super) fn origin_of(&self, at: usize) -> Origin {
         Origin { region: self.regions[at / INSTANCES].name.clone(), incarnation: self.instances[at].life + 1 }
     }
@@ -340,7 +347,8 @@ impl World {
             return;
         }
         let in_doubt = self.has(Bug::NumbersInDoubt);
-        let past = match self.regions[region].disk.identify(self.now) {
+        let clock = self.database_clock(region);
+        let past = match self.regions[region].disk.identify(clock) {
             _ if in_doubt => Past::Known,
             Past::Copied if self.has(Bug::CopyKeepsItsLife) => Past::Doubted,
             Past::Doubted if self.has(Bug::DoubtForgotten) => Past::Known,
@@ -408,7 +416,8 @@ impl World {
         if let Some(fence) = self.instances[at].fence
             && self.reaches_database(at)
         {
-            self.regions[at / INSTANCES].disk.release_lease(self.now, fence);
+            let clock = self.database_clock(at / INSTANCES);
+            self.regions[at / INSTANCES].disk.release_lease(clock, fence);
         }
         self.stop(at, why);
         let restart = self.now + self.random.between(2, 50);
@@ -419,7 +428,7 @@ impl World {
     /// have.
     fn is_outlived(&self, at: usize) -> bool {
         let (instance, disk) = (&self.instances[at], &self.regions[at / INSTANCES].disk);
-        let another = instance.timeline != disk.timeline || disk.is_unled(self.now);
+        let another = instance.timeline != disk.timeline || disk.is_unled(self.database_clock(at / INSTANCES));
         let outlived = instance.life != disk.life || (another && !self.has(Bug::FailoverUnnoticed));
         outlived && !self.has(Bug::OutlivedGoesOn)
     }
@@ -428,7 +437,8 @@ impl World {
     pub(super) fn leads(&self, at: usize) -> bool {
         let disk = &self.regions[at / INSTANCES].disk;
         let copy_too = self.has(Bug::LeaseOfCopyHolds) || self.has(Bug::FailoverUnnoticed);
-        self.instances[at].fence.is_some_and(|fence| disk.holds(self.now, fence) || (copy_too && disk.is_of(fence)))
+        let clock = self.database_clock(at / INSTANCES);
+        self.instances[at].fence.is_some_and(|fence| disk.holds(clock, fence) || (copy_too && disk.is_of(fence)))
     }
 
     /// As `leads`, for a transaction that writes; whoever hears no leads no longer.
@@ -456,7 +466,7 @@ impl World {
     fn keep_lease(&mut self, at: usize) {
         let region = at / INSTANCES;
         let reaches = self.reaches_database(at);
-        let clock = self.instances[at].clock(self.now).0;
+        let (clock, own_clock) = (self.database_clock(region), self.instances[at].clock(self.now).0);
         if reaches && self.is_outlived(at) {
             self.start_over(at, "outlived");
             return;
@@ -465,26 +475,27 @@ impl World {
         match self.instances[at].fence {
             None if reaches => {
                 let ends = disk.lease_ends_ms;
-                let by = if self.bug == Some(Bug::LeaseByOwnClock) { clock } else { self.now };
-                if by > ends {
-                    let fence = disk.take_lease(self.now, self.instances[at].holder);
+                let by = if self.bug == Some(Bug::LeaseByOwnClock) { own_clock } else { clock };
+                // One that lasts longer than any is from before the clock was put back.
+                if by > ends || ends > by + LEASE_MS {
+                    let fence = disk.take_lease(clock, self.instances[at].holder);
                     let logs = disk.log_states();
-                    self.laws.lease_taken(ends);
+                    self.laws.lease_taken(clock, ends);
                     self.laws.starts_over(at);
                     self.instances[at].fence = Some(fence);
-                    self.instances[at].renewed_at = clock;
+                    self.instances[at].renewed_at = own_clock;
                     self.give(at, Event::Leads { logs });
                 }
             }
             None => {}
             Some(fence) if reaches => {
-                if disk.renew_lease(self.now, fence) {
-                    self.instances[at].renewed_at = clock;
+                if disk.renew_lease(clock, fence) {
+                    self.instances[at].renewed_at = own_clock;
                 } else {
                     self.follow(at);
                 }
             }
-            Some(_) if clock.saturating_sub(self.instances[at].renewed_at) >= LEASE_MS => self.follow(at),
+            Some(_) if own_clock.saturating_sub(self.instances[at].renewed_at) >= LEASE_MS => self.follow(at),
             Some(_) => {}
         }
     }
@@ -828,12 +839,13 @@ impl World {
             return;
         }
         if self.leads(at) {
+            let clock = self.database_clock(region);
             let disk = &mut self.regions[region].disk;
             let (doubted, copied) = (disk.doubted, disk.is_copied());
             if self.bug == Some(Bug::OldLifeGoesOn) {
                 disk.takes_for_its_own();
             } else {
-                disk.begin_life(after, alone, self.now);
+                disk.begin_life(after, alone, clock);
                 self.saw(match (copied, alone) {
                     (true, _) => "new life on a copy",
                     (false, true) => "new life, not everybody heard",
