@@ -7,9 +7,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures::FutureExt;
 use shared::ids::TenantId;
 use time::{Duration, OffsetDateTime};
 use tokio::{sync::Notify, task::JoinSet};
@@ -111,31 +113,39 @@ pub(super) async fn work(app: App) {
                 }
                 Err(problem) => tracing::warn!(%problem, "what is due could not be read and will be read again"),
             },
-            Some(ended) = running.join_next() => {
-                if let Ok((tenant, there_is_more)) = ended {
-                    slots.entry(tenant).or_default().ends(app.clock.now(), there_is_more);
-                }
+            // No look is aborted, and one that panics says so itself.
+            Some(Ok((tenant, there_is_more))) = running.join_next() => {
+                slots.entry(tenant).or_default().ends(app.clock.now(), there_is_more);
             }
             () = asleep => {}
         }
         let now = app.clock.now();
         for (tenant, slot) in &mut slots {
             if slot.begins(now) {
-                running.spawn(look(app.clone(), tenant.clone()));
+                let (app, tenant) = (app.clone(), tenant.clone());
+                running.spawn(async move { look(&tenant, run::run(&app, &tenant)).await });
             }
         }
     }
 }
 
-async fn look(app: App, tenant: TenantId) -> (TenantId, bool) {
-    let there_is_more = match run::run(&app, &tenant).await {
-        Ok(there_is_more) => there_is_more,
-        Err(problem) => {
+/// One look at a tenant, and whether it left something undone. It ends whatever becomes of it: a tenant whose look never ended
+/// would not be looked at again.
+async fn look(tenant: &TenantId, round: impl Future<Output = Result<bool, Problem>>) -> (TenantId, bool) {
+    // What a round keeps it keeps in Postgres, where nothing is left half done.
+    let there_is_more = match AssertUnwindSafe(round).catch_unwind().await {
+        Ok(Ok(there_is_more)) => there_is_more,
+        Ok(Err(problem)) => {
             tracing::warn!(%problem, %tenant, "dispatch failed and will be tried again");
             false
         }
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            tracing::error!(panic = said.unwrap_or("?"), %tenant, "dispatch panicked and will be tried again");
+            false
+        }
     };
-    (tenant, there_is_more)
+    (tenant.clone(), there_is_more)
 }
 
 /// The tenants at home here with something due.
@@ -197,6 +207,23 @@ mod tests {
         slot.later.insert(after_ms(100));
         assert_eq!(slot.next(), Some(after_ms(100)));
         assert!(slot.begins(after_ms(100)));
+    }
+
+    #[tokio::test]
+    async fn a_tenant_whose_look_fails_or_panics_is_looked_at_again() {
+        let tenant: TenantId = "cabs".parse().unwrap();
+        let mut slot = Slot::default();
+        let looks = [
+            look(&tenant, async { Err(Problem::not_found("a table")) }).await,
+            look(&tenant, async { panic!("a bug") }).await,
+            look(&tenant, async { Ok(true) }).await,
+        ];
+        for (n, (of, there_is_more)) in (0..).zip(looks) {
+            slot.later.insert(after_ms(n * 1_000));
+            assert!(slot.begins(after_ms(n * 1_000)), "look {n}");
+            assert_eq!((&of, there_is_more), (&tenant, n == 2));
+            slot.ends(after_ms(n * 1_000 + 1), there_is_more);
+        }
     }
 
     #[test]
