@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use shared::{
+    geo::Point,
     ids::{DriverId, RideId},
     tenant_config::DispatchPolicy,
 };
@@ -15,11 +16,14 @@ use super::{
     reason::Reason,
 };
 use crate::{
-    drivers::{Fleet, Standing},
+    drivers::{Fleet, Sighting, Standing},
     travel::TravelTimes,
     zones::{Waiting, ZoneMap},
 };
 
+/// Drivers in line of whom it is recorded what became of them, the first; at hardly any rank are there more. With them and
+/// those of [`EXPLAINED`] a look at a ride writes at most some 20 KB.
+const EXPLAINED_IN_LINE: usize = 200;
 /// Drivers outside of the queue of whom it is recorded that the queue goes first.
 const EXPLAINED: usize = 12;
 
@@ -29,6 +33,20 @@ pub(super) struct Lined {
     /// Whose queue each of these rides is offered to.
     pub(super) zones: HashMap<RideId, String>,
     pub(super) others: Vec<Wanted>,
+    /// Of others that begin where there is a queue: why nobody of it can go.
+    nobody_can: HashMap<RideId, Vec<Verdict>>,
+}
+
+impl Lined {
+    /// Adds to the plans for others why nobody of the queue goes; what the policy says of a driver counts more.
+    pub(super) fn explain(&mut self, plans: &mut [Plan]) {
+        for plan in plans {
+            let mut verdicts = self.nobody_can.remove(&plan.ride_id).unwrap_or_default();
+            let known: HashSet<DriverId> = plan.verdicts.iter().map(|verdict| verdict.driver_id).collect();
+            verdicts.retain(|verdict| !known.contains(&verdict.driver_id));
+            plan.verdicts.append(&mut verdicts);
+        }
+    }
 }
 
 /// Gives rides to the first in line, in the order of the rides. Who is given one is out of the question for all others.
@@ -40,7 +58,7 @@ pub(super) async fn line_up(
     rides: Vec<Wanted>,
     now: OffsetDateTime,
 ) -> Lined {
-    let mut lined = Lined { plans: Vec::new(), zones: HashMap::new(), others: Vec::new() };
+    let mut lined = Lined { plans: Vec::new(), zones: HashMap::new(), others: Vec::new(), nobody_can: HashMap::new() };
     let mut given: HashSet<DriverId> = HashSet::new();
     for ride in rides {
         let Some(zone) = map.queue_at(ride.pickup) else {
@@ -49,26 +67,9 @@ pub(super) async fn line_up(
         };
         let in_line: Vec<DriverId> =
             queue.iter().filter(|waiting| waiting.zone_id == zone.id).map(|waiting| waiting.driver_id).collect();
-        let mut verdicts: Vec<Verdict> = Vec::new();
-        let mut first = None;
-        for driver_id in &in_line {
-            let Some(sighting) = fleet.sighting(*driver_id, now) else { continue };
-            let Some(position) = sighting.position else { continue };
-            let distance_m = position.point.distance_m(ride.pickup);
-            let cannot = match sighting.standing.online {
-                true => gate(&sighting.standing, distance_m, &ride.vehicle_class, rules, now),
-                false => Some(Reason::Offline),
-            };
-            let cannot = cannot.or_else(|| ride.asked.get(driver_id).copied());
-            let cannot = cannot.or_else(|| given.contains(driver_id).then_some(Reason::NotChosen));
-            let reason = cannot.unwrap_or(if first.is_none() { Reason::Offered } else { Reason::BehindInQueue });
-            if reason == Reason::Offered {
-                first = Some((*driver_id, position.point));
-            }
-            let distance_m = whole_metres(distance_m);
-            verdicts.push(Verdict { driver_id: *driver_id, reason, pickup_eta_s: None, distance_m });
-        }
+        let (first, mut verdicts) = look_along(fleet, rules, &ride, &in_line, &given, now);
         let Some((driver_id, place)) = first else {
+            lined.nobody_can.insert(ride.ride_id, verdicts);
             lined.others.push(ride);
             continue;
         };
@@ -87,7 +88,7 @@ pub(super) async fn line_up(
             driver_id: found.driver_id,
             reason: ride.asked.get(&found.driver_id).copied().unwrap_or(Reason::BehindInQueue),
             pickup_eta_s: None,
-            distance_m: whole_metres(found.distance_m),
+            distance_m: Some(whole_metres(found.distance_m)),
         }));
         lined.zones.insert(ride.ride_id, zone.id.clone());
         lined.plans.push(Plan { ride_id: ride.ride_id, ask: vec![Ask { driver_id, eta_s }], verdicts });
@@ -98,4 +99,135 @@ pub(super) async fn line_up(
         }
     }
     lined
+}
+
+/// The first in line who can go, with his place, and what became of each.
+fn look_along(
+    fleet: &Fleet,
+    rules: &DispatchPolicy,
+    ride: &Wanted,
+    in_line: &[DriverId],
+    given: &HashSet<DriverId>,
+    now: OffsetDateTime,
+) -> (Option<(DriverId, Point)>, Vec<Verdict>) {
+    let (mut first, mut verdicts) = (None, Vec::new());
+    for driver_id in in_line {
+        let sighting = fleet.sighting(*driver_id, now);
+        let place = sighting.as_ref().and_then(|sighting| sighting.position).map(|position| position.point);
+        let distance_m = place.map(|place| place.distance_m(ride.pickup));
+        let cannot = match (&sighting, distance_m) {
+            (Some(Sighting { standing, .. }), _) if !standing.online => Some(Reason::Offline),
+            (Some(Sighting { standing, .. }), Some(distance_m)) => {
+                gate(standing, distance_m, &ride.vehicle_class, rules, now)
+            }
+            (Some(_), None) | (None, _) => Some(Reason::StalePosition),
+        };
+        let cannot = cannot.or_else(|| ride.asked.get(driver_id).copied());
+        let cannot = cannot.or_else(|| given.contains(driver_id).then_some(Reason::NotChosen));
+        let reason = match (cannot, first) {
+            (Some(reason), _) => reason,
+            (None, Some(_)) => Reason::BehindInQueue,
+            (None, None) => {
+                first = place.map(|place| (*driver_id, place));
+                Reason::Offered
+            }
+        };
+        if verdicts.len() < EXPLAINED_IN_LINE || reason == Reason::Offered {
+            let distance_m = distance_m.map(whole_metres);
+            verdicts.push(Verdict { driver_id: *driver_id, reason, pickup_eta_s: None, distance_m });
+        }
+    }
+    (first, verdicts)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use time::Duration;
+
+    use super::*;
+    use crate::{
+        dispatch::plan::{
+            plan,
+            tests::{NOW, PICKUP, fleet, rules, wanted},
+        },
+        drivers::Duty,
+        travel::SpeedProfile,
+    };
+
+    /// A rank where rides begin.
+    fn rank() -> ZoneMap {
+        let area = json!({"circle": {"center": {"lat": PICKUP.lat, "lng": PICKUP.lng}, "radius_m": 1_000}});
+        ZoneMap::new(&[serde_json::from_value(json!({"id": "rank", "area": area, "queue": true})).unwrap()])
+    }
+
+    fn in_line(drivers: &[DriverId]) -> Vec<Waiting> {
+        let waiting = |(n, driver_id): (i64, &DriverId)| Waiting {
+            driver_id: *driver_id,
+            zone_id: "rank".into(),
+            vehicle_class: "standard".into(),
+            entered_at: NOW - Duration::seconds(1_000 - n),
+            away_since: None,
+            declines: 0,
+        };
+        (0..).zip(drivers).map(waiting).collect()
+    }
+
+    fn reasons(plan: &Plan) -> HashMap<DriverId, Reason> {
+        let reasons: HashMap<_, _> = plan.verdicts.iter().map(|v| (v.driver_id, v.reason)).collect();
+        assert_eq!(reasons.len(), plan.verdicts.len(), "two verdicts of one driver");
+        reasons
+    }
+
+    #[tokio::test]
+    async fn everybody_in_line_leaves_a_verdict_though_his_position_has_expired() {
+        let [unheard, first, second] = std::array::from_fn(|_| DriverId::new());
+        let free = Duty::Free;
+        let fleet = fleet(&[(first, 500.0, "standard", free), (second, 100.0, "standard", free)]);
+        let (map, queue) = (rank(), in_line(&[unheard, first, second]));
+        let times = SpeedProfile::default();
+        let lined = line_up(&fleet, &times, &rules(), (&map, &queue), vec![wanted(&[])], NOW).await;
+        let expected = [(unheard, Reason::StalePosition), (first, Reason::Offered), (second, Reason::BehindInQueue)];
+        assert_eq!(reasons(&lined.plans[0]), expected.into());
+        assert_eq!(lined.plans[0].verdicts[0].distance_m, None);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_in_line_can_go_it_is_said_beside_what_the_policy_says() {
+        let [unheard, thinking, declined, van, outside] = std::array::from_fn(|_| DriverId::new());
+        let fleet = fleet(&[
+            (thinking, 100.0, "standard", Duty::Offered { until: NOW + Duration::seconds(5) }),
+            (declined, 200.0, "standard", Duty::Free),
+            (van, 300.0, "xl", Duty::Free),
+            (outside, 1_500.0, "standard", Duty::Free),
+        ]);
+        let (map, queue) = (rank(), in_line(&[unheard, thinking, declined, van]));
+        let (times, rides) = (SpeedProfile::default(), vec![wanted(&[(declined, Reason::DeclinedBefore)])]);
+        let mut lined = line_up(&fleet, &times, &rules(), (&map, &queue), rides, NOW).await;
+        assert!(lined.plans.is_empty());
+        let mut plans = plan(&fleet, &times, &rules(), &lined.others, &[], NOW).await;
+        lined.explain(&mut plans);
+        let expected = [
+            (unheard, Reason::StalePosition),
+            (thinking, Reason::HasOffer),
+            (declined, Reason::DeclinedBefore),
+            (van, Reason::WrongVehicleClass),
+            (outside, Reason::Offered),
+        ];
+        assert_eq!(reasons(&plans[0]), expected.into());
+    }
+
+    #[tokio::test]
+    async fn of_a_long_line_who_is_asked_and_the_first_are_recorded() {
+        let ids: Vec<_> = (0..300).map(|_| DriverId::new()).collect();
+        let drivers: Vec<_> = ids.iter().map(|id| (*id, 100.0, "standard", Duty::Free)).collect();
+        let asked: Vec<_> = ids[..250].iter().map(|id| (*id, Reason::DidNotAnswer)).collect();
+        let (fleet, map, queue) = (fleet(&drivers), rank(), in_line(&ids));
+        let times = SpeedProfile::default();
+        let lined = line_up(&fleet, &times, &rules(), (&map, &queue), vec![wanted(&asked)], NOW).await;
+        let reasons = reasons(&lined.plans[0]);
+        assert_eq!(reasons.len(), EXPLAINED_IN_LINE + 1);
+        assert!(ids[..EXPLAINED_IN_LINE].iter().all(|id| reasons[id] == Reason::DidNotAnswer));
+        assert_eq!(reasons[&ids[250]], Reason::Offered);
+    }
 }

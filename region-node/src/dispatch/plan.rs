@@ -1,6 +1,6 @@
 //! Who could take a ride and who is to be asked: looks at the live table, never at the database, and changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures::future::join_all;
 use shared::{
@@ -28,11 +28,15 @@ use crate::{
 /// rides begin in one place there is one more for each of the others, up to the larger number: they compete for the same.
 const CHOICES: usize = 12;
 const MOST_CHOICES: usize = 50;
-/// Drivers of a ride who may not, and of whom the reason is recorded.
+/// The nearest of all are looked at too, so many more than may be chosen, to say why they are not.
 const EXPLAINED: usize = 12;
 /// Drivers about to end a trip who may be chosen for one ride, besides those who are free.
 pub(super) const ARRIVING: usize = 4;
 /// Drivers looked at for each who may be chosen: one some way off may have waited so long for work that the ride is his.
+///
+/// Everybody looked at leaves a verdict, some 100 bytes in Postgres. A look at a ride thus leaves at most
+/// `(LOOKED_AT + 1) * choices + EXPLAINED + LOOKED_AT * ARRIVING` of them, besides those asked before: 88 for a ride alone,
+/// 278 in the largest crowd.
 pub(super) const LOOKED_AT: usize = 4;
 /// Rides whose travel times are asked for at once, should they come from elsewhere.
 const ASKED_AT_ONCE: usize = 32;
@@ -65,8 +69,8 @@ pub struct Verdict {
     pub reason: Reason,
     /// To the pick-up; only of those who could have been chosen.
     pub pickup_eta_s: Option<u32>,
-    /// From the pick-up, as the crow flies.
-    pub distance_m: u32,
+    /// From the pick-up, as the crow flies; unknown of who has not been heard of for too long.
+    pub distance_m: Option<u32>,
 }
 
 /// A driver to be asked.
@@ -134,7 +138,7 @@ pub async fn plan(
             driver_id: choice.found.driver_id,
             reason: if group.contains(&index) { Reason::Offered } else { Reason::NotChosen },
             pickup_eta_s: Some(candidate.eta_s),
-            distance_m: whole_metres(choice.found.distance_m),
+            distance_m: Some(whole_metres(choice.found.distance_m)),
         });
         let ask =
             |index: &usize| Ask { driver_id: look.choices[*index].found.driver_id, eta_s: candidates[*index].eta_s };
@@ -190,7 +194,7 @@ impl Look {
                     driver_id: found.driver_id,
                     reason: Reason::PickupTooLong,
                     pickup_eta_s: Some(eta_s),
-                    distance_m: whole_metres(found.distance_m),
+                    distance_m: Some(whole_metres(found.distance_m)),
                 });
             } else {
                 kept.push(eta_s);
@@ -201,8 +205,8 @@ impl Look {
     }
 }
 
-/// The drivers around a pick-up: those who can be asked, and the nearest of those who cannot, with the reason. Rings widen
-/// until there are enough of the first; nobody beyond the tenant's radius is asked.
+/// The drivers around a pick-up: those who may be chosen, and all others looked at, with the reason. Rings widen until there are
+/// enough of the first; nobody beyond the tenant's radius is asked.
 fn look_around(
     fleet: &Fleet,
     costs: Costs<'_>,
@@ -218,27 +222,31 @@ fn look_around(
     let was_asked = |found: &Found| ride.asked.contains_key(&found.driver_id);
     let free = Search { radius_m, limit: LOOKED_AT * most + ride.asked.len(), wanted: &may_be_asked };
     let around = Search { radius_m: radius_m * EXPLAINED_RADIUS, limit: most + EXPLAINED, wanted: &|_, _| true };
-    let [mut free, around] = fleet.search_each(ride.pickup, now, [free, around]);
-    free.retain(|found| !was_asked(found));
+    let [free, around] = fleet.search_each(ride.pickup, now, [free, around]);
+    let (asked, mut free): (Vec<_>, Vec<_>) = free.into_iter().partition(was_asked);
     free.sort_by_cached_key(|found| costs.guess_s(found.distance_m, person(&found.standing, now)));
-    free.truncate(most);
+    let farther = free.split_off(most.min(free.len()));
     let is_free = |id: DriverId| free.iter().any(|found| found.driver_id == id);
     let soon = arriving.iter().filter(|arriving| !is_free(arriving.driver_id));
     let soon = soon.map(|arriving| (arriving.found_from(ride.pickup, now), arriving.remaining_s));
     let may_follow = |(found, _): &(Found, u32)| !was_asked(found) && may_be_asked(&found.standing, found.distance_m);
     let mut soon: Vec<_> = soon.filter(may_follow).collect();
     soon.sort_by(|(a, _), (b, _)| a.distance_m.total_cmp(&b.distance_m).then(a.driver_id.cmp(&b.driver_id)));
-    soon.truncate(ARRIVING);
+    soon.truncate(LOOKED_AT * ARRIVING);
+    let later = soon.split_off(ARRIVING.min(soon.len()));
     let free = free.into_iter().map(|found| (found, 0));
     let choices: Vec<_> = free.chain(soon).map(|(found, free_in_s)| Choice { found, free_in_s }).collect();
     let explain = |found: Found| {
         let reason = gate(&found.standing, found.distance_m)
             .or_else(|| ride.asked.get(&found.driver_id).copied())
             .unwrap_or(Reason::NotChosen);
-        Verdict { driver_id: found.driver_id, reason, pickup_eta_s: None, distance_m: whole_metres(found.distance_m) }
+        let distance_m = Some(whole_metres(found.distance_m));
+        Verdict { driver_id: found.driver_id, reason, pickup_eta_s: None, distance_m }
     };
-    let is_choice = |of: &Found| choices.iter().any(|choice| choice.found.driver_id == of.driver_id);
-    let others = around.into_iter().filter(|found| !is_choice(found)).map(explain).take(EXPLAINED).collect();
+    let mut said: HashSet<DriverId> = choices.iter().map(|choice| choice.found.driver_id).collect();
+    // Who could have been asked at the end of a trip is not just busy.
+    let others = farther.into_iter().chain(later.into_iter().map(|(found, _)| found)).chain(asked).chain(around);
+    let others = others.filter(|found| said.insert(found.driver_id)).map(explain).collect();
     Look { choices, others }
 }
 
@@ -257,7 +265,7 @@ pub(super) fn whole_metres(distance_m: f64) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use shared::{ids::RiderId, tenant_config::DispatchMode};
     use time::{Duration, macros::datetime};
 
@@ -267,13 +275,15 @@ mod tests {
         travel::SpeedProfile,
     };
 
-    const NOW: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
-    const PICKUP: Point = Point::new(40.758, -73.9855);
-    fn rules() -> DispatchPolicy {
+    pub(crate) const NOW: OffsetDateTime = datetime!(2026-03-01 12:00:00 UTC);
+    pub(crate) const PICKUP: Point = Point::new(40.758, -73.9855);
+
+    pub(crate) fn rules() -> DispatchPolicy {
         DispatchPolicy { radius_m: 3_000, ..DispatchPolicy::default() }
     }
 
-    fn fleet(drivers: &[(DriverId, f64, &str, Duty)]) -> std::sync::Arc<Fleet> {
+    /// Drivers so many metres north of where rides begin.
+    pub(crate) fn fleet(drivers: &[(DriverId, f64, &str, Duty)]) -> std::sync::Arc<Fleet> {
         let table = LiveTable::new(ShareRule { distance_m: 25.0, heartbeat: Duration::seconds(20) });
         let fleet = table.fleet(&"cabs".parse().unwrap());
         for (id, north_m, class, duty) in drivers {
@@ -295,7 +305,7 @@ mod tests {
         fleet
     }
 
-    fn wanted(asked: &[(DriverId, Reason)]) -> Wanted {
+    pub(crate) fn wanted(asked: &[(DriverId, Reason)]) -> Wanted {
         Wanted {
             ride_id: RideId::new(),
             waits_since: NOW,
@@ -338,6 +348,28 @@ mod tests {
             (beyond, Reason::TooFar),
         ];
         assert_eq!(reasons, expected.into());
+    }
+
+    #[tokio::test]
+    async fn each_of_sixty_drivers_looked_at_leaves_one_verdict_and_so_does_who_is_nearer_than_the_one_asked() {
+        let ids: Vec<_> = (0..60).map(|_| DriverId::new()).collect();
+        let drivers: Vec<_> =
+            ids.iter().zip(1..).map(|(id, n)| (*id, f64::from(n) * 40.0, "standard", Duty::Free)).collect();
+        let (fleet, idle) = (fleet(&drivers), ids[40]);
+        let standing = fleet.sighting(idle, NOW).unwrap().standing;
+        fleet.learn(idle, Standing { idle_since: Some(NOW - Duration::minutes(30)), ..standing });
+        // So many more are looked at as were asked before: all sixty.
+        let asked: Vec<_> = ids[..12].iter().map(|id| (*id, Reason::DidNotAnswer)).collect();
+        let plans = plan(&fleet, &SpeedProfile::default(), &rules(), &[wanted(&asked)], &[], NOW).await;
+        assert_eq!(who(&plans[0]), [idle]);
+        let reasons: HashMap<_, _> = plans[0].verdicts.iter().map(|v| (v.driver_id, v.reason)).collect();
+        assert_eq!(plans[0].verdicts.len(), reasons.len());
+        let expected = ids.iter().enumerate().map(|(n, id)| match n {
+            0..12 => (*id, Reason::DidNotAnswer),
+            40 => (*id, Reason::Offered),
+            _ => (*id, Reason::NotChosen),
+        });
+        assert_eq!(reasons, expected.collect());
     }
 
     #[tokio::test]

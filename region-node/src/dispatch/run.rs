@@ -62,9 +62,10 @@ pub(super) async fn run(app: &App, tenant: &TenantId) -> Result<bool, Problem> {
     let fleet = app.drivers.live.fleet(tenant);
     let wanted: Vec<_> = waiting.iter().map(|ride| ride.wanted.clone()).collect();
     let travel = app.travel.of(tenant);
-    let lined = line_up(&fleet, &travel, policy, (&*map, queue.as_slice()), wanted, now).await;
+    let mut lined = line_up(&fleet, &travel, policy, (&*map, queue.as_slice()), wanted, now).await;
     let arriving = chain::arriving(&fleet, &travel, policy, &ending, now).await;
     let mut plans = plan::plan(&fleet, &travel, policy, &lined.others, &arriving, now).await;
+    lined.explain(&mut plans);
     let chained = arriving.iter().map(|arriving| (arriving.driver_id, arriving.trip_id)).collect();
     plans.extend(lined.plans);
 

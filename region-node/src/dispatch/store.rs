@@ -437,7 +437,7 @@ pub(super) struct Round {
 pub(super) struct CandidateRow {
     pub(super) reason: String,
     pub(super) pickup_eta_s: Option<u32>,
-    pub(super) distance_m: u32,
+    pub(super) distance_m: Option<u32>,
 }
 
 /// Records what became of each candidate; of one considered again in a round the latest counts. The same again changes

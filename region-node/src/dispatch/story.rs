@@ -59,8 +59,8 @@ pub(super) struct CandidateRecord {
     explanation: &'static str,
     /// Of those who could have been asked.
     pickup_eta_s: Option<u32>,
-    /// As the crow flies.
-    distance_m: u32,
+    /// As the crow flies; null of who has not been heard of for too long.
+    distance_m: Option<u32>,
     /// When the round was last added to.
     #[serde(with = "time::serde::rfc3339")]
     considered_at: OffsetDateTime,
@@ -114,7 +114,8 @@ impl CandidateRecord {
             Ok(Self { driver_id, round: round.number, reason, explanation, pickup_eta_s, distance_m, considered_at })
         };
         let mut records: Vec<Self> = round.candidates.into_iter().map(record).collect::<sqlx::Result<_>>()?;
-        records.sort_by_key(|record| (record.pickup_eta_s.unwrap_or(u32::MAX), record.distance_m));
+        let or_last = |figure: Option<u32>| figure.unwrap_or(u32::MAX);
+        records.sort_by_key(|record| (or_last(record.pickup_eta_s), or_last(record.distance_m)));
         Ok(records)
     }
 }

@@ -1702,9 +1702,9 @@ export interface components {
             considered_at: string;
             /**
              * Format: int32
-             * @description As the crow flies.
+             * @description As the crow flies; null of who has not been heard of for too long.
              */
-            distance_m: number;
+            distance_m?: number | null;
             driver_id: components["schemas"]["DriverId"];
             /** @description What the reason means. */
             explanation: string;
