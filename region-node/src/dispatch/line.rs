@@ -1,8 +1,12 @@
 //! Rides that begin in a zone with a queue: they go to whoever has waited there longest, and to the others by the ordinary
 //! policy only when nobody of the queue can take them.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    slice,
+};
 
+use futures::future::join_all;
 use shared::{
     geo::Point,
     ids::{DriverId, RideId},
@@ -12,7 +16,7 @@ use time::OffsetDateTime;
 
 use super::{
     gate::gate,
-    plan::{Ask, Plan, Verdict, Wanted, whole_metres},
+    plan::{ASKED_AT_ONCE, Ask, Plan, Verdict, Wanted, whole_metres},
     reason::Reason,
 };
 use crate::{
@@ -49,7 +53,8 @@ impl Lined {
     }
 }
 
-/// Gives rides to the first in line, in the order of the rides. Who is given one is out of the question for all others.
+/// Gives rides to the first in line, in the order of the rides. Who is given one is out of the question for all others. How long
+/// each takes is asked when all are given, since the time is told and decides nothing.
 pub(super) async fn line_up(
     fleet: &Fleet,
     travel: &impl TravelTimes,
@@ -60,6 +65,7 @@ pub(super) async fn line_up(
 ) -> Lined {
     let mut lined = Lined { plans: Vec::new(), zones: HashMap::new(), others: Vec::new(), nobody_can: HashMap::new() };
     let mut given: HashSet<DriverId> = HashSet::new();
+    let mut going = Vec::new();
     for ride in rides {
         let Some(zone) = map.queue_at(ride.pickup) else {
             lined.others.push(ride);
@@ -74,11 +80,6 @@ pub(super) async fn line_up(
             continue;
         };
         given.insert(driver_id);
-        let eta_s = travel.to_pickup(&[place], ride.pickup, now).await.first().copied().unwrap_or_default();
-        verdicts
-            .iter_mut()
-            .filter(|verdict| verdict.driver_id == driver_id)
-            .for_each(|of| of.pickup_eta_s = Some(eta_s));
         let may_be_asked = |standing: &Standing, distance_m: f64| {
             gate(standing, distance_m, &ride.vehicle_class, rules, now).is_none()
         };
@@ -91,6 +92,19 @@ pub(super) async fn line_up(
             distance_m: Some(whole_metres(found.distance_m)),
         }));
         lined.zones.insert(ride.ride_id, zone.id.clone());
+        going.push((ride, driver_id, place, verdicts));
+    }
+    let mut etas = Vec::with_capacity(going.len());
+    for some in going.chunks(ASKED_AT_ONCE) {
+        let ask = some.iter().map(|(ride, _, place, _)| async move {
+            let ways_s = travel.to_pickup(slice::from_ref(place), ride.pickup, now).await;
+            ways_s.first().copied().unwrap_or_default()
+        });
+        etas.extend(join_all(ask).await);
+    }
+    for ((ride, driver_id, _, mut verdicts), eta_s) in going.into_iter().zip(etas) {
+        let of_first = verdicts.iter_mut().filter(|verdict| verdict.driver_id == driver_id);
+        of_first.for_each(|verdict| verdict.pickup_eta_s = Some(eta_s));
         lined.plans.push(Plan { ride_id: ride.ride_id, ask: vec![Ask { driver_id, eta_s }], verdicts });
     }
     for ride in &mut lined.others {
@@ -144,6 +158,7 @@ fn look_along(
 mod tests {
     use serde_json::json;
     use time::Duration;
+    use tokio::sync::Barrier;
 
     use super::*;
     use crate::{
@@ -190,6 +205,30 @@ mod tests {
         let expected = [(unheard, Reason::StalePosition), (first, Reason::Offered), (second, Reason::BehindInQueue)];
         assert_eq!(reasons(&lined.plans[0]), expected.into());
         assert_eq!(lined.plans[0].verdicts[0].distance_m, None);
+    }
+
+    /// Answers nobody before so many have asked.
+    struct Together(Barrier);
+
+    impl TravelTimes for Together {
+        async fn to_pickup(&self, from: &[Point], _: Point, _: OffsetDateTime) -> Vec<u32> {
+            self.0.wait().await;
+            vec![77; from.len()]
+        }
+    }
+
+    #[tokio::test]
+    async fn the_ways_of_all_in_line_are_asked_for_at_once() {
+        let ids: [DriverId; 3] = std::array::from_fn(|_| DriverId::new());
+        let fleet = fleet(&ids.map(|id| (id, 100.0, "standard", Duty::Free)));
+        let (map, queue, times) = (rank(), in_line(&ids), Together(Barrier::new(3)));
+        let (rules, rides) = (rules(), [(); 3].map(|()| wanted(&[])).into());
+        let lined = line_up(&fleet, &times, &rules, (&map, &queue), rides, NOW);
+        let lined = tokio::time::timeout(std::time::Duration::from_secs(10), lined).await.expect("asked one by one");
+        let asked = |plan: &Plan| plan.ask.clone();
+        let expected = ids.map(|driver_id| vec![Ask { driver_id, eta_s: 77 }]);
+        assert_eq!(lined.plans.iter().map(asked).collect::<Vec<_>>(), expected);
+        assert_eq!(lined.plans[0].verdicts[0].pickup_eta_s, Some(77));
     }
 
     #[tokio::test]

@@ -39,7 +39,7 @@ pub(super) const ARRIVING: usize = 4;
 /// 278 in the largest crowd.
 pub(super) const LOOKED_AT: usize = 4;
 /// Rides whose travel times are asked for at once, should they come from elsewhere.
-const ASKED_AT_ONCE: usize = 32;
+pub(super) const ASKED_AT_ONCE: usize = 32;
 /// So much farther than allowed it is still worth saying that somebody was too far.
 const EXPLAINED_RADIUS: f64 = 1.5;
 
