@@ -19,7 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::Config,
     db::Db,
-    dispatch::Due,
+    dispatch::{Due, Previews},
     drivers::Drivers,
     identity::{self, Sealer, TenantKeys, Tokens},
     payments::PspRegistry,
@@ -54,6 +54,8 @@ pub struct AppInner {
     pub psp: PspRegistry,
     /// Who has rides to dispatch.
     pub dispatch_due: Due,
+    /// How many previews of dispatch are under way.
+    pub previews: Previews,
     /// How long ways take.
     pub travel: Travel,
     /// Which queue a place belongs to.
@@ -108,6 +110,7 @@ impl App {
             http,
             zones: Zones::default(),
             dispatch_due,
+            previews: Previews::default(),
             drivers,
             config,
             region,

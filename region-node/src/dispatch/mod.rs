@@ -40,6 +40,7 @@ pub use gate::may_be_asked;
 pub use offer::{OfferStatus, OfferView};
 pub use plan::{Ask, Plan, Verdict, Wanted, plan};
 pub use policy::{Candidate, Matching, Request, assign};
+pub use preview::Previews;
 pub use reason::Reason;
 pub use window::Windows;
 pub use worker::Due;

@@ -2,14 +2,25 @@
 //!
 //! Whatever is not said of a request or a driver does not count: any class of vehicle fits, nobody was asked before, nobody waits
 //! in a zone's queue or is on a trip.
+//!
+//! A moment may be large and take seconds: it is read and matched on a thread that serves nobody, and few are at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    thread::available_parallelism,
+};
 
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{claims::Role, geo::Point, tenant_config::DispatchPolicy};
+use shared::{claims::Role, geo::Point, problem::Code, tenant_config::DispatchPolicy};
 use time::OffsetDateTime;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tracing::Instrument;
 
 use super::{
     acceptance,
@@ -22,7 +33,7 @@ use super::{
 use crate::{
     app::App,
     drivers::{self, Record},
-    http::{Problem, ProblemBody, read_json},
+    http::{Problem, ProblemBody, read_body, valid_json},
     identity::Caller,
     rides::Place,
     travel::TravelTimes,
@@ -31,6 +42,50 @@ use crate::{
 
 const MOST_REQUESTS: usize = 1_000;
 const MOST_DRIVERS: usize = 3_000;
+/// Previews let in at once, those that wait for their turn included: their bodies are in memory.
+const MOST_LET_IN: usize = 8;
+
+/// The previews under way on a node.
+pub struct Previews {
+    let_in: Arc<Semaphore>,
+    computing: Arc<Semaphore>,
+}
+
+impl Default for Previews {
+    fn default() -> Self {
+        // Half of the cores are left to those who are served.
+        let cores = available_parallelism().map_or(1, usize::from);
+        Self { let_in: Arc::new(Semaphore::new(MOST_LET_IN)), computing: Arc::new(Semaphore::new(cores.div_ceil(2))) }
+    }
+}
+
+impl Previews {
+    /// Lets one more in, or tells its caller to come back.
+    pub(super) fn let_in(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.let_in.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(Code::Unavailable, "too many previews are computed right now; try again").retry_after(1)
+        })
+    }
+
+    /// Does the work of one that was let in when its turn comes, on a thread that serves nobody.
+    async fn compute<T: Send + 'static>(
+        &self,
+        let_in: OwnedSemaphorePermit,
+        work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let turn = self.computing.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let (runtime, work) = (Handle::current(), work.in_current_span());
+        let computed = tokio::task::spawn_blocking(move || {
+            // Until the work has ended, though its caller may have gone away before.
+            let _kept = (let_in, turn);
+            runtime.block_on(work)
+        });
+        computed.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a preview could not be computed");
+            Err(Problem::new(Code::Internal, "something went wrong on our side"))
+        })
+    }
+}
 
 /// A moment to be dispatched.
 #[derive(Debug, Deserialize, Validate, utoipa::ToSchema)]
@@ -185,7 +240,7 @@ pub(super) enum UnassignedReason {
 #[utoipa::path(post, path = "/v1/dispatch/preview", tag = "dispatch", security(("bearer" = [])),
     request_body = PreviewRequest, params(("X-Tenant-Id" = String, Header)),
     responses((status = 200, body = Preview), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-              (status = 422, body = ProblemBody)))]
+              (status = 422, body = ProblemBody), (status = 503, body = ProblemBody)))]
 #[tracing::instrument(name = "dispatch.preview", skip_all)]
 pub(super) async fn preview(
     State(app): State<App>,
@@ -194,12 +249,17 @@ pub(super) async fn preview(
     body: Body,
 ) -> Result<Json<Preview>, Problem> {
     caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    let let_in = app.previews.let_in()?;
     // As large as its matrix, which is far larger than what other calls may say.
-    let request: PreviewRequest = read_json(&headers, body, app.config.dispatch.preview_limit_bytes).await?;
+    let bytes = read_body(body, app.config.dispatch.preview_limit_bytes).await?;
     let published = app.tenants.config(caller.tenant()).await?;
-    let rules = &published.config.dispatch;
     let map = app.zones.of(caller.tenant(), &published);
-    Ok(Json(request.decide(&map, &app.travel.of(caller.tenant()), rules).await))
+    let travel = app.travel.of(caller.tenant());
+    let preview = async move {
+        let request: PreviewRequest = valid_json(&headers, &bytes)?;
+        Ok(request.decide(&map, &travel, &published.config.dispatch).await)
+    };
+    app.previews.compute(let_in, preview).await.map(Json)
 }
 
 /// Who would be asked first to take a request, and how long he needs; and who else.

@@ -735,6 +735,18 @@ async fn a_preview_asks_whom_the_live_dispatcher_asks(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
+async fn of_too_many_previews_at_once_the_last_is_told_to_come_back(pool: PgPool) {
+    let region = TestRegion::new(pool).await;
+    let (admin, moment) = (region.admin().await, preview_of(&[("r", 0.0)], &[("a", 300.0)]));
+    let others: Vec<_> = std::iter::from_fn(|| region.app.previews.let_in().ok()).collect();
+    let refused = admin.post("/v1/dispatch/preview", moment.clone()).await;
+    assert_eq!(refused.headers["retry-after"], "1");
+    assert_eq!(refused.problem(503).code, "unavailable");
+    drop(others);
+    admin.post("/v1/dispatch/preview", moment).await.ok(200);
+}
+
+#[sqlx::test(migrations = "../migrations")]
 async fn a_preview_takes_a_matrix_larger_than_other_calls_may_be(pool: PgPool) {
     let region = TestRegion::new(pool).await;
     let names: Vec<String> = (0..200).map(|n| format!("n{n}")).collect();

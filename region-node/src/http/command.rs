@@ -524,5 +524,14 @@ where
     T: DeserializeOwned + Validate,
     T::Context: Default,
 {
-    validated(parse_json(headers, &read_body(body, limit).await?)?)
+    valid_json(headers, &read_body(body, limit).await?)
+}
+
+/// Parses and validates a JSON body that has arrived: a large one takes a while.
+pub(crate) fn valid_json<T>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, Problem>
+where
+    T: DeserializeOwned + Validate,
+    T::Context: Default,
+{
+    validated(parse_json(headers, bytes)?)
 }

@@ -17,7 +17,7 @@ mod tests;
 pub(crate) use accept::preferred;
 pub use client_address::{ForwardedHeader, Networks};
 pub use command::{Command, CommandTx, Empty, IdempotencyKey, Question, Stop, forget_old_answers};
-pub(crate) use command::{KEPT_FOR, forget_answers_of, read_body, read_json};
+pub(crate) use command::{KEPT_FOR, forget_answers_of, read_body, read_json, valid_json};
 pub use cors::Origins;
 pub(crate) use extract::bearer;
 pub use extract::{Path, Query};

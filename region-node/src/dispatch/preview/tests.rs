@@ -1,7 +1,15 @@
 //! The preview against the code that serves riders, on the same people.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    thread,
+};
 
+use futures::future::join_all;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use shared::{
@@ -202,6 +210,28 @@ async fn a_preview_says_what_the_live_dispatcher_does_with_the_same_people() {
     }
     println!("{asked} rides, {by_queue} in the zone, {after_a_trip} after a trip, {groups} offered to several");
     assert!(asked > 1_000 && by_queue > 50 && after_a_trip > 20 && groups > 200);
+}
+
+#[tokio::test]
+async fn previews_take_turns_on_threads_that_serve_nobody() {
+    let previews = Previews::default();
+    let turns = previews.computing.available_permits();
+    let (computing, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let one = |let_in| {
+        let (computing, most) = (computing.clone(), most.clone());
+        previews.compute(let_in, async move {
+            most.fetch_max(computing.fetch_add(1, SeqCst) + 1, SeqCst);
+            thread::yield_now();
+            computing.fetch_sub(1, SeqCst);
+            Ok(thread::current().id())
+        })
+    };
+    let let_in: Vec<_> = std::iter::from_fn(|| previews.let_in().ok()).collect();
+    assert_eq!(let_in.len(), MOST_LET_IN);
+    let threads = join_all(let_in.into_iter().map(one)).await;
+    assert!(threads.into_iter().all(|thread| thread.unwrap() != thread::current().id()));
+    assert!(most.load(SeqCst) <= turns);
+    assert_eq!(previews.let_in.available_permits(), MOST_LET_IN);
 }
 
 /// A matrix says how far everybody is; who may go is said in the same words as without.
