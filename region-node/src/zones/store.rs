@@ -84,7 +84,7 @@ pub(super) async fn set_away(
     Ok(())
 }
 
-/// Counts refused offers of a queue; who has refused as many as his zone allows begins at the end again.
+/// Counts refused offers of a queue; who has refused as many as his zone allows now begins at the end again.
 pub(super) async fn count_refusals(
     tx: &mut TenantTx,
     offers: &[OfferId],
@@ -95,8 +95,9 @@ pub(super) async fn count_refusals(
     let zones: Vec<_> = limits.iter().map(|(zone, _)| (*zone).to_owned()).collect();
     let limits: Vec<_> = limits.iter().map(|(_, most)| i32::try_from(*most).unwrap_or(i32::MAX)).collect();
     sqlx::query!(
-        "UPDATE zone_queue q SET declines = CASE WHEN q.declines + 1 = l.most THEN 0 ELSE q.declines + 1 END,
-             entered_at = CASE WHEN q.declines + 1 = l.most THEN $4 ELSE q.entered_at END
+        "UPDATE zone_queue q
+         SET declines = CASE WHEN l.most > 0 AND q.declines + 1 >= l.most THEN 0 ELSE q.declines + 1 END,
+             entered_at = CASE WHEN l.most > 0 AND q.declines + 1 >= l.most THEN $4 ELSE q.entered_at END
          FROM offers o, unnest($2::text[], $3::int[]) AS l (zone_id, most)
          WHERE o.id = ANY($1) AND q.driver_id = o.driver_id AND q.zone_id = o.zone_id AND l.zone_id = q.zone_id",
         &offers,

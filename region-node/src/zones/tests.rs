@@ -13,8 +13,14 @@ use crate::{
 
 /// Rides begin in its middle; its edge is 1,000 m off.
 async fn region(pool: PgPool) -> TestRegion {
+    region_that_allows(pool, 2).await
+}
+
+/// Who declines so many rides begins at the end again.
+async fn region_that_allows(pool: PgPool, decline_limit: u32) -> TestRegion {
     let area = json!({"circle": {"center": {"lat": 40.758, "lng": -73.9855}, "radius_m": 1000}});
-    let zone = json!({"id": "rank", "name": "Times Square", "area": area, "queue": true});
+    let zone =
+        json!({"id": "rank", "name": "Times Square", "area": area, "queue": true, "decline_limit": decline_limit});
     TestRegion::with_config(pool, json!({"zones": [zone]})).await
 }
 
@@ -108,6 +114,31 @@ async fn who_declines_twice_begins_at_the_end_again(pool: PgPool) {
         dispatch(&region).await;
         answer(rest[0], "decline", &ride).await;
     }
+}
+
+/// The first in line, who has declined three rides, declines one more; his place then, and the declines that count.
+async fn declines_a_fourth(region: &TestRegion) -> (Option<u64>, i32) {
+    let [first, _, _] = in_line(region).await;
+    let mut tx = region.app.db.begin(&region.tenant).await.unwrap();
+    let declined = sqlx::query("UPDATE zone_queue SET declines = 3 WHERE driver_id = $1").bind(first.id);
+    declined.execute(tx.conn()).await.unwrap();
+    tx.commit().await.unwrap();
+    let ride = request(&region.rider().await).await;
+    dispatch(region).await;
+    answer(&first, "decline", &ride).await;
+    let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+    let declines = sqlx::query_scalar("SELECT declines FROM zone_queue WHERE driver_id = $1").bind(first.id);
+    (place(&first).await, declines.fetch_one(tx.conn()).await.unwrap())
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_limit_lowered_below_what_somebody_has_declined_counts_for_him_too(pool: PgPool) {
+    assert_eq!(declines_a_fourth(&region_that_allows(pool, 2).await).await, (Some(3), 0));
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn where_there_is_no_limit_nobody_loses_his_place_by_declining(pool: PgPool) {
+    assert_eq!(declines_a_fourth(&region_that_allows(pool, 0).await).await, (Some(1), 4));
 }
 
 #[sqlx::test(migrations = "../migrations")]
