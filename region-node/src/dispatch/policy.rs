@@ -285,6 +285,22 @@ mod tests {
         assert!(drivers(&Batched, &matching).iter().all(Option::is_some));
     }
 
+    /// A crowd of so many who all compete, and one driver more than that: the first two are served best by giving up the pair
+    /// that is cheapest of all.
+    fn crowd(requests: usize) -> Matching {
+        let mut of: Vec<_> = (0..requests).map(|n| vec![candidate(n, 100), candidate(n + 1, 2_000)]).collect();
+        of[0] = vec![candidate(0, 60), candidate(1, 70)];
+        of[1] = vec![candidate(0, 65), candidate(1, 600), candidate(2, 3_000)];
+        matching(of)
+    }
+
+    #[test]
+    fn a_crowd_is_solved_as_far_as_the_steps_allow_and_a_larger_one_is_matched_cheapest_pair_first() {
+        // By one request below the steps for 1,000 requests and 3,000 drivers, and by one above.
+        assert_eq!(drivers(&Batched, &crowd(1_441))[..2], [Some(1), Some(0)]);
+        assert_eq!(drivers(&Batched, &crowd(1_442))[..2], [Some(0), Some(1)]);
+    }
+
     fn matchings() -> impl Strategy<Value = Matching> {
         let candidates = prop::collection::btree_map(0..5_usize, (0..1_000_u32, -240..300_i64), 0..5);
         let one = |(driver, (eta_s, more_s)): (usize, (u32, i64))| Candidate {

@@ -36,6 +36,21 @@ async fn everybody_who_asks_is_picked_up_gives_up_or_calls_off_and_nobody_is_los
 }
 
 #[tokio::test]
+async fn where_drivers_are_scarce_riders_wait_far_shorter_if_requests_are_matched_together_than_if_in_turn() {
+    let town = Town::manhattan().unwrap();
+    let of = async |mode| {
+        let evening = Scenario::new_york_evening(mode, 300, 1);
+        simulate(&town, &Scenario { to_s: evening.from_s + 900.0, warm_up_s: 600.0, ..evening }).await
+    };
+    let (in_turn, together) = (of(DispatchMode::Nearest).await, of(DispatchMode::Batched).await);
+    let (before, after) = (in_turn.pickup_wait(), together.pickup_wait());
+    // In turn, drivers cross the town to whoever asked first: there is room for less than half of that wait.
+    assert!(after.mean < 0.6 * before.mean, "{before:?} and {after:?}");
+    assert!(after.p95 <= before.p95, "{before:?} and {after:?}");
+    assert!(together.waits.len() > in_turn.waits.len(), "{} and {}", in_turn.waits.len(), together.waits.len());
+}
+
+#[tokio::test]
 async fn a_dispatcher_that_knows_who_refuses_is_refused_less_often() {
     let town = Town::manhattan().unwrap();
     let of = async |refusal_cost_cap_s| {
