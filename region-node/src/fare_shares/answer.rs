@@ -28,7 +28,8 @@ pub(super) struct AcceptRequest {
     request_body = AcceptRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = ShareId, Path)),
     responses((status = 200, body = FareShare), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),
-              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody)))]
+              (status = 404, body = ProblemBody), (status = 409, body = ProblemBody), (status = 422, body = ProblemBody),
+              (status = 503, body = ProblemBody)))]
 #[tracing::instrument(name = "fare_shares.accept", skip_all, fields(share.id = %id))]
 pub(super) async fn accept_share(
     State(app): State<App>,
@@ -42,7 +43,7 @@ pub(super) async fn accept_share(
         MethodType::Wallet => None,
         MethodType::Card => {
             let published = app.tenants.config(caller.tenant()).await?;
-            Some(payments::usable_token(&app, &published.config.psp, token.as_deref())?)
+            Some(payments::usable_token(&app, &published.config.psp, &caller, token.as_deref())?)
         }
     };
     let method = PaymentMethod { kind: *kind, token };

@@ -219,6 +219,27 @@ async fn a_share_nobody_s_card_would_pay_is_paid_by_hand_once(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_share_through_an_account_that_cannot_be_used_is_not_accepted_nor_charged_to_anybody(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let [ada, bob, _] = &scene.friends;
+    let strict = scene.region.another_node_with("[psp.sandbox]\nenabled = false").await;
+    let of_ada = path(&scene.invite(ada, None).await.ok(201));
+    let refused = accept(&strict.visited_by(ada), &of_ada, "tok_visa").await;
+    assert_eq!(refused.problem(503).code, "psp_unavailable");
+
+    // Accepted while the account could be used.
+    scene.shared(bob, None, "tok_visa").await;
+    strict.visited_by(&scene.driver).post(&format!("{}/end", scene.trip), json!({})).await.ok(200);
+    scene.charge().await;
+    let share = &scene.shares().await[1];
+    assert_eq!((&share["status"], &share["payment"]["status"]), (&json!("fallen_back"), &json!("failed")));
+    let refused = "SELECT count(*) FROM payments WHERE failure_code = 'unusable_account'";
+    assert_eq!(scene.number(refused).await, 2, "his own and then the ride's rider's");
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations").await, 0);
+    assert_eq!(scene.number("SELECT count(*) FROM ledger_postings").await, 0);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn who_accepts_while_the_trip_ends_is_counted_or_refused(pool: PgPool) {
     let scene = Scene::new(pool).await;
     let mut shares = Vec::new();

@@ -1,6 +1,6 @@
 //! What a rider owes for giving up a ride too late.
 
-use shared::{ids::PaymentId, money::Money};
+use shared::{ids::PaymentId, money::Money, tenant_config::PspAccount};
 
 use super::{
     PaymentKind, Split,
@@ -10,17 +10,17 @@ use super::{
 use crate::{app::App, db::TenantTx, http::Problem, rides::Ride};
 
 /// Records a cancellation fee with the cancellation it is for; [`super::resume`] charges it. A ride costs to give up only
-/// once a driver had accepted it, so it has a trip; without one there is nothing to pay for. `psp` is the tenant's provider.
+/// once a driver had accepted it, so it has a trip; without one there is nothing to pay for. `psp` is the tenant's account.
 pub async fn charge_cancellation_fee(
     app: &App,
     tx: &mut TenantTx,
-    psp: &str,
+    psp: &PspAccount,
     ride: &Ride,
     fee: Money,
 ) -> Result<(), Problem> {
     let Some(trip_id) = ride.trip_id else { return Ok(()) };
     let now = app.clock.now();
-    let (provider, method, sequence) = automatic(app, psp, ride.payment_method.clone(), now);
+    let (provider, method, sequence) = automatic(app, tx.tenant(), psp, ride.payment_method.clone(), now);
     let payment = PaymentRecord {
         id: PaymentId::new(),
         ride_id: Some(ride.id),

@@ -175,6 +175,11 @@ pub(super) fn provider_of(
         MethodType::Wallet => return Ok(WALLET.to_owned()),
         MethodType::Card => {}
     }
+    usable_account(app, psp, caller)
+}
+
+/// The name of the tenant's account, if the tenant can be charged through it.
+pub(super) fn usable_account(app: &App, psp: &PspAccount, caller: &Caller) -> Result<String, PaymentError> {
     match app.psp.why_unusable(caller.tenant(), psp) {
         Some(why) => Err(unusable(why, caller, &psp.reference())),
         None => Ok(psp.reference()),

@@ -210,8 +210,8 @@ pub struct Payment {
     pub dispute: Option<Dispute>,
     /// The payment service; `cash` or `wallet` where none is involved.
     pub provider: String,
-    /// Why it failed: the PSP's reason for refusing, or `no_payment_method`, `unusable_token` or
-    /// `wallet_insufficient` where it was not even asked.
+    /// Why it failed: the PSP's reason for refusing, or `no_payment_method`, `unusable_token`,
+    /// `unusable_account` or `wallet_insufficient` where it was not even asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure_code: Option<String>,
     /// The same for people, where the PSP was not even asked.

@@ -1,8 +1,9 @@
 //! A payment and a refund, as this region keeps them: what clients see and what it takes to go on with them.
 
 use shared::{
-    ids::{DriverId, PaymentId, RefundId, RideId, RiderId, ShareId, TripId},
+    ids::{DriverId, PaymentId, RefundId, RideId, RiderId, ShareId, TenantId, TripId},
     money::Money,
+    tenant_config::PspAccount,
 };
 use time::OffsetDateTime;
 
@@ -196,12 +197,15 @@ impl AskedBy {
 const NO_PAYMENT_METHOD: &str = "no_payment_method";
 /// Failure of what nobody pays by hand: the PSP cannot know the token.
 const UNUSABLE_TOKEN: &str = "unusable_token";
+/// Failure of what nobody pays by hand: the tenant cannot be charged through its account here.
+const UNUSABLE_ACCOUNT: &str = "unusable_account";
 
-/// How a payment begins that no call waits for: left for [`super::resume`], unless it cannot even be tried. `psp` is the provider
-/// that would take it.
+/// How a payment begins that no call waits for: left for [`super::resume`], unless it cannot even be tried. `psp` is the tenant's
+/// account that would take it.
 pub(super) fn automatic(
     app: &App,
-    psp: &str,
+    tenant: &TenantId,
+    psp: &PspAccount,
     method: PaymentMethod,
     now: OffsetDateTime,
 ) -> (String, PaymentMethod, Sequence) {
@@ -212,9 +216,16 @@ pub(super) fn automatic(
         MethodType::Wallet => return (WALLET.to_owned(), method, Sequence::left_for(now)),
         MethodType::Card => {}
     }
-    match app.psp.get(psp).and_then(|psp| psp.token(method.token.as_deref())) {
-        Ok(token) => (psp.to_owned(), PaymentMethod { token: Some(token), ..method }, Sequence::left_for(now)),
-        Err(why) => (psp.to_owned(), method, Sequence::refused(UNUSABLE_TOKEN, why.of_saved_method())),
+    let provider = psp.reference();
+    if let Some(why) = app.psp.why_unusable(tenant, psp) {
+        tracing::error!(%tenant, provider, "a payment cannot be tried: {why}");
+        // How a node is set up is none of a rider's business.
+        let sequence = Sequence::refused(UNUSABLE_ACCOUNT, "the company's account there cannot be used yet");
+        return (provider, method, sequence);
+    }
+    match app.psp.get(&provider).and_then(|psp| psp.token(method.token.as_deref())) {
+        Ok(token) => (provider, PaymentMethod { token: Some(token), ..method }, Sequence::left_for(now)),
+        Err(why) => (provider, method, Sequence::refused(UNUSABLE_TOKEN, why.of_saved_method())),
     }
 }
 

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use super::{
     PaymentError, PaymentKind, Split, Step,
     ledger::derived,
+    pay::usable_account,
     record::{PaymentRecord, automatic},
     store,
 };
@@ -18,6 +19,7 @@ use crate::{
     db::TenantTx,
     fare_shares::{self, FellBack},
     http::Problem,
+    identity::Caller,
     rides::{PaymentMethod, Ride},
     trips::Trip,
 };
@@ -31,9 +33,10 @@ pub struct FixedShare {
     pub amount: i64,
 }
 
-/// The token by which a payment service would charge a rider: the one given if it can know it, else the usual one.
-pub fn usable_token(app: &App, psp: &PspAccount, given: Option<&str>) -> Result<String, PaymentError> {
-    app.psp.get(&psp.reference())?.token(given)
+/// The token by which a payment service would charge a rider: the one given if it can know it, else the usual one. Refused where
+/// nobody could be charged through the tenant's account.
+pub fn usable_token(app: &App, psp: &PspAccount, caller: &Caller, given: Option<&str>) -> Result<String, PaymentError> {
+    app.psp.get(&usable_account(app, psp, caller)?)?.token(given)
 }
 
 /// Records a payment for each share of a fare with the end of its trip; [`super::resume`] charges them. Each has its part of tax,
@@ -52,7 +55,7 @@ pub async fn charge_shares(
     let (parts, _) = Split::of(fare, commission_percent).shared(&amounts);
     for (share, split) in shares.iter().zip(parts) {
         let (provider, method, sequence) =
-            automatic(app, &config.psp.reference(), share.method.clone(), trip.updated_at);
+            automatic(app, tx.tenant(), &config.psp, share.method.clone(), trip.updated_at);
         let payment = PaymentRecord {
             id: id_of("share", share.id),
             ride_id: Some(ride.id),
@@ -74,25 +77,25 @@ pub async fn charge_shares(
             dispute: None,
         };
         store::insert_payment(tx, &payment).await?;
-        fall_back_if_failed(app, tx, &payment, &config.psp.reference(), trip.updated_at).await?;
+        fall_back_if_failed(app, tx, &payment, &config.psp, trip.updated_at).await?;
     }
     Ok(())
 }
 
 /// Has the ride's rider pay a share whose payment has failed for good, with the transaction in which it does; `psp` is the tenant's
-/// provider.
+/// account.
 pub(super) async fn fall_back_if_failed(
     app: &App,
     tx: &mut TenantTx,
     payment: &PaymentRecord,
-    psp: &str,
+    psp: &PspAccount,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
     let Some(share) = payment.share_id.filter(|_| payment.sequence.step == Step::Failed) else { return Ok(()) };
     let Some(FellBack { rider_id, method }) = fare_shares::fall_back(tx, share, now).await? else {
         return Ok(());
     };
-    let (provider, method, sequence) = automatic(app, psp, method, now);
+    let (provider, method, sequence) = automatic(app, tx.tenant(), psp, method, now);
     let payment = PaymentRecord {
         id: id_of("share fallen back", share),
         rider_id,

@@ -63,8 +63,7 @@ pub(super) async fn cancel_ride(
             let fee = Money::new(fee, ride.quote.currency).to_charge();
             let ride = end(&mut tx, ride, by, command.body.reason, fee.amount, now).await?;
             if fee.amount > 0 {
-                let psp = &config.config.psp.reference();
-                payments::charge_cancellation_fee(&app, &mut tx, psp, &ride, fee).await?;
+                payments::charge_cancellation_fee(&app, &mut tx, &config.config.psp, &ride, fee).await?;
             }
             ride
         }

@@ -63,14 +63,14 @@ pub(in crate::payments) async fn record_charge(
     answer: &Result<Answer, NoAnswer>,
 ) -> Result<PaymentRecord, Problem> {
     let now = app.clock.now();
-    let psp = app.tenants.config(tenant).await?.config.psp.reference();
+    let published = app.tenants.config(tenant).await?;
     let mut tx = app.db.begin_step(tenant).await?;
     let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     let was = payment.status();
     payment.sequence = payment.sequence.answered(answer, now, rand::random());
     store::save_payment(&mut tx, &payment, now).await?;
     if payment.status() != was {
-        share::fall_back_if_failed(app, &mut tx, &payment, &psp, now).await?;
+        share::fall_back_if_failed(app, &mut tx, &payment, &published.config.psp, now).await?;
         tell(&mut tx, &payment);
     }
     payment.passing().at(app, Phase::Recording).await;
@@ -106,7 +106,7 @@ const WALLET_INSUFFICIENT: &str = "wallet_insufficient";
 /// Takes a payment nobody waits for out of its rider's wallet, or declines it: in one transaction, since nobody else is asked.
 pub(in crate::payments) async fn take_from_wallet(app: &App, tenant: &TenantId, id: PaymentId) -> Result<(), Problem> {
     let now = app.clock.now();
-    let psp = app.tenants.config(tenant).await?.config.psp.reference();
+    let published = app.tenants.config(tenant).await?;
     let mut tx = app.db.begin_step(tenant).await?;
     let mut payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;
     if !payment.sequence.awaits_answer() {
@@ -121,7 +121,7 @@ pub(in crate::payments) async fn take_from_wallet(app: &App, tenant: &TenantId, 
             let declined = Ok(Answer::Declined { code: WALLET_INSUFFICIENT.to_owned() });
             payment.sequence = payment.sequence.answered(&declined, now, 0.0);
             store::save_payment(&mut tx, &payment, now).await?;
-            share::fall_back_if_failed(app, &mut tx, &payment, &psp, now).await?;
+            share::fall_back_if_failed(app, &mut tx, &payment, &published.config.psp, now).await?;
             tell(&mut tx, &payment);
         }
         Err(_) => {

@@ -1,9 +1,17 @@
-use shared::money::{Currency, Money};
+use shared::{
+    money::{Currency, Money},
+    tenant_config::PspAccount,
+};
 
 use super::*;
 use crate::{payments::charge_cancellation_fee, rides};
 
 pub(super) async fn owe(scene: &Scene, method: Value) -> PaymentId {
+    owe_at(scene, &scene.region, method).await
+}
+
+/// The same where `node` is the one that takes the cancellation.
+async fn owe_at(scene: &Scene, node: &TestRegion, method: Value) -> PaymentId {
     let trip = scene.trip_that_is("cancelled", 0).await;
     let mut tx = scene.tx().await;
     sqlx::query(
@@ -17,7 +25,7 @@ pub(super) async fn owe(scene: &Scene, method: Value) -> PaymentId {
     let ride = trips::load(&mut tx, trip).await.unwrap().unwrap().ride_id;
     let ride = rides::load(&mut tx, ride).await.unwrap().unwrap();
     let fee = Money::new(500, Currency::USD);
-    charge_cancellation_fee(&scene.region.app, &mut tx, "sandbox", &ride, fee).await.unwrap();
+    charge_cancellation_fee(&node.app, &mut tx, &PspAccount::default(), &ride, fee).await.unwrap();
     tx.commit().await.unwrap();
     let mut conn = scene.conn().await;
     let id: Uuid =
@@ -52,6 +60,19 @@ async fn a_fee_nobody_can_charge_fails_in_the_open(pool: PgPool) {
         assert_eq!(payment["failure_reason"], why);
     }
     assert_eq!(scene.later().await, 0);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_fee_through_an_account_that_cannot_be_used_fails_in_the_open_and_credits_nobody(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let strict = scene.region.another_node_with("[psp.sandbox]\nenabled = false").await;
+    let fee = owe_at(&scene, &strict, json!({"type": "card", "token": "tok_visa"})).await;
+    let payment = scene.payment(fee).await;
+    assert_eq!((&payment["status"], &payment["failure_code"]), (&json!("failed"), &json!("unusable_account")));
+    assert_eq!(payment["failure_reason"], "the company's account there cannot be used yet");
+    assert_eq!(scene.later().await, 0);
+    assert_eq!(scene.number("SELECT count(*) FROM sandbox_psp_operations").await, 0);
+    assert_eq!(scene.number("SELECT count(*) FROM ledger_postings").await, 0);
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

@@ -2723,8 +2723,8 @@ export interface components {
             created_at: string;
             dispute?: components["schemas"]["Dispute"] | null;
             /**
-             * @description Why it failed: the PSP's reason for refusing, or `no_payment_method`, `unusable_token` or
-             *     `wallet_insufficient` where it was not even asked.
+             * @description Why it failed: the PSP's reason for refusing, or `no_payment_method`, `unusable_token`,
+             *     `unusable_account` or `wallet_insufficient` where it was not even asked.
              */
             failure_code?: string | null;
             /** @description The same for people, where the PSP was not even asked. */
@@ -7633,6 +7633,14 @@ export interface operations {
                 };
             };
             422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ProblemBody"];
+                };
+            };
+            503: {
                 headers: {
                     [name: string]: unknown;
                 };
