@@ -101,6 +101,8 @@ pub(in crate::payments) struct ChargeOrder {
     /// The PSP's name for the rider's means of payment.
     pub(in crate::payments) token: String,
     pub(in crate::payments) amount: Money,
+    /// When it was first intended; an id may tell no time.
+    pub(in crate::payments) begun_at: OffsetDateTime,
 }
 
 /// Gives some of a charge back.
@@ -111,6 +113,8 @@ pub(in crate::payments) struct RefundOrder {
     /// The PSP's name for the charge.
     pub(in crate::payments) charge_ref: String,
     pub(in crate::payments) amount: Money,
+    /// When it was first intended.
+    pub(in crate::payments) begun_at: OffsetDateTime,
 }
 
 /// One order or the other.
@@ -139,6 +143,13 @@ impl<'a> Order<'a> {
         match self {
             Self::Charge(order) => order.amount,
             Self::Refund(order) => order.amount,
+        }
+    }
+
+    fn begun_at(self) -> OffsetDateTime {
+        match self {
+            Self::Charge(order) => order.begun_at,
+            Self::Refund(order) => order.begun_at,
         }
     }
 }
@@ -490,13 +501,6 @@ impl std::fmt::Display for OperationKey {
 }
 
 impl OperationKey {
-    /// When the operation began, Unix seconds: ids carry the time they were made at.
-    fn begun_at(self) -> i64 {
-        let (Self::Payment(PaymentId(id)) | Self::Refund(RefundId(id))) = self;
-        let seconds = id.get_timestamp().map_or(0, |made_at| made_at.to_unix().0);
-        i64::try_from(seconds).unwrap_or(0)
-    }
-
     /// Reads a key of ours back.
     pub(in crate::payments) fn parse(text: &str) -> Option<Self> {
         match text.split_once('-')? {

@@ -36,6 +36,7 @@ fn order(tenant: &TenantId, payment: &PaymentRecord) -> ChargeOrder {
         key: OperationKey::Payment(payment.id),
         token: payment.method.token.clone().unwrap_or_default(),
         amount: payment.amount,
+        begun_at: payment.created_at,
     }
 }
 

@@ -36,6 +36,7 @@ fn order(tenant: &TenantId, payment: &PaymentRecord, refund: &RefundRecord) -> R
         key: OperationKey::Refund(refund.id),
         charge_ref: payment.sequence.provider_ref.clone().unwrap_or_default(),
         amount: refund.amount,
+        begun_at: refund.created_at,
     }
 }
 

@@ -40,7 +40,7 @@ struct Cards {
 fn order(token: &str, amount: i64) -> ChargeOrder {
     let tenant: TenantId = "cabs".parse().unwrap();
     let key = OperationKey::Payment(PaymentId::new());
-    ChargeOrder { tenant, key, token: token.to_owned(), amount: usd(amount) }
+    ChargeOrder { tenant, key, token: token.to_owned(), amount: usd(amount), begun_at: Clock::system().now() }
 }
 
 fn usd(amount: i64) -> Money {
@@ -91,6 +91,7 @@ async fn keeps_the_contract(psp: &dyn Psp, cards: &Cards, shows: &Shows) {
             key: OperationKey::Refund(RefundId::new()),
             charge_ref: charge_ref.clone(),
             amount: usd(amount),
+            begun_at: charge.begun_at,
         };
         for part in parts {
             let refund = refund(*part);
@@ -118,7 +119,8 @@ async fn lists_what_it_did(psp: &dyn Psp, cards: &Cards) {
         let answer = psp.charge(&charge, Capture::Automatic).await.unwrap();
         if let Answer::Approved { provider_ref } = &answer {
             let (key, tenant) = (OperationKey::Refund(RefundId::new()), charge.tenant.clone());
-            let refund = RefundOrder { tenant, key, charge_ref: provider_ref.clone(), amount: usd(1 + i) };
+            let (charge_ref, begun_at) = (provider_ref.clone(), charge.begun_at);
+            let refund = RefundOrder { tenant, key, charge_ref, amount: usd(1 + i), begun_at };
             psp.refund(&refund).await.unwrap();
             refunds.push((Some(key), 1 + i, ListedState::Succeeded, Some(provider_ref.clone())));
         }

@@ -52,7 +52,8 @@ async fn whatever_the_script_does_an_order_is_done_once_and_its_end_is_found(poo
         };
         charged += 1;
         let key = OperationKey::Refund(RefundId(Uuid::from_u128(n)));
-        let refund = RefundOrder { tenant: charge.tenant, key, charge_ref: provider_ref, amount: usd(300) };
+        let (tenant, begun_at) = (charge.tenant, charge.begun_at);
+        let refund = RefundOrder { tenant, key, charge_ref: provider_ref, amount: usd(300), begun_at };
         if let Answer::Approved { .. } = end_of(&region.app.psp, Order::Refund(&refund)).await {
             refunded += 1;
         }

@@ -96,6 +96,7 @@ mod tests {
         app::http_client,
         payments::{
             Answer,
+            ledger::derived,
             psp::{ChargeOrder, Order, Psp, RefundOrder, StripeConfig},
         },
     };
@@ -230,7 +231,8 @@ mod tests {
         .await;
         let find = async |key: OperationKey| {
             let amount = shared::money::Money::new(300, "USD".parse().unwrap());
-            let order = RefundOrder { tenant: "cabs".parse().unwrap(), key, charge_ref: "pi_1".to_owned(), amount };
+            let (tenant, charge_ref) = ("cabs".parse().unwrap(), "pi_1".to_owned());
+            let order = RefundOrder { tenant, key, charge_ref, amount, begun_at: at(150) };
             stripe.find(Order::Refund(&order), true).await
         };
         assert_eq!(find(keys[0]).await, Ok(Some(Answer::Underway)));
@@ -243,18 +245,18 @@ mod tests {
         assert_eq!(listed[0].state, ListedState::Open);
     }
 
-    fn order(key: OperationKey) -> ChargeOrder {
+    fn order(key: OperationKey, begun_at: OffsetDateTime) -> ChargeOrder {
         let amount = shared::money::Money::new(800, "ISK".parse().unwrap());
-        ChargeOrder { tenant: "cabs".parse().unwrap(), key, token: "pm_1".to_owned(), amount }
+        ChargeOrder { tenant: "cabs".parse().unwrap(), key, token: "pm_1".to_owned(), amount, begun_at }
     }
 
     #[tokio::test]
     async fn what_was_set_aside_before_a_crash_is_captured_itself_and_not_charged_anew() {
         let key = OperationKey::Payment(PaymentId::new());
-        let mut set_aside = intent("pi_1", key.begun_at(), "cabs", Some(key));
+        let mut set_aside = intent("pi_1", 150, "cabs", Some(key));
         set_aside["status"] = json!("requires_capture");
         let stripe = stripe(vec![set_aside], Vec::new()).await;
-        let order = order(key);
+        let order = order(key, at(150));
         assert_eq!(stripe.find(Order::Charge(&order), false).await, Ok(None), "nobody may take it");
         let taken = Answer::Approved { provider_ref: "pi_1".to_owned() };
         assert_eq!(stripe.find(Order::Charge(&order), true).await, Ok(Some(taken)));
@@ -262,23 +264,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_charge_is_found_by_when_it_began_however_much_the_account_has_done_since() {
-        let key = |hour: i64| {
-            let at =
-                uuid::Timestamp::from_unix(uuid::NoContext, u64::try_from(1_800_000_000 + hour * 3_600).unwrap(), 0);
-            OperationKey::Payment(PaymentId(uuid::Uuid::new_v7(at)))
+        // As a share's payment has it: an id that tells no time.
+        let ordered = |hour: u32| {
+            let id = derived("share", uuid::Uuid::from_u128(hour.into())).0;
+            order(OperationKey::Payment(id.into()), at(1_800_000_000 + i64::from(hour) * 3_600))
         };
-        let (at_once, late, never) = (key(0), key(1), key(2));
+        let (at_once, late, never) = (ordered(0), ordered(1), ordered(2));
+        let made = |id: &str, order: &ChargeOrder, after_s: i64| {
+            intent(id, order.begun_at.unix_timestamp() + after_s, "cabs", Some(order.key))
+        };
         let later = (0..60).map(|n| intent(&format!("pi_{n}"), 1_800_900_000 - n, "cabs", None));
-        let about_then = [
-            intent("pi_late", late.begun_at() + 86_400, "cabs", Some(late)),
-            intent("pi_at_once", at_once.begun_at() + 1, "cabs", Some(at_once)),
-        ];
+        let about_then = [made("pi_late", &late, 86_400), made("pi_at_once", &at_once, 1)];
         let stripe = stripe(later.chain(about_then).collect(), Vec::new()).await;
-        for (key, provider_ref) in [(at_once, "pi_at_once"), (late, "pi_late")] {
+        for (order, provider_ref) in [(at_once, "pi_at_once"), (late, "pi_late")] {
             let found = Answer::Approved { provider_ref: provider_ref.to_owned() };
-            assert_eq!(stripe.find(Order::Charge(&order(key)), true).await, Ok(Some(found)));
+            assert_eq!(stripe.find(Order::Charge(&order), true).await, Ok(Some(found)));
         }
-        let unfound = stripe.find(Order::Charge(&order(never)), true).await;
+        let unfound = stripe.find(Order::Charge(&never), true).await;
         assert!(unfound.is_err(), "it may be among those nobody has read: {unfound:?}");
     }
 
@@ -298,7 +300,7 @@ mod tests {
         let stripe = stripe(vec![intent("pi_1", 150, "cabs", Some(key))], Vec::new()).await;
         for (amount, currency, is_it) in [(800, "ISK", true), (801, "ISK", false), (80_000, "USD", false)] {
             let amount = shared::money::Money::new(amount, currency.parse().unwrap());
-            let order = ChargeOrder { tenant: "cabs".parse().unwrap(), key, token: "pm_1".to_owned(), amount };
+            let order = ChargeOrder { amount, ..order(key, at(150)) };
             let found = stripe.find(Order::Charge(&order), true).await;
             assert_eq!(found.is_ok(), is_it, "{currency} {found:?}");
         }

@@ -215,7 +215,7 @@ impl Stripe {
         let found = match self.api.get::<Page<Intent>>("v1/payment_intents/search", &[("query", &query)]).await {
             Ok(page) => page.data.into_iter().next(),
             // Not every account may search.
-            Err(Refusal::Declined { .. }) => self.listed("v1/payment_intents", &[], order.key).await?,
+            Err(Refusal::Declined { .. }) => self.listed("v1/payment_intents", &[], Order::Charge(order)).await?,
             Err(no_answer) => return Err(no_answer),
         };
         let Some(intent) = found else { return Ok(None) };
@@ -229,22 +229,22 @@ impl Stripe {
 
     async fn find_refund(&self, order: &RefundOrder) -> Result<Option<Answer>, Refusal> {
         let of_charge = [("payment_intent", order.charge_ref.as_str())];
-        let found: Option<Refund> = self.listed("v1/refunds", &of_charge, order.key).await?;
+        let found: Option<Refund> = self.listed("v1/refunds", &of_charge, Order::Refund(order)).await?;
         let Some(refund) = found else { return Ok(None) };
         is_as_ordered(&refund, order.key, order.amount)?;
         Ok(Some(refund.into()))
     }
 
-    /// What a list says of `key`: looked for among the newest, back to when its operation began, and where there is too much of
+    /// What a list says of an order: looked for among the newest, back to when its operation began, and where there is too much of
     /// that, about when it began.
     async fn listed<T: InList + serde::de::DeserializeOwned>(
         &self,
         path: &str,
         of: Params<'_>,
-        key: OperationKey,
+        order: Order<'_>,
     ) -> Result<Option<T>, Refusal> {
-        let begun_at = key.begun_at() - CLOCKS_DIFFER_S;
-        let key = key.to_string();
+        let begun_at = order.begun_at().unix_timestamp() - CLOCKS_DIFFER_S;
+        let key = order.key().to_string();
         match self.search::<T>(path, of, &key, begun_at).await? {
             Search::Found(found) => return Ok(Some(found)),
             Search::NotThere => return Ok(None),
