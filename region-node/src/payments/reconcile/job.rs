@@ -24,6 +24,8 @@ const TENANTS: i64 = 500;
 const DAYS_BACK: usize = 3;
 /// The PSP's clock and ours differ by less.
 pub(in crate::payments) const CLOCKS_DIFFER: Duration = Duration::minutes(5);
+/// Banks send a refund back within about so long of it.
+pub(in crate::payments) const SENT_BACK_WITHIN: Duration = Duration::days(30);
 
 /// A reconciliation, as far as it takes to go on with it.
 #[derive(Clone, Debug)]
@@ -166,7 +168,8 @@ async fn go_on(app: &App, tenant: &TenantId, id: ReconciliationId) -> Result<(),
             return put_off(app, tenant, &job, None).await;
         }
         let from = match kind {
-            ListedKind::Charges | ListedKind::Refunds => job.list_from,
+            ListedKind::Charges => job.list_from,
+            ListedKind::Refunds => job.list_from.min(job.from - SENT_BACK_WITHIN),
             ListedKind::Disputes => disputes_from(app, tenant, &job).await?,
         };
         let page = match app.psp.list(&job.provider, &job.listing(tenant, kind, from)).await {

@@ -7,6 +7,9 @@
 //! The span ends some hours ago (`psp.reconciliation.settle_after`): what is still under way then is no difference, and by
 //! the time it is compared it has ended or was given up. The day's reconciliation of each account is made by whichever node is
 //! first; `one_daily_reconciliation` refuses the others.
+//!
+//! What may come to another end long after it was done is looked at again each day: the refunds of the last weeks, and disputes for as
+//! long as they are open here.
 
 pub(super) mod api;
 mod difference;
@@ -16,7 +19,7 @@ pub(super) use difference::{CLASSES, Difference, Seen};
 pub use job::reconcile_due;
 #[cfg(test)]
 pub(super) use job::run_due;
-pub(super) use job::{CLOCKS_DIFFER, Job, Phase};
+pub(super) use job::{CLOCKS_DIFFER, Job, Phase, SENT_BACK_WITHIN};
 
 use std::time::Duration;
 

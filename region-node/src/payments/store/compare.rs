@@ -61,7 +61,8 @@ async fn payments_here(tx: &mut TenantTx, job: &Job) -> sqlx::Result<()> {
     sql.execute(tx.conn()).await.map(|_| ())
 }
 
-/// A refund we never asked for is ours if its charge is.
+/// A refund we never asked for is ours if its charge is. Of one made before the span, it is compared whether it has come to nothing
+/// since it was settled.
 async fn refunds_there(tx: &mut TenantTx, job: &Job, region: &str) -> sqlx::Result<()> {
     let sql = sqlx::query!(
         "INSERT INTO reconciliation_differences (reconciliation_id, tenant_id, class, payment_id, refund_id, provider_ref,
@@ -84,7 +85,8 @@ async fn refunds_there(tx: &mut TenantTx, job: &Job, region: &str) -> sqlx::Resu
              WHEN (o.state = 'succeeded') <> (r.status = 'settled') THEN 'refund_status_differs'
              WHEN o.state = 'succeeded' AND (r.amount, r.currency) <> (o.amount, o.currency) THEN 'refund_amount_differs'
              END AS class) found
-         WHERE o.reconciliation_id = $1 AND o.kind = 'refund' AND o.made_at >= $3 AND o.made_at < $4
+         WHERE o.reconciliation_id = $1 AND o.kind = 'refund' AND o.made_at < $4
+           AND (o.made_at >= $3 OR r.status = 'settled' AND o.provider_ref = r.provider_ref AND o.state <> 'succeeded')
            AND found.class IS NOT NULL",
         job.id.0,
         job.provider,

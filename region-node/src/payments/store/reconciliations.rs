@@ -8,7 +8,7 @@ use crate::{
     payments::{
         Entry,
         psp::{Listed, ListedKind, OperationKey},
-        reconcile::{CLOCKS_DIFFER, Difference, Job, Phase, Reconciliation, Seen},
+        reconcile::{CLOCKS_DIFFER, Difference, Job, Phase, Reconciliation, SENT_BACK_WITHIN, Seen},
     },
 };
 
@@ -76,7 +76,7 @@ pub(in crate::payments) async fn tenants_without_day(
     tenants.into_iter().map(|tenant| tenant.parse().map_err(|_| unreadable("tenant_id", &tenant))).collect()
 }
 
-/// The accounts through which something was settled, or begun and not ended, or is disputed.
+/// The accounts through which something was settled, or begun and not ended, or is disputed, or a refund may still be sent back.
 pub(in crate::payments) async fn accounts_used(
     tx: &mut TenantTx,
     from: OffsetDateTime,
@@ -92,9 +92,10 @@ pub(in crate::payments) async fn accounts_used(
              AND p.provider NOT IN ('cash', 'wallet')
            UNION SELECT p.provider FROM disputes d JOIN payments p ON p.id = d.payment_id WHERE d.status = 'open'
            UNION SELECT p.provider FROM refunds r JOIN payments p ON p.id = r.payment_id
-           WHERE r.settled_at >= $1 AND r.settled_at < $2 AND r.goes_to = 'source' AND p.provider NOT IN ('cash', 'wallet')"#,
+           WHERE r.settled_at >= $3 AND r.settled_at < $2 AND r.goes_to = 'source' AND p.provider NOT IN ('cash', 'wallet')"#,
         from,
-        to
+        to,
+        from - SENT_BACK_WITHIN
     );
     sql.fetch_all(tx.conn()).await
 }

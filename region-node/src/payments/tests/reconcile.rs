@@ -10,6 +10,7 @@ use crate::payments::{
 };
 
 const PATH: &str = "/v1/reconciliations";
+const DECLINE: &str = "UPDATE sandbox_psp_operations SET outcome = 'declined' WHERE idempotency_key = $1";
 
 /// Has the last day compared, settled by now, and waits for the end; the report.
 pub(super) async fn reconciled(scene: &Scene) -> Value {
@@ -82,7 +83,6 @@ async fn each_class_of_difference_is_found_and_named(pool: PgPool) {
     tamper(&scene, "DELETE FROM sandbox_psp_operations WHERE idempotency_key = $1", &key(paid[1])).await;
     tamper(&scene, "UPDATE sandbox_psp_operations SET amount = amount + 1 WHERE idempotency_key = $1", &key(paid[2]))
         .await;
-    const DECLINE: &str = "UPDATE sandbox_psp_operations SET outcome = 'declined' WHERE idempotency_key = $1";
     tamper(&scene, DECLINE, &key(paid[3])).await;
 
     const BY_HAND: &str =
@@ -265,6 +265,33 @@ async fn how_a_bank_has_decided_an_old_dispute_is_found_though_no_webhook_told(p
     let mut tx = scene.tx().await;
     let oldest = store::oldest_open_dispute(&mut tx, "sandbox").await.unwrap();
     assert_eq!(oldest, Some(datetime!(2026-03-01 12:00 UTC)), "disputes are listed from there");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_refund_that_a_bank_has_sent_back_weeks_later_is_found_though_no_webhook_told(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let id = scene.paid("tok_visa").await;
+    let refund = refunded(&scene, id).await;
+    let key = OperationKey::Refund(refund).to_string();
+    const MADE_LONG_AGO: &str =
+        "UPDATE sandbox_psp_operations SET created_at = created_at - interval '20 days' WHERE idempotency_key = $1";
+    tamper(&scene, MADE_LONG_AGO, &key).await;
+    const SETTLED_LONG_AGO: &str =
+        "UPDATE refunds SET settled_at = settled_at - interval '20 days' WHERE id = $1::uuid";
+    tamper(&scene, SETTLED_LONG_AGO, &refund.to_string()).await;
+    assert_eq!(found(&reconciled(&scene).await), []);
+    tamper(&scene, DECLINE, &key).await;
+    let report = reconciled(&scene).await;
+    assert_eq!(found(&report), [("refund_status_differs".to_owned(), id.to_string(), refund.to_string())]);
+    let item = &report["items"][0];
+    assert_eq!((&item["here"]["status"], &item["there"]["status"]), (&json!("settled"), &json!("failed")));
+
+    // Its account is looked at for as long, whatever the company is charged through by then.
+    let used = async |days| {
+        let from = scene.region.clock.now() + Duration::days(days);
+        store::accounts_used(&mut scene.tx().await, from, from + Duration::DAY).await.unwrap()
+    };
+    assert_eq!((used(9).await, used(11).await), (vec!["sandbox".to_owned()], vec![]));
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
