@@ -233,7 +233,7 @@ impl Entry {
     }
 
     /// What is left to book of it once the wallet it moves is known from other regions to have moved: [`recovered`] is taken out of
-    /// suspense.
+    /// suspense. Other regions know the whole by the fact it had before.
     pub(super) fn after_recovery(mut self) -> Self {
         self.id = derived("after recovery", self.id.0);
         for posting in &mut self.postings {

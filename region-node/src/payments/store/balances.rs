@@ -35,7 +35,7 @@ pub(in crate::payments) async fn of_driver(
                SELECT e.currency, sum(p.amount) AS amount,
                       bool_or(e.kind IN ('settlement', 'cancellation_fee', 'no_show_fee', 'tip') AND holding.is_on AND NOT EXISTS
                           (SELECT FROM ledger_facts f
-                           WHERE f.fact_id = e.id AND (f.origin_region <> $4 OR EXISTS
+                           WHERE f.payment_id = e.payment_id AND f.kind = 'settlement' AND (f.origin_region <> $4 OR EXISTS
                                (SELECT FROM repl_remote_durable d
                                 WHERE d.origin_region = f.origin_region AND d.origin_incarnation = f.origin_incarnation
                                   AND d.seq >= f.origin_seq))))

@@ -257,6 +257,26 @@ async fn earnings_are_held_until_another_region_has_their_settlements(pool: PgPo
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_is_earned_again_after_an_old_backup_was_restored_is_held_until_another_region_has_its_settlement(
+    pool: PgPool,
+) {
+    let scene = Scene::with_config(pool, hold_until_durable()).await;
+    scene.has_a_peer().await;
+    scene.credited(600).await;
+    let fee = fee::owe(&scene, json!({"type": "wallet"})).await;
+    scene.later().await;
+    scene.accounts_replicated().await;
+    scene.replicated(Entry::id_of_settlement(fee), fee, TripId::new()).await;
+    scene.forgets(wallet::FORGET).await;
+    assert_eq!(scene.balance().await, [0; 3]);
+    // The rest of its entry is booked anew, by an id of its own.
+    scene.later().await;
+    assert_eq!(scene.balance().await, [500, 500, 0]);
+    scene.becomes_durable(fee).await;
+    assert_eq!(scene.balance().await, [500, 0, 500]);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_region_that_is_alone_or_left_by_its_last_peer_holds_nothing(pool: PgPool) {
     let scene = Scene::with_config(pool, hold_until_durable()).await;
     scene.paid("tok_visa").await;

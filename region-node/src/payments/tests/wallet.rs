@@ -5,7 +5,7 @@ use crate::payments::forgotten;
 
 impl Scene {
     /// The back office gives the rider something into his wallet.
-    async fn credited(&self, amount: i64) -> Value {
+    pub(super) async fn credited(&self, amount: i64) -> Value {
         let path = format!("/v1/riders/{}/wallet/credits", self.rider.id);
         self.admin.post(&path, json!({"amount": amount, "reason": "sorry"})).await.ok(201)
     }
@@ -296,7 +296,7 @@ async fn what_a_wallet_moved_is_a_fact_of_its_own_and_no_revenue(pool: PgPool) {
 }
 
 /// Takes the database back to before anything moved a wallet, as an old backup does.
-const FORGET: &str = "
+pub(super) const FORGET: &str = "
     CREATE TEMPORARY TABLE gone AS SELECT entry_id FROM ledger_postings WHERE account LIKE 'rider:%';
     DELETE FROM ledger_postings WHERE entry_id IN (SELECT entry_id FROM gone);
     DELETE FROM ledger_entries WHERE id IN (SELECT entry_id FROM gone);
