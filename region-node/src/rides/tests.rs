@@ -436,7 +436,7 @@ async fn a_rider_who_does_not_come_pays(pool: PgPool) {
     assert_eq!(receipt["payment"]["status"], "settled");
 
     let from = (region.clock.now() - time::Duration::HOUR).format(&Rfc3339).unwrap();
-    region.clock.advance(time::Duration::SECOND);
+    region.clock.advance(time::Duration::minutes(6));
     let of_driver = format!("/v1/drivers/{}/statement?from={from}", driver.id);
     for (user, path, account, amount) in [
         (&driver, &of_driver, format!("driver:{}", driver.id), 500),

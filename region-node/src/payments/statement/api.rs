@@ -10,7 +10,7 @@ use shared::{claims::Role, ids::DriverId};
 use time::{Duration, OffsetDateTime};
 
 use super::{
-    Reader, Span, Whose,
+    BOOKED_WITHIN, Reader, Span, Whose,
     csv::Csv,
     json::{Json, Statement},
     pdf,
@@ -33,7 +33,7 @@ pub(in crate::payments) struct StatementQuery {
     #[serde(with = "time::serde::rfc3339")]
     #[param(value_type = String, format = DateTime)]
     from: OffsetDateTime,
-    /// Until just before then; now, if not said or later than that.
+    /// Until just before then; five minutes ago, if not said or later than that: what is younger may be being booked.
     #[garde(skip)]
     #[serde(default, with = "time::serde::rfc3339::option")]
     #[param(value_type = Option<String>, format = DateTime)]
@@ -103,11 +103,14 @@ async fn statement(
     query: &StatementQuery,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let now = app.clock.now();
-    let to = query.to.unwrap_or(now).min(now);
+    let latest = app.clock.now() - BOOKED_WITHIN;
+    let to = query.to.unwrap_or(latest).min(latest);
     let from = query.from;
     if from >= to {
-        return Err(Problem::field("from", "must be before to, and before now"));
+        return Err(Problem::field(
+            "from",
+            "must be before to, and more than five minutes ago: what is younger may be being booked",
+        ));
     }
     if to - from > LONGEST {
         return Err(Problem::field("from", "must be 366 days before to at most"));

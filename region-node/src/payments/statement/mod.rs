@@ -2,8 +2,10 @@
 //! and what stands there after, by account and currency.
 //!
 //! The ledger only ever grows, so a statement of a span that is over is always the same, and opens with what the one before
-//! closed with. It is read page by page, each in a transaction of its own, and written as it is read: however long it is,
-//! memory holds a page of it, and a slow reader no connection to the database. Only a PDF is made whole, and is bounded.
+//! closed with. It ends some minutes ago at the latest: an entry is dated before it is committed, by nodes whose clocks differ, so
+//! what is younger may not all be there yet. It is read page by page, each in a transaction of its own, and written as it is read:
+//! however long it is, memory holds a page of it, and a slow reader no connection to the database. Only a PDF is made whole, and is
+//! bounded.
 
 pub(super) mod api;
 mod csv;
@@ -23,6 +25,9 @@ use time::{Duration, OffsetDateTime};
 use super::{EntryKind, store};
 use crate::{db::Db, http::Problem};
 
+/// What is dated longer ago is committed, or never will be: no transaction takes longer than this less what clocks of nodes differ
+/// by.
+pub(super) const BOOKED_WITHIN: Duration = Duration::minutes(5);
 /// Lines of a page.
 const PAGE: i64 = 1_000;
 const FIRST_SLICE: Duration = Duration::hours(1);

@@ -1,6 +1,7 @@
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::*;
+use crate::payments::statement::BOOKED_WITHIN;
 
 pub(super) fn period(from: OffsetDateTime, to: OffsetDateTime) -> String {
     let utc = |at: OffsetDateTime| at.to_offset(time::UtcOffset::UTC).format(&Rfc3339).unwrap();
@@ -178,6 +179,29 @@ async fn a_long_statement_is_written_page_by_page_and_misses_nothing(pool: PgPoo
         assert_eq!(pdf.status, 200);
         assert!(String::from_utf8_lossy(&pdf.bytes).matches("/MediaBox").count() > 10);
     }
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_is_committed_after_the_time_it_is_dated_is_missing_in_no_statement(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let (app, tenant) = (&scene.region.app, &scene.region.tenant);
+    let payment = scene.intent(scene.trip().await, "tok_visa", None).await;
+    let answer = steps::ask_for_charge(app, tenant, &payment).await;
+    steps::record_charge(app, tenant, payment.id, &answer).await.unwrap();
+    let mut tx = scene.tx().await;
+    let locked = store::lock_payment(&mut tx, payment.id).await.unwrap().unwrap();
+    let dated = scene.region.clock.now();
+    steps::settle_payment(&mut tx, locked, dated).await.unwrap();
+    scene.region.clock.advance(BOOKED_WITHIN - Duration::SECOND * 10);
+    let path = scene.statement_of_driver(dated - Duration::HOUR, scene.region.clock.now());
+    let before = scene.driver.get(&path).await.ok(200);
+    assert_eq!((&before["entries"], &before["closing"]), (&json!([]), &json!([])));
+    tx.commit().await.unwrap();
+
+    scene.region.clock.advance(BOOKED_WITHIN);
+    let end = before["to"].as_str().unwrap();
+    let after = scene.driver.get(&format!("/v1/drivers/{}/statement?from={end}", scene.driver.id)).await.ok(200);
+    assert_eq!((amounts(&after["entries"], "amount"), amounts(&after["closing"], "balance")), (800, 800));
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

@@ -1,7 +1,7 @@
 use proptest::{prelude::*, strategy::ValueTree};
 
 use super::*;
-use crate::payments::forgotten;
+use crate::payments::{forgotten, statement::BOOKED_WITHIN};
 
 impl Scene {
     /// The back office gives the rider something into his wallet.
@@ -88,6 +88,7 @@ async fn a_wallet_is_read_page_by_page_and_the_tenant_s_statement_has_nothing_of
     let statement = scene.admin.get("/v1/statement?from=2020-01-01T00:00:00Z").await;
     assert_eq!(statement.problem(422).fields, ["from"], "a year at most");
     let from = scene.region.clock.now() - time::Duration::HOUR;
+    scene.region.clock.advance(BOOKED_WITHIN);
     let from = from.format(&time::format_description::well_known::Rfc3339).unwrap();
     let statement = scene.admin.get(&format!("/v1/statement?from={from}")).await.ok(200);
     assert_eq!(statement["closing"], json!([{"account": "tenant:credits", "balance": usd(-15)}]));
@@ -533,6 +534,7 @@ async fn what_a_rider_put_in_and_has_not_spent_goes_back_to_his_cards_the_newest
     assert_eq!((scene.number(told).await, scene.in_wallet().await), (700, 700), "other regions know what is in it");
     scene.assert_books_agree().await;
     let from = scene.region.clock.now() - time::Duration::HOUR;
+    scene.region.clock.advance(BOOKED_WITHIN);
     let from = from.format(&time::format_description::well_known::Rfc3339).unwrap();
     let statement = scene.admin.get(&format!("/v1/statement?from={from}")).await.ok(200);
     let of_withdrawals =

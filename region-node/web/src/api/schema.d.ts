@@ -5181,7 +5181,7 @@ export interface operations {
             query: {
                 /** @description From here on, 366 days before `to` at most. */
                 from: string;
-                /** @description Until just before then; now, if not said or later than that. */
+                /** @description Until just before then; five minutes ago, if not said or later than that: what is younger may be being booked. */
                 to?: string;
             };
             header: {
@@ -7775,7 +7775,7 @@ export interface operations {
             query: {
                 /** @description From here on, 366 days before `to` at most. */
                 from: string;
-                /** @description Until just before then; now, if not said or later than that. */
+                /** @description Until just before then; five minutes ago, if not said or later than that: what is younger may be being booked. */
                 to?: string;
             };
             header: {
