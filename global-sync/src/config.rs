@@ -122,7 +122,7 @@ pub struct DigestConfig {
 impl Config {
     /// Reads the defaults, a file and the environment.
     pub fn load(file: Option<&std::path::Path>) -> Result<Self, ConfigError> {
-        shared::config::load(DEFAULTS, file, "GLOBAL_SYNC_")
+        shared::config::load(DEFAULTS, file, "GLOBAL_SYNC_", &[])
     }
 }
 

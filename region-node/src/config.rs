@@ -11,7 +11,11 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use shared::{config::ConfigError, ids::RegionName, telemetry::TelemetryConfig};
+use shared::{
+    config::{ConfigError, Secret},
+    ids::RegionName,
+    telemetry::TelemetryConfig,
+};
 use url::Url;
 
 use crate::{
@@ -25,6 +29,14 @@ use crate::{
 };
 
 const DEFAULTS: &str = include_str!("../config.default.toml");
+/// What no configuration file may hold.
+const SECRETS: [Secret; 5] = [
+    Secret { setting: "operator.client_secret", has_file: false },
+    Secret { setting: "secrets.master_key", has_file: false },
+    Secret { setting: "psp.sandbox.webhook_secret", has_file: false },
+    Secret { setting: "psp.stripe.accounts.*.secret_key", has_file: true },
+    Secret { setting: "psp.stripe.accounts.*.webhook_secret", has_file: true },
+];
 
 /// All settings.
 #[derive(Clone, Debug, Deserialize)]
@@ -232,7 +244,7 @@ pub struct FullConfig {
 impl Config {
     /// Reads the settings; the error is one line that names the setting and the fix.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
-        let config: Self = shared::config::load(DEFAULTS, file, "REGION_NODE_")?;
+        let config: Self = shared::config::load(DEFAULTS, file, "REGION_NODE_", &SECRETS)?;
         if let Some(operator) = &config.operator
             && operator.client_secret.expose_secret().len() < 16
         {
@@ -253,9 +265,9 @@ impl Config {
     pub fn full(&self) -> Result<FullConfig, ConfigError> {
         fn required<T: Clone>(value: Option<&T>, setting: &str) -> Result<T, ConfigError> {
             let variable = setting.to_uppercase().replace('.', "__");
-            value.cloned().ok_or_else(|| {
-                ConfigError::new(format!("{setting} is missing; set it in the file or as REGION_NODE_{variable}"))
-            })
+            value
+                .cloned()
+                .ok_or_else(|| ConfigError::new(format!("{setting} is missing; set it as REGION_NODE_{variable}")))
         }
         let master_key = required(self.secrets.master_key.as_ref(), "secrets.master_key")?;
         let master_key = STANDARD
@@ -278,6 +290,23 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_holds_a_secret_of_the_node_is_refused_and_the_fix_is_named() {
+        let file = std::env::temp_dir().join(format!("region-node-{}.toml", uuid::Uuid::now_v7()));
+        for (section, name, fix) in [
+            ("operator", "client_secret", "set it as REGION_NODE_OPERATOR__CLIENT_SECRET"),
+            ("secrets", "master_key", "set it as REGION_NODE_SECRETS__MASTER_KEY"),
+            ("psp.sandbox", "webhook_secret", "set it as REGION_NODE_PSP__SANDBOX__WEBHOOK_SECRET"),
+            ("psp.stripe.accounts.acme", "secret_key", "in psp.stripe.accounts.acme.secret_key_file"),
+            ("psp.stripe.accounts.acme", "webhook_secret", "in psp.stripe.accounts.acme.webhook_secret_file"),
+        ] {
+            std::fs::write(&file, format!("[{section}]\n{name} = \"hunter2\"")).unwrap();
+            let refused = Config::load(Some(&file)).unwrap_err().to_string();
+            assert!(refused.contains(&format!("{section}.{name}: a secret")) && refused.contains(fix), "{refused}");
+        }
+        std::fs::remove_file(&file).unwrap();
+    }
 
     #[test]
     fn an_announced_address_may_be_a_name() {

@@ -1,4 +1,5 @@
-//! How a program reads its settings: defaults embedded in it, then a file, then the environment.
+//! How a program reads its settings: defaults embedded in it, then a file, then the environment. Secrets come from the
+//! environment, or from files of their own.
 
 use std::path::Path;
 
@@ -6,9 +7,10 @@ use figment::{
     Figment,
     error::{Actual, Kind},
     providers::{Format, Toml},
-    value::Value,
+    value::{Dict, Value},
 };
 use serde::de::DeserializeOwned;
+use url::Url;
 
 /// A setting is missing, misspelt or out of range. Its message is one line that names the setting and its source.
 #[derive(Debug, thiserror::Error)]
@@ -22,18 +24,41 @@ impl ConfigError {
     }
 }
 
+/// A setting that is a secret.
+#[derive(Clone, Copy, Debug)]
+pub struct Secret {
+    /// Such as `accounts.*.key`, where the asterisk stands for any name.
+    pub setting: &'static str,
+    /// Whether `<setting>_file` may name a file that holds it.
+    pub has_file: bool,
+}
+
+impl Secret {
+    fn is_at(&self, path: &[&str]) -> bool {
+        let names: Vec<_> = self.setting.split('.').collect();
+        names.len() == path.len() && names.iter().zip(path).all(|(name, at)| *name == "*" || name == at)
+    }
+}
+
 /// Reads settings from `defaults` (TOML, embedded), over it `file`, over it variables that start with `env_prefix`, whose
-/// levels are parted by two underscores: `REGION_NODE_HTTP__LISTEN`.
-pub fn load<T: DeserializeOwned>(defaults: &str, file: Option<&Path>, env_prefix: &str) -> Result<T, ConfigError> {
+/// levels are parted by two underscores: `REGION_NODE_HTTP__LISTEN`. A `file` that holds one of the `secrets`, or a password in an
+/// address, is refused: it is read by more people, and kept in more places, than a secret should be.
+pub fn load<T: DeserializeOwned>(
+    defaults: &str,
+    file: Option<&Path>,
+    env_prefix: &str,
+    secrets: &[Secret],
+) -> Result<T, ConfigError> {
     let variables =
         std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-    load_with(defaults, file, env_prefix, variables)
+    load_with(defaults, file, env_prefix, secrets, variables)
 }
 
 fn load_with<T: DeserializeOwned>(
     defaults: &str,
     file: Option<&Path>,
     env_prefix: &str,
+    secrets: &[Secret],
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<T, ConfigError> {
     let mut figment = Figment::from(Toml::string(defaults));
@@ -44,7 +69,12 @@ fn load_with<T: DeserializeOwned>(
                 file.display()
             )));
         }
-        figment = figment.merge(Toml::file_exact(file));
+        let file = Toml::file_exact(file);
+        // What is no TOML is refused below.
+        if let Ok(values) = Figment::from(&file).extract::<Dict>() {
+            refuse_secrets(&values, env_prefix, secrets)?;
+        }
+        figment = figment.merge(file);
     }
     let of_setting = |(name, text): (String, String)| {
         let setting = name.get(env_prefix.len()..)?.to_lowercase().replace("__", ".");
@@ -65,13 +95,58 @@ fn load_with<T: DeserializeOwned>(
         let is_text = matches!(&error.kind, Kind::InvalidType(found, expected) if expected == "a string" && !matches!(found, Actual::Str(_)));
         match variables.iter().position(|(name, _)| is_text && *name == setting) {
             Some(index) => figment = figment.merge(variables.swap_remove(index)),
-            None => return Err(explain(&error, env_prefix)),
+            None => return Err(explain(&error, env_prefix, secrets)),
         }
     }
 }
 
+fn refuse_secrets(values: &Dict, env_prefix: &str, secrets: &[Secret]) -> Result<(), ConfigError> {
+    for (path, text) in texts(values, &[]) {
+        let (setting, variable) = (path.join("."), variable(env_prefix, &path));
+        if secrets.iter().any(|secret| secret.is_at(&path)) {
+            let fix = fix(&path, env_prefix, secrets);
+            return Err(ConfigError(format!("{setting}: a secret does not belong in the file; {fix}")));
+        }
+        if Url::parse(text).is_ok_and(|url| url.password().is_some()) {
+            return Err(ConfigError(format!(
+                "{setting}: a password does not belong in the file; set it as {variable}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Every text among `values`, with the names that lead to it.
+fn texts<'a>(values: &'a Dict, path: &[&'a str]) -> Vec<(Vec<&'a str>, &'a str)> {
+    let at = |(name, value): (&'a String, &'a Value)| {
+        let path = [path, &[name.as_str()]].concat();
+        match (value.as_dict(), value.as_str()) {
+            (Some(values), _) => texts(values, &path),
+            (None, Some(text)) => vec![(path, text)],
+            (None, None) => Vec::new(),
+        }
+    };
+    values.iter().flat_map(at).collect()
+}
+
+fn variable(env_prefix: &str, path: &[&str]) -> String {
+    format!("{env_prefix}{}", path.join("__").to_uppercase())
+}
+
+/// Where a setting is to be set.
+fn fix(path: &[&str], env_prefix: &str, secrets: &[Secret]) -> String {
+    let variable = variable(env_prefix, path);
+    match secrets.iter().find(|secret| secret.is_at(path)) {
+        None => format!("set it in the file or as {variable}"),
+        Some(secret) if secret.has_file => {
+            format!("set it as {variable}, or name a file that holds it in {}_file", path.join("."))
+        }
+        Some(_) => format!("set it as {variable}"),
+    }
+}
+
 /// One line: the setting, what is wrong with it, and where to set it.
-fn explain(error: &figment::Error, env_prefix: &str) -> ConfigError {
+fn explain(error: &figment::Error, env_prefix: &str, secrets: &[Secret]) -> ConfigError {
     let mut path = error.path.clone();
     let wrong = match &error.kind {
         Kind::MissingField(field) => {
@@ -87,8 +162,8 @@ fn explain(error: &figment::Error, env_prefix: &str) -> ConfigError {
     if path.is_empty() {
         return ConfigError(wrong);
     }
-    let variable = format!("{env_prefix}{}", path.join("__").to_uppercase());
-    ConfigError(format!("{}: {wrong}; set it in the file or as {variable}", path.join(".")))
+    let path: Vec<_> = path.iter().map(String::as_str).collect();
+    ConfigError(format!("{}: {wrong}; {}", path.join("."), fix(&path, env_prefix, secrets)))
 }
 
 fn in_words(found: &Actual) -> &'static str {
@@ -121,11 +196,13 @@ mod tests {
         #[serde(default)]
         secret: String,
         #[serde(default)]
+        upstream: String,
+        #[serde(default)]
         origins: Vec<String>,
     }
 
     fn refusal(defaults: &str) -> String {
-        load::<Settings>(defaults, None, "NOT_SET_IN_TESTS_").unwrap_err().to_string()
+        load::<Settings>(defaults, None, "NOT_SET_IN_TESTS_", &[]).unwrap_err().to_string()
     }
 
     #[test]
@@ -139,12 +216,59 @@ mod tests {
             "configuration: http.secret: must be a string, not a number; set it in the file or as NOT_SET_IN_TESTS_HTTP__SECRET"
         );
         assert!(
-            load::<Settings>("", Some(Path::new("/no/such/file")), "X_").unwrap_err().to_string().contains("--config")
+            load::<Settings>("", Some(Path::new("/no/such/file")), "X_", &[])
+                .unwrap_err()
+                .to_string()
+                .contains("--config")
         );
     }
+
+    const SECRETS: [Secret; 2] =
+        [Secret { setting: "http.secret", has_file: false }, Secret { setting: "accounts.*.key", has_file: true }];
+
+    fn from_file(text: &str, variables: &[(&str, &str)]) -> Result<Settings, String> {
+        let file = std::env::temp_dir().join(format!("settings-{}.toml", uuid::Uuid::now_v7()));
+        std::fs::write(&file, text).unwrap();
+        let variables = variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+        let settings = load_with("[http]\nport = 1", Some(&file), "REGION_", &SECRETS, variables);
+        std::fs::remove_file(&file).unwrap();
+        settings.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_with_a_secret_or_a_password_in_it_is_refused_in_one_line_that_names_the_fix_and_not_the_secret() {
+        let refusal = |text| from_file(text, &[]).unwrap_err();
+        assert_eq!(
+            refusal("[http]\nsecret = 'hunter2'"),
+            "configuration: http.secret: a secret does not belong in the file; set it as REGION_HTTP__SECRET"
+        );
+        assert_eq!(
+            refusal("[accounts.acme]\nkey = 'hunter2'"),
+            "configuration: accounts.acme.key: a secret does not belong in the file; set it as REGION_ACCOUNTS__ACME__KEY, or name \
+             a file that holds it in accounts.acme.key_file"
+        );
+        assert_eq!(
+            refusal("[database]\nurl = 'postgres://app:hunter2@db/app'"),
+            "configuration: database.url: a password does not belong in the file; set it as REGION_DATABASE__URL"
+        );
+        assert!(!refusal("[http]\nsecret = 7").contains("in the file or"));
+    }
+
+    #[test]
+    fn a_secret_in_the_environment_and_an_address_without_a_password_in_the_file_are_taken() {
+        let file = "[http]\nupstream = 'https://somebody@example.org'";
+        let settings = from_file(file, &[("REGION_HTTP__SECRET", "hunter2")]).unwrap();
+        assert_eq!(
+            (settings.http.secret.as_str(), settings.http.upstream.as_str()),
+            ("hunter2", "https://somebody@example.org")
+        );
+        let settings = from_file(file, &[("REGION_HTTP__UPSTREAM", "https://somebody:hunter2@example.org")]).unwrap();
+        assert_eq!(settings.http.upstream, "https://somebody:hunter2@example.org");
+    }
+
     fn from_variables(variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {
         let variables = variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
-        load_with("[http]\nport = 1", None, "REGION_", variables)
+        load_with("[http]\nport = 1", None, "REGION_", &[], variables)
     }
 
     #[test]

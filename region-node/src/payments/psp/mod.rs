@@ -360,7 +360,7 @@ impl PspRegistry {
             None => {
                 let (setting, variable) = secret_key_setting(account);
                 Some(format!(
-                    "this region has no secret key for '{name}'; the operator sets {setting}, or {variable}, on its nodes"
+                    "this region has no secret key for '{name}'; the operator sets {setting}_file, or {variable}, on its nodes"
                 ))
             }
         }

@@ -19,7 +19,7 @@ pub struct StripeConfig {
     pub accounts: BTreeMap<String, StripeAccountConfig>,
 }
 
-/// One account at Stripe. Each secret stands here or in a file of its own.
+/// One account at Stripe. Each secret comes from the environment or stands in a file of its own.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StripeAccountConfig {
@@ -73,7 +73,7 @@ impl StripeAccountConfig {
     pub(super) fn secret_key(&self, name: &str) -> Result<SecretString, ConfigError> {
         let (setting, variable) = secret_key_setting(name);
         let key = read(self.secret_key.as_ref(), self.secret_key_file.as_ref(), &setting)?.ok_or_else(|| {
-            ConfigError::new(format!("{setting} is missing; set it or {setting}_file in the file, or {variable}"))
+            ConfigError::new(format!("{setting} is missing; set {setting}_file in the file, or {variable}"))
         })?;
         let (prefixes, mode) = match self.mode {
             StripeMode::Live => (["sk_live_", "rk_live_"], "live"),
