@@ -82,6 +82,9 @@ async fn whatever_dies_in_a_payment_the_psp_the_settlements_and_the_ledger_agree
     let plans = plans(seed);
     let runs = from_env("PAYMENT_RUNS").map_or(PHASES.len() * 3, |runs| usize::try_from(runs).unwrap());
     println!("PAYMENT_SEED={seed} PAYMENT_RUNS={runs}");
+    if runs >= KILLS.len() * plans.len() {
+        assert_each_phase_meets_each_kill(&plans, runs);
+    }
     let folder = std::env::temp_dir().join(format!("payments-{}", Uuid::new_v4()));
     std::fs::create_dir_all(&folder).unwrap();
     let builder = Cluster::builder()
@@ -106,8 +109,8 @@ async fn whatever_dies_in_a_payment_the_psp_the_settlements_and_the_ledger_agree
             // Regions and kills each take turns, against each other, so that all meet all.
             for number in (0..runs).filter(|n| (n + n / TENANTS.len()) % TENANTS.len() == region) {
                 let mut rng = StdRng::seed_from_u64(seed ^ (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                let kill = KILLS[(number + number / plans.len()) % KILLS.len()];
-                scene.run(plans[number % plans.len()], kill, &mut rng, &mut told).await;
+                let (plan, kill) = planned(plans, number);
+                scene.run(plan, kill, &mut rng, &mut told).await;
             }
             told
         }
@@ -145,6 +148,39 @@ fn plans(seed: u64) -> Vec<Plan> {
         plans.append(&mut of_round);
     }
     plans
+}
+
+/// What a run is about and who dies in it. A plan that comes again meets the next kill, so three times through the plans is each
+/// plan with each kill.
+fn planned(plans: &[Plan], number: usize) -> (Plan, Kill) {
+    let (round, place) = (number / plans.len(), number % plans.len());
+    (plans[place], KILLS[(place + round) % KILLS.len()])
+}
+
+fn assert_each_phase_meets_each_kill(plans: &[Plan], runs: usize) {
+    let met: Vec<_> = (0..runs).map(|number| planned(plans, number)).collect();
+    for what in ["payment", "top_up", "refund"] {
+        for phase in PHASES {
+            for kill in KILLS {
+                let is_it = |(plan, by): &(Plan, Kill)| plan.what == what && plan.phase == phase && *by == kill;
+                assert!(met.iter().any(is_it), "in {runs} runs {kill:?} never comes in {what}.{phase}");
+            }
+        }
+    }
+}
+
+#[test]
+fn three_times_through_the_plans_each_plan_meets_each_kill() {
+    for seed in 0..20 {
+        let plans = plans(seed);
+        let runs = KILLS.len() * plans.len();
+        assert_each_phase_meets_each_kill(&plans, runs);
+        for plan in &plans {
+            let met = (0..runs).map(|number| planned(&plans, number)).filter(|(of, _)| of == plan);
+            let kills: Vec<Kill> = met.map(|(_, kill)| kill).collect();
+            assert!(KILLS.iter().all(|kill| kills.contains(kill)), "{seed}: {plan:?} meets {kills:?} only");
+        }
+    }
 }
 
 fn from_env(name: &str) -> Option<u64> {
