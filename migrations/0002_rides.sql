@@ -143,6 +143,8 @@ CREATE TABLE trips (
     ended_at         timestamptz,
     distance_m       bigint,
     duration_s       bigint,
+    -- What was measured and declared: with the ride's quote it makes the fare again (pricing/fare.rs).
+    travelled        jsonb,
     -- Total in minor units of fare_currency, and its lines (pricing/fare.rs).
     fare_amount      bigint,
     fare_currency    text,

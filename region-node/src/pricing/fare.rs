@@ -16,8 +16,8 @@ pub struct Fare {
     /// The version of the tenant's config whose tariff was applied.
     pub tariff_version: i64,
     pub surge_multiplier: Surge,
-    /// Whether the quoted distance and time were charged; false if the trip became so much longer that it was priced from
-    /// its trace.
+    /// Whether the quoted distance and time were charged; false if the trip ended elsewhere than it was quoted to, and became so
+    /// much longer on the way that it was priced from its trace.
     pub quoted: bool,
     /// The tax within the lines, where prices contain it; otherwise it has a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -64,11 +64,15 @@ pub enum LineCode {
     NoShowFee,
 }
 
-/// A trip as it was driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A trip as it was driven: with its ride's quote, all that its fare is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Travelled {
     /// Along the trace; none if the trace is too thin to measure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distance_m: Option<i64>,
+    /// How far from the quoted drop-off the trace ends, as the crow flies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_dropoff_m: Option<i64>,
     /// From start to end, pauses not counted.
     pub driving_s: i64,
     /// At the pick-up and paused.
@@ -78,16 +82,18 @@ pub struct Travelled {
 }
 
 impl Fare {
-    /// The fare of a trip: the quoted distance and time, with its waiting and the tolls declared. Only a trip longer than
-    /// the quote's `reprice_percent` of its distance is another trip than the one quoted; it is priced as driven, a flat fare
-    /// or not, and never below the quote.
+    /// The fare of a trip: the quoted distance and time, with its waiting and the tolls declared. Only one that ended elsewhere
+    /// than at the quoted drop-off, and is longer than the quote's `reprice_percent` of its distance, is another trip than the one
+    /// quoted; it is priced as driven, a flat fare or not, and never below the quote. Which way a driver takes to the drop-off
+    /// changes nothing: he alone chooses it.
     pub fn of(quote: &Quote, travelled: Travelled) -> Self {
         let Travelled { waiting_s, declared_tolls, .. } = travelled;
         let (distance_m, driving_s) = (quote.distance_m, quote.duration_s);
         let promised = Self::price(quote, Measured { distance_m, driving_s, waiting_s, declared_tolls }, Basis::Quote);
         let limit = i128::from(quote.distance_m) * i128::from(quote.reprice_percent);
+        let is_elsewhere = travelled.from_dropoff_m.is_some_and(|metres| metres > i64::from(quote.same_dropoff_m));
         match travelled.distance_m {
-            Some(distance_m) if i128::from(distance_m) * 100 > limit => {
+            Some(distance_m) if is_elsewhere && i128::from(distance_m) * 100 > limit => {
                 let driving_s = travelled.driving_s.max(quote.duration_s);
                 let measured = Measured { distance_m, driving_s, waiting_s, declared_tolls };
                 let driven = Self::price(quote, measured, Basis::Way);
@@ -172,9 +178,14 @@ mod tests {
         tariff::tests::any_tariff,
     };
 
+    const AT_ONCE: Travelled =
+        Travelled { distance_m: None, from_dropoff_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 0 };
+
+    /// Of a trip that ended where the rider wanted, far from the drop-off.
     fn fare(quote: &Quote, distance_m: impl Into<Option<i64>>, driving_s: i64, waiting_s: i64) -> Fare {
-        let travelled = Travelled { distance_m: distance_m.into(), driving_s, waiting_s, declared_tolls: 0 };
-        Fare::of(quote, travelled)
+        let distance_m = distance_m.into();
+        let from_dropoff_m = distance_m.map(|_| 3_000);
+        Fare::of(quote, Travelled { distance_m, from_dropoff_m, driving_s, waiting_s, ..AT_ONCE })
     }
 
     #[test]
@@ -200,11 +211,24 @@ mod tests {
     }
 
     #[test]
-    fn a_much_longer_trip_is_priced_as_driven() {
+    fn a_much_longer_trip_to_elsewhere_is_priced_as_driven() {
         let quote = quote();
         let long = fare(&quote, quote.distance_m * 2, quote.duration_s * 2, 0);
         assert!(!long.quoted);
         assert!(long.total.amount > quote.fare().total.amount);
+    }
+
+    #[test]
+    fn a_driver_s_detour_to_the_drop_off_costs_the_rider_nothing() {
+        let quote = quote();
+        let circled = |from_dropoff_m| {
+            let distance_m = Some(quote.distance_m * 5);
+            Fare::of(&quote, Travelled { distance_m, from_dropoff_m, driving_s: 9_000, ..AT_ONCE })
+        };
+        for at_dropoff_m in [None, Some(0), Some(quote.same_dropoff_m.into())] {
+            assert_eq!(circled(at_dropoff_m), quote.fare(), "{at_dropoff_m:?}");
+        }
+        assert!(!circled(Some(i64::from(quote.same_dropoff_m) + 1)).quoted);
     }
 
     #[test]
@@ -226,18 +250,26 @@ mod tests {
     #[test]
     fn a_fare_is_recomputed_from_what_is_stored_of_it() {
         let quote = quote();
-        let travelled = Travelled { distance_m: Some(9_100), driving_s: 1_300, waiting_s: 400, declared_tolls: 250 };
+        let travelled = Travelled {
+            distance_m: Some(19_100),
+            from_dropoff_m: Some(8_000),
+            driving_s: 1_300,
+            waiting_s: 400,
+            declared_tolls: 250,
+        };
         let fare = Fare::of(&quote, travelled);
         assert_eq!(fare.tolls(), 250);
         let stored: Quote = serde_json::from_value(serde_json::to_value(&quote).unwrap()).unwrap();
+        let travelled = serde_json::from_value(serde_json::to_value(travelled).unwrap()).unwrap();
         assert_eq!(Fare::of(&stored, travelled), fare);
+        assert!(!fare.quoted);
     }
 
     #[test]
     fn a_promotion_is_the_last_line_and_takes_nothing_off_tolls() {
         let worth = Worth { percent: 100.into(), amount: 0, cap: None };
         let free = Quote { promotion: Some(Promise { code: "FREE".into(), worth }), ..quote() };
-        let travelled = Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 700 };
+        let travelled = Travelled { declared_tolls: 700, ..AT_ONCE };
         let fare = Fare::of(&free, travelled);
         let full = Fare::of(&quote(), travelled);
         assert_eq!((fare.total.amount, fare.promotion()), (700, full.total.amount - 700));
@@ -252,10 +284,9 @@ mod tests {
     fn a_fare_in_kwd_is_rounded_to_ten_fils_on_a_line_of_its_own() {
         let quote = quote();
         for (base, rounding) in [(0, None), (3, Some(-3)), (7, Some(3))] {
-            let unrounded =
-                Fare::of(&quote, Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls: 0 });
+            let unrounded = Fare::of(&quote, AT_ONCE);
             let declared_tolls = (10 - unrounded.total.amount % 10) % 10 + base;
-            let travelled = Travelled { distance_m: None, driving_s: 0, waiting_s: 0, declared_tolls };
+            let travelled = Travelled { declared_tolls, ..AT_ONCE };
             let in_kwd = Quote { currency: "KWD".parse().unwrap(), ..quote.clone() };
             let (fare, in_usd) = (Fare::of(&in_kwd, travelled), Fare::of(&quote, travelled));
             assert_eq!(fare.total.amount, in_usd.total.amount + rounding.unwrap_or(0));
@@ -291,16 +322,17 @@ mod tests {
         #[test]
         fn what_is_quoted_is_charged_unless_the_rider_changed_the_trip(
             quote in any_quote(), longer_percent in 0..=200_u32, driving_s in 0..=172_800_i64, waited_s in 0..=7_200_i64,
-            declared_tolls in 0..=100_000_i64, is_traced: bool,
+            declared_tolls in 0..=100_000_i64, is_traced: bool, off_m in 0..=1_000_i64,
         ) {
             let quoted = quote.fare();
             prop_assert_eq!(quoted.total.amount, quoted.lines.iter().map(|line| line.amount.amount).sum::<i64>());
             let distance_m = is_traced.then(|| quote.distance_m * i64::from(longer_percent) / 100);
-            let travelled = |waiting_s, declared_tolls| Travelled { distance_m, driving_s, waiting_s, declared_tolls };
+            let from_dropoff_m = is_traced.then_some(off_m);
+            let travelled = |waiting_s, declared_tolls| Travelled { distance_m, from_dropoff_m, driving_s, waiting_s, declared_tolls };
             let free_s = i64::from(quote.tariff.free_waiting_minutes) * 60;
             let charged = Fare::of(&quote, travelled(waited_s.min(free_s), 0));
-            let is_changed = distance_m.is_some_and(|driven| driven * 100 > quote.distance_m * i64::from(quote.reprice_percent));
-            match is_changed {
+            let is_longer = distance_m.is_some_and(|driven| driven * 100 > quote.distance_m * i64::from(quote.reprice_percent));
+            match is_longer && off_m > i64::from(quote.same_dropoff_m) {
                 false => prop_assert_eq!(&charged, &quoted),
                 true => prop_assert!(charged.total.amount >= quoted.total.amount),
             }

@@ -46,8 +46,11 @@ pub struct Quote {
     pub promotion: Option<Promise>,
     pub distance_m: i64,
     pub duration_s: i64,
-    /// A trip longer than this percentage of `distance_m` is another trip than this one.
+    /// A trip longer than this percentage of `distance_m` that ended elsewhere is another trip than this one.
     pub reprice_percent: u32,
+    /// What ended within this of `dropoff` ended there. Quotes of releases that did not ask where a trip ended say nothing of it.
+    #[serde(default)]
+    pub same_dropoff_m: u32,
     #[serde(with = "time::serde::timestamp")]
     pub expires_at: OffsetDateTime,
 }
@@ -156,6 +159,7 @@ pub(super) mod tests {
             distance_m: 7_900,
             duration_s: 1_140,
             reprice_percent: 150,
+            same_dropoff_m: 500,
             expires_at: NOW + Duration::minutes(5),
         }
     }

@@ -23,6 +23,8 @@ pub struct RideConfig {
     pub max_bookings: i64,
     /// The longest ride, along its way.
     pub max_distance_km: i64,
-    /// A trip longer than this percentage of the quoted distance is priced as driven instead of as quoted.
+    /// A trip longer than this percentage of the quoted distance that ended elsewhere is priced as driven instead of as quoted.
     pub reprice_percent: u32,
+    /// What ended within this of the quoted drop-off ended there.
+    pub same_dropoff_m: u32,
 }

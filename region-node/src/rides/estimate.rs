@@ -165,6 +165,7 @@ pub(super) fn quote(
         distance_m: way.distance_m,
         duration_s: way.duration_s,
         reprice_percent: limits.reprice_percent,
+        same_dropoff_m: limits.same_dropoff_m,
         expires_at: whole_seconds(now + limits.quote_ttl),
     })
 }

@@ -228,6 +228,7 @@ mod tests {
         max_bookings: 5,
         max_distance_km: 1_000,
         reprice_percent: 150,
+        same_dropoff_m: 500,
     };
 
     fn at(scheduled_at: Option<OffsetDateTime>) -> Result<Schedule, RideError> {

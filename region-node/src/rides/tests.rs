@@ -47,6 +47,7 @@ pub(crate) fn ride() -> Ride {
             distance_m: 7_900,
             duration_s: 1_140,
             reprice_percent: 150,
+            same_dropoff_m: 500,
             expires_at: datetime!(2026-03-01 12:04 UTC),
         },
         pin: "0427".into(),

@@ -42,14 +42,14 @@ pub(super) async fn end_trip(
     drivers::flush_breadcrumbs(&app).await?;
     let config = app.tenants.config(caller.tenant()).await?;
     let (mut tx, ride, trip) = drive::own_trip(&app, &caller, id, &command).await?;
-    let measured_m = match trip.started_at {
+    let driven = match trip.started_at {
         Some(started_at) => {
-            trace::length_m(&store::trace(&mut tx, id, started_at).await?, app.config.trips.fastest_leg_mps)
+            trace::driven(&store::trace(&mut tx, id, started_at).await?, app.config.trips.fastest_leg_mps)
         }
         None => None,
     };
     let (was, now) = (trip.status, app.clock.now());
-    let mut trip = trip.end(&ride, measured_m, command.body.declared_tolls, now)?;
+    let mut trip = trip.end(&ride, driven, command.body.declared_tolls, now)?;
     let at_the_end = drive::save(&mut tx, ride.clone(), was, &trip).await?;
     if at_the_end.is_shared {
         let shared = fare_shares::fix(&app, &mut tx, &config.config, &ride, &trip).await?;

@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Trip, TripError};
+use super::{Trip, TripError, trace::Driven};
 use crate::{
     pricing::{Fare, Travelled},
     rides::{Ride, RideStatus},
@@ -130,12 +130,12 @@ impl Trip {
         Ok(Self { paused_s: trip.paused_until(now), paused_at: None, ..trip })
     }
 
-    /// It is over: what was travelled and what it costs. `measured_m` is the trace's length, if there is a trace;
-    /// `declared_tolls` what the driver says he paid on the way.
-    pub fn end(
+    /// It is over: what was travelled and what it costs. `driven` is what the trace says, if there is a trace; `declared_tolls`
+    /// what the driver says he paid on the way.
+    pub(super) fn end(
         self,
         ride: &Ride,
-        measured_m: Option<i64>,
+        driven: Option<Driven>,
         declared_tolls: i64,
         now: OffsetDateTime,
     ) -> Result<Self, TripError> {
@@ -148,7 +148,8 @@ impl Trip {
         let duration_s = trip.started_at.map_or(0, |started_at| (now - started_at).whole_seconds().max(0));
         let paused_s = trip.paused_until(now).min(duration_s);
         let travelled = Travelled {
-            distance_m: measured_m,
+            distance_m: driven.map(|driven| driven.length_m),
+            from_dropoff_m: driven.map(|driven| driven.end.distance_m(quote.dropoff).round() as i64),
             driving_s: duration_s - paused_s,
             waiting_s: trip.waited_at_pickup_s(ride.scheduled_at) + paused_s,
             declared_tolls,
@@ -157,8 +158,9 @@ impl Trip {
             ended_at: Some(now),
             paused_at: None,
             paused_s,
-            distance_m: Some(measured_m.unwrap_or(quote.distance_m)),
+            distance_m: Some(travelled.distance_m.unwrap_or(quote.distance_m)),
             duration_s: Some(duration_s),
+            travelled: Some(travelled),
             fare: Some(Fare::of(quote, travelled)),
             ..trip
         })
@@ -211,7 +213,8 @@ mod tests {
     }
 
     fn end(trip: Trip, distance_m: impl Into<Option<i64>>, now: OffsetDateTime) -> Result<Trip, TripError> {
-        trip.end(&ride(), distance_m.into(), 0, now)
+        let at_dropoff = |length_m| Driven { length_m, end: ride().quote.dropoff };
+        trip.end(&ride(), distance_m.into().map(at_dropoff), 0, now)
     }
 
     fn line(trip: &Trip, code: LineCode) -> Option<&FareLine> {
@@ -279,6 +282,19 @@ mod tests {
     fn a_trip_without_a_trace_has_the_quoted_distance() {
         let trip = trip().arrive(minute(1)).unwrap().start(None, "0427", minute(2)).unwrap();
         assert_eq!(end(trip, None, minute(9)).unwrap().distance_m, Some(ride().quote.distance_m));
+    }
+
+    #[test]
+    fn a_trip_far_longer_than_quoted_costs_more_if_it_ended_elsewhere_than_at_the_drop_off() {
+        let quote = ride().quote;
+        let trip = trip().arrive(minute(1)).unwrap().start(None, "0427", minute(2)).unwrap();
+        let detour = end(trip.clone(), quote.distance_m * 3, minute(60)).unwrap();
+        assert_eq!((detour.distance_m, detour.fare), (Some(quote.distance_m * 3), Some(quote.fare())));
+        let elsewhere = Driven { length_m: quote.distance_m * 3, end: quote.pickup };
+        let changed = trip.end(&ride(), Some(elsewhere), 0, minute(60)).unwrap();
+        assert!(changed.fare.unwrap().total.amount > quote.fare().total.amount);
+        let from_dropoff_m = changed.travelled.unwrap().from_dropoff_m.unwrap();
+        assert!((6_000..6_200).contains(&from_dropoff_m), "{from_dropoff_m}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) use store::{begin_next, hold_under_way};
 use crate::{
     app::App,
     db::TenantTx,
-    pricing::Fare,
+    pricing::{Fare, Travelled},
     rides::{Place, Ride},
 };
 
@@ -80,12 +80,16 @@ pub struct Trip {
     pub paused_s: i64,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<OffsetDateTime>,
-    /// Along the travelled trace; as quoted if there is none.
+    /// Along the travelled trace; as quoted if there is none. Longer than quoted where the driver made a detour, which the fare is
+    /// not raised by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distance_m: Option<i64>,
     /// From start to end, pauses included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_s: Option<i64>,
+    /// What the fare was made of, beside the quote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub travelled: Option<Travelled>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fare: Option<Fare>,
     /// What of the fare others pay as their shares, or were to pay; the rest is the rider's own part.
@@ -119,6 +123,7 @@ impl Trip {
             ended_at: None,
             distance_m: None,
             duration_s: None,
+            travelled: None,
             fare: None,
             shared: None,
             payment_id: None,

@@ -14,7 +14,7 @@ use crate::{
     db::{TenantTx, constraint},
     identity::SealedParties,
     payments::Dispute,
-    pricing::{Fare, Quote},
+    pricing::{Fare, Quote, Travelled},
     rides::{PaymentMethod, Place, Ride, RideRow, RideStatus},
 };
 
@@ -41,6 +41,7 @@ struct TripRow {
     ended_at: Option<OffsetDateTime>,
     distance_m: Option<i64>,
     duration_s: Option<i64>,
+    travelled: Option<Json<Travelled>>,
     fare: Option<Json<Fare>>,
     shared_amount: Option<i64>,
     payment_id: Option<Uuid>,
@@ -54,7 +55,8 @@ macro_rules! select_trips {
             TripRow,
             r#"SELECT t.id, t.ride_id, t.rider_id, t.driver_id, t.status, r.pickup_lat, r.pickup_lng, r.pickup_address,
                       r.dropoff_lat, r.dropoff_lng, r.dropoff_address, t.accepted_at, t.after_trip_id, t.starts_by,
-                      t.arrived_at, t.started_at, t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>",
+                      t.arrived_at, t.started_at, t.paused_at, t.paused_s, t.ended_at, t.distance_m, t.duration_s,
+                      t.travelled AS "travelled: Json<Travelled>", t.fare AS "fare: Json<Fare>",
                       (SELECT sum(s.amount)::bigint FROM fare_shares s WHERE s.ride_id = t.ride_id) AS shared_amount,
                       (SELECT p.id FROM payments p WHERE p.trip_id = t.id AND p.kind <> 'tip' AND p.share_id IS NULL
                        ORDER BY p.status = 'failed', p.id DESC LIMIT 1) AS payment_id,
@@ -82,7 +84,8 @@ pub(super) async fn hold(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<(
                   r.accepted_at AS ride_accepted_at, r.after_trip_id AS ride_after_trip_id, r.ended_at AS ride_ended_at,
                   r.cancelled_by, r.cancel_reason, r.cancellation_fee, r.updated_at AS ride_updated_at,
                   t.driver_id, t.status, t.accepted_at, t.after_trip_id, t.starts_by, t.arrived_at, t.started_at, t.paused_at,
-                  t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.fare AS "fare: Json<Fare>", t.updated_at
+                  t.paused_s, t.ended_at, t.distance_m, t.duration_s, t.travelled AS "travelled: Json<Travelled>",
+                  t.fare AS "fare: Json<Fare>", t.updated_at
            FROM rides r JOIN trips t ON t.ride_id = r.id WHERE t.id = $1 FOR UPDATE OF r, t"#,
         id.0
     );
@@ -137,6 +140,7 @@ pub(super) async fn hold(tx: &mut TenantTx, id: TripId) -> sqlx::Result<Option<(
         ended_at: row.ended_at,
         distance_m: row.distance_m,
         duration_s: row.duration_s,
+        travelled: row.travelled.map(|travelled| travelled.0),
         fare: row.fare.map(|fare| fare.0),
         shared: None,
         payment_id: None,
@@ -214,7 +218,8 @@ pub(super) async fn save(
     let saved = sqlx::query!(
         r#"WITH trip AS (
                UPDATE trips SET status = $3, arrived_at = $4, started_at = $5, paused_at = $6, paused_s = $7, ended_at = $8,
-                   distance_m = $9, duration_s = $10, fare_amount = $11, fare_currency = $12, fare = $13, updated_at = $14
+                   distance_m = $9, duration_s = $10, fare_amount = $11, fare_currency = $12, fare = $13, travelled = $21,
+                   updated_at = $14
                WHERE id = $1 AND status = $2 RETURNING id
            ), ride AS (
                UPDATE rides SET status = $17, ended_at = $8, updated_at = $14
@@ -246,7 +251,8 @@ pub(super) async fn save(
         trip.status.of_ride().as_str(),
         tenant.as_str(),
         trip.driver_id.0,
-        trip.rider_id.0
+        trip.rider_id.0,
+        trip.travelled.as_ref().map(Json) as _
     )
     .fetch_optional(tx.conn())
     .await?
@@ -370,6 +376,7 @@ impl TripRow {
             ended_at: self.ended_at,
             distance_m: self.distance_m,
             duration_s: self.duration_s,
+            travelled: self.travelled.map(|travelled| travelled.0),
             fare,
             payment_id: self.payment_id.map(PaymentId),
             updated_at: self.updated_at,

@@ -1,6 +1,7 @@
 //! Trips over the API.
 
 use serde_json::{Value, json};
+use shared::geo::Point;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -8,6 +9,10 @@ use crate::{
     rides::tests::accepted,
     testing::{TestRegion, TestUser},
 };
+
+/// The places of the ride.
+const PICKUP: Point = Point::new(40.758, -73.9855);
+const DROPOFF: Point = Point::new(40.7061, -74.0087);
 
 /// A trip under way.
 struct Driven {
@@ -75,27 +80,39 @@ impl Driven {
         }
     }
 
-    /// Leaves breadcrumbs northwards, one every ten seconds from now on, and moves the clock along.
+    /// Drives northwards.
     async fn drive(&self, metres: f64, minutes: i64) {
+        self.drive_by(&[PICKUP, north_of_pickup(metres)], minutes).await;
+    }
+
+    /// Leaves breadcrumbs from place to place, one every ten seconds from now on, and moves the clock along.
+    async fn drive_by(&self, places: &[Point], minutes_each: i64) {
         let mut tx = self.region.app.db.begin(&self.region.tenant).await.unwrap();
         let trip: Uuid = self.trip.rsplit('/').next().unwrap().parse().unwrap();
-        let crumbs = minutes * 6;
-        for i in 0..=crumbs {
-            self.region.clock.advance(time::Duration::seconds(if i == 0 { 0 } else { 10 }));
-            let lat = 40.758 + metres / 111_195.0 * i as f64 / crumbs as f64;
-            sqlx::query(
-                "INSERT INTO breadcrumbs (tenant_id, trip_id, recorded_at, lat, lng) VALUES ($1, $2, $3, $4, -73.9855)",
-            )
-            .bind(self.region.tenant.as_str())
-            .bind(trip)
-            .bind(self.region.clock.now())
-            .bind(lat)
-            .execute(tx.conn())
-            .await
-            .unwrap();
+        let crumbs = minutes_each * 6;
+        for (leg, ends) in places.windows(2).enumerate() {
+            for i in i64::from(leg > 0)..=crumbs {
+                self.region.clock.advance(time::Duration::seconds(if i == 0 { 0 } else { 10 }));
+                let between = |from: f64, to: f64| from + (to - from) * i as f64 / crumbs as f64;
+                sqlx::query(
+                    "INSERT INTO breadcrumbs (tenant_id, trip_id, recorded_at, lat, lng) VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(self.region.tenant.as_str())
+                .bind(trip)
+                .bind(self.region.clock.now())
+                .bind(between(ends[0].lat, ends[1].lat))
+                .bind(between(ends[0].lng, ends[1].lng))
+                .execute(tx.conn())
+                .await
+                .unwrap();
+            }
         }
         tx.commit().await.unwrap();
     }
+}
+
+fn north_of_pickup(metres: f64) -> Point {
+    Point::new(PICKUP.lat + metres / 111_195.0, PICKUP.lng)
 }
 
 fn sum(fare: &Value) -> i64 {
@@ -129,7 +146,7 @@ async fn a_trip_is_driven_to_its_quoted_fare(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
-async fn a_trip_far_longer_than_quoted_is_priced_as_driven(pool: PgPool) {
+async fn a_trip_far_longer_than_quoted_that_ended_elsewhere_is_priced_as_driven(pool: PgPool) {
     let driven = Driven::started(pool).await;
     driven.drive(16_000.0, 13).await;
     let ended = driven.step("end").await;
@@ -139,7 +156,21 @@ async fn a_trip_far_longer_than_quoted_is_priced_as_driven(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
-async fn the_positions_a_driver_reports_make_the_fare_of_a_trip_longer_than_quoted(pool: PgPool) {
+async fn a_driver_s_detour_to_the_drop_off_shows_and_costs_the_rider_nothing(pool: PgPool) {
+    let driven = Driven::started(pool).await;
+    driven.drive_by(&[PICKUP, north_of_pickup(9_000.0), PICKUP, DROPOFF], 10).await;
+    let ended = driven.step("end").await;
+    assert_eq!((&ended["fare"]["total"], &ended["fare"]["quoted"]), (&driven.ride["fare"], &json!(true)));
+    let distance_m = ended["distance_m"].as_i64().unwrap();
+    assert!((23_900..24_300).contains(&distance_m), "{ended}");
+    assert!(distance_m > 2 * driven.ride["distance_m"].as_i64().unwrap(), "{}", driven.ride);
+    let travelled = &ended["travelled"];
+    assert_eq!((&travelled["distance_m"], &travelled["from_dropoff_m"]), (&json!(distance_m), &json!(0)));
+    assert_eq!(driven.rider.get(&driven.trip).await.ok(200), ended);
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn the_positions_a_driver_reports_make_the_fare_of_a_trip_to_elsewhere(pool: PgPool) {
     let driven = Driven::started(pool).await;
     driven.drive_reporting(20).await;
     let ended = driven.step("end").await;

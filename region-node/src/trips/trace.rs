@@ -1,4 +1,4 @@
-//! How far a trip went, from its breadcrumbs.
+//! How far a trip went and where it ended, from its breadcrumbs.
 
 use shared::geo::Point;
 use time::OffsetDateTime;
@@ -10,30 +10,40 @@ pub(super) struct Breadcrumb {
     pub(super) place: Point,
 }
 
+/// What a trace says of a trip.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Driven {
+    pub(super) length_m: i64,
+    pub(super) end: Point,
+}
+
 /// A receiver that stands still still wanders this far.
 const NOISE_M: f64 = 5.0;
 
-/// The trace's length; `None` without at least two positions. Positions come in the order of their times. A leg faster than
-/// `fastest_mps`, which no car can drive, counts nothing, and one within the receiver's noise waits until it adds up.
-pub(super) fn length_m(trace: &[Breadcrumb], fastest_mps: f64) -> Option<i64> {
+/// The trace's length and end; `None` without at least two positions. Positions come in the order of their times. A leg faster
+/// than `fastest_mps`, which no car can drive, counts nothing and ends no trip, and one within the receiver's noise waits until
+/// it adds up.
+pub(super) fn driven(trace: &[Breadcrumb], fastest_mps: f64) -> Option<Driven> {
     let (first, rest) = trace.split_first()?;
     if rest.is_empty() {
         return None;
     }
     let mut total_m = 0.0;
-    let mut from = first;
+    let (mut from, mut end) = (first, first.place);
     for next in rest {
         let leg_m = from.place.distance_m(next.place);
         if leg_m < NOISE_M {
+            end = next.place;
             continue;
         }
         let leg_s = (next.at - from.at).as_seconds_f64();
         if leg_m <= leg_s * fastest_mps {
             total_m += leg_m;
+            end = next.place;
         }
         from = next;
     }
-    Some(total_m.round() as i64)
+    Some(Driven { length_m: total_m.round() as i64, end })
 }
 
 #[cfg(test)]
@@ -44,7 +54,7 @@ mod tests {
     use super::*;
 
     fn length_m(trace: &[Breadcrumb]) -> Option<i64> {
-        super::length_m(trace, 60.0)
+        driven(trace, 60.0).map(|driven| driven.length_m)
     }
 
     /// Metres north of a point in Porto, seconds after noon.
@@ -72,10 +82,19 @@ mod tests {
     }
 
     #[test]
+    fn a_trip_ends_at_its_last_position_unless_the_receiver_leapt_there() {
+        let end = |legs: &[(f64, i64)]| driven(&trace(legs), 60.0).unwrap().end;
+        let north = |north_m| trace(&[(north_m, 0)])[0].place;
+        assert_eq!(end(&[(0.0, 0), (100.0, 10), (103.0, 20)]), north(103.0));
+        assert_eq!(end(&[(0.0, 0), (100.0, 10), (9_000.0, 11)]), north(100.0));
+        assert_eq!(end(&[(0.0, 0), (9_000.0, 1), (9_100.0, 11)]), north(9_100.0));
+    }
+
+    #[test]
     fn what_is_too_fast_is_a_setting_since_a_replay_runs_faster_than_any_car() {
         let replayed = trace(&[(0.0, 0), (1_000.0, 10), (2_000.0, 20)]);
         assert_eq!(length_m(&replayed), Some(0));
-        assert_near(super::length_m(&replayed, 600.0), 2_000);
+        assert_near(driven(&replayed, 600.0).map(|driven| driven.length_m), 2_000);
     }
 
     #[test]
