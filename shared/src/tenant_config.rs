@@ -73,7 +73,7 @@ pub struct MapView {
     pub zoom: f64,
 }
 
-/// When cancelling costs, and how much.
+/// When cancelling costs, and how much; a ride keeps what held when it was priced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct CancellationPolicy {

@@ -11,6 +11,7 @@ use shared::{
     money::Currency,
     promotion::Worth,
     tariff::Tariff,
+    tenant_config::{CancellationPolicy, TenantConfig},
 };
 use subtle::ConstantTimeEq;
 use time::OffsetDateTime;
@@ -41,6 +42,9 @@ pub struct Quote {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub surge_cell: Option<String>,
     pub currency: Currency,
+    /// What giving the ride up costs. Quotes of releases that asked the config of the day do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancellation: Option<CancellationPolicy>,
     /// What the tenant pays of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub promotion: Option<Promise>,
@@ -90,6 +94,14 @@ impl Quote {
     /// The price.
     pub fn fare(&self) -> Fare {
         Fare::quoted(self)
+    }
+
+    /// What giving the ride up costs, in the quote's currency: as it was when this was quoted. Where the quote does not say, it is
+    /// as `today`, but for a fee in another currency, of which nobody ever told the rider.
+    pub fn cancellation(&self, today: &TenantConfig) -> CancellationPolicy {
+        let of_today = today.cancellation;
+        let fee = if today.currency == self.currency { of_today.fee } else { 0 };
+        self.cancellation.unwrap_or(CancellationPolicy { fee, ..of_today })
     }
 
     /// The quote as its `quote_id`; `sign` is an HMAC under a key of the region.
@@ -155,6 +167,7 @@ pub(super) mod tests {
             surge: Surge::from_hundredths(120),
             surge_cell: Some("872a100d2ffffff".into()),
             currency: Currency::USD,
+            cancellation: Some(CancellationPolicy { free_seconds: 120, fee: 500, no_show_wait_seconds: 300 }),
             promotion: None,
             distance_m: 7_900,
             duration_s: 1_140,
@@ -182,6 +195,25 @@ pub(super) mod tests {
         let quote = quote();
         let token = quote.token(&tenant("cabs"), sign);
         assert_eq!(Quote::redeem(&token, &tenant("cabs"), wanted(&quote), NOW, sign), Ok(quote));
+    }
+
+    #[test]
+    fn giving_up_costs_what_it_did_when_the_price_was_seen() {
+        let quote = quote();
+        let dearer = CancellationPolicy { free_seconds: 10, fee: 5_000, no_show_wait_seconds: 60 };
+        let today = |currency: &str| TenantConfig {
+            currency: currency.parse().unwrap(),
+            cancellation: dearer,
+            ..TenantConfig::default()
+        };
+        for currency in ["USD", "INR"] {
+            assert_eq!(Some(quote.cancellation(&today(currency))), quote.cancellation);
+        }
+        let mut older = serde_json::to_value(&quote).unwrap();
+        older.as_object_mut().unwrap().remove("cancellation").unwrap();
+        let older: Quote = serde_json::from_value(older).unwrap();
+        assert_eq!(older.cancellation(&today("USD")), dearer);
+        assert_eq!(older.cancellation(&today("INR")), CancellationPolicy { fee: 0, ..dearer });
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) struct CancelRequest {
     reason: Option<String>,
 }
 
-/// Cancels a ride that is not under way yet; what it costs follows the tenant's policy. A driver's cancellation sends the
+/// Cancels a ride that is not under way yet; what it costs follows the tenant's policy as it was when the ride was priced. A driver's cancellation sends the
 /// ride back to be dispatched to somebody else, unless the rider did not come.
 #[utoipa::path(post, path = "/v1/rides/{id}/cancel", tag = "rides", security(("bearer" = [])), request_body = CancelRequest,
     params(("X-Tenant-Id" = String, Header), ("Idempotency-Key" = Option<String>, Header), ("id" = RideId, Path)),
@@ -55,7 +55,7 @@ pub(super) async fn cancel_ride(
     let now = app.clock.now();
     let trip = trip_of(&mut tx, &ride).await?;
     let arrived_at = trip.as_ref().and_then(|trip| trip.arrived_at);
-    let outcome = ride.cancellation(by, arrived_at, &config.config.cancellation, now)?;
+    let outcome = ride.cancellation(by, arrived_at, &ride.quote.cancellation(&config.config), now)?;
 
     let ride = match outcome {
         Cancellation::Ends { fee } => {

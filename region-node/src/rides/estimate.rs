@@ -161,6 +161,7 @@ pub(super) fn quote(
         surge: scarcity.surge,
         surge_cell: scarcity.cell,
         currency: config.currency,
+        cancellation: Some(config.cancellation),
         promotion,
         distance_m: way.distance_m,
         duration_s: way.duration_s,

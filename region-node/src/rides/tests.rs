@@ -43,6 +43,7 @@ pub(crate) fn ride() -> Ride {
             surge: Surge::from_hundredths(120),
             surge_cell: None,
             currency: Currency::USD,
+            cancellation: None,
             promotion: None,
             distance_m: 7_900,
             duration_s: 1_140,
@@ -362,6 +363,34 @@ async fn a_rider_who_cancels_late_owes_the_fee(pool: PgPool) {
     assert_eq!(fees(&region, &late).await, [("cancellation_fee".into(), 450, "pending".into())]);
     assert_eq!(driver.get(&trip).await.ok(200)["status"], "cancelled");
     assert_eq!(driver.post(&(trip + "/arrive"), json!({})).await.problem(409).code, "invalid_transition");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn giving_up_costs_what_the_policy_said_when_the_ride_was_asked_for_whatever_the_tenant_has_changed_since(
+    pool: PgPool,
+) {
+    let config = json!({"cancellation": {"free_seconds": 60, "fee": 450, "no_show_wait_seconds": 200}});
+    let region = TestRegion::with_config(pool, config).await;
+    let rider = region.rider().await;
+    let (driver, waiting) = (region.driver().await, region.driver().await);
+    let (late, _) = accepted(&region, &rider, &driver).await;
+    let (no_show, trip) = accepted(&region, &region.rider().await, &waiting).await;
+    waiting.post(&format!("{trip}/arrive"), json!({})).await.ok(200);
+    let dearer =
+        json!({"currency": "INR", "cancellation": {"free_seconds": 0, "fee": 5_000, "no_show_wait_seconds": 10_000}});
+    let admin = region.admin().await;
+    admin.call(axum::http::Method::PATCH, "/v1/tenants/cabs/config", Some(dearer), &[]).await.ok(200);
+
+    region.clock.advance(time::Duration::seconds(200));
+    let fee = json!({"amount": 450, "currency": "USD"});
+    assert_eq!(rider.post(&cancel(&late), json!({})).await.ok(200)["cancellation_fee"], fee);
+    assert_eq!(waiting.post(&cancel(&no_show), json!({})).await.ok(200)["cancellation_fee"], fee);
+    assert_eq!(fees(&region, &late).await, [("cancellation_fee".into(), 450, "pending".into())]);
+    assert_eq!(fees(&region, &no_show).await, [("no_show_fee".into(), 450, "pending".into())]);
+
+    let (anew, _) = accepted(&region, &rider, &driver).await;
+    let costly = rider.post(&cancel(&anew), json!({})).await.ok(200);
+    assert_eq!(costly["cancellation_fee"], json!({"amount": 5_000, "currency": "INR"}));
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

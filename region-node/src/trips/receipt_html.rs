@@ -88,7 +88,7 @@ pub(super) fn payment(receipt: &Receipt) -> String {
 pub(super) fn footnote(receipt: &Receipt) -> String {
     match receipt.tariff_version {
         Some(version) => format!("Tariff version {version}. {}", receipt.rounding),
-        None => "A cancellation's fee follows the company's policy at the time.".to_owned(),
+        None => "A cancellation's fee follows the company's policy as it was when the ride was booked.".to_owned(),
     }
 }
 
