@@ -1,11 +1,13 @@
 //! Trips over the API.
 
 use serde_json::{Value, json};
-use shared::geo::Point;
-use sqlx::PgPool;
+use shared::{geo::Point, tariff::Tariff, tenant_config::TenantConfig};
+use sqlx::{PgPool, types::Json};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    pricing::{Fare, LineCode, Quote, Travelled},
     rides::tests::accepted,
     testing::{TestRegion, TestUser},
 };
@@ -260,6 +262,70 @@ async fn a_driver_declares_tolls_when_he_ends_a_trip_as_far_as_the_tariff_allows
     assert_eq!(tolls.unwrap()["amount"]["amount"], 900);
     let total = ended["fare"]["total"]["amount"].as_i64().unwrap();
     assert_eq!((total, sum(&ended["fare"])), (driven.ride["fare"]["amount"].as_i64().unwrap() + 900, total));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_fare_is_recomputed_from_the_stored_rows_of_its_ride_and_trip_and_the_config_version_it_names(pool: PgPool) {
+    let zone = |id: &str, lat: f64| {
+        let circle = json!({"center": {"lat": lat, "lng": -73.9855}, "radius_m": 1000});
+        json!({"id": id, "area": {"circle": circle}})
+    };
+    let rule =
+        |zone: &str, kind: &str, amount: i64| json!({"zone": zone, "at": "pickup", "kind": kind, "amount": amount});
+    let tariff = json!({
+        "tax_percent": 8.875, "max_declared_tolls": 900,
+        "night": [{"from": "00:00", "to": "00:00", "raise_percent": 25, "extra": 50}],
+        "zones": [rule("far", "extra", 70_000), rule("square", "toll", 300), rule("square", "extra", 125)],
+    });
+    let config = json!({"zones": [zone("square", PICKUP.lat), zone("far", 41.5)], "tariffs": {"standard": tariff}});
+    let driven = Driven::accepted_with(pool, config).await;
+    let minutes = |n| driven.region.clock.advance(time::Duration::minutes(n));
+    driven.step("arrive").await;
+    minutes(2);
+    driven.step("start").await;
+    driven.drive(9_000.0, 10).await;
+    driven.step("pause").await;
+    minutes(4);
+    driven.step("resume").await;
+    let other =
+        json!({"currency": "EUR", "tariffs": {"standard": {"base": 9_000, "per_km": 1, "night": [], "zones": []}}});
+    let admin = driven.region.admin().await;
+    admin.call(axum::http::Method::PATCH, "/v1/tenants/cabs/config", Some(other), &[]).await.ok(200);
+    driven.drive_by(&[north_of_pickup(9_000.0), north_of_pickup(20_000.0)], 10).await;
+    let end = driven.driver.post(&format!("{}/end", driven.trip), json!({"declared_tolls": 700})).await.ok(200);
+
+    let mut tx = driven.region.app.db.read(&driven.region.tenant).await.unwrap();
+    type Stored = (Json<Quote>, OffsetDateTime, Json<Travelled>, i64, i64, i64, Json<Fare>);
+    let sql = "SELECT r.quote, r.requested_at, t.travelled, t.duration_s, t.paused_s, t.fare_amount, t.fare
+               FROM trips t JOIN rides r ON r.id = t.ride_id WHERE t.id::text = $1";
+    let id = driven.trip.rsplit('/').next().unwrap();
+    let stored: Stored = sqlx::query_as(sql).bind(id).fetch_one(tx.conn()).await.unwrap();
+    let (Json(quote), requested_at, Json(travelled), duration_s, paused_s, fare_amount, Json(fare)) = stored;
+    assert_eq!(Fare::of(&quote, travelled), fare);
+    assert_eq!((json!(fare), fare.total.amount), (end["fare"].clone(), fare_amount));
+    assert_eq!((travelled.driving_s, travelled.declared_tolls), (duration_s - paused_s, 700));
+    assert!(!fare.quoted && travelled.waiting_s >= 360, "{travelled:?}");
+    let codes: Vec<LineCode> = fare.lines.iter().map(|line| line.code).collect();
+    let expected =
+        [LineCode::Waiting, LineCode::Night, LineCode::Extra, LineCode::Tax, LineCode::Toll, LineCode::DeclaredTolls];
+    assert!(expected.iter().all(|code| codes.contains(code)), "{codes:?}");
+
+    let config = async |tx: &mut crate::db::TenantTx, version: i64| -> TenantConfig {
+        let sql =
+            sqlx::query_scalar("SELECT config FROM tenant_config_versions WHERE tenant_id = 'cabs' AND version = $1");
+        let Json(config): Json<TenantConfig> = sql.bind(version).fetch_one(tx.conn()).await.unwrap();
+        config
+    };
+    let of_ride = |config: &TenantConfig| {
+        let tariff = config.tariff(&quote.vehicle_class);
+        let rules = tariff.of_ride(&config.zones, quote.pickup, quote.dropoff, requested_at, &config.timezone);
+        Tariff { commission_percent: Some(config.commission_percent), ..rules }
+    };
+    let then = config(&mut tx, fare.tariff_version).await;
+    assert_eq!((&of_ride(&then), then.currency), (&quote.tariff, quote.currency));
+    assert_eq!(Some(then.cancellation), quote.cancellation);
+    let now = config(&mut tx, fare.tariff_version + 1).await;
+    assert_ne!((&of_ride(&now), now.currency), (&quote.tariff, quote.currency));
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
