@@ -350,6 +350,23 @@ async fn a_receipt_shows_who_pays_what_to_everybody_who_does(pool: PgPool) {
     // Each sees the payment of what is his.
     assert_eq!(amount(&scene.rider.get(&receipt).await.ok(200)["payment"]["amount"]), fare - 300);
     assert_eq!(amount(&ada.get(&receipt).await.ok(200)["payment"]["amount"]), 200);
+    let parts = async |user: &TestUser| -> Vec<(i64, Value, bool)> {
+        let receipt = user.get(&receipt).await.ok(200);
+        let parts = receipt["payments"].as_array().unwrap().iter();
+        parts.map(|part| (amount(&part["amount"]), part["status"].clone(), part["share_id"].is_string())).collect()
+    };
+    let (paid, declined) = (json!("settled"), json!("failed"));
+    let by_rider = [(100, paid.clone(), true), (fare - 300, paid.clone(), false)];
+    let mut of_rider = parts(&scene.rider).await;
+    of_rider.sort_by_key(|part| part.0);
+    assert_eq!(of_rider, by_rider, "what fell back to him is his too");
+    assert_eq!(parts(ada).await, [(200, paid.clone(), true)]);
+    for user in [&scene.driver, &scene.admin] {
+        let mut all = parts(user).await;
+        all.sort_by_key(|part| (part.0, part.1 == paid));
+        let of_friends = [(100, declined.clone(), true), (100, paid.clone(), true), (200, paid.clone(), true)];
+        assert_eq!(all, [&of_friends[..], &by_rider[1..]].concat());
+    }
     assert_eq!(eve.get(&receipt).await.problem(404).code, "not_found", "she had no part in it");
     assert_eq!(ada.get(&scene.trip).await.problem(404).code, "not_found", "a share is not the trip");
     let page = scene.rider.call(axum::http::Method::GET, &receipt, None, &[("accept", "text/html")]).await;

@@ -5,9 +5,9 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use shared::{
-    ids::{RideId, TenantId, TripId},
+    ids::{PaymentId, RideId, ShareId, TenantId, TripId},
     money::Money,
 };
 use time::OffsetDateTime;
@@ -19,7 +19,7 @@ use crate::{
     fare_shares::{self, FareShare, ShareStatus},
     http::{Path, Problem, ProblemBody, preferred},
     identity::{self, Caller, Subject, Vehicle},
-    payments::{Dispute, PaymentKind},
+    payments::{Dispute, PaymentKind, PaymentStatus, RefundStatus, RefundTo},
     pricing::{Fare, FareLine, LineCode, Surge},
     rides::{self, Place, Ride},
 };
@@ -81,6 +81,8 @@ pub(super) struct Receipt {
     /// Of the rider's part, or of the reader's share; missing until it was begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payment: Option<ReceiptPayment>,
+    /// Every payment of the trip the reader may see, oldest first: parts of the fare, tips, and what came of each.
+    pub payments: Vec<ReceiptPart>,
 }
 
 /// What somebody else pays of a fare.
@@ -106,6 +108,37 @@ pub(super) struct ReceiptPayment {
     pub dispute: Option<Dispute>,
     #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub settled_at: Option<OffsetDateTime>,
+}
+
+/// A payment of a trip.
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct ReceiptPart {
+    pub id: PaymentId,
+    pub kind: PaymentKind,
+    /// The share of the fare it pays; missing where it is the rider's own part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_id: Option<ShareId>,
+    /// First name of whose share that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share_of: Option<String>,
+    pub status: PaymentStatus,
+    /// `card`, `cash` or `wallet`.
+    pub method: String,
+    pub amount: Money,
+    #[serde(with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<OffsetDateTime>,
+    /// Oldest first.
+    pub refunds: Vec<ReceiptRefund>,
+    /// Oldest first.
+    pub disputes: Vec<Dispute>,
+}
+
+/// What goes back of a payment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub(super) struct ReceiptRefund {
+    pub status: RefundStatus,
+    pub amount: Money,
+    pub to: RefundTo,
 }
 
 /// How a receipt is written.
@@ -140,7 +173,7 @@ pub(super) async fn get_receipt(
     let own = shares.iter().find(|share| caller.subject == Subject::Rider(share.rider_id));
     let payment_id = own.map_or(trip.payment_id, |share| share.payment.map(|payment| payment.id));
     let trip = Trip { payment_id, ..trip };
-    let receipt = receipt(&mut tx, &published.config.name, trip, &shares).await?;
+    let receipt = receipt(&mut tx, &published.config.name, trip, &shares, &caller.subject).await?;
     let (kind, body) = match format {
         Format::Json => ("application/json", serde_json::to_vec(&receipt).expect("a receipt is plain data")),
         Format::Html => ("text/html; charset=utf-8", receipt_html::render(&receipt).into_bytes()),
@@ -169,13 +202,24 @@ async fn visible(tx: &mut TenantTx, caller: &Caller, id: TripId) -> Result<(Trip
     if has_share || get::is_own(&trip, caller) { Ok((trip, shares)) } else { Err(TripError::NotFound(id).into()) }
 }
 
-async fn receipt(tx: &mut TenantTx, company: &str, trip: Trip, shares: &[FareShare]) -> Result<Receipt, Problem> {
+async fn receipt(
+    tx: &mut TenantTx,
+    company: &str,
+    trip: Trip,
+    shares: &[FareShare],
+    reader: &Subject,
+) -> Result<Receipt, Problem> {
     let ride = rides::load(tx, trip.ride_id).await?.ok_or(TripError::NoReceipt(trip.id))?;
     let (Some(ended_at), Some(Charged { kind, lines, total, fare })) = (trip.ended_at, Charged::of(&trip, &ride))
     else {
         return Err(TripError::NoReceipt(trip.id).into());
     };
     let tip = store::tip(tx, trip.id).await?;
+    let mut payments = store::payments(tx, trip.id, reader).await?;
+    for part in &mut payments {
+        let share = shares.iter().find(|share| Some(share.id) == part.share_id);
+        part.share_of = share.map(|share| share.rider.clone());
+    }
     let shares = shares.iter().filter_map(|share| {
         Some(ReceiptShare { name: share.rider.clone(), amount: share.amount?, status: share.status })
     });
@@ -217,6 +261,7 @@ async fn receipt(tx: &mut TenantTx, company: &str, trip: Trip, shares: &[FareSha
             dispute: payment.dispute.map(|dispute| dispute.0),
             settled_at: payment.settled_at,
         }),
+        payments,
     })
 }
 
@@ -240,7 +285,7 @@ impl Receipt {
 }
 
 /// A first name, where there still is one.
-fn named(name: &str) -> &str {
+pub(super) fn named(name: &str) -> &str {
     if name.is_empty() { "a rider" } else { name }
 }
 
@@ -319,6 +364,7 @@ pub(super) mod tests {
             tariff_version: None,
             surge_multiplier: None,
             payment: None,
+            payments: Vec::new(),
             ..example()
         }
     }
@@ -365,6 +411,18 @@ pub(super) mod tests {
                 dispute: None,
                 settled_at: Some(datetime!(2026-03-01 12:22 UTC)),
             }),
+            payments: vec![ReceiptPart {
+                id: PaymentId(uuid::Uuid::from_u128(0x0195_5b2e_7000_7000_8000_0000_0000_0003)),
+                kind: PaymentKind::Fare,
+                share_id: None,
+                share_of: None,
+                status: PaymentStatus::Settled,
+                method: "card".into(),
+                amount: fare.total,
+                settled_at: Some(datetime!(2026-03-01 12:22 UTC)),
+                refunds: Vec::new(),
+                disputes: Vec::new(),
+            }],
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::receipt::{Receipt, address, written};
+use super::receipt::{Receipt, ReceiptPart, address, named, written};
 use crate::{
-    payments::DisputeStatus,
+    payments::{DisputeStatus, PaymentKind, PaymentStatus, RefundStatus, RefundTo},
     pricing::{kilometres, minutes},
 };
 
@@ -41,7 +41,9 @@ pub(super) fn render(receipt: &Receipt) -> String {
     if let Some(vehicle) = &receipt.vehicle {
         detail("Vehicle", format!("{} {}", vehicle.model, vehicle.plate).trim());
     }
-    detail("Payment", &payment(receipt));
+    for (what, how) in payments(receipt) {
+        detail(&escape(&what), &how);
+    }
 
     let mut lines = String::new();
     for line in &receipt.lines {
@@ -68,20 +70,56 @@ pub(super) fn render(receipt: &Receipt) -> String {
     )
 }
 
-/// `card, settled`; what was refunded, what was disputed.
-pub(super) fn payment(receipt: &Receipt) -> String {
-    let Some(payment) = &receipt.payment else { return "not paid yet".into() };
-    let refunded = match payment.refunded.amount {
-        0 => String::new(),
-        _ => format!(", {} refunded", payment.refunded),
-    };
-    let disputed = payment.dispute.map(|dispute| match dispute.status {
-        DisputeStatus::Open => format!(", {} disputed", dispute.amount),
-        DisputeStatus::Won => format!(", {} disputed in vain", dispute.amount),
-        DisputeStatus::Lost => format!(", {} taken back by the bank", dispute.amount),
-    });
-    let disputed = disputed.unwrap_or_default();
-    format!("{}, {}{refunded}{disputed}", payment.method, payment.status.replace('_', " "))
+/// What was paid for, and how: `card, settled`, what was refunded, what was disputed. Where there are several payments each says
+/// its amount; one that was declined is told of only while nothing has taken its place.
+pub(super) fn payments(receipt: &Receipt) -> Vec<(String, String)> {
+    let live = receipt.payments.iter().filter(|part| part.status != PaymentStatus::Failed);
+    let live: Vec<&ReceiptPart> = live.collect();
+    let mut told = Vec::new();
+    if live.iter().all(|part| part.kind == PaymentKind::Tip) {
+        let begun = receipt.payment.as_ref();
+        let begun = begun.map(|payment| format!("{}, {}", payment.method, payment.status.replace('_', " ")));
+        told.push(("Payment".to_owned(), begun.unwrap_or_else(|| "not paid yet".to_owned())));
+    }
+    let is_one_of_many = live.len() + told.len() > 1;
+    for part in live {
+        let amount = if is_one_of_many { format!("{} by ", part.amount) } else { String::new() };
+        told.push((name(part), format!("{amount}{}", became(part))));
+    }
+    told
+}
+
+fn name(part: &ReceiptPart) -> String {
+    match (part.kind, &part.share_of) {
+        (PaymentKind::Tip, _) => "Tip".to_owned(),
+        (_, Some(of)) => format!("Share of {}", named(of)),
+        (_, None) => "Payment".to_owned(),
+    }
+}
+
+fn became(part: &ReceiptPart) -> String {
+    let mut text = format!("{}, {}", part.method, part.status.as_str().replace('_', " "));
+    for refund in &part.refunds {
+        let way = match refund.to {
+            RefundTo::Source => "",
+            RefundTo::Wallet => " to the wallet",
+        };
+        let _ = match refund.status {
+            RefundStatus::Settled => write!(text, ", {} refunded{way}", refund.amount),
+            RefundStatus::Pending | RefundStatus::Authorized | RefundStatus::Unknown => {
+                write!(text, ", {} being refunded{way}", refund.amount)
+            }
+            RefundStatus::Failed => Ok(()),
+        };
+    }
+    for dispute in &part.disputes {
+        let _ = match dispute.status {
+            DisputeStatus::Open => write!(text, ", {} disputed", dispute.amount),
+            DisputeStatus::Won => write!(text, ", {} disputed in vain", dispute.amount),
+            DisputeStatus::Lost => write!(text, ", {} taken back by the bank", dispute.amount),
+        };
+    }
+    text
 }
 
 /// What the amounts were made by.

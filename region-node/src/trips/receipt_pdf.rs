@@ -2,7 +2,7 @@
 
 use super::{
     receipt::{Receipt, address, coordinates, written},
-    receipt_html::{footnote, payment},
+    receipt_html::{footnote, payments},
 };
 use crate::{
     pdf::{Document, Font, GREY, INK, LEFT, Pages, RIGHT, RULE, can_write, fitting},
@@ -42,7 +42,9 @@ fn draw(receipt: &Receipt) -> Vec<Vec<u8>> {
     if let Some(vehicle) = &receipt.vehicle {
         sheet.detail("Vehicle", format!("{} {}", vehicle.model, vehicle.plate).trim());
     }
-    sheet.detail("Payment", &payment(receipt));
+    for (what, how) in payments(receipt) {
+        sheet.detail(&fitting(Font::Regular, 10.5, 85.0, &what), &how);
+    }
     sheet.down(14.0);
 
     for line in &receipt.lines {
@@ -79,11 +81,11 @@ mod tests {
     use super::*;
     use crate::{
         fare_shares::ShareStatus,
-        payments::{Dispute, DisputeStatus},
+        payments::{Dispute, DisputeStatus, RefundStatus, RefundTo},
         pdf::win_ansi,
         pricing::{FareLine, LineCode},
         trips::receipt::{
-            ReceiptShare,
+            ReceiptRefund, ReceiptShare,
             tests::{cancelled, example},
         },
     };
@@ -116,9 +118,9 @@ mod tests {
         let share =
             |n: i64| ReceiptShare { name: format!("Friend{n}"), amount: usd(100 + n), status: ShareStatus::Fixed };
         receipt.shares = (1..=7).map(share).collect();
-        let paid = receipt.payment.as_mut().unwrap();
-        paid.refunded = usd(123);
-        paid.dispute = Some(Dispute { status: DisputeStatus::Open, amount: usd(456) });
+        let paid = &mut receipt.payments[0];
+        paid.refunds = vec![ReceiptRefund { status: RefundStatus::Settled, amount: usd(123), to: RefundTo::Source }];
+        paid.disputes = vec![Dispute { status: DisputeStatus::Open, amount: usd(456) }];
         let pages = draw(&receipt);
         assert_eq!(pages.len(), 2);
         for page in &pages {

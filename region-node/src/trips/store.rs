@@ -2,18 +2,22 @@
 
 use shared::{
     geo::Point,
-    ids::{DriverId, PaymentId, RideId, RiderId, TripId},
+    ids::{DriverId, PaymentId, RideId, RiderId, ShareId, TripId},
     money::Money,
 };
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{RatedBy, Rating, Trip, TripError, TripStatus, trace::Breadcrumb};
+use super::{
+    RatedBy, Rating, Trip, TripError, TripStatus,
+    receipt::{ReceiptPart, ReceiptRefund},
+    trace::Breadcrumb,
+};
 use crate::{
     db::{TenantTx, constraint},
-    identity::SealedParties,
-    payments::Dispute,
+    identity::{SealedParties, Subject},
+    payments::{Dispute, PaymentKind, PaymentStatus},
     pricing::{Fare, Quote, Travelled},
     rides::{PaymentMethod, Place, Ride, RideRow, RideStatus},
 };
@@ -341,6 +345,51 @@ pub(super) async fn payment(tx: &mut TenantTx, id: PaymentId) -> sqlx::Result<Op
     )
     .fetch_optional(tx.conn())
     .await
+}
+
+/// A trip's payments that a reader may see, oldest first; whose shares they are is left open.
+pub(super) async fn payments(tx: &mut TenantTx, id: TripId, reader: &Subject) -> sqlx::Result<Vec<ReceiptPart>> {
+    let (rider, driver) = match reader {
+        Subject::Rider(rider) => (Some(rider.0), None),
+        Subject::Driver(driver) => (None, Some(driver.0)),
+        Subject::Client(_) => (None, None),
+    };
+    let rows = sqlx::query!(
+        r#"SELECT p.id, p.kind, p.share_id, p.status, p.method ->> 'type' AS "method!", p.amount, p.currency, p.settled_at,
+               (SELECT jsonb_agg(jsonb_build_object('status', f.status, 'to', f.goes_to,
+                           'amount', jsonb_build_object('amount', f.amount, 'currency', f.currency))
+                           ORDER BY f.created_at, f.id)
+                FROM refunds f WHERE f.payment_id = p.id) AS "refunds: Json<Vec<ReceiptRefund>>",
+               (SELECT jsonb_agg(jsonb_build_object('status', d.status,
+                           'amount', jsonb_build_object('amount', d.amount, 'currency', d.currency))
+                           ORDER BY d.opened_at, d.id)
+                FROM disputes d WHERE d.payment_id = p.id) AS "disputes: Json<Vec<Dispute>>"
+           FROM payments p
+           WHERE p.trip_id = $1 AND ($2::uuid IS NULL OR p.rider_id = $2) AND ($3::uuid IS NULL OR p.driver_id = $3)
+           ORDER BY p.created_at, p.id"#,
+        id.0,
+        rider,
+        driver
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    let unreadable = |what: &str| sqlx::Error::Decode(format!("'{what}' is unknown of a payment").into());
+    let parts = rows.into_iter().map(|row| {
+        let currency = row.currency.parse().map_err(|_| unreadable(&row.currency))?;
+        Ok(ReceiptPart {
+            id: PaymentId(row.id),
+            kind: PaymentKind::from_name(&row.kind).ok_or_else(|| unreadable(&row.kind))?,
+            share_id: row.share_id.map(ShareId),
+            share_of: None,
+            status: PaymentStatus::from_name(&row.status).ok_or_else(|| unreadable(&row.status))?,
+            method: row.method,
+            amount: Money::new(row.amount, currency),
+            settled_at: row.settled_at,
+            refunds: row.refunds.map(|refunds| refunds.0).unwrap_or_default(),
+            disputes: row.disputes.map(|disputes| disputes.0).unwrap_or_default(),
+        })
+    });
+    parts.collect()
 }
 
 /// What the driver was tipped for a trip, less what of it went back.

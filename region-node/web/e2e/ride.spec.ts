@@ -189,6 +189,7 @@ test('a ride from the price to the paid receipt', async ({ browser }) => {
     await tip.getByRole('radio').first().check({ force: true });
     await tip.getByRole('button', { name: /^Give the tip/ }).click();
     await expect(tip.getByTestId('tip-status')).toHaveText(/^Thank you\. .* go to your driver\.$/);
+    await expect(rider.getByTestId('paid-parts')).toContainText('Tip', { timeout: 30_000 });
     await expect(rider.getByTestId('payment-status')).toHaveText('Paid');
   });
 

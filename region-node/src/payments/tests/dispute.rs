@@ -25,6 +25,10 @@ async fn tell_of(
 ) -> TestAnswer {
     let opened_at = opened_at.format(&Rfc3339).unwrap();
     let dispute = json!({"id": "dp_1", "charge": charge, "amount": amount, "status": status, "opened_at": opened_at});
+    tell_about(scene, event, dispute).await
+}
+
+async fn tell_about(scene: &Scene, event: &str, dispute: Value) -> TestAnswer {
     let event = json!({"id": event, "type": "charge.dispute.updated", "data": {"dispute": dispute}});
     let signature = sign(WEBHOOK_SECRET.as_bytes(), event.to_string().as_bytes(), scene.region.clock.now());
     let headers = [("sandbox-signature", signature.as_str())];
@@ -72,6 +76,53 @@ async fn a_dispute_takes_the_money_from_the_psp_and_brings_it_back_when_it_is_wo
     let trip = scene.payment(id).await["trip_id"].as_str().unwrap().to_owned();
     let receipt = scene.receipt(trip.parse::<Uuid>().unwrap().into()).await;
     assert_eq!(receipt["payment"]["dispute"], json!({"status": "won", "amount": usd(500)}));
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_receipt_shows_every_payment_of_its_trip_with_all_that_was_given_back_or_disputed(pool: PgPool) {
+    let scene = Scene::new(pool).await;
+    let trip = scene.trip().await;
+    let declined = id_of(&scene.pay(trip, "tok_declined").await.ok(201));
+    let fare = id_of(&scene.pay(trip, "tok_visa").await.ok(201));
+    let refund = json!({"amount": 100, "reason": "sorry", "to": "wallet"});
+    scene.admin.post(&format!("/v1/payments/{fare}/refunds"), refund).await.ok(201);
+    let gift = json!({"amount": 250, "method": {"type": "card", "token": "tok_visa"}});
+    let tip = id_of(&scene.rider.post(&format!("/v1/trips/{trip}/tip"), gift).await.ok(201));
+    for (n, (payment, amount, status)) in
+        [(fare, 300, "won"), (fare, 200, "open"), (tip, 50, "lost")].into_iter().enumerate()
+    {
+        let charge = provider_ref(&scene, payment).await;
+        let dispute = json!({"id": format!("dp_{n}"), "charge": charge, "amount": usd(amount), "status": status,
+                             "opened_at": format!("2026-03-01T12:00:0{n}Z")});
+        tell_about(&scene, &format!("evt_{n}"), dispute).await.ok(200);
+    }
+
+    let receipt = scene.receipt(trip).await;
+    let shown = |part: &Value| (part["kind"].clone(), part["status"].clone(), part["amount"].clone());
+    let parts = receipt["payments"].as_array().unwrap();
+    assert_eq!(
+        parts.iter().map(|part| part["id"].clone()).collect::<Vec<_>>(),
+        [json!(declined), json!(fare), json!(tip)]
+    );
+    assert_eq!(shown(&parts[0]), (json!("fare"), json!("failed"), usd(FARE)));
+    assert_eq!(shown(&parts[1]), (json!("fare"), json!("partially_refunded"), usd(FARE)));
+    assert_eq!(parts[1]["refunds"], json!([{"status": "settled", "amount": usd(100), "to": "wallet"}]));
+    let disputes = json!([{"status": "won", "amount": usd(300)}, {"status": "open", "amount": usd(200)}]);
+    assert_eq!(parts[1]["disputes"], disputes);
+    assert_eq!(shown(&parts[2]), (json!("tip"), json!("settled"), usd(250)));
+    assert_eq!(parts[2]["disputes"], json!([{"status": "lost", "amount": usd(50)}]));
+    assert_eq!(receipt["payment"]["dispute"], disputes[1], "the latest, as before");
+
+    let html = [("accept", "text/html")];
+    let page = scene.rider.call(axum::http::Method::GET, &format!("/v1/trips/{trip}/receipt"), None, &html).await;
+    let page = String::from_utf8(page.bytes).unwrap();
+    for told in [
+        "<dt>Payment</dt><dd>11.00 USD by card, partially refunded, 1.00 USD refunded to the wallet, 3.00 USD disputed in vain, \
+         2.00 USD disputed</dd>",
+        "<dt>Tip</dt><dd>2.50 USD by card, settled, 0.50 USD taken back by the bank</dd>",
+    ] {
+        assert!(page.contains(told), "{page}");
+    }
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

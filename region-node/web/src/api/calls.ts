@@ -21,6 +21,7 @@ import type {
   Payout,
   Place,
   QuarantinedEntry,
+  Receipt,
   Reconciliation,
   RegionsView,
   RejectedFact,
@@ -140,6 +141,9 @@ export const stepTrip = (client: Client, id: string, step: TripStep, body: { pin
 
 export const trip = (client: Client, id: string, signal?: AbortSignal): Promise<Trip> =>
   client.json({ method: 'GET', path: `/v1/trips/${enc(id)}`, signal });
+
+export const receipt = (client: Client, tripId: string, signal?: AbortSignal): Promise<Receipt> =>
+  client.json({ method: 'GET', path: `/v1/trips/${enc(tripId)}/receipt`, signal });
 
 export const receiptFile = (client: Client, tripId: string, accept: 'application/pdf' | 'text/html'): Promise<Response> =>
   client.send({ method: 'GET', path: `/v1/trips/${enc(tripId)}/receipt`, accept });

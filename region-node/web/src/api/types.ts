@@ -170,6 +170,36 @@ export interface Payment {
   remote_durable_at?: string | null;
 }
 
+/** What goes back of a payment, to where it came from or into the wallet. */
+export interface ReceiptRefund {
+  status: 'pending' | 'authorized' | 'settled' | 'failed' | 'unknown';
+  amount: Money;
+  to: 'source' | 'wallet';
+}
+
+/** A bank takes money back, or has tried to. */
+export interface Dispute {
+  status: 'open' | 'won' | 'lost';
+  amount: Money;
+}
+
+/** A payment of a trip, and what came of it. */
+export interface ReceiptPart {
+  id: string;
+  kind: Payment['kind'];
+  /** First name of whose share of the fare it pays; missing where it is the rider's own part. */
+  share_of?: string | null;
+  status: PaymentStatus;
+  method: PaymentMethod['type'];
+  amount: Money;
+  refunds: ReceiptRefund[];
+  disputes: Dispute[];
+}
+
+export interface Receipt {
+  payments: ReceiptPart[];
+}
+
 /** A movement of a rider's wallet; negative: spent. */
 export interface WalletEntry {
   entry_id: string;

@@ -13,6 +13,7 @@ import { FareLines } from '../ui/fare-lines';
 import { Rating } from '../ui/rating';
 import { PaymentBadge } from '../ui/ride-badge';
 import { isFinal, type FollowEvent } from './follow';
+import { PaidParts } from './paid-parts';
 import { PaidShares } from './split-fare';
 import { Tip } from './tip';
 
@@ -115,6 +116,7 @@ export function AfterRide({ ride, tripId, payment, shareNews, tell }: AfterRideP
         <ErrorNote error={download.error} />
       </section>
       {shared !== null && <PaidShares ride={ride} tripId={tripId} news={shareNews} />}
+      {fare != null && <PaidParts tripId={tripId} news={`${payment?.status ?? ''} ${shareNews}`} />}
       {payment?.status === 'settled' && fare != null && <Tip ride={ride} tripId={tripId} fare={fare.total} />}
       <Rating role="rider" tripId={tripId} question="How was your driver?" />
     </>
