@@ -240,7 +240,8 @@ pub struct LedgerEntry {
     /// ISO 4217.
     pub currency: String,
     /// When the money was asked for or given back, by the home region's clock: of the intent, so that whoever ends it, and
-    /// however often after an old backup was restored, tells the same fact.
+    /// however often after an old backup was restored, tells the same fact. Of a dispute's adjustment: when it was opened or decided,
+    /// as the payment service dates it.
     #[serde(with = "time::serde::rfc3339")]
     pub settled_at: OffsetDateTime,
 }

@@ -109,7 +109,11 @@ pub(super) async fn take(
     let dispute = DisputeRecord { status: news.status, ..known.unwrap_or(new) };
     store::save_dispute(tx, &dispute, now).await?;
     for status in steps {
-        book(tx, &payment, &dispute, *status, now).await?;
+        let came_at = match status {
+            DisputeStatus::Open => dispute.opened_at,
+            DisputeStatus::Won | DisputeStatus::Lost => decided_at(tx, &dispute, news).await?,
+        };
+        book(tx, &payment, &dispute, *status, came_at, now).await?;
     }
     let labels = [("tenant", tx.tenant().to_string()), ("status", dispute.status.to_string())];
     metrics::counter!("region_node_disputes_total", &labels).increment(1);
@@ -120,12 +124,21 @@ pub(super) async fn take(
     Ok(())
 }
 
-/// Books one step and tells other regions.
+/// When a dispute was decided: by the event that says so, whenever it comes. Whoever hears of it anew, since an old backup was restored,
+/// and by another event of the same decision, is to tell the very same fact, so what is known of it already counts first.
+async fn decided_at(tx: &mut TenantTx, dispute: &DisputeRecord, news: &DisputeNews) -> Result<OffsetDateTime, Problem> {
+    let known = store::fact_settled_at(tx, Entry::id_of_dispute(dispute.id, news.status)).await?;
+    let told_at = news.told_at.map_or(dispute.opened_at, |at| at.max(dispute.opened_at));
+    Ok(known.unwrap_or(told_at))
+}
+
+/// Books the step that a dispute came to at `came_at`, and tells other regions.
 async fn book(
     tx: &mut TenantTx,
     payment: &PaymentRecord,
     dispute: &DisputeRecord,
     status: DisputeStatus,
+    came_at: OffsetDateTime,
     now: OffsetDateTime,
 ) -> Result<(), Problem> {
     let amount = dispute.amount.amount;
@@ -147,7 +160,7 @@ async fn book(
         DisputeStatus::Lost => 0,
     };
     // Of what was paid for trips others have a settlement, which this adjusts; of a top-up they have none.
-    let told = payment.trip_id.map(|trip| entry.told(tx.tenant(), payment, trip, moved, dispute.opened_at));
+    let told = payment.trip_id.map(|trip| entry.told(tx.tenant(), payment, trip, moved, came_at));
     let told: Vec<_> = told.into_iter().map(Fact::Adjustment).collect();
     store::book(tx, &entry, &told).await?;
     Ok(())

@@ -245,8 +245,9 @@ impl Entry {
     }
 
     /// What other regions learn of it, as the body of a fact: that the payment of `trip` it is about moved `amount`, asked for at
-    /// `asked_at`. All of that is of the intent, or of the dispute, its time included, so whoever books the entry again, since
-    /// an old backup was restored, tells the very same fact, and every region's set of facts stays as it is.
+    /// `asked_at`. All of that is of the intent, or of what the payment service tells of the dispute, its time included, so whoever
+    /// books the entry again, since an old backup was restored, tells the very same fact, and every region's set of facts stays as
+    /// it is.
     pub(super) fn told(
         &self,
         tenant: &TenantId,

@@ -49,7 +49,7 @@ pub(super) struct Rollup {
 /// What a day's facts in one currency come to.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct RollupDay {
-    /// By which payments and refunds were asked for (UTC).
+    /// By which payments and refunds were asked for, and disputes opened or decided (UTC).
     day: String,
     /// Settlements.
     count: i64,

@@ -56,6 +56,8 @@ pub(super) struct Settlement {
     currency: Currency,
     origin_region: String,
     origin_seq: i64,
+    /// When the payment or refund was asked for, by its home region's clock, which is not always when its money moved; of a dispute,
+    /// when it was opened, and, of what its decision brought, when the payment service said that it was decided.
     #[serde(with = "time::serde::rfc3339")]
     settled_at: OffsetDateTime,
     /// Whoever took the tenant's home by force after this was moved had not heard of it by then.

@@ -30,10 +30,10 @@ pub(super) struct Received {
 
 /// Takes a PSP's webhook. The sandbox signs with `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over
 /// `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`, or of a
-/// dispute `{"id","type","data":{"dispute":{"id","charge","amount":{"amount","currency"},"status":"open|won|lost","opened_at"}}}`. Signatures
-/// older than five minutes are refused; a replay does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot
-/// send a header of ours, so its endpoint is `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account
-/// the tenant has left.
+/// dispute `{"id","type","created","data":{"dispute":{"id","charge","amount":{"amount","currency"},"status":"open|won|lost","opened_at"}}}`,
+/// where `created` (unix seconds; it may be missing) dates what was decided. Signatures older than five minutes are refused; a replay
+/// does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot send a header of ours, so its endpoint is
+/// `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account the tenant has left.
 #[utoipa::path(post, path = "/v1/psp/webhooks/{provider}", tag = "payments",
     request_body(content = Object, content_type = "application/json"),
     params(("X-Tenant-Id" = Option<String>, Header), ("tenant" = Option<String>, Query, description = "Instead of X-Tenant-Id."),

@@ -263,6 +263,9 @@ pub(in crate::payments) struct DisputeNews {
     pub(in crate::payments) status: DisputeStatus,
     #[serde(with = "time::serde::rfc3339")]
     pub(in crate::payments) opened_at: OffsetDateTime,
+    /// Of the event that says so, where it says when it was made.
+    #[serde(skip)]
+    pub(in crate::payments) told_at: Option<OffsetDateTime>,
 }
 
 /// One payment service.

@@ -11,11 +11,21 @@ use crate::payments::PaymentError;
 /// A signature older (or newer) than this is refused, so that a captured webhook cannot be sent again later.
 const TOLERANCE: Duration = Duration::minutes(5);
 
-/// An event as payment services send one: its id, and what it is about.
+/// An event as payment services send one: its id, when it was made, and what it is about.
 #[derive(Deserialize)]
 pub(super) struct Event<T> {
     pub(super) id: String,
+    /// Unix seconds, where it says so.
+    #[serde(default)]
+    created: serde_json::Value,
     pub(super) data: T,
+}
+
+impl<T> Event<T> {
+    /// When it was made: unlike the time of its signature, that stays however often it is sent.
+    pub(super) fn made_at(&self) -> Option<OffsetDateTime> {
+        OffsetDateTime::from_unix_timestamp(self.created.as_i64()?).ok()
+    }
 }
 
 /// Reads an event that `header` signs with one of `secrets`, about now.

@@ -47,7 +47,7 @@ pub(super) use self::{
         claim_due as claim_due_refunds, insert as insert_refund, load as load_refund, lock as lock_refund,
         of_payment as refunds_of_payment, save as save_refund, to_attend as refunds_to_attend,
     },
-    settlements::{SettlementRow, list as list_settlements, position_of, rollup},
+    settlements::{SettlementRow, fact_settled_at, list as list_settlements, position_of, rollup},
     statements::{Place, before as standings_before, lines as ledger_lines},
     stray_disputes::{
         attend as attend_stray_dispute, keep as keep_stray_dispute, load as load_stray_dispute,

@@ -1,3 +1,4 @@
+use shared::ids::FactId;
 use sqlx::PgConnection;
 use time::{Date, OffsetDateTime};
 use uuid::Uuid;
@@ -57,6 +58,20 @@ pub(in crate::payments) async fn list(
             sql.fetch_all(conn).await
         }
     }
+}
+
+/// When a fact says that its money moved; none if it is not known here.
+pub(in crate::payments) async fn fact_settled_at(
+    tx: &mut TenantTx,
+    fact: FactId,
+) -> sqlx::Result<Option<OffsetDateTime>> {
+    let tenant = tx.tenant().clone();
+    let sql = sqlx::query_scalar!(
+        "SELECT settled_at FROM ledger_facts WHERE tenant_id = $1 AND fact_id = $2",
+        tenant.as_str(),
+        fact.0
+    );
+    sql.fetch_optional(tx.conn()).await
 }
 
 /// What a tenant's facts about what riders paid come to by day (UTC) and currency, from one day to another.

@@ -29,7 +29,10 @@ async fn tell_of(
 }
 
 async fn tell_about(scene: &Scene, event: &str, dispute: Value) -> TestAnswer {
-    let event = json!({"id": event, "type": "charge.dispute.updated", "data": {"dispute": dispute}});
+    send(scene, json!({"id": event, "type": "charge.dispute.updated", "data": {"dispute": dispute}})).await
+}
+
+async fn send(scene: &Scene, event: Value) -> TestAnswer {
     let signature = sign(WEBHOOK_SECRET.as_bytes(), event.to_string().as_bytes(), scene.region.clock.now());
     let headers = [("sandbox-signature", signature.as_str())];
     let path = "/v1/psp/webhooks/sandbox";
@@ -136,6 +139,59 @@ async fn a_lost_dispute_is_borne_by_the_tenant(pool: PgPool) {
     assert_eq!(scene.payment(id).await["dispute"]["status"], "lost");
     assert_eq!(told(&scene).await, [-FARE, 0], "it left when the dispute was opened");
 }
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn what_a_dispute_s_decision_brings_is_of_the_day_it_was_decided_also_when_it_is_told_anew(pool: PgPool) {
+    const OPENED_AT: &str = "2026-03-01T12:00:00Z";
+    const DECIDED_AT: OffsetDateTime = datetime!(2026-04-20 9:00 UTC);
+    let scene = Scene::new(pool).await;
+    let charge = provider_ref(&scene, scene.paid("tok_visa").await).await;
+    let decided = async |event: &str, at: OffsetDateTime| {
+        let dispute =
+            json!({"id": "dp_1", "charge": charge, "amount": usd(500), "status": "won", "opened_at": OPENED_AT});
+        let made_at = at.unix_timestamp();
+        let event =
+            json!({"id": event, "type": "charge.dispute.closed", "created": made_at, "data": {"dispute": dispute}});
+        send(&scene, event).await.ok(200);
+    };
+    tell(&scene, "evt_1", &charge, &usd(500), "open").await.ok(200);
+    scene.region.clock.advance(Duration::HOUR);
+    decided("evt_2", DECIDED_AT).await;
+    let told = adjustments(&scene).await;
+    let dates: Vec<&Value> = told.iter().map(|fact| &fact["settled_at"]).collect();
+    assert_eq!(dates, [OPENED_AT, "2026-04-20T09:00:00Z"]);
+
+    // An old backup is put back, and what came since is sent again; what other regions know, they have told by then or not.
+    scene.forgets(DECISIONS).await;
+    decided("evt_2", DECIDED_AT).await;
+    assert_eq!(adjustments(&scene).await, [told.clone(), told.clone()].concat());
+    let facts = "INSERT INTO ledger_facts (fact_id, payment_id, trip_id, tenant_id, kind, amount, currency, origin_region,
+                     origin_incarnation, origin_seq, home_term, home_n, settled_at, body_hash)
+                 SELECT (f->>'fact_id')::uuid, (f->>'payment_id')::uuid, (f->>'trip_id')::uuid, f->>'tenant', 'adjustment',
+                     (f->>'amount')::bigint, f->>'currency', 'us-east', 1, row_number() OVER (), 1, 0,
+                     (f->>'settled_at')::timestamptz, decode(repeat('00', 32), 'hex')
+                 FROM (SELECT DISTINCT convert_from(body, 'UTF8')::jsonb AS f FROM repl_outbox WHERE kind = 'adjustment') told";
+    sqlx::query(facts).execute(&mut *scene.conn().await).await.unwrap();
+    scene.forgets(DECISIONS).await;
+    decided("evt_3", DECIDED_AT + Duration::HOUR).await;
+    assert_eq!(
+        adjustments(&scene).await,
+        [told.clone(), told.clone(), told].concat(),
+        "another event of the same decision"
+    );
+    assert_eq!(adjusted(&scene).await, [0, 0, 0]);
+}
+
+/// The facts of adjustments, in the order they were told.
+async fn adjustments(scene: &Scene) -> Vec<Value> {
+    let sql = "SELECT convert_from(body, 'UTF8')::jsonb FROM repl_outbox WHERE kind = 'adjustment' ORDER BY position";
+    sqlx::query_scalar(sql).fetch_all(&mut *scene.conn().await).await.unwrap()
+}
+
+/// What an old backup does not have yet, of disputes.
+const DECISIONS: &str = "DELETE FROM disputes; DELETE FROM psp_webhook_events;
+    DELETE FROM ledger_postings WHERE entry_id IN (SELECT id FROM ledger_entries WHERE kind = 'adjustment');
+    DELETE FROM ledger_entries WHERE kind = 'adjustment'";
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn webhooks_of_a_dispute_that_come_doubled_and_in_the_wrong_order_book_it_once(pool: PgPool) {

@@ -377,7 +377,9 @@ impl Psp for Sandbox {
         }
         let event = signature::open::<Data>(&self.webhook_secret, headers.get(SIGNATURE), body, now)?;
         let about = event.data.idempotency_key.as_deref().and_then(OperationKey::parse);
-        Ok(WebhookEvent { id: event.id, about, dispute: event.data.dispute })
+        let told_at = event.made_at();
+        let dispute = event.data.dispute.map(|news| DisputeNews { told_at, ..news });
+        Ok(WebhookEvent { id: event.id, about, dispute })
     }
 }
 

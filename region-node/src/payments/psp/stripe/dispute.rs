@@ -23,8 +23,9 @@ pub(super) struct Dispute {
 }
 
 impl Dispute {
-    /// None of what takes no money: a bank's inquiry (`warning_…`), a dispute that was prevented, a charge that is not ours.
-    pub(super) fn news(self) -> Result<Option<DisputeNews>, PaymentError> {
+    /// As an event made at `told_at` says it. None of what takes no money: a bank's inquiry (`warning_…`), a dispute that was
+    /// prevented, a charge that is not ours.
+    pub(super) fn news(self, told_at: Option<OffsetDateTime>) -> Result<Option<DisputeNews>, PaymentError> {
         let Some(status) = self.status() else { return Ok(None) };
         let Some(charge_ref) = self.payment_intent else { return Ok(None) };
         let malformed = |what: &str| PaymentError::MalformedEvent(format!("a dispute's {what} cannot be read"));
@@ -37,6 +38,7 @@ impl Dispute {
             amount: Money::new(amount, currency),
             status,
             opened_at,
+            told_at,
         }))
     }
 
@@ -83,7 +85,7 @@ mod tests {
             r#"{{"object": "dispute", "id": "dp_1", "amount": 80000, "currency": "{currency}", "status": "{status}",
                 "created": 1772366400, "payment_intent": "pi_1", "reason": "fraudulent"}}"#
         );
-        serde_json::from_str::<Dispute>(&text).unwrap().news().unwrap()
+        serde_json::from_str::<Dispute>(&text).unwrap().news(None).unwrap()
     }
 
     #[test]

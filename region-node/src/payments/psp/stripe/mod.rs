@@ -353,11 +353,11 @@ impl Psp for Stripe {
             object: Value,
         }
         let event = signature::open::<Data>(&self.webhook_secrets, headers.get(SIGNATURE), body, now)?;
-        let object = event.data.object;
+        let (made_at, object) = (event.made_at(), event.data.object);
         if object["object"] == "dispute" {
             let dispute: Dispute =
                 serde_json::from_value(object).map_err(|error| PaymentError::MalformedEvent(error.to_string()))?;
-            return Ok(WebhookEvent { id: event.id, about: None, dispute: dispute.news()? });
+            return Ok(WebhookEvent { id: event.id, about: None, dispute: dispute.news(made_at)? });
         }
         let about = object["metadata"][KEY].as_str().and_then(OperationKey::parse);
         Ok(WebhookEvent { id: event.id, about, dispute: None })
