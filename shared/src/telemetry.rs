@@ -109,7 +109,7 @@ pub fn start(service: &'static str, region: &str, config: &TelemetryConfig) -> R
 }
 
 /// Histograms count durations in these steps, seconds.
-const LATENCY_BUCKETS_S: [f64; 14] =
+pub const LATENCY_BUCKETS_S: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// What histograms have recorded is kept as it came until somebody reads the page.

@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::json;
-use shared::{clock::Clock, geo::Point, ids::RideId};
+use shared::{clock::Clock, geo::Point, ids::RideId, telemetry::LATENCY_BUCKETS_S};
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
@@ -46,6 +46,9 @@ const CALLS_OFF_AT_ONCE: usize = 64;
 const WINDOW_MS: u32 = 200;
 const RATE: f64 = 10_000.0;
 const LADDER: [f64; 9] = [1_250.0, 2_500.0, 5_000.0, RATE, 15_000.0, 20_000.0, 30_000.0, 40_000.0, 60_000.0];
+/// How far one node's index is behind what another heard, and how far it should be at most.
+const LAG: &str = "region_node_index_lag_seconds";
+const FRESH_MS: f64 = 1_000.0;
 const HELD_WITHIN_MS: f64 = 1_000.0;
 
 const COLUMNS: [&str; 13] = [
@@ -85,6 +88,9 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
         let runs = if rate == RATE { options.runs() } else { 1 };
         let (cells, p95_ms) = town.ride_out_often(rate, length, runs, &idle).await?;
         table.row(format!("{rate:.0}, window {WINDOW_MS} ms"), &cells);
+        if rate == RATE {
+            table.notes.extend(town.index_lag().await?);
+        }
         if p95_ms < HELD_WITHIN_MS {
             held = Some(rate);
         } else if rate >= RATE {
@@ -289,6 +295,29 @@ impl Town {
             .await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(Run { seconds, cpu, offered_ms, accepted_ms, doubles: self.doubles().await? })
+    }
+
+    /// How long after one node the other hears of drivers, so far.
+    async fn index_lag(&self) -> anyhow::Result<Option<String>> {
+        let mut batches = 0.0;
+        for node in 1..=NODES {
+            batches += self.stand.metric_of(node, &format!("{LAG}_count"), "").await?.unwrap_or_default();
+        }
+        for bound_s in LATENCY_BUCKETS_S {
+            let (name, label) = (format!("{LAG}_bucket"), format!("le=\"{bound_s}\""));
+            let mut within = 0.0;
+            for node in 1..=NODES {
+                within += self.stand.metric_of(node, &name, &label).await?.unwrap_or_default();
+            }
+            if batches > 0.0 && within >= 0.99 * batches {
+                let bound_ms = bound_s * 1_000.0;
+                return Ok(Some(format!(
+                    "Of what one node had heard of drivers by then, at {RATE:.0} rides/min at most, 99 % was in the index of the \
+                     other within {bound_ms:.0} ms (objective: {FRESH_MS:.0})."
+                )));
+            }
+        }
+        Ok(None)
     }
 
     fn ask(&self, number: usize, wanted_us: i64) {
