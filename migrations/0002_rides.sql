@@ -114,6 +114,8 @@ CREATE TABLE dispatch_candidates (
     PRIMARY KEY (ride_id, round)
 );
 CALL fence_by_tenant('dispatch_candidates');
+-- Old ones go by background work alone.
+REVOKE DELETE ON dispatch_candidates FROM gocomet_app;
 
 -- How scarce drivers are, as one node computed it for all of them: by "class/cell", {"demand", "supply", "multiplier"}.
 CREATE TABLE surge_maps (
@@ -189,7 +191,8 @@ CREATE INDEX fare_shares_of_ride ON fare_shares (ride_id, id);
 CREATE INDEX fare_shares_of_rider ON fare_shares (tenant_id, rider_id, id DESC);
 CALL fence_by_tenant('fare_shares');
 
--- The travelled trace of a running trip, kept whole because the fare needs it.
+-- The travelled trace of a running trip, kept whole because the fare needs it. Deleted day by day once it is old, so its room is
+-- made free more often than of tables that only grow.
 CREATE TABLE breadcrumbs (
     tenant_id      text NOT NULL,
     trip_id        uuid NOT NULL REFERENCES trips (id),
@@ -197,7 +200,7 @@ CREATE TABLE breadcrumbs (
     lat            double precision NOT NULL,
     lng            double precision NOT NULL,
     PRIMARY KEY (trip_id, recorded_at)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CALL fence_by_tenant('breadcrumbs');
 
 CREATE TABLE ratings (
@@ -210,3 +213,14 @@ CREATE TABLE ratings (
     CONSTRAINT one_rating_per_party PRIMARY KEY (trip_id, rated_by)
 );
 CALL fence_by_tenant('ratings');
+
+-- Once a day what is old enough of these tables is deleted (region-node's retention/), a few rides at a time and by whichever node
+-- holds the row meanwhile.
+CREATE TABLE sweeps (
+    swept     text PRIMARY KEY CHECK (swept IN ('dispatch_candidates', 'offers', 'breadcrumbs')),
+    begun_at  timestamptz NOT NULL,
+    -- The ride or trip that was looked at last; null once all were.
+    upto      uuid
+);
+INSERT INTO sweeps (swept, begun_at) VALUES ('dispatch_candidates', 'epoch'), ('offers', 'epoch'), ('breadcrumbs', 'epoch');
+GRANT SELECT, UPDATE ON sweeps TO gocomet_system;

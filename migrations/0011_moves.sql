@@ -54,7 +54,7 @@ GRANT INSERT ON repl_outbox TO gocomet_sync;
 
 -- Rows of these tables are never deleted at their home, so that a move need not look for those that are gone: moving/tables.rs says
 -- so, too.
-REVOKE DELETE ON riders, drivers, rides, dispatch_candidates, trips, fare_shares, ratings, payments, refunds, payout_runs, disputes,
+REVOKE DELETE ON riders, drivers, rides, trips, fare_shares, ratings, payments, refunds, payout_runs, disputes,
     stray_disputes, sandbox_psp_operations, reconciliations, reconciliation_differences FROM gocomet_app, gocomet_system;
 
 -- ---------------------------------------------------------------------------------------------------------------

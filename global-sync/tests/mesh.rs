@@ -724,6 +724,8 @@ async fn a_tenant_moves_with_everything_it_owns_and_nothing_stays(pool: PgPool) 
 
 /// Far more than what changes in a round.
 const OLD_ROWS: &str = "
+    INSERT INTO dispatch_candidates (tenant_id, ride_id, round, candidates, considered_at)
+        SELECT 'cabs', '00000000-0000-7000-8000-0000000000e1', n, '{}', now() FROM generate_series(1, 50) n;
     INSERT INTO breadcrumbs (tenant_id, trip_id, recorded_at, lat, lng)
         SELECT 'cabs', '00000000-0000-7000-8000-0000000000f1', now() + n * interval '1 s', n, n FROM generate_series(51, 200000) n;
     INSERT INTO idempotency_keys (tenant_id, caller, key, request_hash, status, sealed_body, created_at)
@@ -754,7 +756,7 @@ async fn a_tenant_with_many_old_rows_that_never_stops_writing_moves_in_a_short_p
         .as_system(
             "us-east",
             "DELETE FROM breadcrumbs WHERE lat::int % 1000 = 0; DELETE FROM idempotency_keys WHERE key = 'k7';
-             DELETE FROM driver_records",
+             DELETE FROM dispatch_candidates WHERE round <= 10; DELETE FROM driver_records",
         )
         .await;
     command.rollback().await.unwrap();
@@ -775,6 +777,7 @@ async fn a_tenant_with_many_old_rows_that_never_stops_writing_moves_in_a_short_p
     .await;
     let one = async |region: &str, sql: &str| cluster.count(region, sql).await;
     assert_eq!(one("eu-west", "SELECT count(*) FROM breadcrumbs").await, 199_800);
+    assert_eq!(one("eu-west", "SELECT count(*) FROM dispatch_candidates").await, 40);
     assert_eq!(one("eu-west", "SELECT count(*) FROM idempotency_keys").await, 50_000, "and one was there before");
     assert_eq!(one("eu-west", "SELECT count(*) FROM riders").await, 3001 + written);
     assert_eq!(one("eu-west", "SELECT COALESCE(sum(pickup_eta_s), 0) FROM rides").await, written);

@@ -23,6 +23,7 @@ use crate::{
     drivers::DriversConfig,
     http::{ForwardedHeader, Networks, Origins},
     payments::PspConfig,
+    retention::RetentionConfig,
     rides::RideConfig,
     travel::TravelConfig,
     trips::TripConfig,
@@ -62,6 +63,7 @@ pub struct Config {
     pub psp: PspConfig,
     pub dispatch: DispatchConfig,
     pub travel: TravelConfig,
+    pub retention: RetentionConfig,
     pub telemetry: TelemetryConfig,
 }
 

@@ -18,6 +18,7 @@ mod pdf;
 pub mod pricing;
 pub mod realtime;
 pub mod regions;
+pub mod retention;
 pub mod rides;
 pub mod serve;
 pub mod surge;

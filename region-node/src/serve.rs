@@ -16,7 +16,7 @@ use crate::{
     config::{Config, FullConfig, HttpConfig},
     db, dispatch, drivers,
     http::{self, DRAIN, Problem, forget_old_answers, router},
-    identity, payments, rides, surge,
+    identity, payments, retention, rides, surge,
     tenants::{self, RegionEntry},
     travel, zones,
 };
@@ -56,6 +56,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     zones::start(&app);
     surge::start(&app);
     dispatch::start(&app);
+    retention::start(&app);
     let service = router::router(&app, receiver).await?;
     let own = Router::new().route("/metrics", get(move || std::future::ready(metrics.render())));
     let (service, internal) = match app.config.http.internal_listen {

@@ -45,7 +45,7 @@ pub(super) const MOVES: [Table; 31] = [
     },
     Table { leavers_first: "CASE WHEN status = 'live' THEN 1 ELSE 0 END", ..losing("offers") },
     losing("zone_queue"),
-    table("dispatch_candidates"),
+    losing("dispatch_candidates"),
     Table {
         leavers_first: "CASE WHEN status IN ('completed', 'cancelled') THEN 0 WHEN after_trip_id IS NULL THEN 1 ELSE 2 END",
         ..table("trips")

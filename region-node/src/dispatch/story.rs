@@ -66,7 +66,7 @@ pub(super) struct CandidateRecord {
     considered_at: OffsetDateTime,
 }
 
-/// Every driver considered for a ride, with the reason why he was or was not asked, and every offer made.
+/// Every driver considered for a ride, with the reason why he was or was not asked, and every offer made; while they are kept.
 #[utoipa::path(get, path = "/v1/rides/{id}/dispatch", tag = "dispatch", security(("bearer" = [])),
     params(("X-Tenant-Id" = String, Header), ("id" = RideId, Path)),
     responses((status = 200, body = DispatchStory), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody),

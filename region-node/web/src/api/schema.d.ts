@@ -1021,7 +1021,7 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Every driver considered for a ride, with the reason why he was or was not asked, and every offer made. */
+        /** Every driver considered for a ride, with the reason why he was or was not asked, and every offer made; while they are kept. */
         get: operations["get_story"];
         put?: never;
         post?: never;

@@ -78,7 +78,7 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
           {candidates.data !== null && (
             <>
               {candidates.data.offers.length > 0 && <Offers rows={candidates.data.offers} />}
-              <Candidates rows={candidates.data.candidates} />
+              <Candidates rows={candidates.data.candidates} isOver={ride.data?.ended_at != null} />
             </>
           )}
         </section>
@@ -285,7 +285,8 @@ function Offers({ rows }: { rows: readonly OfferRecord[] }) {
   );
 }
 
-function Candidates({ rows }: { rows: readonly DispatchCandidate[] }) {
+function Candidates({ rows, isOver }: { rows: readonly DispatchCandidate[]; isOver: boolean }) {
+  if (rows.length === 0 && isOver) return <Empty title="Nobody known">No driver was considered for this ride, or that is not kept any more.</Empty>;
   if (rows.length === 0) return <Empty title="Nobody yet">No driver has been considered for this ride so far.</Empty>;
   return (
     <div className="table-wrap">
