@@ -9,6 +9,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use fred::{
     prelude::{ClientLike, EventInterface, Expiration, FredResult, KeysInterface, PubsubInterface},
     types::{ClientState, Key, Message},
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future::try_join_all};
 use serde::{Deserialize, Serialize};
 use shared::ids::TenantId;
 use time::OffsetDateTime;
@@ -26,6 +27,7 @@ use tokio::{
     sync::{
         Notify,
         broadcast::{Receiver, error::RecvError},
+        mpsc,
     },
     time::timeout,
 };
@@ -50,6 +52,8 @@ const READ: usize = 500;
 const STANDINGS: usize = 5_000;
 /// How long a node waits for the others to write the breadcrumbs they hold.
 const WAIT_FOR_OTHERS: Duration = Duration::from_millis(300);
+/// Calls for breadcrumbs that wait to be answered together; one more waits in vain.
+const MOST_CALLS: usize = 256;
 /// Filling the table from Redis and from Postgres takes no longer than this each; a node that starts serves then, and the
 /// others' heartbeats complete it.
 const FILL_AT_MOST: Duration = Duration::from_secs(10);
@@ -245,15 +249,11 @@ impl Sharing {
         app.redis.spublish(self.keys.breadcrumbs(), text).await
     }
 
-    async fn hear_of_breadcrumbs(&self, app: &App, text: &[u8]) {
+    fn hear_of_breadcrumbs(&self, asked: &mpsc::Sender<Uuid>, text: &[u8]) {
         match serde_json::from_slice(text) {
             Ok(BreadcrumbsCall::Write { from, call }) if from != self.node => {
-                if let Err(problem) = app.drivers.breadcrumbs.flush(app).await {
-                    tracing::warn!(%problem, "breadcrumbs could not be written for another node");
-                    return;
-                }
-                if let Err(error) = self.say(app, &BreadcrumbsCall::Written { from: self.node, call }).await {
-                    tracing::debug!(%error, "another node waits in vain");
+                if asked.try_send(call).is_err() {
+                    tracing::warn!("too many calls for breadcrumbs: another node waits in vain");
                 }
             }
             Ok(BreadcrumbsCall::Written { from, call }) if from != self.node => self.answered(call, 1),
@@ -325,11 +325,13 @@ pub(super) async fn listen(app: &App, subscriber: SubscriberClient) -> Listening
 
 /// Hears the others for as long as the node runs.
 pub(super) async fn hear_others(app: App, mut listening: Listening) {
+    let (asked, calls) = mpsc::channel(MOST_CALLS);
+    app.spawn(write_for_others(app.clone(), calls));
     loop {
         let missed = tokio::select! {
             message = listening.messages.recv() => match message {
                 Ok(message) => {
-                    take_in(&app, message).await;
+                    take_in(&app, &asked, message);
                     false
                 }
                 Err(RecvError::Lagged(_)) => true,
@@ -348,13 +350,33 @@ pub(super) async fn hear_others(app: App, mut listening: Listening) {
     }
 }
 
-async fn take_in(app: &App, message: Message) {
+fn take_in(app: &App, asked: &mpsc::Sender<Uuid>, message: Message) {
     let sharing = &app.drivers.sharing;
     let Some(bytes) = message.value.as_bytes() else { return };
     if *message.channel == *sharing.keys.breadcrumbs() {
-        sharing.hear_of_breadcrumbs(app, bytes).await;
+        sharing.hear_of_breadcrumbs(asked, bytes);
     } else {
         sharing.hear(&app.drivers.live, bytes, app.clock.now());
+    }
+}
+
+/// Writes the breadcrumbs held here when others ask for them, and answers: a task of its own, so that what else they say is
+/// taken in however slow Postgres is. Who asks while it writes is answered with the next time, since what he needs may have
+/// come too late for this one.
+async fn write_for_others(app: App, mut calls: mpsc::Receiver<Uuid>) {
+    let (app, sharing) = (&app, &app.drivers.sharing);
+    let mut asked = Vec::new();
+    while calls.recv_many(&mut asked, MOST_CALLS).await > 0 {
+        let calls = mem::take(&mut asked);
+        if let Err(problem) = app.drivers.breadcrumbs.flush(app).await {
+            tracing::warn!(%problem, "breadcrumbs could not be written for another node");
+            continue;
+        }
+        let answer =
+            |call| async move { sharing.say(app, &BreadcrumbsCall::Written { from: sharing.node, call }).await };
+        if let Err(error) = try_join_all(calls.into_iter().map(answer)).await {
+            tracing::debug!(%error, "another node waits in vain");
+        }
     }
 }
 

@@ -449,6 +449,32 @@ async fn a_node_that_dies_loses_nobody_and_leaves_no_ghost(pool: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_node_that_writes_breadcrumbs_for_another_hears_meanwhile_where_drivers_are(pool: PgPool) {
+    let here = TestRegion::with_settings(pool.clone(), &alone_together("")).await;
+    let there = here.another_node().await;
+    start(&here.app).await.unwrap();
+    start(&there.app).await.unwrap();
+    let (rider, drives, stays) = (here.rider().await, here.driver().await, here.driver().await);
+    let (at_there, stays) = (there.visited_by(&rider), there.visited_by(&stays));
+    for (driver, lat) in [(&drives, 40.758), (&stays, 40.768)] {
+        set_status(driver, "online").await;
+        report(driver, lat).await;
+    }
+    shows(&at_there, 40.758, 1).await;
+    shows(&rider, 40.768, 1).await;
+
+    let mut slow = pool.acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE breadcrumbs").execute(&mut *slow).await.unwrap();
+    let point = shared::geo::Point::new(40.768, -73.9855);
+    let crumb = Position { point, heading: None, recorded_at: here.clock.now() };
+    there.app.drivers.breadcrumbs.drop_all(&there.tenant, DriverId(stays.id), &[crumb]);
+    here.app.drivers.sharing.others_write_breadcrumbs(&here.app).await;
+    report(&drives, 40.778).await;
+    shows(&at_there, 40.778, 1).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut *slow).await.unwrap();
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn an_emptied_redis_is_filled_again_and_brings_nobody_back(pool: PgPool) {
     use fred::prelude::KeysInterface;
     let here = TestRegion::with_settings(pool, &alone_together("")).await;
