@@ -176,19 +176,32 @@ pub async fn subscribe(client: &SubscriberClient, channels: &[String]) -> FredRe
     Ok(())
 }
 
-/// Keeps `client` subscribed for as long as the node runs, whatever becomes of its connections.
-pub async fn keep_subscribed(client: SubscriberClient, channels: Vec<String>) {
+/// Keeps `client` subscribed for as long as the node runs, whatever becomes of its connections from this call on. After each
+/// new one it says so by `hears_again`, once it is subscribed: what was told until then may not have been heard.
+pub fn keep_subscribed(
+    client: SubscriberClient,
+    channels: Vec<String>,
+    hears_again: impl Fn() + Send,
+) -> impl Future<Output = ()> + Send {
     let mut reconnected = client.reconnect_rx();
-    let mut renew = tokio::time::interval(RENEW);
-    renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            reconnected = reconnected.recv() => if matches!(reconnected, Err(RecvError::Closed)) { return },
-            _ = renew.tick(), if client.is_clustered() => {}
-        }
-        while let Err(error) = subscribe(&client, &channels).await {
-            tracing::warn!(%error, "messages of other nodes may not be heard until Redis answers");
-            tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+    async move {
+        let mut renew = tokio::time::interval(RENEW);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_new = tokio::select! {
+                reconnected = reconnected.recv() => match reconnected {
+                    Ok(_) | Err(RecvError::Lagged(_)) => true,
+                    Err(RecvError::Closed) => return,
+                },
+                _ = renew.tick(), if client.is_clustered() => false,
+            };
+            while let Err(error) = subscribe(&client, &channels).await {
+                tracing::warn!(%error, "messages of other nodes may not be heard until Redis answers");
+                tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+            }
+            if is_new {
+                hears_again();
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! Every tick one pipeline carries what changed: a key per driver, which lives as long as a position does, and one
 //! message per tenant to the other nodes. A node that starts first listens, then reads the keys, then Postgres, so that it
-//! misses nothing. Keys of the node's own tell it that Redis was emptied or restarted: then it shares everything again.
+//! misses nothing; and so does one that may have missed something, since who went offline meanwhile has no key any more that
+//! could say so. Keys of the node's own tell it that Redis was emptied or restarted: then it shares everything again. What
+//! Redis did not take waits, of each driver the latest.
 //!
 //! In a Redis cluster each key and each channel is on one server and no command spans two; a pipeline goes to all of them.
 
@@ -34,6 +36,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
+    background::reconcile,
     keys::Keys,
     store,
     table::{LIFE, LiveTable, Sighting},
@@ -59,6 +62,8 @@ const MOST_CALLS: usize = 256;
 const FILL_AT_MOST: Duration = Duration::from_secs(10);
 /// After a failure everything is shared again, but not more often than this.
 const SHARE_ALL_AGAIN: Duration = Duration::from_secs(1);
+/// What was missed is made up for, but not more often than this.
+const MAKE_UP_AGAIN: Duration = Duration::from_secs(1);
 /// Keys that tell a node whether a cluster's servers still have what it shared: so many that all are on the other servers with
 /// a chance of less than one in a thousand for three servers.
 const CLUSTER_MARKS: usize = 18;
@@ -96,7 +101,8 @@ impl Sharing {
         Self { node: Uuid::now_v7(), keys: Keys::new(cluster_id), others: Arc::default(), answers: Arc::default() }
     }
 
-    /// Tells the others what was heard since `since`; false if they may not have heard it.
+    /// Tells the others what was heard since `since`; false if they may not have heard it. What Redis does not take waits for
+    /// the next time.
     pub(super) async fn tell(
         &self,
         redis: &fred::clients::Client,
@@ -104,18 +110,21 @@ impl Sharing {
         since: OffsetDateTime,
         now: OffsetDateTime,
     ) -> bool {
+        if redis.state() != ClientState::Connected {
+            return false;
+        }
         let changed = live.fleets().into_iter().map(|(tenant, fleet)| {
             let sightings = fleet.take_to_share(now);
             (tenant, sightings)
         });
         let changed: Vec<_> = changed.filter(|(_, sightings)| !sightings.is_empty()).collect();
-        if redis.state() != ClientState::Connected {
-            return false;
-        }
-        match self.send(redis, changed, since).await {
+        match self.send(redis, &changed, since).await {
             Ok(was_emptied) => !was_emptied,
             Err(error) => {
                 tracing::debug!(%error, "Redis did not take what was shared");
+                for (tenant, sightings) in changed {
+                    live.fleet(&tenant).share_again(sightings.iter().map(|sighting| sighting.driver_id));
+                }
                 false
             }
         }
@@ -125,7 +134,7 @@ impl Sharing {
     async fn send(
         &self,
         redis: &fred::clients::Client,
-        changed: Vec<(TenantId, Vec<Sighting>)>,
+        changed: &[(TenantId, Vec<Sighting>)],
         since: OffsetDateTime,
     ) -> FredResult<bool> {
         let pipeline = redis.pipeline();
@@ -138,8 +147,8 @@ impl Sharing {
         // Whichever channel the first batch takes, the next one takes another.
         let mut channel = usize::from(Uuid::now_v7().as_bytes()[15]);
         for (tenant, sightings) in changed {
-            for sighting in &sightings {
-                let key = self.keys.live(&tenant, sighting.driver_id);
+            for sighting in sightings {
+                let key = self.keys.live(tenant, sighting.driver_id);
                 if sighting.standing.online && sighting.position.is_some() {
                     let () = pipeline.set(key, wire::encode(sighting).as_slice(), life.clone(), None, false).await?;
                 } else {
@@ -304,14 +313,17 @@ pub(super) async fn tell_others(app: App) {
 /// What a node hears of the others.
 pub(super) struct Listening {
     messages: Receiver<Message>,
-    reconnected: Receiver<fred::types::config::Server>,
+    /// Told when something may have been missed that was said until now.
+    missed: Arc<Notify>,
 }
 
 /// Begins to listen to the others, so that from here on nothing they tell is missed while Redis is there.
 pub(super) async fn listen(app: &App, subscriber: SubscriberClient) -> Listening {
-    let listening = Listening { messages: subscriber.message_rx(), reconnected: subscriber.reconnect_rx() };
+    let listening = Listening { messages: subscriber.message_rx(), missed: Arc::default() };
     let keys = &app.drivers.sharing.keys;
     let channels: Vec<_> = keys.all_sightings().into_iter().chain([keys.breadcrumbs()]).collect();
+    let missed = listening.missed.clone();
+    let kept = keep_subscribed(subscriber.clone(), channels.clone(), move || missed.notify_one());
     let connected = async {
         subscriber.init().await?;
         subscribe(&subscriber, &channels).await
@@ -319,7 +331,7 @@ pub(super) async fn listen(app: &App, subscriber: SubscriberClient) -> Listening
     if let Err(error) = connected.await {
         tracing::warn!(%error, "the other nodes cannot be heard yet");
     }
-    app.spawn(keep_subscribed(subscriber, channels));
+    app.spawn(kept);
     listening
 }
 
@@ -327,26 +339,31 @@ pub(super) async fn listen(app: &App, subscriber: SubscriberClient) -> Listening
 pub(super) async fn hear_others(app: App, mut listening: Listening) {
     let (asked, calls) = mpsc::channel(MOST_CALLS);
     app.spawn(write_for_others(app.clone(), calls));
+    app.spawn(make_up_for_missed(app.clone(), listening.missed.clone()));
     loop {
-        let missed = tokio::select! {
-            message = listening.messages.recv() => match message {
-                Ok(message) => {
-                    take_in(&app, &asked, message);
-                    false
-                }
-                Err(RecvError::Lagged(_)) => true,
-                Err(RecvError::Closed) => break,
-            },
-            reconnected = listening.reconnected.recv() => match reconnected {
-                Ok(_) | Err(RecvError::Lagged(_)) => true,
-                Err(RecvError::Closed) => break,
-            },
-        };
-        if missed {
-            let begun = Instant::now();
-            fill_from_redis(&app).await;
-            note_rebuilt("missed", begun);
+        match listening.messages.recv().await {
+            Ok(message) => take_in(&app, &asked, message),
+            Err(RecvError::Lagged(_)) => listening.missed.notify_one(),
+            Err(RecvError::Closed) => break,
         }
+    }
+}
+
+/// Completes the table whenever something may have been missed: from what the others share, then from Postgres, which alone
+/// can tell who went offline.
+async fn make_up_for_missed(app: App, missed: Arc<Notify>) {
+    loop {
+        missed.notified().await;
+        let begun = Instant::now();
+        fill_from_redis(&app).await;
+        match reconcile(&app, true).await {
+            Ok(()) => note_rebuilt("missed", begun),
+            Err(problem) => {
+                tracing::warn!(%problem, "who went offline unheard may be found until Postgres answers");
+                missed.notify_one();
+            }
+        }
+        tokio::time::sleep(MAKE_UP_AGAIN).await;
     }
 }
 

@@ -373,6 +373,15 @@ impl Fleet {
         waiting.into_iter().filter_map(take).collect()
     }
 
+    /// Shares drivers again, as they are by then, since what was taken of them did not reach the others.
+    pub fn share_again(&self, drivers: impl IntoIterator<Item = DriverId>) {
+        for id in drivers {
+            if let Some(mut row) = self.rows.get_mut(&id) {
+                self.share(id, &mut row);
+            }
+        }
+    }
+
     /// The places Postgres has yet to be told.
     pub fn take_to_store(&self) -> Vec<(DriverId, Position)> {
         let waiting = mem::take(&mut *lock(&self.to_store));

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    app::{connect_redis, redis_subscriber},
+    app::{connect_redis, keep_subscribed, redis_subscriber},
     dispatch::tests::online,
     rides::tests::{accepted, request},
     testing::{RedisCluster, TestRegion, TestUser},
@@ -325,6 +325,31 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
     assert_eq!(gone, None);
 }
 
+#[tokio::test]
+async fn what_redis_does_not_take_waits_until_it_does() {
+    use fred::prelude::{ClientLike, KeysInterface, ListInterface};
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Uuid::now_v7().to_string();
+    let here = Node::new(&cluster).await;
+    let now = shared::clock::Clock::system().now();
+    here.tell(now).await;
+    let every = format!("gocomet:{cluster}:node:*");
+    let marks: Vec<fred::types::Key> =
+        futures::TryStreamExt::try_collect(here.redis.scan_buffered(every, None, None)).await.unwrap();
+    let id = here.hears_of_a_driver(now);
+    let waits = || here.fleet().take_to_share(now).iter().map(|sighting| sighting.driver_id).collect::<Vec<_>>();
+    // Of another kind than the node's command is for, which fails.
+    let _: () = here.redis.del(marks.clone()).await.unwrap();
+    let _: () = here.redis.rpush(&marks[0], "x").await.unwrap();
+    assert!(!here.tell(now).await);
+    assert_eq!(waits(), [id], "refused");
+
+    here.fleet().share_again([id]);
+    here.redis.quit().await.unwrap();
+    assert!(!here.tell(now).await);
+    assert_eq!(waits(), [id], "not even asked");
+}
+
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn a_trip_this_node_has_not_heard_of_is_found_in_postgres(pool: PgPool) {
     let region = TestRegion::new(pool).await;
@@ -472,6 +497,54 @@ async fn a_node_that_writes_breadcrumbs_for_another_hears_meanwhile_where_driver
     report(&drives, 40.778).await;
     shows(&at_there, 40.778, 1).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut *slow).await.unwrap();
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn who_goes_offline_unheard_is_found_nowhere_once_the_others_can_be_heard_again(pool: PgPool) {
+    use fred::prelude::ClientLike;
+    // It tells nobody of what its drivers do.
+    let here = TestRegion::with_settings(pool, &alone_together("")).await;
+    let there = here.another_node().await;
+    let subscriber = redis_subscriber(&there.app.config.redis).unwrap();
+    let listening = share::listen(&there.app, subscriber.clone()).await;
+    there.app.spawn(share::hear_others(there.app.clone(), listening));
+    let (rider, driver) = (there.visited_by(&here.rider().await), here.driver().await);
+    set_status(&there.visited_by(&driver), "online").await;
+    report(&there.visited_by(&driver), 40.758).await;
+    shows(&rider, 40.758, 1).await;
+    // What was read counts as a little older than the reading.
+    here.clock.advance(Duration::seconds(3));
+    set_status(&driver, "offline").await;
+    subscriber.force_reconnection().await.unwrap();
+    shows(&rider, 40.758, 0).await;
+}
+
+#[tokio::test]
+async fn whoever_was_cut_off_is_told_so_once_he_hears_again() {
+    use fred::prelude::{ClientLike, EventInterface, PubsubInterface};
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let cluster = Uuid::now_v7().to_string();
+    let (here, keys) = (Node::new(&cluster).await, Keys::new(&cluster));
+    let url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
+    let subscriber = redis_subscriber(&crate::config::RedisConfig { url: url.into() }).unwrap();
+    let mut messages = subscriber.message_rx();
+    let hears_again = Arc::new(tokio::sync::Notify::new());
+    let told = hears_again.clone();
+    let kept = keep_subscribed(subscriber.clone(), keys.all_sightings(), move || told.notify_one());
+    let cut_off = async {
+        subscriber.init().await.unwrap();
+        for _ in 0..5 {
+            hears_again.notified().await;
+            let () = here.redis.spublish(keys.sightings(7), "heard").await.unwrap();
+            assert_eq!(messages.recv().await.unwrap().value.as_str().unwrap(), "heard");
+            subscriber.force_reconnection().await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = kept => panic!("ended"),
+        () = cut_off => {}
+        () = tokio::time::sleep(std::time::Duration::from_secs(20)) => panic!("not told"),
+    }
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]

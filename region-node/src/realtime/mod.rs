@@ -79,7 +79,7 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
     io.ns("/", connected.with(authenticate)).await.context("sockets cannot be served")?;
 
     let channels = redis.tracked_shard_channels().iter().map(ToString::to_string).collect();
-    app.spawn(keep_subscribed(redis.clone(), channels));
+    app.spawn(keep_subscribed(redis.clone(), channels, || {}));
     deliver::Delivery { io: io.clone(), redis }.start(app, events);
     let (stop, app) = (app.stop.clone(), app.clone());
     app.tasks.clone().spawn(async move {

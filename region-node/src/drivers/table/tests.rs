@@ -198,6 +198,26 @@ fn only_what_others_need_is_shared() {
 }
 
 #[test]
+fn what_did_not_reach_the_others_is_shared_again_once_and_as_it_is_by_then() {
+    let fleet = fleet();
+    let id = online_at(&fleet, 1, CENTER, START);
+    // One whose place another node heard, whom `share_all` leaves out.
+    fleet.merge(
+        Sighting { driver_id: driver(2), standing: standing(true, START), position: Some(at(CENTER, START)) },
+        START,
+    );
+    fleet.learn(driver(2), standing(false, START));
+    let taken = fleet.take_to_share(START);
+    assert_eq!(taken.len(), 2);
+    fleet.learn(id, standing(false, START + Duration::SECOND));
+    fleet.share_again(taken.iter().map(|sighting| sighting.driver_id));
+    let again = fleet.take_to_share(START + Duration::SECOND);
+    assert_eq!(again.len(), 2);
+    assert!(again.iter().all(|sighting| !sighting.standing.online));
+    assert!(fleet.take_to_share(START + Duration::SECOND).is_empty());
+}
+
+#[test]
 fn what_one_node_shares_another_can_find() {
     let (here, there) = (fleet(), fleet());
     let id = online_at(&here, 1, CENTER, START);
