@@ -40,6 +40,9 @@ pub const LIFE: Duration = Duration::seconds(60);
 const UNHEARD: Duration = Duration::seconds(10);
 const MOST_UNHEARD: usize = 64;
 
+/// By less than this almost every device's clock is wrong.
+const NOTABLE: Duration = Duration::SECOND;
+
 /// When other nodes need to hear of a driver again.
 #[derive(Clone, Copy, Debug)]
 pub struct ShareRule {
@@ -79,8 +82,8 @@ struct Row {
     waits_to_store: bool,
     /// Of the device that reports to this node.
     clock: Option<DeviceClock>,
-    /// It was said that the device's clock is behind.
-    is_known_behind: bool,
+    /// It was said that the device's clock is wrong.
+    is_known_wrong: bool,
     /// What a driver without a trip said lately: he may have one of which this node is yet to hear.
     unheard: VecDeque<Position>,
 }
@@ -160,7 +163,7 @@ impl Fleet {
     }
 
     /// Takes positions a driver sent to this node, oldest first. Only those newer than what is known count, and none that is
-    /// over already. A device whose clock is behind has their times put right.
+    /// over already. A device whose clock is ahead or behind has their times put right.
     pub fn observe<'a>(&self, driver_id: DriverId, positions: &'a mut [Position], now: OffsetDateTime) -> Observed<'a> {
         let Some(mut row) = self.rows.get_mut(&driver_id) else { return Observed::Stranger };
         row.put_right(driver_id, positions, now);
@@ -349,7 +352,8 @@ impl Fleet {
         nearest.map(Nearest::into_sorted)
     }
 
-    /// Drops positions that have expired, and with them the drivers nothing else is known of.
+    /// Drops positions that have expired, and with them the drivers nothing else is known of and nothing is heard from: a
+    /// device that goes on repeating an old position would seem a new one.
     pub fn sweep(&self, now: OffsetDateTime) {
         self.rows.retain(|id, row| {
             if row.position.is_some() && row.fresh_position(now).is_none() {
@@ -357,7 +361,8 @@ impl Fleet {
                 row.shared = None;
                 self.index(*id, row);
             }
-            row.position.is_some() || row.standing.duty.at(now) != Duty::Free
+            let is_in_use = row.clock.is_some_and(|clock| clock.is_in_use(now));
+            row.position.is_some() || row.standing.duty.at(now) != Duty::Free || is_in_use
         });
     }
 
@@ -506,23 +511,28 @@ impl Row {
             waits_to_share: false,
             waits_to_store: false,
             clock: None,
-            is_known_behind: false,
+            is_known_wrong: false,
             unheard: VecDeque::new(),
         }
     }
 
-    /// Puts the times right that a device gave whose clock is behind.
+    /// Puts the times right that a device gave whose clock is ahead or behind.
     fn put_right(&mut self, driver_id: DriverId, positions: &mut [Position], now: OffsetDateTime) {
         let Some(newest) = positions.last().map(|newest| newest.recorded_at) else { return };
-        let behind = self.clock.get_or_insert_with(|| DeviceClock::new(newest, now)).behind(newest, now);
-        if behind.is_zero() {
+        if newest == now {
+            // By this node's clock: the device gave no time.
             return;
         }
-        positions.iter_mut().for_each(|position| position.recorded_at += behind);
+        let ahead = self.clock.get_or_insert_with(|| DeviceClock::new(newest, now)).ahead(newest, now);
+        positions.iter_mut().for_each(|position| position.recorded_at -= ahead);
+        if ahead.abs() < NOTABLE {
+            return;
+        }
         metrics::counter!("region_node_positions_put_right_total").increment(positions.len() as u64);
-        if !mem::replace(&mut self.is_known_behind, true) {
-            let behind_s = behind.whole_seconds();
-            tracing::info!(driver.id = %driver_id, behind_s, "the clock of driver {driver_id}'s device is {behind_s} s behind");
+        if !mem::replace(&mut self.is_known_wrong, true) {
+            let ahead_s = ahead.whole_seconds();
+            let (by_s, way) = (ahead_s.abs(), if ahead_s > 0 { "ahead" } else { "behind" });
+            tracing::info!(driver.id = %driver_id, ahead_s, "the clock of driver {driver_id}'s device is {by_s} s {way}");
         }
     }
 

@@ -135,6 +135,48 @@ fn a_driver_whose_clock_stays_behind_is_found_and_one_who_repeats_an_old_place_i
 }
 
 #[test]
+fn of_a_device_whose_clock_is_ahead_what_is_sent_again_or_late_is_older_than_what_came_before() {
+    let fleet = fleet();
+    fleet.learn(driver(1), standing(true, START));
+    let second = |second: i64| START + Duration::seconds(second);
+    // Drives a metre a second; its clock is 30 s ahead.
+    let said = |of: i64| at(north_of(CENTER, of as f64), second(of + 30));
+    let meant = |of: i64| at(north_of(CENTER, of as f64), second(of));
+    for (came, of, newest) in [(0, 0, 0), (1, 1, 1), (2, 0, 1), (3, 1, 1), (5, 4, 4), (5, 3, 4), (6, 6, 6), (7, 5, 6)] {
+        fleet.observe(driver(1), &mut [said(of)], second(came));
+        let known = fleet.sighting(driver(1), second(came)).unwrap().position;
+        assert_eq!(known, Some(meant(newest)), "after the message of {of} at {came}");
+    }
+    let mut both = [said(7), said(8)];
+    fleet.observe(driver(1), &mut both, second(8));
+    assert_eq!(both, [meant(7), meant(8)], "intervals stay");
+    fleet.observe(driver(1), &mut [at(CENTER, second(9))], second(9));
+    assert_eq!(fleet.sighting(driver(1), second(9)).unwrap().position, Some(at(CENTER, second(9))), "no time given");
+}
+
+#[test]
+fn a_place_repeated_for_ever_grows_old_though_the_device_s_clock_is_ahead() {
+    let fleet = fleet();
+    let id = driver(1);
+    // At no full second, lest one message seem to be of that very moment.
+    let frozen = at(CENTER, START + Duration::minutes(10) + Duration::MILLISECOND);
+    for seconds in 0..700 {
+        let now = START + Duration::seconds(seconds);
+        if fleet.observe(id, &mut [frozen], now) == Observed::Stranger {
+            fleet.learn(id, standing(true, START));
+            fleet.observe(id, &mut [frozen], now);
+        }
+        assert_eq!(everyone(&fleet, now).len(), usize::from(seconds < 60), "after {seconds} s");
+        if seconds % 5 == 0 {
+            fleet.sweep(now);
+        }
+    }
+    let silent = START + Duration::seconds(700) + Duration::MINUTE;
+    fleet.sweep(silent);
+    assert!(fleet.rows.is_empty());
+}
+
+#[test]
 fn what_was_said_before_a_trip_was_heard_of_is_given_with_the_next_of_it() {
     let fleet = fleet();
     let second = |second: i64| START + Duration::seconds(second);
