@@ -3,13 +3,17 @@
 //! It is a view, never the truth: Postgres knows who is online and who drives what, and decides every race. Each node
 //! holds the whole region's drivers; what one node hears reaches the others through Redis ([`super::share`]). A driver's
 //! row and cell change together under the row's lock, and a search reads each place from the row itself, so it can show
-//! neither an old place, nor an offline driver, nor one whose position has expired.
+//! neither an old place, nor an offline driver, nor one whose position has expired. It looks at one cell after the other:
+//! who crosses from one to the next meanwhile is found once or, coming nearer, missed until the next search.
 
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{self, AtomicU64},
+    },
 };
 
 use dashmap::{DashMap, mapref::entry::Entry};
@@ -63,6 +67,8 @@ pub struct LiveTable {
 pub struct Fleet {
     rows: DashMap<DriverId, Row>,
     cells: DashMap<CellIndex, Vec<DriverId>>,
+    /// How often somebody came into another cell.
+    crossings: AtomicU64,
     rule: ShareRule,
     /// Of whom the other nodes have yet to hear, and whose place Postgres has yet to be told.
     to_share: Mutex<Vec<DriverId>>,
@@ -75,6 +81,8 @@ struct Row {
     position: Option<Position>,
     /// Where the index has the driver: the cell of `position` while that may be found, else nowhere.
     cell: Option<CellIndex>,
+    /// Which of the fleet's crossings brought the driver there.
+    crossing: u64,
     /// This node heard the newest position itself, so it is the one to pass it on.
     heard_here: bool,
     shared: Option<(Point, OffsetDateTime)>,
@@ -155,6 +163,7 @@ impl Fleet {
         Self {
             rows: DashMap::new(),
             cells: DashMap::new(),
+            crossings: AtomicU64::new(0),
             rule,
             to_share: Mutex::default(),
             to_store: Mutex::default(),
@@ -314,13 +323,15 @@ impl Fleet {
         searches: [Search<'_>; N],
     ) -> [Vec<Found>; N] {
         let mut nearest = searches.each_ref().map(|search| Nearest::new(search.limit, search.radius_m));
+        let crossings = self.crossings.load(atomic::Ordering::Relaxed);
         let look_at = |nearest: &mut [Nearest; N], driver_id: DriverId, row: &Row| {
             let Some(position) = row.fresh_position(now).filter(|_| row.standing.online) else { return };
             let distance_m = center.distance_m(position.point);
             for (search, nearest) in searches.iter().zip(nearest) {
                 // In a crowded city most are looked at in vain, and need no copy made of them.
                 if distance_m <= nearest.reach_m && (search.wanted)(&row.standing, distance_m) {
-                    nearest.offer(Found { driver_id, distance_m, position, standing: row.standing.clone() });
+                    let found = Found { driver_id, distance_m, position, standing: row.standing.clone() };
+                    nearest.offer(found, row.crossing > crossings);
                 }
             }
         };
@@ -453,13 +464,15 @@ impl Fleet {
     }
 
     /// Puts a driver where the index should have it: the cell of its place if it may be found, else nowhere. The new
-    /// cell first, so that a search meanwhile finds the driver at least once.
+    /// cell first, so that the driver is always in one. A search that has seen the new one by then and not yet the old one
+    /// misses him all the same; one that has seen the old one comes upon him again, and knows it by the crossing's number.
     fn index(&self, driver_id: DriverId, row: &mut Row) {
         let cell = row.position.filter(|_| row.standing.online).map(|position| cells::cell_of(position.point));
         if cell == row.cell {
             return;
         }
         if let Some(cell) = cell {
+            row.crossing = self.crossings.fetch_add(1, atomic::Ordering::Relaxed) + 1;
             self.cells.entry(cell).or_default().push(driver_id);
         }
         if let Some(old) = mem::replace(&mut row.cell, cell) {
@@ -506,6 +519,7 @@ impl Row {
             standing,
             position: None,
             cell: None,
+            crossing: 0,
             heard_here: false,
             shared: None,
             waits_to_share: false,
@@ -578,8 +592,12 @@ impl Nearest {
         Self { limit, reach_m: radius_m, farthest_first: BinaryHeap::new() }
     }
 
-    /// Keeps somebody within reach if he is among the nearest.
-    fn offer(&mut self, found: Found) {
+    /// Keeps somebody within reach if he is among the nearest. To look for him among them is for those alone who `may_be_here`
+    /// already, since it takes as long as there are many.
+    fn offer(&mut self, found: Found, may_be_here: bool) {
+        if may_be_here && self.farthest_first.iter().any(|here| here.0.driver_id == found.driver_id) {
+            return;
+        }
         self.farthest_first.push(ByDistance(found));
         if self.farthest_first.len() > self.limit {
             self.farthest_first.pop();

@@ -74,6 +74,37 @@ fn a_driver_who_moved_is_found_only_where_they_are_now() {
 }
 
 #[test]
+fn a_driver_who_crosses_into_a_cell_yet_to_be_searched_is_found_once() {
+    let fleet = fleet();
+    // Strangers far away make the fleet large enough that cells are walked, not rows.
+    for n in 1_000..1_400 {
+        online_at(&fleet, n, Point::new(-33.0, 151.0), START);
+    }
+    let id = online_at(&fleet, 1, CENTER, START);
+    for n in 100..164 {
+        online_at(&fleet, n, north_of(CENTER, 1_200.0), START);
+    }
+    let has_left = std::cell::Cell::new(false);
+    let leaves = |distance_m: f64| {
+        // While one of those a ring away is looked at, unless his lock is the leaver's too, as it is not of all of them.
+        if distance_m > 1_000.0 && !has_left.get() && !fleet.rows.try_get_mut(&id).is_locked() {
+            fleet.observe(id, &mut [at(north_of(CENTER, 3_500.0), START)], START);
+            has_left.set(true);
+        }
+    };
+    let wanted = |_: &Standing, distance_m: f64| {
+        leaves(distance_m);
+        true
+    };
+    let found = fleet.search(CENTER, 5_000.0, 100, START, wanted);
+    assert!(has_left.get());
+    assert_eq!(found.iter().filter(|found| found.driver_id == id).count(), 1);
+    assert_eq!(found.len(), 65);
+    let again = fleet.search(CENTER, 5_000.0, 100, START, |_, _| true);
+    assert_eq!(again.last().map(|found| found.driver_id), Some(id), "where he is now");
+}
+
+#[test]
 fn an_offline_driver_is_not_found_though_positions_go_on() {
     let fleet = fleet();
     let id = online_at(&fleet, 1, CENTER, START);
