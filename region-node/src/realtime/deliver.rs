@@ -18,6 +18,7 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     Adapter, EventReceiver, Session, Unfit,
     event::{Message, Says},
+    moves::Moves,
     rooms::Room,
 };
 use crate::{app::App, drivers::Position, zones::QueuePlace};
@@ -64,21 +65,27 @@ impl Delivery {
     pub(super) fn start(&self, app: &App, events: EventReceiver) {
         let lanes = events.lanes.len();
         for (number, (messages, overflowed)) in events.lanes.into_iter().enumerate() {
-            app.spawn(self.clone().run(messages, Some(Overflow { overflowed, number, lanes })));
+            app.spawn(self.clone().run(messages, Overflow { overflowed, number, lanes }));
         }
         for moves in events.moves {
-            app.spawn(self.clone().run(moves, None));
+            app.spawn(self.clone().show(moves));
         }
     }
 
-    async fn run(self, mut messages: mpsc::Receiver<Message>, overflow: Option<Overflow>) {
+    async fn run(self, mut messages: mpsc::Receiver<Message>, overflow: Overflow) {
         while let Some(message) = messages.recv().await {
             self.deliver(message).await;
-            if let Some(overflow) = &overflow
-                && overflow.overflowed.swap(false, Ordering::Relaxed)
-            {
-                self.cut_off_all(overflow);
+            if overflow.overflowed.swap(false, Ordering::Relaxed) {
+                self.cut_off_all(&overflow);
             }
+        }
+    }
+
+    async fn show(self, moves: Arc<Moves>) {
+        loop {
+            let (room, ride_id, Position { point, heading, recorded_at }) = moves.next().await;
+            let moved = Moved { ride_id, lat: point.lat, lng: point.lng, heading, recorded_at };
+            self.emit_latest(&room, "driver:location", &moved).await;
         }
     }
 
@@ -92,11 +99,6 @@ impl Delivery {
             Says::Payment(payment) => self.emit(&room, "payment:update", &*payment).await,
             Says::Share(share) => self.emit(&room, "share:update", &*share).await,
             Says::Queue(queue) => self.emit_here(&room, "queue:update", &Queue { queue }).await,
-            Says::Moved { ride_id, position } => {
-                let Position { point, heading, recorded_at } = position;
-                let moved = Moved { ride_id, lat: point.lat, lng: point.lng, heading, recorded_at };
-                self.emit_latest(&room, "driver:location", &moved).await;
-            }
         }
     }
 

@@ -9,7 +9,7 @@ use shared::ids::{DriverId, OfferId, RideId, RiderId, TenantId};
 use time::OffsetDateTime;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::rooms::Room;
+use super::{moves::Moves, rooms::Room};
 use crate::{
     dispatch::{Due, OfferView},
     drivers::{Drivers, Duty, Position, Record},
@@ -141,7 +141,7 @@ struct Outlets {
     due: Due,
     lanes: Vec<Lane>,
     /// Positions are many and worth nothing later: they have lanes of their own, and no message waits behind one.
-    moves: Vec<mpsc::Sender<Message>>,
+    moves: Vec<Arc<Moves>>,
 }
 
 struct Lane {
@@ -153,7 +153,7 @@ struct Lane {
 /// Where messages come out.
 pub struct EventReceiver {
     pub(super) lanes: Vec<(mpsc::Receiver<Message>, Arc<AtomicBool>)>,
-    pub(super) moves: Vec<mpsc::Receiver<Message>>,
+    pub(super) moves: Vec<Arc<Moves>>,
 }
 
 /// Something one person's sockets are to hear.
@@ -170,21 +170,17 @@ pub(super) enum Says {
     Payment(Box<Payment>),
     Share(Box<FareShare>),
     Queue(Option<QueuePlace>),
-    Moved { ride_id: RideId, position: Position },
 }
 
 /// Bounded lanes for messages, and the table and dispatcher of this node.
 pub fn channel(drivers: Drivers, due: Due) -> (EventSender, EventReceiver) {
-    let (mut lanes, mut receivers) = (Vec::new(), EventReceiver { lanes: Vec::new(), moves: Vec::new() });
-    let mut moves = Vec::new();
+    let moves: Vec<_> = (0..LANES).map(|_| Arc::default()).collect();
+    let (mut lanes, mut receivers) = (Vec::new(), EventReceiver { lanes: Vec::new(), moves: moves.clone() });
     for _ in 0..LANES {
         let (messages, receiver) = mpsc::channel(LANE);
         let overflowed = Arc::new(AtomicBool::new(false));
         receivers.lanes.push((receiver, overflowed.clone()));
         lanes.push(Lane { messages, overflowed });
-        let (sender, receiver) = mpsc::channel(LANE);
-        receivers.moves.push(receiver);
-        moves.push(sender);
     }
     (EventSender(Arc::new(Outlets { drivers, due, lanes, moves })), receivers)
 }
@@ -230,10 +226,7 @@ impl EventSender {
             }
             Event::DriverMoved { tenant, ride_id, rider_id, position } => {
                 let room = Room::Rider(tenant, rider_id);
-                let lane = &self.0.moves[room.lane(LANES)];
-                if lane.try_send(Message { room, says: Says::Moved { ride_id, position } }).is_err() {
-                    metrics::counter!("region_node_events_dropped_total", "what" => "position").increment(1);
-                }
+                self.0.moves[room.lane(LANES)].tell(room, ride_id, position);
             }
         }
     }

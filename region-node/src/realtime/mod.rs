@@ -8,6 +8,7 @@ mod event;
 mod flood;
 mod handshake;
 mod incoming;
+mod moves;
 mod refusal;
 mod rooms;
 
