@@ -94,8 +94,7 @@ impl Reporter {
         Ok(())
     }
 
-    /// What a running trip needs of the positions: its trace whole, and its rider shown the `moved` newest, as fast as they can
-    /// be delivered.
+    /// What a running trip needs of the positions: its trace whole, and its rider shown each of the `moved` newest.
     fn follow(&self, app: &App, positions: &[Position], duty: Duty, moved: usize, before: &[Position]) {
         let Self { tenant, driver_id, .. } = self;
         match duty {

@@ -174,7 +174,7 @@ pub(super) enum Says {
 
 /// Bounded lanes for messages, and the table and dispatcher of this node.
 pub fn channel(drivers: Drivers, due: Due) -> (EventSender, EventReceiver) {
-    let moves: Vec<_> = (0..LANES).map(|_| Arc::default()).collect();
+    let moves: Vec<_> = (0..LANES).map(|_| Arc::new(Moves::new(LANE))).collect();
     let (mut lanes, mut receivers) = (Vec::new(), EventReceiver { lanes: Vec::new(), moves: moves.clone() });
     for _ in 0..LANES {
         let (messages, receiver) = mpsc::channel(LANE);
