@@ -1,5 +1,6 @@
 //! What every adapter must do, whatever it adapts to. The sandbox does all of it; Stripe is tried against localstripe, which
-//! others wrote, less the three things that cannot show ([`Shows`]).
+//! others wrote, less the two things that cannot show ([`Shows`]). That its lists are of a time is the stand-in's doing
+//! (`stand_in.py`); their pages and what stands in them are localstripe's.
 
 mod scripted;
 mod stand_in;
@@ -27,8 +28,8 @@ use stand_in::StandIn;
 #[derive(PartialEq, Eq)]
 enum Shows {
     Everything,
-    /// localstripe ignores `Idempotency-Key`, gives back more than it took, and lists nothing by time.
-    NeitherRepeatsNorOverRefundsNorLists,
+    /// localstripe ignores `Idempotency-Key` and gives back more than it took.
+    NeitherRepeatsNorOverRefunds,
 }
 
 /// Cards of the other side.
@@ -197,7 +198,8 @@ async fn stripe_keeps_the_contract_as_far_as_localstripe_can_show_it() {
     let Some(mut stand_in) = StandIn::start().await else { return };
     let stripe = stand_in.account();
     let cards = Cards { good: "pm_card_visa", declined: "pm_card_chargeCustomerFail" };
-    keeps_the_contract(&stripe, &cards, &Shows::NeitherRepeatsNorOverRefundsNorLists).await;
+    lists_what_it_did(&stripe, &cards).await;
+    keeps_the_contract(&stripe, &cards, &Shows::NeitherRepeatsNorOverRefunds).await;
 
     let charge = order(cards.good, 700);
     stripe.charge(&charge, Capture::Automatic).await.unwrap();
