@@ -49,8 +49,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Table>> {
     table.notes.push(
         "Nobody keeps them in a log any more, and the giving region takes new ones all the while. Memory is the most either \
          global-sync ever held. Rows missing are those of the giving region's that the other lacks when both have the same \
-         number of them, or a minute has passed; with any missing of global-sync's the section fails. A subscription copies rows and compares nothing; CPU is that of both \
-         databases and both global-syncs."
+         number of them, or a minute has passed; with any missing of global-sync's the section fails. A subscription copies \
+         rows and compares nothing; CPU is that of both databases and both global-syncs."
             .into(),
     );
     table.notes.push(WIRE.into());
