@@ -10,9 +10,9 @@
 //! In a Redis cluster each key and each channel is on one server and no command spans two; a pipeline goes to all of them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -53,8 +53,10 @@ const BATCH: usize = 500;
 const READ: usize = 500;
 /// Standings read with one statement.
 const STANDINGS: usize = 5_000;
-/// How long a node waits for the others to write the breadcrumbs they hold.
+/// How long a node waits for the others to write the breadcrumbs they hold before it asks once more, and as long again after
+/// that.
 const WAIT_FOR_OTHERS: Duration = Duration::from_millis(300);
+const ASKED_AT_MOST: usize = 2;
 /// Calls for breadcrumbs that wait to be answered together; one more waits in vain.
 const MOST_CALLS: usize = 256;
 /// Filling the table from Redis and from Postgres takes no longer than this each; a node that starts serves then, and the
@@ -80,8 +82,12 @@ pub(super) struct Sharing {
     answers: Arc<Mutex<HashMap<Uuid, Awaited>>>,
 }
 
+/// A call the others are to answer. Answers may come before it is known how many to expect.
+#[derive(Default)]
 struct Awaited {
-    left: u64,
+    asked: Option<usize>,
+    /// Each counts once, however often it was asked.
+    answered: HashSet<Uuid>,
     done: Arc<Notify>,
 }
 
@@ -224,36 +230,42 @@ impl Sharing {
             return;
         }
         let (call, done) = (Uuid::now_v7(), Arc::new(Notify::new()));
-        let awaited = Awaited { left: u64::MAX, done: done.clone() };
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(call, awaited);
-        let answered = async {
-            let ask = BreadcrumbsCall::Write { from: self.node, call };
-            let heard: u64 = self.say(app, &ask).await?;
-            self.answered(call, u64::MAX - heard.saturating_sub(1));
-            done.notified().await;
-            Ok::<_, fred::error::Error>(())
-        };
-        match timeout(WAIT_FOR_OTHERS, answered).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "the other nodes could not be asked for breadcrumbs"),
-            Err(_) => tracing::warn!("another node did not write its breadcrumbs in time"),
+        self.awaited().insert(call, Awaited { done: done.clone(), ..Awaited::default() });
+        for _ in 0..ASKED_AT_MOST {
+            let answered = async {
+                let heard = self.say(app, &BreadcrumbsCall::Write { from: self.node, call }).await?;
+                self.note_answers(call, |awaited| awaited.asked = Some(heard.saturating_sub(1)));
+                done.notified().await;
+                Ok::<_, fred::error::Error>(())
+            };
+            match timeout(WAIT_FOR_OTHERS, answered).await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the other nodes could not be asked for breadcrumbs");
+                    break;
+                }
+                Err(_) => tracing::warn!("another node did not write its breadcrumbs in time"),
+            }
         }
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).remove(&call);
+        self.awaited().remove(&call);
     }
 
-    /// Counts `answers` to a call; the last wakes who waits. Answers may come before it is known how many to expect, so
-    /// the count begins at the top and what is not expected counts as answered.
-    fn answered(&self, call: Uuid, answers: u64) {
-        let mut waiting = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(awaited) = waiting.get_mut(&call) {
-            awaited.left = awaited.left.saturating_sub(answers);
-            if awaited.left == 0 {
+    /// Takes note of what is known of a call's answers; the last of them wakes who waits.
+    fn note_answers(&self, call: Uuid, note: impl FnOnce(&mut Awaited)) {
+        if let Some(awaited) = self.awaited().get_mut(&call) {
+            note(awaited);
+            if awaited.asked.is_some_and(|asked| awaited.answered.len() >= asked) {
                 awaited.done.notify_one();
             }
         }
     }
 
-    async fn say(&self, app: &App, call: &BreadcrumbsCall) -> FredResult<u64> {
+    fn awaited(&self) -> MutexGuard<'_, HashMap<Uuid, Awaited>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says it to all nodes, this one among them; to how many.
+    async fn say(&self, app: &App, call: &BreadcrumbsCall) -> FredResult<usize> {
         let text = serde_json::to_string(call).expect("two ids are plain data");
         app.redis.spublish(self.keys.breadcrumbs(), text).await
     }
@@ -265,7 +277,11 @@ impl Sharing {
                     tracing::warn!("too many calls for breadcrumbs: another node waits in vain");
                 }
             }
-            Ok(BreadcrumbsCall::Written { from, call }) if from != self.node => self.answered(call, 1),
+            Ok(BreadcrumbsCall::Written { from, call }) if from != self.node => {
+                self.note_answers(call, |awaited| {
+                    awaited.answered.insert(from);
+                });
+            }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "another node said something that cannot be read"),
         }

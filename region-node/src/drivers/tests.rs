@@ -548,6 +548,48 @@ async fn whoever_was_cut_off_is_told_so_once_he_hears_again() {
 }
 
 #[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_node_that_did_not_hear_the_call_for_its_breadcrumbs_is_asked_once_more_and_waited_for(pool: PgPool) {
+    use fred::prelude::{ClientLike, EventInterface, PubsubInterface};
+    let here = TestRegion::with_settings(pool, &alone_together("")).await;
+    start(&here.app).await.unwrap();
+    let cluster = &here.app.config.region.cluster_id;
+    let (there, calls) = (Node::new(cluster).await, Keys::new(cluster).breadcrumbs());
+    let subscriber = redis_subscriber(&here.app.config.redis).unwrap();
+    let mut messages = subscriber.message_rx();
+    subscriber.init().await.unwrap();
+    crate::app::subscribe(&subscriber, std::slice::from_ref(&calls)).await.unwrap();
+    let now = here.clock.now();
+    let id = there.hears_of_a_driver(now);
+    let is_heard_of = || here.app.drivers.live.fleet(&here.tenant).sighting(id, now).is_some();
+    for _ in 0..400 {
+        there.fleet().share_all();
+        there.tell(now).await;
+        if is_heard_of() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(is_heard_of());
+
+    let answers = async {
+        let mut heard = Vec::new();
+        for _ in 0..2 {
+            let message = messages.recv().await.unwrap();
+            heard.push(serde_json::from_slice::<Value>(message.value.as_bytes().unwrap()).unwrap());
+        }
+        assert_eq!(heard[0], heard[1], "the same call");
+        let answer = json!({"written": {"from": Uuid::now_v7(), "call": heard[1]["write"]["call"]}});
+        let () = there.redis.spublish(&calls, answer.to_string()).await.unwrap();
+        // Nobody asks again.
+        messages.recv().await.unwrap().value
+    };
+    let asks = here.app.drivers.sharing.others_write_breadcrumbs(&here.app);
+    let both = async { tokio::join!(asks, answers) };
+    let ((), last) = tokio::time::timeout(std::time::Duration::from_secs(20), both).await.expect("both in time");
+    assert!(last.as_str().unwrap().contains("written"), "{last:?}");
+}
+
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
 async fn an_emptied_redis_is_filled_again_and_brings_nobody_back(pool: PgPool) {
     use fred::prelude::KeysInterface;
     let here = TestRegion::with_settings(pool, &alone_together("")).await;
