@@ -23,9 +23,9 @@ const UNLED_AFTER_MS: u64 = 5_100;
 /// A region that joins or leaves is looked at this often.
 const SETTLE_EVERY_MS: u64 = 200;
 /// Where config is written all the time: how often, how much of it is kept, and since when a region hears none of it.
-const EDITED_EVERY_MS: u64 = 30;
+const EDITED_EVERY_MS: u64 = 60;
 const EDIT_BYTES: u64 = 20;
-const BUSY_KEPT_ENTRIES: u64 = 100;
+const BUSY_KEPT_ENTRIES: u64 = 50;
 const BUSY_CUT_OFF_AT_MS: u64 = 1_500;
 /// Slower than a batch is ever given time for, and slower than the slowest transaction before the database went away.
 const AWAY_AT_LEAST_MS: u64 = 1_600;

@@ -133,7 +133,8 @@ impl Happening {
     }
 }
 
-struct Due(u64, u64, Happening);
+/// When, after how many others, and what: in a box, since the queue moves it about.
+struct Due(u64, u64, Box<Happening>);
 
 impl PartialEq for Due {
     fn eq(&self, other: &Self) -> bool {
@@ -223,10 +224,10 @@ impl World {
         while let Some(Reverse(Due(at, _, happening))) = self.due.pop() {
             self.now = at;
             self.laws.now_ms = at;
-            if self.laws.breach.is_some() || (matches!(happening, Happening::Look) && self.looks_done()) {
+            if self.laws.breach.is_some() || (matches!(*happening, Happening::Look) && self.looks_done()) {
                 break;
             }
-            self.happen(happening);
+            self.happen(*happening);
         }
         self.laws.at_the_end(&self.regions);
         if self.plan.moves {
@@ -245,7 +246,7 @@ impl World {
 
     pub(super) fn schedule(&mut self, at: u64, happening: Happening) {
         self.scheduled += 1;
-        self.due.push(Reverse(Due(at, self.scheduled, happening)));
+        self.due.push(Reverse(Due(at, self.scheduled, Box::new(happening))));
     }
 
     fn happen(&mut self, happening: Happening) {
