@@ -76,7 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         let metrics = telemetry.metrics.clone();
         let serving = async {
             match config.role {
-                NodeRole::Full => serve::serve(config, metrics, stop).await,
+                NodeRole::Full => Box::pin(serve::serve(config, metrics, stop)).await,
                 NodeRole::Edge => edge::serve_alone(config, metrics, stop).await,
             }
         };

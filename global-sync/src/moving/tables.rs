@@ -281,7 +281,7 @@ pub(super) async fn find_some(
     let order = if name == "trips" { " ORDER BY id DESC" } else { "" };
     let find = format!(
         "SELECT array_agg(ctid)::text FROM (
-             SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}) AS some"
+             SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}) AS found"
     );
     sqlx::query_scalar(AssertSqlSafe(find)).fetch_one(connection).await
 }

@@ -123,7 +123,7 @@ pub(super) async fn work(app: App) {
         for (tenant, slot) in &mut slots {
             if slot.begins(now) {
                 let (app, tenant) = (app.clone(), tenant.clone());
-                running.spawn(async move { look(&tenant, run::run(&app, &tenant)).await });
+                running.spawn(async move { look(&tenant, Box::pin(run::run(&app, &tenant))).await });
             }
         }
     }

@@ -584,7 +584,7 @@ async fn a_node_that_did_not_hear_the_call_for_its_breadcrumbs_is_asked_once_mor
         messages.recv().await.unwrap().value
     };
     let asks = here.app.drivers.sharing.others_write_breadcrumbs(&here.app);
-    let both = async { tokio::join!(asks, answers) };
+    let both = Box::pin(async { tokio::join!(asks, answers) });
     let ((), last) = tokio::time::timeout(std::time::Duration::from_secs(20), both).await.expect("both in time");
     assert!(last.as_str().unwrap().contains("written"), "{last:?}");
 }
