@@ -621,10 +621,10 @@ export interface paths {
         /**
          * Takes a PSP's webhook. The sandbox signs with `Sandbox-Signature: t=<unix seconds>,v1=<hex>`, an HMAC-SHA256 over
          *     `<unix seconds>.<body>` with the configured secret, and sends `{"id","type","data":{"idempotency_key"}}`, or of a
-         *     dispute `{"id","type","data":{"dispute":{"id","charge","amount":{"amount","currency"},"status":"open|won|lost","opened_at"}}}`. Signatures
-         *     older than five minutes are refused; a replay does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot
-         *     send a header of ours, so its endpoint is `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account
-         *     the tenant has left.
+         *     dispute `{"id","type","created","data":{"dispute":{"id","charge","amount":{"amount","currency"},"status":"open|won|lost","opened_at"}}}`,
+         *     where `created` (unix seconds; it may be missing) dates what was decided. Signatures older than five minutes are refused; a replay
+         *     does nothing. Stripe signs with `Stripe-Signature` in the same form; it cannot send a header of ours, so its endpoint is
+         *     `…/stripe?tenant=<tenant>`, or `…/stripe:<account>?tenant=<tenant>` for an account the tenant has left.
          */
         post: operations["receive_webhook"];
         delete?: never;
@@ -1004,7 +1004,7 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Cancels a ride that is not under way yet; what it costs follows the tenant's policy. A driver's cancellation sends the
+         * Cancels a ride that is not under way yet; what it costs follows the tenant's policy as it was when the ride was priced. A driver's cancellation sends the
          *     ride back to be dispatched to somebody else, unless the rider did not come.
          */
         post: operations["cancel_ride"];
@@ -1998,8 +1998,8 @@ export interface components {
             included_tax?: components["schemas"]["Money"] | null;
             lines: components["schemas"]["FareLine"][];
             /**
-             * @description Whether the quoted distance and time were charged; false if the trip became so much longer that it was priced from
-             *     its trace.
+             * @description Whether the quoted distance and time were charged; false if the trip ended elsewhere than it was quoted to, and became so
+             *     much longer on the way that it was priced from its trace.
              */
             quoted: boolean;
             surge_multiplier: components["schemas"]["Surge"];
@@ -2625,7 +2625,11 @@ export interface components {
                 /** Format: int64 */
                 origin_seq: number;
                 payment_id: components["schemas"]["PaymentId"];
-                /** Format: date-time */
+                /**
+                 * Format: date-time
+                 * @description When the payment or refund was asked for, by its home region's clock, which is not always when its money moved; of a dispute,
+                 *     when it was opened, and, of what its decision brought, when the payment service said that it was decided.
+                 */
                 settled_at: string;
                 tenant: components["schemas"]["TenantId"];
                 trip_id: components["schemas"]["TripId"];
@@ -3143,6 +3147,8 @@ export interface components {
             /** Format: int64 */
             paused_s: number;
             payment?: components["schemas"]["ReceiptPayment"] | null;
+            /** @description Every payment of the trip the reader may see, oldest first: parts of the fare, tips, and what came of each. */
+            payments: components["schemas"]["ReceiptPart"][];
             pickup: components["schemas"]["Place"];
             ride_id: components["schemas"]["RideId"];
             /** @description First name. */
@@ -3170,6 +3176,24 @@ export interface components {
             trip_id: components["schemas"]["TripId"];
             vehicle?: components["schemas"]["Vehicle"] | null;
         };
+        /** @description A payment of a trip. */
+        ReceiptPart: {
+            amount: components["schemas"]["Money"];
+            /** @description Oldest first. */
+            disputes: components["schemas"]["Dispute"][];
+            id: components["schemas"]["PaymentId"];
+            kind: components["schemas"]["PaymentKind"];
+            /** @description `card`, `cash` or `wallet`. */
+            method: string;
+            /** @description Oldest first. */
+            refunds: components["schemas"]["ReceiptRefund"][];
+            /** Format: date-time */
+            settled_at?: string | null;
+            share_id?: components["schemas"]["ShareId"] | null;
+            /** @description First name of whose share that is. */
+            share_of?: string | null;
+            status: components["schemas"]["PaymentStatus"];
+        };
         /** @description How a trip was paid. */
         ReceiptPayment: {
             amount: components["schemas"]["Money"];
@@ -3180,6 +3204,12 @@ export interface components {
             /** Format: date-time */
             settled_at?: string | null;
             status: string;
+        };
+        /** @description What goes back of a payment. */
+        ReceiptRefund: {
+            amount: components["schemas"]["Money"];
+            status: components["schemas"]["RefundStatus"];
+            to: components["schemas"]["RefundTo"];
         };
         /** @description What somebody else pays of a fare. */
         ReceiptShare: {
@@ -3502,7 +3532,7 @@ export interface components {
              * @description Settlements.
              */
             count: number;
-            /** @description By which payments and refunds were asked for (UTC). */
+            /** @description By which payments and refunds were asked for, and disputes opened or decided (UTC). */
             day: string;
             /** @description What they come to. */
             gross: components["schemas"]["Money"];
@@ -3559,7 +3589,11 @@ export interface components {
             /** Format: int64 */
             origin_seq: number;
             payment_id: components["schemas"]["PaymentId"];
-            /** Format: date-time */
+            /**
+             * Format: date-time
+             * @description When the payment or refund was asked for, by its home region's clock, which is not always when its money moved; of a dispute,
+             *     when it was opened, and, of what its decision brought, when the payment service said that it was decided.
+             */
             settled_at: string;
             tenant: components["schemas"]["TenantId"];
             trip_id: components["schemas"]["TripId"];
@@ -3813,6 +3847,34 @@ export interface components {
             count: number;
             kind: components["schemas"]["EntryKind"];
         };
+        /** @description A trip as it was driven: with its ride's quote, all that its fare is made of. */
+        Travelled: {
+            /**
+             * Format: int64
+             * @description Tolls the driver declares, minor units.
+             */
+            declared_tolls: number;
+            /**
+             * Format: int64
+             * @description Along the trace; none if the trace is too thin to measure.
+             */
+            distance_m?: number | null;
+            /**
+             * Format: int64
+             * @description From start to end, pauses not counted.
+             */
+            driving_s: number;
+            /**
+             * Format: int64
+             * @description How far from the quoted drop-off the trace ends, as the crow flies.
+             */
+            from_dropoff_m?: number | null;
+            /**
+             * Format: int64
+             * @description At the pick-up and paused.
+             */
+            waiting_s: number;
+        };
         /** @description A trip. */
         Trip: {
             /** Format: date-time */
@@ -3822,7 +3884,8 @@ export interface components {
             arrived_at?: string | null;
             /**
              * Format: int64
-             * @description Along the travelled trace; as quoted if there is none.
+             * @description Along the travelled trace; as quoted if there is none. Longer than quoted where the driver made a detour, which the fare is
+             *     not raised by.
              */
             distance_m?: number | null;
             driver_id: components["schemas"]["DriverId"];
@@ -3859,6 +3922,7 @@ export interface components {
              */
             starts_by?: string | null;
             status: components["schemas"]["TripStatus"];
+            travelled?: components["schemas"]["Travelled"] | null;
             /** Format: date-time */
             updated_at: string;
         };

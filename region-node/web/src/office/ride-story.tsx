@@ -6,6 +6,7 @@ import { useAction, useAttemptKey, useLoad } from '../lib/hooks';
 import { formatMoney } from '../lib/money';
 import { formatDistance, formatDuration, formatTime } from '../lib/time';
 import { Map } from '../map/map';
+import { isOver } from '../rider/follow';
 import { useTenant } from '../shell/use-tenant';
 import { Badge, Button, Empty, Skeleton, type Tone } from '../ui/controls';
 import { ErrorNote } from '../ui/error-note';
@@ -78,7 +79,7 @@ export function RideStory({ id, client, tenant, onClose }: RideStoryProps) {
           {candidates.data !== null && (
             <>
               {candidates.data.offers.length > 0 && <Offers rows={candidates.data.offers} />}
-              <Candidates rows={candidates.data.candidates} isOver={ride.data?.ended_at != null} />
+              <Candidates rows={candidates.data.candidates} isOver={ride.data !== null && isOver(ride.data.status)} />
             </>
           )}
         </section>
