@@ -154,6 +154,8 @@ async fn money_that_was_moved_is_booked_under_the_epoch_it_was_moved_in(pool: Pg
 async fn money_that_was_moved_at_a_home_that_had_forgotten_its_hand_over_is_booked(pool: PgPool) {
     let region = TestRegion::new(pool.clone()).await;
     let (db, tenant) = (&region.app.db, &region.tenant);
+    let own = "INSERT INTO repl_self (cluster_id, region, incarnation) VALUES ('test', 'us-east', 1)";
+    as_sync(&pool, own).await;
     let before = db.begin(tenant).await.unwrap().epoch();
     as_sync(&pool, "UPDATE tenant_homes SET region = 'eu-west', n = 1 WHERE tenant_id = 'cabs'").await;
     assert_eq!(db.begin(tenant).await.err().unwrap().code(), Code::WrongRegion);
