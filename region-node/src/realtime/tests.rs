@@ -219,7 +219,7 @@ async fn a_driver_hears_of_a_cancellation_although_whoever_cancels_hangs_up_befo
     assert_eq!(at_driver.event("ride:update").await["status"], "accepted");
 
     let mut slow = pool.acquire().await.unwrap();
-    sqlx::raw_sql("BEGIN; SELECT FROM rides FOR UPDATE").execute(&mut *slow).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE rides").execute(&mut *slow).await.unwrap();
     let cancel = format!("/v1/rides/{}/cancel", ride["id"].as_str().unwrap());
     let hung_up = tokio::time::timeout(Duration::from_millis(300), rider.post(&cancel, json!({}))).await;
     assert!(hung_up.is_err(), "{hung_up:?}");
