@@ -121,14 +121,16 @@ impl Store {
     }
 
     /// Starts a life after `after`, and ends the lease: whoever takes it next leads in that life. When not everybody could be
-    /// asked, lives may have been that nobody here knows of, so it is named after the time: no two begin in a second.
+    /// asked, lives may have been that nobody here knows of, so it is named after the time: no two begin in a second. No life is
+    /// begun for want of an answer that another instance has had meanwhile.
     pub async fn begin_incarnation(&self, fence: &Fence, after: u64, alone: bool) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         fence.end(&mut tx).await?;
         sqlx::query!(
             "UPDATE repl_self SET database = repl_database(), doubted = false, changed_at = now(),
                  abstains_until = clock_timestamp() + make_interval(secs => $3), incarnation = GREATEST(
-                 incarnation + 1, $1::bigint + 1, CASE WHEN $2 THEN extract(epoch FROM clock_timestamp())::bigint ELSE 0 END)",
+                 incarnation + 1, $1::bigint + 1, CASE WHEN $2 THEN extract(epoch FROM clock_timestamp())::bigint ELSE 0 END)
+             WHERE NOT $2 OR doubted OR database <> repl_database()",
             to_sql(after)?,
             alone,
             PROMISES_LAST_S

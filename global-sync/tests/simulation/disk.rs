@@ -19,6 +19,8 @@ use super::{
 pub(crate) const LEASE_MS: u64 = 3_000;
 /// Who has not been led for longer than this may have been put back from a backup.
 const LONGEST_RESTART_MS: u64 = 2_000;
+/// A promise is used within this time, or never.
+pub(crate) const PROMISES_LAST_MS: u64 = 3_500;
 /// Entries of this kind cannot be applied.
 pub(crate) const POISON: &str = "poison";
 /// A field that no version of envelopes has yet, as a newer one may.
@@ -78,6 +80,8 @@ pub(crate) struct Disk {
     /// The timeline the lease was taken on.
     leased_on: u64,
     pub(crate) lease_ends_ms: u64,
+    /// Until then it gives no voice in who takes the tenant: it may have forgotten what it promised.
+    pub(crate) abstains_until_ms: u64,
     /// The last position of the outbox that was read, for a planted bug.
     pub(crate) position: u64,
 }
@@ -166,6 +170,7 @@ impl Disk {
     pub(crate) fn identify(&mut self, now_ms: u64) -> Past {
         if self.is_unled(now_ms) {
             self.doubted = true;
+            self.abstains_until_ms = now_ms + PROMISES_LAST_MS;
             self.lease_ends_ms = now_ms;
         }
         match (self.began_on == self.timeline, self.doubted) {
@@ -173,6 +178,11 @@ impl Disk {
             (true, true) => Past::Doubted,
             (true, false) => Past::Known,
         }
+    }
+
+    /// Whether it may have forgotten what it promised lately.
+    pub(crate) fn abstains(&self, now_ms: u64) -> bool {
+        now_ms < self.abstains_until_ms || self.is_copied() || self.is_unled(now_ms)
     }
 
     /// Whether it says of itself that it is not the one its life began on.
@@ -184,6 +194,7 @@ impl Disk {
     pub(crate) fn begin_life(&mut self, after: u64, alone: bool, now_ms: u64) {
         self.life = after.max(self.life + 1).max(if alone { 1_000_000 + now_ms } else { 0 });
         self.takes_for_its_own();
+        self.abstains_until_ms = now_ms + PROMISES_LAST_MS;
         self.epoch += 1;
         self.holder = 0;
         self.lease_ends_ms = now_ms - 1;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     bugs::Bug,
-    disk::{Disk, Waiting},
+    disk::{Disk, PROMISES_LAST_MS, Waiting},
     faults::FAULTS_LAST_MS,
     random::Random,
     region::INSTANCES,
@@ -77,10 +77,16 @@ impl Tenant {
         }
         if home.region == self.own {
             self.lost = None;
-        } else if self.is_home() && home.epoch.0 > self.home.epoch.0 {
+        } else if self.is_home() {
             self.lost = Some(self.home.epoch);
         }
         self.home = home.clone();
+    }
+
+    /// Hands the tenant over, which nobody pays any more by then.
+    fn hand_over(&mut self, home: &Home) {
+        self.home = home.clone();
+        self.lost = None;
     }
 
     /// Applies an entry that is about the tenant.
@@ -89,7 +95,7 @@ impl Tenant {
             let term = envelope.home_epoch.map_or(0, |epoch| epoch.term);
             let came_after = self.home.epoch.0 > term;
             let paid = Paid { origin: log.origin.clone(), seq: envelope.seq, term, came_after };
-            self.paid.insert(envelope.id, paid);
+            self.keep_first(envelope.id, paid);
         } else if envelope.kind == MOVED
             && let Ok(Fact::TenantMoved(moved)) = Fact::from_body(MOVED, entry.json().unwrap_or_default())
         {
@@ -109,7 +115,19 @@ impl Tenant {
 
     /// Takes in those of these facts that are payments.
     pub(crate) fn load<'a>(&mut self, from: &Self, facts: impl Iterator<Item = &'a Uuid>) {
-        self.paid.extend(facts.filter_map(|fact| Some((*fact, from.paid.get(fact)?.clone()))));
+        for fact in facts {
+            if let Some(paid) = from.paid.get(fact) {
+                self.keep_first(*fact, paid.clone());
+            }
+        }
+    }
+
+    /// What two lives have told is of the first.
+    fn keep_first(&mut self, fact: Uuid, told: Paid) {
+        let known = self.paid.entry(fact).or_insert_with(|| told.clone());
+        if (&told.origin, told.seq) < (&known.origin, known.seq) {
+            *known = told;
+        }
     }
 
     /// The first term after this one that began by force, for all that is known here.
@@ -134,8 +152,7 @@ impl World {
     /// The tenant of some worlds moves. Drawn apart, so that all else is as it would be without.
     pub(super) fn plan_moves(&mut self, seed: u64) {
         let mut random = Random::new(seed ^ 0x6d6f_7665);
-        // A copy of a database does not know what it has promised since.
-        if self.plan.loses || !random.chance(600) {
+        if !random.chance(600) {
             return;
         }
         self.plan.moves = true;
@@ -210,6 +227,10 @@ impl World {
         })
     }
 
+    fn abstains(&self, region: usize) -> bool {
+        self.regions[region].disk.abstains(self.database_clock(region))
+    }
+
     fn tell_moved(&mut self, region: usize, home: &Home, heard: Option<HeardLedger>) {
         let (term, n) = home.epoch;
         let (tenant, name) = (TENANT.to_owned(), String::new());
@@ -232,7 +253,7 @@ impl World {
         let (term, n) = self.regions[from].disk.tenant.home.epoch;
         let home = Home { region: self.regions[to].name.to_string(), epoch: (term, n + 1) };
         self.laws.handed_over((term, n));
-        self.regions[from].disk.tenant.settle(&home);
+        self.regions[from].disk.tenant.hand_over(&home);
         self.tell_moved(from, &home, None);
         if self.network.reachable(from, to) && self.leader_of(to).is_some() {
             self.regions[to].disk.tenant.settle(&home);
@@ -251,7 +272,7 @@ impl World {
     pub(super) fn stand(&mut self, by: usize) {
         let tenant = &self.regions[by].disk.tenant;
         let (home, own) = (tenant.home.clone(), tenant.own.clone());
-        let may = !tenant.is_home() && self.regions[by].state == Some(MemberState::Active);
+        let may = !tenant.is_home() && self.regions[by].state == Some(MemberState::Active) && !self.abstains(by);
         if !may || self.leader_of(by).is_none() {
             return;
         }
@@ -265,7 +286,7 @@ impl World {
             (0..self.regions.len()).filter(|voter| has_voice(self.regions[*voter].state)).collect();
         let mut agreed = 1;
         for voter in voters.iter().copied().filter(|voter| *voter != by) {
-            let answers = self.network.reachable(by, voter) && self.leader_of(voter).is_some();
+            let answers = self.network.reachable(by, voter) && self.leader_of(voter).is_some() && !self.abstains(voter);
             let forgets = self.has(Bug::PromiseForgotten);
             let tenant = &mut self.regions[voter].disk.tenant;
             let promised = tenant.promise.as_ref();
@@ -278,7 +299,9 @@ impl World {
             }
         }
         if agreed > voters.len() / 2 {
-            let at = self.now + self.random.between(0, 300);
+            // A home that is leased is taken when its lease has run out.
+            let longest = if self.random.chance(300) { PROMISES_LAST_MS } else { 300 };
+            let at = self.now + self.random.between(0, longest);
             self.schedule(at, Happening::Take { by, home: Box::new(home), term });
         }
     }

@@ -100,6 +100,10 @@ async fn a_new_incarnation_ends_the_lease_and_whatever_began_before_it(pool: PgP
     assert_eq!(identify(&us).await.origin.incarnation, 6, "it only grows");
     let fence = us.store.take_lease(Uuid::now_v7(), &identify(&us).await).await.unwrap().unwrap();
     us.store.begin_incarnation(&fence, 6, true).await.unwrap();
+    assert_eq!(identify(&us).await.origin.incarnation, 6, "another has heard everybody meanwhile");
+    let fence = us.store.take_lease(Uuid::now_v7(), &identify(&us).await).await.unwrap().unwrap();
+    sqlx::query("UPDATE repl_self SET doubted = true").execute(&us.store.pool).await.unwrap();
+    us.store.begin_incarnation(&fence, 6, true).await.unwrap();
     assert!(identify(&us).await.origin.incarnation > 1_700_000_000, "one that nobody can have begun");
 }
 
