@@ -81,6 +81,8 @@ pub struct TlsConfig {
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "config.default.toml explains every setting")]
 pub struct SigningConfig {
+    #[serde(default)]
+    pub former_ca_file: Option<PathBuf>,
     pub cert_file: PathBuf,
     pub key_file: PathBuf,
 }

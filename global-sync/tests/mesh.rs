@@ -395,17 +395,29 @@ async fn damage_is_told_of_by_the_leader_alone(pool: PgPool) {
 }
 
 #[sqlx::test(migrations = "../migrations")]
-async fn keys_and_authorities_change_while_facts_flow(pool: PgPool) {
-    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west"]).await;
-    cluster.start_all().await;
+async fn keys_and_authorities_change_while_facts_flow_and_who_joins_afterwards_believes_what_was_signed_before(
+    pool: PgPool,
+) {
+    let mut cluster = Cluster::new(&pool, &["us-east", "eu-west", "ap-south"]).await;
+    for region in ["us-east", "eu-west"] {
+        cluster.start(region).await;
+    }
+    let both_have = async |cluster: &Cluster, facts: i64| {
+        for region in ["us-east", "eu-west"] {
+            eventually(&format!("{region} has {facts} facts"), async || {
+                cluster.count(region, "SELECT count(*) FROM ledger_facts").await == facts
+            })
+            .await;
+        }
+    };
     cluster.settle("us-east", 1).await;
-    cluster.converged(1).await;
+    both_have(&cluster, 1).await;
 
     let authority = cluster.authority.clone();
     cluster.reissue("us-east", &authority, "us-east");
     eventually("us-east signs with its new key", async || cluster.known_keys("us-east", "us-east").await == 2).await;
     cluster.settle("us-east", 2).await;
-    cluster.converged(2).await;
+    both_have(&cluster, 2).await;
 
     let successor = Authority::new("successor");
     let both = authority.beside(&successor);
@@ -416,9 +428,17 @@ async fn keys_and_authorities_change_while_facts_flow(pool: PgPool) {
         .await;
     cluster.settle("us-east", 3).await;
     cluster.settle("eu-west", 4).await;
-    cluster.converged(4).await;
+    both_have(&cluster, 4).await;
     let passed_on = cluster.known_keys("eu-west", "us-east").await;
     assert_eq!(passed_on, cluster.known_keys("us-east", "us-east").await);
+
+    for region in ["eu-west", "ap-south"] {
+        cluster.reissue(region, &successor, region);
+    }
+    cluster.believe(&successor.pem);
+    cluster.start("ap-south").await;
+    cluster.settle("ap-south", 5).await;
+    cluster.converged(5).await;
     cluster.stop_all().await;
 }
 

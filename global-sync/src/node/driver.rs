@@ -104,7 +104,7 @@ impl Life<'_> {
     ) -> anyhow::Result<End> {
         let region = &self.config.region;
         let trusted = self.trusted.borrow_and_update().clone();
-        let (signer, mut ring) = (&trusted.signer, KeyRing::new(trusted.credentials.roots(), &region.cluster_id));
+        let (signer, mut ring) = (&trusted.signer, KeyRing::new(trusted.signing_roots.clone(), &region.cluster_id));
         let identity = self.store.identify(&region.cluster_id, &region.name).await?;
         self.store.save_certificate(&region.name, &signer.key_id(), signer.certificate()).await?;
         for (region, _, certificate) in self.store.certificates().await? {

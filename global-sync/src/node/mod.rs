@@ -12,6 +12,7 @@ mod tasks;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use rustls::RootCertStore;
 use secrecy::ExposeSecret;
 use shared::ids::RegionName;
 use sqlx::{Connection, PgConnection};
@@ -44,6 +45,7 @@ pub struct Node {
 /// Whom we believe, and with what we sign: what the files say.
 struct Trusted {
     credentials: Credentials,
+    signing_roots: Arc<RootCertStore>,
     signer: Arc<SigningKey>,
 }
 
@@ -191,10 +193,11 @@ fn load_trusted(config: &Config) -> anyhow::Result<Trusted> {
     let (region, tls, signing) = (&config.region, &config.tls, &config.signing);
     let credentials = Credentials::load(&tls.ca_file, &tls.cert_file, &tls.key_file, &region.cluster_id, &region.name)
         .context("tls")?;
-    let (roots, cluster_id) = (credentials.roots(), &region.cluster_id);
+    let signing_roots = credentials.signing_roots(signing.former_ca_file.as_deref()).context("signing")?;
+    let (roots, cluster_id) = (signing_roots.clone(), &region.cluster_id);
     let signer =
         SigningKey::load(&signing.cert_file, &signing.key_file, roots, cluster_id, &region.name).context("signing")?;
-    Ok(Trusted { credentials, signer: Arc::new(signer) })
+    Ok(Trusted { credentials, signing_roots, signer: Arc::new(signer) })
 }
 
 /// How long a database that cannot be used is tried at start. It may be starting too; after that a person has to look.
@@ -286,8 +289,9 @@ async fn watch_certificates(
     shutdown: CancellationToken,
 ) {
     let (tls, signing) = (&config.tls, &config.signing);
-    let files = [&tls.ca_file, &tls.cert_file, &tls.key_file, &signing.cert_file, &signing.key_file];
-    let read = || files.map(|file| std::fs::read(file).unwrap_or_default());
+    let mut files = vec![&tls.ca_file, &tls.cert_file, &tls.key_file, &signing.cert_file, &signing.key_file];
+    files.extend(&signing.former_ca_file);
+    let read = || -> Vec<_> { files.iter().map(|file| std::fs::read(file).unwrap_or_default()).collect() };
     let mut known = read();
     loop {
         tokio::select! {

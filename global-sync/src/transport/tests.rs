@@ -80,7 +80,7 @@ impl Authority {
 
     /// The key a region signs its facts with, and the authorities that vouch for it.
     pub(crate) fn signing_key(&self, cluster: &str, region: &str) -> (SigningKey, Arc<RootCertStore>) {
-        let roots = self.credentials(cluster, region).roots();
+        let roots = self.credentials(cluster, region).signing_roots(None).unwrap();
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let certificate = params(cluster, region).signed_by(&key, &self.issuer).unwrap().pem();
         let contents = [certificate, key.serialize_pem()];

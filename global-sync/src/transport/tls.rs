@@ -78,9 +78,13 @@ impl Credentials {
         Ok(Self { roots, chain, key, provider: Arc::new(ring::default_provider()) })
     }
 
-    /// The authorities that sign certificates of this mesh.
-    pub fn roots(&self) -> Arc<RootCertStore> {
-        self.roots.clone()
+    /// The authorities whose certificates of signing keys are believed: those of connections, and `former` ones, if there are
+    /// any. Connections are made anew, and what was signed stays.
+    pub fn signing_roots(&self, former: Option<&Path>) -> Result<Arc<RootCertStore>, TlsError> {
+        let Some(former) = former else { return Ok(self.roots.clone()) };
+        let mut roots = load_roots(former)?;
+        roots.roots.extend_from_slice(&self.roots.roots);
+        Ok(Arc::new(roots))
     }
 
     /// How we answer.

@@ -54,7 +54,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
 /// A private authority.
 #[derive(Clone)]
 pub(crate) struct Authority {
-    pem: String,
+    pub(crate) pem: String,
     issuer: Arc<Issuer<'static, KeyPair>>,
 }
 
@@ -207,6 +207,7 @@ impl Cluster {
         for (index, name) in names.iter().enumerate() {
             let pool = if index == 0 { owner.clone() } else { cluster.another_database(owner).await };
             cluster.authority.issue(&cluster.folder.join(name), name);
+            std::fs::write(cluster.folder.join(name).join("former-ca.pem"), &cluster.authority.pem).unwrap();
             let mut config = cluster.config(name, addresses[*name], &pool);
             let others = addresses.iter().filter(|(other, _)| other != name);
             config.peers = others.map(|(name, address)| (name.parse().unwrap(), address.to_string())).collect();
@@ -334,7 +335,8 @@ impl Cluster {
         let Config { region, tls, signing, .. } = &self.regions[name].config;
         let (id, who) = (&region.cluster_id, &region.name);
         let credentials = Credentials::load(&tls.ca_file, &tls.cert_file, &tls.key_file, id, who).unwrap();
-        let key = SigningKey::load(&signing.cert_file, &signing.key_file, credentials.roots(), id, who).unwrap();
+        let roots = credentials.signing_roots(None).unwrap();
+        let key = SigningKey::load(&signing.cert_file, &signing.key_file, roots, id, who).unwrap();
         let any = "127.0.0.1:0".parse().unwrap();
         let (mesh, events) = Mesh::listen(any, &credentials, id, Duration::from_secs(3600)).unwrap();
         Rogue { mesh, events, key }
@@ -580,7 +582,11 @@ impl Cluster {
                 key_file: file("node.key"),
                 reload_every: Duration::from_secs(1),
             },
-            signing: SigningConfig { cert_file: file("signing.pem"), key_file: file("signing.key") },
+            signing: SigningConfig {
+                former_ca_file: Some(file("former-ca.pem")),
+                cert_file: file("signing.pem"),
+                key_file: file("signing.key"),
+            },
             numbering: NumberingConfig { every: Duration::from_millis(20) },
             log: LogConfig { keep: Duration::from_secs(3600), keep_entries: 100, drop_every: Duration::from_secs(1) },
             digest: DigestConfig {
