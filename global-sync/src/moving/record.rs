@@ -171,8 +171,12 @@ impl Store {
     }
 
     /// Pauses the tenant's commands: those under way have ended when this returns, none begins before the home is active again
-    /// or handed over.
+    /// or handed over. A region that was put back waits until it must have heard from the others what it had handed over.
     pub(super) async fn pause_home(&self, fence: &Fence, moving: &Move) -> Result<(), MoveError> {
+        if self.abstains().await? {
+            let why = "this region's database may be an older one, which does not know what it has handed over since";
+            return Err(MoveError::Differs(why.to_owned()));
+        }
         let mut tx = self.begin_fenced(fence).await?;
         hold_home(&mut tx, &moving.tenant).await?;
         let paused = sqlx::query!(

@@ -147,6 +147,24 @@ async fn a_region_that_may_have_forgotten_its_promises_gives_none_until_those_ar
     assert!(matches!(vote(4).await, Answer::Refused { .. }), "it is a copy");
 }
 
+/// It may have handed the tenant over already, in the same epoch.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_that_may_have_forgotten_what_it_handed_over_hands_over_nothing_until_it_has_heard(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let begin = "INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ('cabs', 'Cabs', 'us-east', 1, 0);
+                 INSERT INTO tenant_moves (id, tenant_id, mode, from_region, to_region, from_term, from_n, state, requested_by)
+                 VALUES (gen_random_uuid(), 'cabs', 'planned', 'us-east', 'eu-west', 1, 0, 'pausing', 'ops');
+                 UPDATE repl_self SET abstains_until = clock_timestamp() + interval '1 minute'";
+    us.superuser.execute(begin).await.unwrap();
+    let moving = us.store.moves_to_go_on_with(Mode::Planned).await.unwrap().remove(0);
+    assert!(matches!(us.store.pause_home(&us.fence, &moving).await, Err(MoveError::Differs(_))));
+    const ACTIVE: &str = "SELECT count(*) FROM tenant_homes WHERE state = 'active'";
+    assert_eq!(us.scalar::<i64>(ACTIVE).await, 1);
+    us.superuser.execute("UPDATE repl_self SET abstains_until = clock_timestamp()").await.unwrap();
+    us.store.pause_home(&us.fence, &moving).await.unwrap();
+    assert_eq!(us.scalar::<i64>(ACTIVE).await, 0);
+}
+
 /// Whoever stood still since the hand-over erases no more once another leads, nor where the tenant is at home again.
 #[sqlx::test(migrations = "../migrations")]
 async fn the_rows_of_a_tenant_that_has_left_are_erased_by_the_leader_alone_and_not_if_it_comes_back(pool: PgPool) {
