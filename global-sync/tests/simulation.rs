@@ -32,6 +32,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 use simulation::{
@@ -130,6 +131,7 @@ fn regions_converge_whatever_happens_and_every_seed_replays_exactly() {
         Some(seed) => seed..seed + 1,
         None => 0..number("SEEDS").unwrap_or(100),
     };
+    let begun = Instant::now();
     let first = keep_the_laws(seeds.clone(), World::new);
     let second = keep_the_laws(seeds.clone(), World::new);
     let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
@@ -139,11 +141,12 @@ fn regions_converge_whatever_happens_and_every_seed_replays_exactly() {
             *seen.entry(what).or_default() += count;
         }
     }
-    println!("{} seeds, each run twice, have shown:", seeds.end - seeds.start);
+    let (count, seconds) = (seeds.end - seeds.start, begun.elapsed().as_secs_f64());
+    println!("{count} seeds, each run twice in {seconds:.0} s, have shown:");
     for (what, count) in &seen {
         println!("{what:>40} {count}");
     }
-    if seeds.end - seeds.start >= 100 {
+    if count >= 100 {
         for what in SEEN.iter().copied().flatten() {
             assert!(seen.contains_key(what), "no seed has shown: {what}");
         }
@@ -169,9 +172,9 @@ fn whoever_is_in_doubt_begins_a_new_life_where_not_everybody_is_heard() {
 /// A region that has loaded a snapshot is not kept from being a member by people who go on editing.
 #[test]
 fn a_snapshot_is_found_to_hold_although_config_is_written_in_every_region_all_the_time() {
-    let outcomes = keep_the_laws(0..20, |seed| World::new(seed).with_busy_config());
+    let outcomes = keep_the_laws(0..6, |seed| World::new(seed).with_busy_config());
     let held = outcomes.iter().filter(|outcome| outcome.seen.contains_key("snapshot holds")).count();
-    assert!(held >= 15, "only {held} of 20 seeds had a snapshot that was found to hold");
+    assert!(held >= 5, "only {held} of 6 seeds had a snapshot that was found to hold");
 }
 
 /// A row that is not what was derived is told of by its key, and nothing else is.
