@@ -4,17 +4,19 @@
 //! edge, which forwards calls of tenants at home elsewhere; time-out and compression; the endpoints.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
+    body::Body,
     extract::{MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use rand::RngExt;
 use shared::problem::Code;
 use tokio_util::task::TaskTracker;
@@ -219,20 +221,27 @@ impl Timing {
 
 /// Answers for what takes too long, and counts answers and their time per endpoint.
 ///
-/// A command is done to its end whether or not its client waits: others have to hear of what it commits.
+/// A command is done to its end whether or not its client waits: others have to hear of what it commits. It begins when its body is
+/// there, so one whose body does not come ends with the wait for it.
 async fn time(State(timing): State<Timing>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = Instant::now();
-    let work = next.run(request);
     let response = if method.is_safe() {
-        tokio::time::timeout(timing.limit, work).await.ok()
+        tokio::time::timeout(timing.limit, next.run(request)).await.ok()
     } else {
-        let work = tokio::time::timeout(timing.limit + COMMANDS_END_WITHIN, work.in_current_span());
-        match tokio::time::timeout(timing.limit, timing.tasks.spawn(work)).await {
+        let (request, is_unread) = watched(request);
+        let work = tokio::time::timeout(timing.limit + COMMANDS_END_WITHIN, next.run(request).in_current_span());
+        let mut work = timing.tasks.spawn(work);
+        match tokio::time::timeout(timing.limit, &mut work).await {
             Ok(Ok(response)) => response.ok(),
             Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            Err(_) => None,
+            Err(_) => {
+                if is_unread.strong_count() > 0 {
+                    work.abort();
+                }
+                None
+            }
         }
     };
     let response = response
@@ -240,6 +249,18 @@ async fn time(State(timing): State<Timing>, request: Request, next: Next) -> Res
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     timing.answers.count(&method, route, response.status(), begun.elapsed());
     response
+}
+
+/// The request, and what lives for as long as somebody may still read its body.
+fn watched(request: Request) -> (Request, Weak<()>) {
+    let unread = Arc::new(());
+    let is_unread = Arc::downgrade(&unread);
+    let watch = |body: Body| {
+        Body::from_stream(body.into_data_stream().inspect(move |_| {
+            let _held = &unread;
+        }))
+    };
+    (request.map(watch), is_unread)
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
