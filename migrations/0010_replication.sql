@@ -219,6 +219,20 @@ CREATE TABLE repl_lease_expiry (
     expires_at timestamptz NOT NULL
 );
 
+-- Whether nobody leads by what these rows say: the lease has run out, or lasts longer than any is given for and so is from before
+-- the clock was put back, or was taken on another database.
+CREATE FUNCTION repl_lease_is_free(expires_at timestamptz, database text, lease_s double precision) RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT expires_at < clock_timestamp() OR expires_at > clock_timestamp() + make_interval(secs => lease_s)
+        OR database <> repl_database()
+$$;
+
+-- Whether somebody had led, and nobody has for longer than that since.
+CREATE FUNCTION repl_was_unled(expires_at timestamptz, longer_than_s double precision) RETURNS boolean
+LANGUAGE sql VOLATILE AS $$
+    SELECT isfinite(expires_at) AND expires_at < clock_timestamp() - make_interval(secs => longer_than_s)
+$$;
+
 -- What operators have told this region's replication to do (shared::sync_command), by whom and why, and what came of it:
 -- the audit, of which nothing is deleted. `key` is the operator's name for the request, `request_hash` what it was.
 CREATE TABLE repl_command (

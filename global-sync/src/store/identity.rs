@@ -44,8 +44,7 @@ impl Identity {
     pub(super) async fn is_outlived(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
         let outlived = sqlx::query_scalar!(
             r#"SELECT incarnation <> $1 OR repl_database() <> $2
-                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE isfinite(expires_at)
-                                AND expires_at < clock_timestamp() - make_interval(secs => $3)) AS "outlived!"
+                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE repl_was_unled(expires_at, $3)) AS "outlived!"
                FROM repl_self"#,
             to_sql(self.origin.incarnation)?,
             self.database,
@@ -70,8 +69,7 @@ impl Store {
         // Whoever leads next is to doubt it too, until it is settled; and whoever began before is outlived, until this.
         sqlx::query!(
             "WITH unled AS (UPDATE repl_lease_expiry SET expires_at = clock_timestamp()
-                            WHERE isfinite(expires_at) AND expires_at < clock_timestamp() - make_interval(secs => $1)
-                            RETURNING expires_at)
+                            WHERE repl_was_unled(expires_at, $1) RETURNING expires_at)
              UPDATE repl_self SET doubted = true, abstains_until = clock_timestamp() + make_interval(secs => $2) FROM unled",
             LONGEST_RESTART_S,
             PROMISES_LAST_S
@@ -107,8 +105,7 @@ impl Store {
     pub(crate) async fn abstains(&self) -> Result<bool, StoreError> {
         let abstains = sqlx::query_scalar!(
             r#"SELECT abstains_until > clock_timestamp() OR database <> repl_database()
-                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE isfinite(expires_at)
-                                AND expires_at < clock_timestamp() - make_interval(secs => $1)) AS "abstains!"
+                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE repl_was_unled(expires_at, $1)) AS "abstains!"
                FROM repl_self"#,
             LONGEST_RESTART_S
         );

@@ -104,9 +104,7 @@ impl Store {
         }
         let taken = sqlx::query!(
             "UPDATE repl_lease_expiry e SET expires_at = clock_timestamp() + make_interval(secs => $1)
-             FROM repl_lease l
-             WHERE e.expires_at < clock_timestamp() OR e.expires_at > clock_timestamp() + make_interval(secs => $1)
-                OR l.database <> repl_database()",
+             FROM repl_lease l WHERE repl_lease_is_free(e.expires_at, l.database, $1)",
             f64::from(LEASE_S)
         )
         .execute(&mut *tx)
@@ -163,9 +161,7 @@ impl Store {
 
     async fn lease_is_free(&self) -> Result<bool, StoreError> {
         let free = sqlx::query_scalar!(
-            r#"SELECT e.expires_at < clock_timestamp() OR e.expires_at > clock_timestamp() + make_interval(secs => $1)
-                   OR l.database <> repl_database() AS "free!"
-               FROM repl_lease_expiry e, repl_lease l"#,
+            r#"SELECT repl_lease_is_free(e.expires_at, l.database, $1) AS "free!" FROM repl_lease_expiry e, repl_lease l"#,
             f64::from(LEASE_S)
         );
         Ok(free.fetch_one(&self.pool).await?)
