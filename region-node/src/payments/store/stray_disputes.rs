@@ -46,6 +46,20 @@ impl TryFrom<Row> for StrayDispute {
     }
 }
 
+/// Selects stray disputes; `$tail` is what follows FROM.
+macro_rules! select {
+    ($tx:expr, $tail:tt $(, $argument:expr)*) => {{
+        let sql = sqlx::query_as!(
+            Row,
+            "SELECT id, payment_id, provider, provider_ref, charge_ref, status, amount, currency, opened_at, told_at, attended_by,
+                 attended_at
+             FROM stray_disputes " + $tail
+            $(, $argument)*
+        );
+        sql.fetch_all($tx.conn()).await?.into_iter().map(StrayDispute::try_from).collect::<sqlx::Result<Vec<_>>>()
+    }};
+}
+
 /// Keeps what a PSP says of a dispute about a payment that is not here; false if that is nothing new. One that is decided changes no
 /// more; how it was decided is for somebody to see, whoever has seen that it was opened.
 pub(in crate::payments) async fn keep(
@@ -84,27 +98,12 @@ pub(in crate::payments) async fn to_attend(
     before: Option<Uuid>,
     limit: i64,
 ) -> sqlx::Result<Vec<StrayDispute>> {
-    let sql = sqlx::query_as!(
-        Row,
-        "SELECT id, payment_id, provider, provider_ref, charge_ref, status, amount, currency, opened_at, told_at, attended_by,
-             attended_at
-         FROM stray_disputes WHERE attended_at IS NULL AND ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2",
-        before,
-        limit
-    );
-    sql.fetch_all(tx.conn()).await?.into_iter().map(StrayDispute::try_from).collect()
+    select!(tx, "WHERE attended_at IS NULL AND ($1::uuid IS NULL OR id < $1) ORDER BY id DESC LIMIT $2", before, limit)
 }
 
 /// Loads one.
 pub(in crate::payments) async fn load(tx: &mut TenantTx, id: StrayDisputeId) -> sqlx::Result<Option<StrayDispute>> {
-    let sql = sqlx::query_as!(
-        Row,
-        "SELECT id, payment_id, provider, provider_ref, charge_ref, status, amount, currency, opened_at, told_at, attended_by,
-             attended_at
-         FROM stray_disputes WHERE id = $1",
-        id.0
-    );
-    sql.fetch_optional(tx.conn()).await?.map(StrayDispute::try_from).transpose()
+    Ok(select!(tx, "WHERE id = $1", id.0)?.pop())
 }
 
 /// Notes who has seen to one; false if it waits for nobody.
