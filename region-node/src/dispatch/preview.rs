@@ -14,7 +14,7 @@ use std::{
 use axum::{Json, body::Body, extract::State, http::HeaderMap};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{claims::Role, geo::Point, problem::Code, tenant_config::DispatchPolicy};
+use shared::{geo::Point, problem::Code, tenant_config::DispatchPolicy};
 use time::OffsetDateTime;
 use tokio::{
     runtime::Handle,
@@ -34,7 +34,7 @@ use crate::{
     app::App,
     drivers::{self, Record},
     http::{Problem, ProblemBody, read_body, valid_json},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
     rides::Place,
     travel::TravelTimes,
     zones::ZoneMap,
@@ -248,7 +248,7 @@ pub(super) async fn preview(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Preview>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let let_in = app.previews.let_in()?;
     // As large as its matrix, which is far larger than what other calls may say.
     let bytes = read_body(body, app.config.dispatch.preview_limit_bytes).await?;

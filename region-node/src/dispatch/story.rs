@@ -2,10 +2,7 @@
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use shared::{
-    claims::Role,
-    ids::{DriverId, OfferId, RideId},
-};
+use shared::ids::{DriverId, OfferId, RideId};
 use time::OffsetDateTime;
 
 use super::{
@@ -16,7 +13,7 @@ use super::{
 use crate::{
     app::App,
     http::{Path, Problem, ProblemBody},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
     rides::{self, RideError, RideStatus},
 };
 
@@ -76,7 +73,7 @@ pub(super) async fn get_story(
     caller: Caller,
     Path(id): Path<RideId>,
 ) -> Result<Json<DispatchStory>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let mut tx = app.db.read(caller.tenant()).await?;
     let ride = rides::load(&mut tx, id).await?.ok_or(RideError::NotFound(id))?;
     let offers = store::offers_of_ride(&mut tx, id).await?.into_iter().map(OfferRecord::read);

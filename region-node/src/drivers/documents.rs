@@ -6,7 +6,6 @@ use axum::{Json, extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use shared::{
-    claims::Role,
     ids::DriverId,
     problem::Code,
     tenant_config::{MAX_DOCUMENTS, is_class_name},
@@ -17,7 +16,7 @@ use super::{DocumentFault, Terms, relearn, store};
 use crate::{
     app::App,
     http::{Command, Path, Problem, ProblemBody, Stop},
-    identity::{Caller, Subject},
+    identity::{BACK_OFFICE, Caller, Subject},
 };
 
 /// All documents a driver has from now on.
@@ -63,7 +62,7 @@ pub(super) async fn set_documents(
     Path(id): Path<DriverId>,
     command: Command<DocumentsRequest>,
 ) -> Result<Response, Stop> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let given = command.body.documents.iter();
     let documents: BTreeMap<_, _> =
         given.map(|document| (document.kind.clone(), document.expires_at.to_offset(UtcOffset::UTC))).collect();
@@ -87,7 +86,7 @@ pub(super) async fn get_documents(
     caller: Caller,
     Path(id): Path<DriverId>,
 ) -> Result<Json<DriverDocuments>, Problem> {
-    if !caller.is_admin() && caller.subject != Subject::Driver(id) {
+    if !caller.is_back_office() && caller.subject != Subject::Driver(id) {
         caller.driver_is(id)?;
     }
     let mut tx = app.db.read(caller.tenant()).await?;

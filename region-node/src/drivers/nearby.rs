@@ -97,7 +97,7 @@ pub(super) async fn nearby(
     Query(query): Query<NearbyQuery>,
 ) -> Result<Json<Page<NearbyDriver>>, Problem> {
     caller.must_be(&[Role::Rider, Role::TenantAdmin, Role::Operator])?;
-    let shows_all = caller.is_admin();
+    let shows_all = caller.is_back_office();
     let now = app.clock.now();
     let published = app.tenants.config(caller.tenant()).await?;
     let required = &published.config.dispatch.required_documents;

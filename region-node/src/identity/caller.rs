@@ -17,6 +17,9 @@ use crate::{
     tenants::TenantHeader,
 };
 
+/// Whoever may do what is for a tenant's back office: that one, and an operator acting for it.
+pub const BACK_OFFICE: [Role; 2] = [Role::TenantAdmin, Role::Operator];
+
 /// An authenticated caller of a call about one tenant.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -77,8 +80,8 @@ impl Caller {
     }
 
     /// Whether this is the tenant's back office, or an operator acting for it.
-    pub fn is_admin(&self) -> bool {
-        matches!(self.role, Role::TenantAdmin | Role::Operator)
+    pub fn is_back_office(&self) -> bool {
+        BACK_OFFICE.contains(&self.role)
     }
 
     /// In whose name idempotency keys are kept.

@@ -66,7 +66,7 @@ async fn erase(
     id: Uuid,
 ) -> Result<(StatusCode, Json<Erasure>), Problem> {
     let nobody = || Problem::not_found(format!("no account {id}"));
-    if !is_own && !caller.is_admin() {
+    if !is_own && !caller.is_back_office() {
         return Err(nobody());
     }
     let now = app.clock.now();

@@ -22,7 +22,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use accounts::{DriverProfile, SealedParties, Vehicle, first_name, hold_rider, parties, rider_by_phone};
 pub(crate) use caller::claims;
-pub use caller::{Caller, Operator, Subject, verify};
+pub use caller::{BACK_OFFICE, Caller, Operator, Subject, verify};
 pub use keys::{SigningKey, load_or_create as load_or_create_key};
 pub use password::hash_secret;
 use password::verify_secret;

@@ -7,10 +7,7 @@
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{
-    claims::Role,
-    ids::{PaymentId, RefundId},
-};
+use shared::ids::{PaymentId, RefundId};
 use time::OffsetDateTime;
 
 use super::{
@@ -22,10 +19,8 @@ use super::{
 use crate::{
     app::App,
     http::{Command, Empty, Page, PageQuery, Path, Problem, ProblemBody, Query, Stop},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
 };
-
-pub(super) const BACK_OFFICE: [Role; 2] = [Role::TenantAdmin, Role::Operator];
 
 /// Which payments, refunds or disputes.
 #[derive(Debug, Deserialize, Validate, utoipa::IntoParams)]

@@ -2,13 +2,13 @@
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use shared::{claims::Role, ids::DriverId, money::Money};
+use shared::{ids::DriverId, money::Money};
 
 use super::{PaymentError, payout::Balance, store};
 use crate::{
     app::App,
     http::{Page, PageQuery, Path, Problem, ProblemBody, Query},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
 };
 
 /// A driver's balances, one by currency; none before the first trip was paid.
@@ -57,7 +57,7 @@ pub(super) async fn get_driver_balance(
     caller: Caller,
     Path(id): Path<DriverId>,
 ) -> Result<Json<DriverBalance>, Problem> {
-    if !caller.is_admin() {
+    if !caller.is_back_office() {
         caller.driver_is(id)?;
     }
     let published = app.tenants.config(caller.tenant()).await?;
@@ -77,7 +77,7 @@ pub(super) async fn get_driver_balance(
     responses((status = 200, body = TenantBalances), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
 #[tracing::instrument(name = "payments.balances", skip_all)]
 pub(super) async fn get_balances(State(app): State<App>, caller: Caller) -> Result<Json<TenantBalances>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let mut tx = app.db.read(caller.tenant()).await?;
     let accounts = store::balances_of_tenant(&mut tx).await?;
     let drivers = store::balances_of_drivers(&mut tx).await?;
@@ -100,7 +100,7 @@ pub(super) async fn list_driver_balances(
     caller: Caller,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<DriverBalance>>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let published = app.tenants.config(caller.tenant()).await?;
     let hold_until_durable = published.config.payouts.hold_until_durable;
     let mut tx = app.db.read(caller.tenant()).await?;

@@ -253,7 +253,7 @@ pub(super) fn begin(
 /// How a node is set up is told to those who can mend it, and to the log.
 fn unusable(why: String, caller: &Caller, provider: &str) -> PaymentError {
     tracing::error!(tenant = %caller.tenant(), provider, "a payment cannot be begun: {why}");
-    let why = if caller.is_admin() { why } else { "the company's account there cannot be used yet".to_owned() };
+    let why = if caller.is_back_office() { why } else { "the company's account there cannot be used yet".to_owned() };
     PaymentError::PspUnavailable { why, wait_s: 60 }
 }
 

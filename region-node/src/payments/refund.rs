@@ -4,7 +4,6 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::Deserialize;
 use shared::{
-    claims::Role,
     ids::{PaymentId, RefundId},
     money::Money,
 };
@@ -20,7 +19,7 @@ use crate::{
     app::App,
     db::TenantTx,
     http::{Command, CommandTx, KEPT_FOR, Path, Problem, ProblemBody, Stop},
-    identity::{self, Caller},
+    identity::{self, BACK_OFFICE, Caller},
 };
 
 /// How much to give back, and why.
@@ -54,7 +53,7 @@ pub(super) async fn refund_payment(
     Path(id): Path<PaymentId>,
     command: Command<RefundRequest>,
 ) -> Result<Response, Stop> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let (tenant, now) = (caller.tenant(), app.clock.now());
     let mut tx = command.begin(&app, &caller).await?;
     let payment = store::lock_payment(&mut tx, id).await?.ok_or(PaymentError::NotFound(id))?;

@@ -12,17 +12,12 @@ use shared::{
 };
 use time::OffsetDateTime;
 
-use super::{
-    DisputeStatus, PaymentError,
-    attention::{AttentionQuery, BACK_OFFICE},
-    psp::DisputeNews,
-    store,
-};
+use super::{DisputeStatus, PaymentError, attention::AttentionQuery, psp::DisputeNews, store};
 use crate::{
     app::App,
     db::TenantTx,
     http::{Command, Empty, Page, Path, Problem, ProblemBody, Query, Stop},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
 };
 
 /// A dispute about a charge whose payment is not here.

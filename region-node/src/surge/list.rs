@@ -3,14 +3,14 @@
 use axum::{Json, extract::State};
 use h3o::LatLng;
 use serde::Serialize;
-use shared::{claims::Role, geo::Point};
+use shared::geo::Point;
 use time::OffsetDateTime;
 
 use super::{is_on, store};
 use crate::{
     app::App,
     http::{Problem, ProblemBody},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
     pricing::Surge,
 };
 
@@ -52,7 +52,7 @@ pub(super) struct SurgeItem {
     params(("X-Tenant-Id" = String, Header)),
     responses((status = 200, body = SurgeList), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
 pub(super) async fn list_surge(State(app): State<App>, caller: Caller) -> Result<Json<SurgeList>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let enabled = is_on(&app.tenants.config(caller.tenant()).await?.config);
     let mut tx = app.db.read(caller.tenant()).await?;
     let computed = store::load(&mut tx).await?;

@@ -30,7 +30,7 @@ use crate::{
     app::App,
     db::TenantTx,
     http::{Command, CommandTx, Path, Problem, ProblemBody, Stop},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
     outbox,
 };
 
@@ -150,7 +150,7 @@ pub(super) async fn patch_config(
 }
 
 pub(crate) fn may_configure(caller: &Caller, id: &str) -> Result<(), Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     if caller.tenant().as_str() == id { Ok(()) } else { Err(Problem::not_found(format!("no tenant '{id}'"))) }
 }
 

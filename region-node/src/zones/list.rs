@@ -2,16 +2,13 @@
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use shared::{
-    claims::Role,
-    zone::{Area, Zone},
-};
+use shared::zone::{Area, Zone};
 
 use super::store;
 use crate::{
     app::App,
     http::{Problem, ProblemBody},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
 };
 
 /// A tenant's zones.
@@ -38,7 +35,7 @@ pub(super) struct ZoneItem {
     params(("X-Tenant-Id" = String, Header)),
     responses((status = 200, body = ZoneList), (status = 401, body = ProblemBody), (status = 403, body = ProblemBody)))]
 pub(super) async fn list_zones(State(app): State<App>, caller: Caller) -> Result<Json<ZoneList>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let published = app.tenants.config(caller.tenant()).await?;
     let mut tx = app.db.read(caller.tenant()).await?;
     let queue = store::queue(&mut tx).await?;

@@ -2,14 +2,14 @@
 
 use axum::{Json, extract::State};
 use serde::Serialize;
-use shared::{claims::Role, ids::DriverId};
+use shared::ids::DriverId;
 use time::OffsetDateTime;
 
 use super::{queue::places, store};
 use crate::{
     app::App,
     http::{Path, Problem, ProblemBody},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
 };
 
 /// A place in a zone's queue.
@@ -87,7 +87,7 @@ pub(super) async fn get_queue(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<ZoneQueue>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let map = app.zones.now(&app, caller.tenant()).await?;
     let zone = map.queue(&id).ok_or_else(|| Problem::not_found(format!("no zone '{id}' with a queue")))?;
     let mut tx = app.db.read(caller.tenant()).await?;

@@ -12,7 +12,7 @@ use super::{PayoutRecord, Reading, Wish, make, note};
 use crate::{
     app::App,
     http::{Command, Page, PageQuery, Path, Problem, ProblemBody, Query, Stop},
-    identity::{Caller, Subject},
+    identity::{BACK_OFFICE, Caller, Subject},
     payments::{PaymentError, payment::AskedAmount, store},
 };
 
@@ -49,7 +49,7 @@ impl Payout {
             driver_id: record.driver_id,
             amount: record.amount,
             day: record.day.map(|day| day.to_string()),
-            made_by: caller.is_admin().then_some(record.made_by),
+            made_by: caller.is_back_office().then_some(record.made_by),
             created_at: record.created_at,
         }
     }
@@ -71,7 +71,7 @@ pub(in crate::payments) async fn make_payout(
     Path(id): Path<DriverId>,
     command: Command<PayoutRequest>,
 ) -> Result<Response, Stop> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let published = app.tenants.config(caller.tenant()).await?;
     let asked = command.body.amount;
     let currency = asked.and_then(AskedAmount::currency).unwrap_or(published.config.currency);
@@ -117,7 +117,7 @@ pub(in crate::payments) async fn list_payouts(
     caller: Caller,
     Query(query): Query<PayoutsQuery>,
 ) -> Result<Json<Page<Payout>>, Problem> {
-    let driver = match (caller.is_admin(), query.driver) {
+    let driver = match (caller.is_back_office(), query.driver) {
         (true, driver) => driver,
         (false, Some(driver)) => Some(caller.driver_is(driver)?),
         (false, None) => Some(caller.driver()?),
@@ -144,7 +144,8 @@ pub(in crate::payments) async fn get_payout(
     caller.must_be(&[Role::Driver, Role::TenantAdmin, Role::Operator])?;
     let mut tx = app.db.read(caller.tenant()).await?;
     let payout = store::load_payout(&mut tx, id).await?;
-    let is_theirs = |payout: &PayoutRecord| caller.is_admin() || caller.subject == Subject::Driver(payout.driver_id);
+    let is_theirs =
+        |payout: &PayoutRecord| caller.is_back_office() || caller.subject == Subject::Driver(payout.driver_id);
     let payout = payout.filter(is_theirs).ok_or(PaymentError::NoSuchPayout(id))?;
     Ok(Json(Payout::seen_by(&caller, payout)))
 }

@@ -1,14 +1,14 @@
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use shared::{claims::Role, ids::ReconciliationId, problem::Code};
+use shared::{ids::ReconciliationId, problem::Code};
 use time::{Duration, OffsetDateTime};
 
 use super::{Difference, Reconciliation, job::Job};
 use crate::{
     app::App,
     http::{Command, Page, PageQuery, Path, Problem, ProblemBody, Query, Stop},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
     payments::store,
 };
 
@@ -57,7 +57,7 @@ pub(in crate::payments) async fn reconcile(
     caller: Caller,
     command: Command<ReconcileRequest>,
 ) -> Result<Response, Stop> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let published = app.tenants.config(caller.tenant()).await?;
     let now = app.clock.now();
     let mut tx = command.begin(&app, &caller).await?;
@@ -113,7 +113,7 @@ pub(in crate::payments) async fn list_reconciliations(
     caller: Caller,
     Query(query): Query<ReconciliationsQuery>,
 ) -> Result<Json<Page<Reconciliation>>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let page = PageQuery { cursor: query.cursor, limit: query.limit };
     let (before, limit) = (page.after()?, page.limit());
     let mut tx = app.db.read(caller.tenant()).await?;
@@ -132,7 +132,7 @@ pub(in crate::payments) async fn get_reconciliation(
     Path(id): Path<ReconciliationId>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<ReconciliationReport>, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let (after, limit) = (query.after()?, query.limit());
     let mut tx = app.db.read(caller.tenant()).await?;
     let reconciliation = store::load_reconciliation(&mut tx, id).await?.ok_or_else(|| no_reconciliation(id))?;

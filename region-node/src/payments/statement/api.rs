@@ -6,7 +6,7 @@ use axum::{
 };
 use garde::Validate;
 use serde::Deserialize;
-use shared::{claims::Role, ids::DriverId};
+use shared::ids::DriverId;
 use time::{Duration, OffsetDateTime};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     app::App,
     http::{Path, Problem, ProblemBody, Query, preferred},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
     payments::{PaymentError, store},
 };
 
@@ -67,7 +67,7 @@ pub(in crate::payments) async fn get_driver_statement(
     Query(query): Query<StatementQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    if !caller.is_admin() {
+    if !caller.is_back_office() {
         caller.driver_is(id)?;
     }
     let mut tx = app.db.read(caller.tenant()).await?;
@@ -92,7 +92,7 @@ pub(in crate::payments) async fn get_statement(
     Query(query): Query<StatementQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     statement(&app, &caller, Whose::Tenant, &query, &headers).await
 }
 

@@ -2,7 +2,6 @@ use axum::{Json, extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use shared::{
-    claims::Role,
     ids::{CreditId, RiderId},
     money::Money,
 };
@@ -11,7 +10,7 @@ use super::{CreditRecord, WalletEntry};
 use crate::{
     app::App,
     http::{Command, Page, PageQuery, Path, Problem, ProblemBody, Query, Stop},
-    identity::{self, Caller},
+    identity::{self, BACK_OFFICE, Caller},
     payments::{PaymentError, payment::AskedAmount, store},
 };
 
@@ -54,7 +53,7 @@ pub(in crate::payments) async fn get_wallet(
     Path(id): Path<RiderId>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Wallet>, Problem> {
-    if !caller.is_admin() && caller.rider()? != id {
+    if !caller.is_back_office() && caller.rider()? != id {
         return Err(PaymentError::NoSuchRider(id).into());
     }
     wallet(&app, &caller, id, &page).await
@@ -97,7 +96,7 @@ pub(in crate::payments) async fn credit_wallet(
     Path(id): Path<RiderId>,
     command: Command<CreditRequest>,
 ) -> Result<Response, Stop> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let currency = app.tenants.config(caller.tenant()).await?.config.currency;
     let amount = command.body.amount.to_give(currency)?;
     let mut tx = command.begin(&app, &caller).await?;

@@ -2,7 +2,6 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use shared::{
-    claims::Role,
     ids::{PaymentId, RefundId, RiderId},
     money::Money,
 };
@@ -10,7 +9,7 @@ use shared::{
 use crate::{
     app::App,
     http::{Command, Path, Problem, ProblemBody, Stop},
-    identity::Caller,
+    identity::{BACK_OFFICE, Caller},
     payments::{
         PaymentError, Refund, RefundTo, Sequence, Split,
         payment::{AskedAmount, not_chargeable},
@@ -66,7 +65,7 @@ pub(in crate::payments) async fn refund_wallet(
     Path(id): Path<RiderId>,
     command: Command<WalletRefundRequest>,
 ) -> Result<Response, Stop> {
-    caller.must_be(&[Role::TenantAdmin, Role::Operator])?;
+    caller.must_be(&BACK_OFFICE)?;
     let currency = app.tenants.config(caller.tenant()).await?.config.currency;
     let asked = command.body.amount.map(|asked| asked.minor_units(currency)).transpose()?;
     if asked.is_some_and(|amount| amount < 1) {
