@@ -9,8 +9,7 @@ use shared::{
 use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, types::Uuid};
 
 use super::{
-    Answer, Ask, MoveError, connect,
-    failover::ABSTAINS,
+    ABSTAINS, Answer, Ask, MoveError, connect,
     record::tell_moved,
     tables::{self, Shape},
 };

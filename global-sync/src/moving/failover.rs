@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Answer, Ask, Move, MoveError, Promise,
+    ABSTAINS, Answer, Ask, Move, MoveError, Promise,
     arrival::{erase_arrived, replace_attempt},
     lease::TAKE_AFTER,
     record::{hold_home, tell_moved},
@@ -26,9 +26,6 @@ use crate::{
 
 /// A region that does not answer for so long has not agreed.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Why a region that may have forgotten its promises agrees to nothing.
-pub(super) const ABSTAINS: &str =
-    "its database may be an older one, which forgets promises: it has no voice for a minute";
 /// Two regions that want the same tenant may keep each other from a majority; each stands again, soon, so often.
 const ROUNDS: usize = 8;
 /// Left to chance, so that one of the two is twice as fast once.

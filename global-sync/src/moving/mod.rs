@@ -38,6 +38,10 @@ use crate::{
     transport::BrokenOff,
 };
 
+/// Why a region that abstains neither agrees to a home nor hands one over.
+const ABSTAINS: &str = "its database may be an older one, which forgets what it has promised and handed over: for a minute it \
+                        has no voice, and keeps its tenants";
+
 /// What the old home says, or who takes its place.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -6,7 +6,7 @@ use shared::fact::{Fact, TenantMoved};
 use sqlx::{Executor as _, PgTransaction, types::Uuid};
 use tokio::time::{Instant, sleep};
 
-use super::MoveError;
+use super::{ABSTAINS, MoveError};
 use crate::store::{Fence, Store, StoreError, from_sql};
 
 /// Attempts after which a move that has not been handed over is given up.
@@ -174,8 +174,7 @@ impl Store {
     /// or handed over. A region that was put back waits until it must have heard from the others what it had handed over.
     pub(super) async fn pause_home(&self, fence: &Fence, moving: &Move) -> Result<(), MoveError> {
         if self.abstains().await? {
-            let why = "this region's database may be an older one, which does not know what it has handed over since";
-            return Err(MoveError::Differs(why.to_owned()));
+            return Err(MoveError::Differs(format!("{}: {ABSTAINS}", moving.from)));
         }
         let mut tx = self.begin_fenced(fence).await?;
         hold_home(&mut tx, &moving.tenant).await?;

@@ -100,8 +100,8 @@ impl Store {
         Ok(Identity { origin, state, past, database: row.database })
     }
 
-    /// Whether promises that were given here lately may be forgotten, since the database was put back or may have been: then
-    /// this region has no voice in who takes a home.
+    /// Whether what was promised and handed over here lately may be forgotten, since the database was put back or may have been:
+    /// then this region has no voice in who takes a home, and hands none over.
     pub(crate) async fn abstains(&self) -> Result<bool, StoreError> {
         let abstains = sqlx::query_scalar!(
             r#"SELECT abstains_until > clock_timestamp() OR database <> repl_database()
