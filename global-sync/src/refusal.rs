@@ -7,7 +7,7 @@ use shared::ids::RegionName;
 
 use crate::{
     once::Once,
-    protocol::{BatchError, CloseReason, TrustError},
+    protocol::{BatchError, CloseReason, LogId, TrustError},
     store::StoreError,
 };
 
@@ -121,7 +121,7 @@ impl Refusals {
     }
 
     /// Counts entries that are not believed, and says whose and why, once for each peer, log and reason.
-    pub(crate) fn entries(&self, from: &RegionName, log: &crate::protocol::LogId, error: &BatchError) {
+    pub(crate) fn entries(&self, from: &RegionName, log: &LogId, error: &BatchError) {
         let reason = reason_of(error);
         metrics::counter!("global_sync_bad_batches_total", "from" => from.to_string(), "reason" => reason).increment(1);
         if self.told.is_new(&format!("{from} {log} {reason}")) {

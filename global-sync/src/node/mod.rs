@@ -18,7 +18,7 @@ use shared::ids::RegionName;
 use sqlx::{Connection, PgConnection};
 use tokio::{
     net::TcpListener,
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     status::{Board, router},
     store::{Store, StoreError},
-    transport::{Credentials, Mesh, SigningKey},
+    transport::{Credentials, Mesh, MeshEvent, SigningKey},
 };
 
 /// An instance that listens and is about to run.
@@ -36,7 +36,7 @@ pub struct Node {
     config: Config,
     store: Store,
     mesh: Mesh,
-    events: tokio::sync::mpsc::Receiver<crate::transport::MeshEvent>,
+    events: mpsc::Receiver<MeshEvent>,
     trusted: Trusted,
     board: Board,
     status_listener: TcpListener,

@@ -19,7 +19,7 @@ use super::{driver::Report, targets};
 use crate::{
     config::Config,
     once::Once,
-    protocol::{Event, LogId, LogState, Origin, VerifiedBatch},
+    protocol::{Event, Head, LogId, LogState, Origin, VerifiedBatch},
     store::{Applied, Damage, Damaged, Fence, Identity, Joining, LEASE_S, Membership, Received, Store, StoreError},
     transport::{KeyRing, Mesh, SigningKey},
 };
@@ -273,10 +273,10 @@ async fn store_batches(
     }
 }
 
-async fn head_in_database(store: &Store, log: &LogId, stop: &CancellationToken) -> Option<crate::protocol::Head> {
+async fn head_in_database(store: &Store, log: &LogId, stop: &CancellationToken) -> Option<Head> {
     loop {
         if let Ok(logs) = store.logs().await {
-            return Some(logs.get(log).map_or(crate::protocol::Head::EMPTY, |state| state.head));
+            return Some(logs.get(log).map_or(Head::EMPTY, |state| state.head));
         }
         tokio::select! {
             () = sleep(RETRY) => {}
@@ -555,7 +555,7 @@ async fn look_at_certificates(store: &Store, ring: &mut KeyRing) -> Result<Vec<S
     let certificates = store.certificates().await?.into_iter();
     let damaged = certificates.filter_map(|(region, key_id, certificate)| {
         let error = ring.recall(&region, &key_id, &certificate).err()?;
-        let key: String = key_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = hex::encode(key_id);
         Some(format!("the certificate of key {key} of {region} is damaged: {error}"))
     });
     Ok(damaged.collect())
@@ -679,7 +679,6 @@ mod tests {
 
     use super::*;
     use crate::{
-        protocol::Head,
         store::{
             Signer as _,
             tests::{CLUSTER, Home, batch, edited, log, published, settlement},

@@ -176,7 +176,7 @@ impl<T: Trust> Replica<T> {
         &self.settings
     }
 
-    /// Peers that have said hello, with the connection that is in use.
+    /// Peers that have said hello and what they have, with the connection that is in use.
     pub fn peers(&self) -> impl Iterator<Item = (ConnectionId, &RegionName)> {
         self.sessions.iter().filter(|(_, session)| session.is_ready()).map(|(conn, session)| (*conn, &session.region))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use shared::ids::RegionName;
+use shared::{fact::FactStream, ids::RegionName};
 use sqlx::PgConnection;
 
 use super::{Store, StoreError, from_sql, region_name, to_sql};
@@ -101,7 +101,7 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         for ((_, log), state) in acks {
-            if log.origin.region == own.region && log.stream == shared::fact::FactStream::Ledger {
+            if log.origin.region == own.region && log.stream == FactStream::Ledger {
                 let reached = sqlx::query!(
                     "INSERT INTO repl_remote_durable (origin_region, origin_incarnation, seq)
                      SELECT origin_region, origin_incarnation, seq FROM repl_log l

@@ -5,6 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use shared::{
+    fact::{Fact, FactError, FactStream},
+    ids::{RegionName, TenantId},
+};
 use sqlx::{Connection, PgConnection};
 
 use super::{
@@ -17,10 +21,6 @@ use super::{
 use crate::{
     documents,
     protocol::{Entry, Envelope, Hash, Head, LogId, Origin, hash_of},
-};
-use shared::{
-    fact::{Fact, FactError, FactStream},
-    ids::{RegionName, TenantId},
 };
 
 /// Entries applied in one transaction: measured to be where larger batches stop paying.
@@ -101,7 +101,7 @@ impl Store {
         }
     }
 
-    /// Tries again what an older version did not know. Called once at start.
+    /// Tries again what an older version did not know; for whoever begins to lead.
     pub async fn retry_parked(&self, fence: &Fence) -> Result<usize, StoreError> {
         let kinds: Vec<String> = Fact::KINDS.iter().map(|kind| (*kind).to_owned()).collect();
         let mut done = 0;

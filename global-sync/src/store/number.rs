@@ -10,7 +10,9 @@ use sqlx::{PgConnection, types::Uuid};
 use time::OffsetDateTime;
 
 use super::{
-    Fence, Store, StoreError, from_sql, hash,
+    Fence, Store, StoreError,
+    apply::quarantine,
+    from_sql, hash,
     ledger::{self, LedgerRow, NewFact, fact_hash},
     rejected::reject,
     to_sql,
@@ -240,7 +242,7 @@ async fn append(
         };
         if let Some((state, reason)) = refused {
             tracing::error!(log = %log, seq, "what we said of a tenant's config is not what applies: {reason}");
-            super::apply::quarantine(connection, log, seq, fact.tenant(), fact.kind(), state, &reason).await?;
+            quarantine(connection, log, seq, fact.tenant(), fact.kind(), state, &reason).await?;
         }
     }
     let conflicts = ledger::insert(connection, &log.origin, &facts).await?;
@@ -248,8 +250,7 @@ async fn append(
         tracing::error!(log = %log, seq, "a fact of ours has the id of another one: the first one stays");
         metrics::counter!("global_sync_equivocations_total").increment(1);
         let kind = facts.iter().find(|fact| fact.seq == seq).map_or("", |fact| fact.kind);
-        super::apply::quarantine(connection, log, seq, None, kind, "conflict", "the id belongs to another fact")
-            .await?;
+        quarantine(connection, log, seq, None, kind, "conflict", "the id belongs to another fact").await?;
     }
     Ok(head)
 }

@@ -19,7 +19,7 @@ use x509_parser::{certificate::X509Certificate, oid_registry::OID_SIG_ED25519, p
 
 use super::tls::{TlsError, load_certificates, show_end, uri, uri_name};
 use crate::{
-    protocol::{Checkpoint, KeyId, Trust, TrustError, hash_of},
+    protocol::{Checkpoint, Head, KeyId, Trust, TrustError, hash_of},
     store::Signer,
 };
 
@@ -50,7 +50,7 @@ impl SigningKey {
         // Whoever receives our facts will do the same; better to hear of a mistake at start.
         let mut ring = KeyRing::new(roots, cluster_id);
         let checkpoint = Checkpoint {
-            head: crate::protocol::Head::EMPTY,
+            head: Head::EMPTY,
             key_id: signer.key_id,
             signature: signer.sign(b"start"),
             certificate: Some(signer.certificate.clone()),

@@ -8,7 +8,10 @@ mod connect;
 #[cfg(test)]
 mod tests;
 
-use shared::ids::{RegionName, TenantId};
+use shared::{
+    ids::{RegionName, TenantId},
+    problem::Code,
+};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 
@@ -19,7 +22,6 @@ use crate::{
     identity::{Sealer, TenantKeys, Unusable},
     realtime::{Event, EventSender},
 };
-use shared::problem::Code;
 
 /// The region's migrations, embedded.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
