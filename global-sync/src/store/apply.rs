@@ -16,7 +16,7 @@ use super::{
     ledger::{self, LedgerRow, NewFact, fact_hash},
     log_id,
     number::save_applied,
-    region_name, to_sql,
+    region_name, stream_name, to_sql,
 };
 use crate::{
     documents,
@@ -166,11 +166,9 @@ impl Store {
         )
         .fetch_all(&self.pool)
         .await?;
-        let read = rows.into_iter().map(|row| {
-            let stream = FactStream::from_name(&row.stream)
-                .ok_or_else(|| StoreError::Damaged(format!("unknown stream {}", row.stream)))?;
-            Ok(((region_name(&row.origin_region)?, stream, row.state), row.count))
-        });
+        let read = rows
+            .into_iter()
+            .map(|row| Ok(((region_name(&row.origin_region)?, stream_name(&row.stream)?, row.state), row.count)));
         read.collect()
     }
 

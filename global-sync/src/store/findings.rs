@@ -7,7 +7,7 @@ use serde::Serialize;
 use shared::{fact::FactStream, ids::RegionName, sync_command::RowKey};
 use sqlx::{Executor as _, PgConnection};
 
-use super::{Fence, Store, StoreError, from_sql, log_id, region_name, to_sql};
+use super::{Fence, Store, StoreError, from_sql, log_id, region_name, stream_name, to_sql};
 use crate::protocol::{Difference, Inspect, LogId, MAX_ROWS};
 
 /// Damaged entries that are named, and rows kept that differ from a peer's in one stream; more are only counted.
@@ -144,9 +144,7 @@ impl Store {
             sqlx::query_as("SELECT peer, stream, key FROM repl_differing").fetch_all(&self.pool).await?;
         let mut differing: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
         for (peer, stream, key) in rows {
-            let stream = FactStream::from_name(&stream)
-                .ok_or_else(|| StoreError::Damaged(format!("unknown stream {stream}")))?;
-            differing.entry((region_name(&peer)?, stream)).or_default().insert(key);
+            differing.entry((region_name(&peer)?, stream_name(&stream)?)).or_default().insert(key);
         }
         Ok(differing)
     }

@@ -194,8 +194,12 @@ fn hash(bytes: &[u8]) -> Result<Hash, StoreError> {
 fn log_id(region: &str, incarnation: i64, stream: &str) -> Result<LogId, StoreError> {
     Ok(LogId {
         origin: Origin { region: region_name(region)?, incarnation: from_sql(incarnation) },
-        stream: FactStream::from_name(stream).ok_or_else(|| StoreError::Damaged(format!("unknown stream {stream}")))?,
+        stream: stream_name(stream)?,
     })
+}
+
+fn stream_name(text: &str) -> Result<FactStream, StoreError> {
+    FactStream::from_name(text).ok_or_else(|| StoreError::Damaged(format!("unknown stream {text}")))
 }
 
 pub(crate) fn region_name(text: &str) -> Result<RegionName, StoreError> {

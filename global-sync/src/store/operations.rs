@@ -13,7 +13,8 @@ use sqlx::{Acquire as _, PgConnection, PgTransaction};
 use uuid::Uuid;
 
 use super::{
-    Fence, Store, StoreError, apply::apply_again, from_sql, hash, number::save_head, region_name, release, to_sql,
+    Fence, Store, StoreError, apply::apply_again, from_sql, hash, number::save_head, region_name, release, stream_name,
+    to_sql,
 };
 use crate::protocol::{Envelope, Head, LogId, Origin, hash_of};
 
@@ -63,7 +64,7 @@ impl Store {
     /// Between us and which peers entries of which streams do not pass.
     pub async fn pauses(&self) -> Result<BTreeSet<(RegionName, FactStream)>, StoreError> {
         let rows = sqlx::query!("SELECT peer, stream FROM repl_pause").fetch_all(&self.pool).await?;
-        rows.into_iter().map(|row| Ok((region_name(&row.peer)?, stream(&row.stream)?))).collect()
+        rows.into_iter().map(|row| Ok((region_name(&row.peer)?, stream_name(&row.stream)?))).collect()
     }
 
     /// Lets no entries pass between us and a peer, or lets them again.
@@ -201,10 +202,6 @@ fn log_of(entry: &EntryPlace) -> LogId {
 
 fn not_set_aside(entry: &EntryPlace) -> String {
     format!("{}/{} is not set aside", log_of(entry), entry.seq)
-}
-
-fn stream(name: &str) -> Result<FactStream, StoreError> {
-    FactStream::from_name(name).ok_or_else(|| StoreError::Damaged(format!("unknown stream {name}")))
 }
 
 pub(super) async fn finish(mut tx: PgTransaction<'_>, id: Uuid, outcome: Outcome) -> Result<Outcome, StoreError> {
