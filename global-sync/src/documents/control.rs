@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use crate::{
     protocol::Origin,
-    store::{SetAside, StoreError, Stored, to_sql},
+    store::{SetAside, StoreError, Stored, tell_directory_changed, to_sql},
 };
 
 /// Applies control facts in their order.
@@ -37,7 +37,7 @@ pub(crate) async fn apply_control(
         };
         set_aside.extend(refused.map(|(state, reason)| SetAside::new(stored.seq, state, reason)));
     }
-    sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(connection).await?;
+    tell_directory_changed(connection).await?;
     Ok(set_aside)
 }
 

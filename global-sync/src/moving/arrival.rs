@@ -14,7 +14,7 @@ use super::{
     tables::{self, Shape},
 };
 use crate::{
-    store::{Fence, Store, StoreError, from_sql},
+    store::{Fence, Store, StoreError, from_sql, tell_directory_changed},
     transport::{MoveFrame, MoveLink},
 };
 
@@ -344,7 +344,7 @@ impl Store {
             return Err(MoveError::Differs(format!("{tenant} has moved on meanwhile")));
         }
         sqlx::query!("DELETE FROM tenant_arrivals WHERE tenant_id = $1", tenant).execute(&mut *tx).await?;
-        sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
+        tell_directory_changed(&mut tx).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     documents::keep_takeover,
-    store::{Fence, Store, StoreError, from_sql},
+    store::{Fence, Store, StoreError, from_sql, tell_directory_changed},
     transport::MoveLink,
 };
 
@@ -307,7 +307,7 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
+        tell_directory_changed(&mut tx).await?;
         tx.commit().await?;
         Ok(())
     }

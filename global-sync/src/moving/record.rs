@@ -7,7 +7,7 @@ use sqlx::{Executor as _, PgTransaction, types::Uuid};
 use tokio::time::{Instant, sleep};
 
 use super::{ABSTAINS, MoveError};
-use crate::store::{Fence, Store, StoreError, from_sql};
+use crate::store::{Fence, Store, StoreError, from_sql, tell_directory_changed};
 
 /// Attempts after which a move that has not been handed over is given up.
 const MAX_ATTEMPTS: i32 = 10;
@@ -191,7 +191,7 @@ impl Store {
         if paused.rows_affected() == 0 {
             return Err(MoveError::Differs(format!("the home of {} is not active here any more", moving.tenant)));
         }
-        sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
+        tell_directory_changed(&mut tx).await?;
         tx.commit().await.map_err(StoreError::from)?;
         self.note_move(fence, moving.id, "pausing").await?;
         Ok(self.wait_for_writers().await?)
@@ -216,7 +216,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         if resumed.rows_affected() > 0 {
-            sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
+            tell_directory_changed(&mut tx).await?;
         }
         Ok(tx.commit().await?)
     }
@@ -286,7 +286,7 @@ impl Store {
         if noted.rows_affected() == 0 {
             return Err(MoveError::Cancelled);
         }
-        sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut *tx).await?;
+        tell_directory_changed(&mut tx).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -347,7 +347,7 @@ async fn unpause(connection: &mut sqlx::PgConnection, moving: &Move) -> Result<(
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(connection).await?;
+    tell_directory_changed(connection).await?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use shared::{
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Fence, Outcome, Store, StoreError, from_sql, operations::finish, to_sql};
+use super::{Fence, Outcome, Store, StoreError, from_sql, operations::finish, tell_directory_changed, to_sql};
 use crate::{documents::keep_state, protocol::Origin};
 
 /// Entries of config and ledger a newcomer may lack of what others had by their last word: while they write, it is never
@@ -165,7 +165,7 @@ async fn say(
     )
     .execute(&mut *connection)
     .await?;
-    sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(connection).await?;
+    tell_directory_changed(connection).await?;
     Ok(())
 }
 

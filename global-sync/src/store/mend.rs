@@ -18,7 +18,7 @@ use super::{
     apply::{Stored, said_by},
     findings::forget_mended,
     ledger::{self, LedgerRow, NewFact},
-    log_id, to_sql,
+    log_id, tell_directory_changed, to_sql,
 };
 use crate::{
     documents::{keep_takeover, keep_version},
@@ -293,7 +293,7 @@ async fn mend_home(
     )
     .execute(&mut **tx)
     .await?;
-    sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(&mut **tx).await?;
+    tell_directory_changed(tx).await?;
     Ok(Ok(Mended { of, changed: put.rows_affected() > 0 }))
 }
 

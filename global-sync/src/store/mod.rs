@@ -28,7 +28,7 @@ use std::{collections::BTreeMap, str::FromStr, time::Duration};
 
 use shared::{fact::FactStream, ids::RegionName};
 use sqlx::{
-    PgPool,
+    PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -163,6 +163,12 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Has whoever listens read the directory again, once the transaction commits.
+pub(crate) async fn tell_directory_changed(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query!("SELECT pg_notify('directory_changed', '')").execute(connection).await?;
+    Ok(())
 }
 
 fn pool_with(options: PgConnectOptions, max_connections: u32) -> PgPool {
