@@ -18,10 +18,12 @@ const COMPRESSED: u8 = 0x80;
 /// Smaller frames are not worth it.
 const COMPRESS_FROM: usize = 512;
 /// Fast, and most of what can be had.
-const LEVEL: i32 = 1;
+pub(super) const LEVEL: i32 = 1;
 
 /// A frame that is not taken within this time: the slowest link brings the largest one sooner.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
+/// The largest frame of rows: above a piece with the largest row in it, and checked before anything is allocated.
+pub(super) const MAX_ROWS_BYTES: usize = 16 * 1024 * 1024;
 /// Memory taken for a frame before any of its content has come.
 const FIRST_READ: usize = 16 * 1024;
 /// The rest of a frame that has begun comes within this time.
@@ -68,23 +70,25 @@ impl FrameError {
 /// The bytes of a message, packed if the peer has said that it can unpack.
 pub(super) fn encode(message: &Message, pack: bool) -> Vec<u8> {
     let content = message.encode();
-    let mut frame_type = message.frame_type();
-    let mut packed = Vec::new();
+    let frame_type = message.frame_type();
     if pack
         && content.len() >= COMPRESS_FROM
         && let Ok(compressed) = zstd::bulk::compress(&content, LEVEL)
         && compressed.len() + 4 < content.len()
     {
-        frame_type |= COMPRESSED;
-        packed.extend(length(content.len()));
-        packed.extend(compressed);
+        framed(frame_type | COMPRESSED, &[&length(content.len()), &compressed])
     } else {
-        packed = content;
+        framed(frame_type, &[&content])
     }
-    let mut frame = Vec::with_capacity(5 + packed.len());
-    frame.extend(length(packed.len() + 1));
+}
+
+/// A frame of this type with this content, which comes in parts.
+pub(super) fn framed(frame_type: u8, content: &[&[u8]]) -> Vec<u8> {
+    let bytes: usize = content.iter().map(|part| part.len()).sum();
+    let mut frame = Vec::with_capacity(5 + bytes);
+    frame.extend(length(bytes + 1));
     frame.push(frame_type);
-    frame.extend(packed);
+    content.iter().for_each(|part| frame.extend_from_slice(part));
     frame
 }
 
@@ -159,7 +163,7 @@ fn decode(frame_type: u8, content: &[u8]) -> Result<Option<Message>, FrameError>
 }
 
 fn length(bytes: usize) -> [u8; 4] {
-    u32::try_from(bytes).expect("a frame is at most 4 MiB").to_be_bytes()
+    u32::try_from(bytes).expect("a frame is far below 4 GiB").to_be_bytes()
 }
 
 #[cfg(test)]

@@ -21,9 +21,6 @@ pub(super) const AT_A_TIME: usize = 32;
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// Either side gives up when nothing moves for so long; a large table is written with one statement.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
-/// Above a piece with the largest row in it; checked before anything is allocated.
-pub(super) const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
-const LEVEL: i32 = 1;
 
 const SAID: u8 = 1;
 const ROWS: u8 = 2;
@@ -102,7 +99,7 @@ impl MoveLink {
 
     /// Sends rows; returns how many bytes that took.
     pub async fn send_rows(&mut self, rows: &[u8]) -> Result<usize, BrokenOff> {
-        let packed = zstd::bulk::compress(rows, LEVEL).expect("memory can be compressed into memory");
+        let packed = zstd::bulk::compress(rows, frame::LEVEL).expect("memory can be compressed into memory");
         self.write(ROWS, &packed).await?;
         Ok(packed.len())
     }
@@ -110,7 +107,8 @@ impl MoveLink {
     /// What comes next.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<MoveFrame<T>, BrokenOff> {
         let read =
-            timeout(STALLED_AFTER, frame::read_frame(&mut self.receive, MAX_FRAME_BYTES, frame::READ_WITHIN)).await;
+            timeout(STALLED_AFTER, frame::read_frame(&mut self.receive, frame::MAX_ROWS_BYTES, frame::READ_WITHIN))
+                .await;
         let (kind, content) = match read {
             Err(_) => return Err(self.broken("it stalled")),
             Ok(Ok(None)) => return Err(self.broken("it ended")),
@@ -121,7 +119,7 @@ impl MoveLink {
             SAID => {
                 serde_json::from_slice(&content).map(MoveFrame::Said).map_err(|_| self.refuse(&FrameError::Unreadable))
             }
-            ROWS => zstd::bulk::decompress(&content, MAX_FRAME_BYTES)
+            ROWS => zstd::bulk::decompress(&content, frame::MAX_ROWS_BYTES)
                 .map(MoveFrame::Rows)
                 .map_err(|_| self.refuse(&FrameError::Packing)),
             _ => Err(self.refuse(&FrameError::Unreadable)),
@@ -137,9 +135,7 @@ impl MoveLink {
     }
 
     async fn write(&mut self, kind: u8, content: &[u8]) -> Result<(), BrokenOff> {
-        let length = u32::try_from(content.len() + 1).expect("a frame is small");
-        let frame = [&length.to_be_bytes()[..], &[kind], content].concat();
-        let written = timeout(STALLED_AFTER, self.send.write_all(&frame)).await;
+        let written = timeout(STALLED_AFTER, self.send.write_all(&frame::framed(kind, &[content]))).await;
         written.map_err(|_| self.broken("it stalled"))?.map_err(|error| self.broken(error))
     }
 

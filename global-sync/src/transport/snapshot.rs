@@ -28,9 +28,6 @@ const OPEN_WITHIN: Duration = Duration::from_secs(10);
 const STALLED_AFTER: Duration = Duration::from_secs(30);
 /// Pieces between the database and the network.
 const QUEUE: usize = 4;
-/// Above a piece with the largest row in it; checked before anything is allocated.
-pub(super) const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
-const LEVEL: i32 = 1;
 
 const TABLE: u8 = 1;
 const ROWS: u8 = 2;
@@ -73,11 +70,12 @@ pub(super) async fn give(
 async fn write(stream: &mut SendStream, piece: Piece) -> Result<usize, quinn::WriteError> {
     let (kind, content) = match piece {
         Piece::Table(number) => (TABLE, vec![number]),
-        Piece::Rows(rows) => (ROWS, zstd::bulk::compress(&rows, LEVEL).expect("memory can be compressed into memory")),
+        Piece::Rows(rows) => {
+            (ROWS, zstd::bulk::compress(&rows, frame::LEVEL).expect("memory can be compressed into memory"))
+        }
         Piece::End => (END, Vec::new()),
     };
-    let length = u32::try_from(content.len() + 1).expect("a piece is small");
-    let frame = [&length.to_be_bytes()[..], &[kind], &content].concat();
+    let frame = frame::framed(kind, &[&content]);
     stream.write_all(&frame).await?;
     Ok(frame.len())
 }
@@ -108,12 +106,12 @@ pub(super) async fn take(connection: Connection, region: RegionName, pieces: mps
 }
 
 async fn read(stream: &mut RecvStream) -> Result<Option<Piece>, FrameError> {
-    let Some((kind, content)) = frame::read_frame(stream, MAX_FRAME_BYTES, frame::READ_WITHIN).await? else {
+    let Some((kind, content)) = frame::read_frame(stream, frame::MAX_ROWS_BYTES, frame::READ_WITHIN).await? else {
         return Ok(None);
     };
     let piece = match kind {
         TABLE => Piece::Table(*content.first().ok_or(FrameError::Unreadable)?),
-        ROWS => Piece::Rows(zstd::bulk::decompress(&content, MAX_FRAME_BYTES).map_err(|_| FrameError::Packing)?),
+        ROWS => Piece::Rows(zstd::bulk::decompress(&content, frame::MAX_ROWS_BYTES).map_err(|_| FrameError::Packing)?),
         END => Piece::End,
         _ => return Err(FrameError::Unreadable),
     };

@@ -518,7 +518,7 @@ async fn a_snapshot_whose_frames_break_the_rules_breaks_off_and_its_giver_is_ref
     let config = authority.credentials("c1", "eu-west").server_config().unwrap();
     let giver = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = giver.local_addr().unwrap().to_string();
-    let mut bad = bad_frames(snapshot::MAX_FRAME_BYTES);
+    let mut bad = bad_frames(frame::MAX_ROWS_BYTES);
     // Rows that do not unpack, a table that is not named, and a type nobody knows.
     bad.push((vec![0, 0, 0, 4, 2, 1, 2, 3], "unreadable_frame"));
     bad.push((vec![0, 0, 0, 1, 1], "unreadable_frame"));
@@ -541,7 +541,7 @@ async fn a_tenant_whose_frames_break_the_rules_does_not_move_and_whoever_sent_it
     let authority = Authority::new();
     let member = authority.credentials("c1", "eu-west");
     let mut us = Listening::start(&authority, "us-east");
-    let mut bad = bad_frames(moving::MAX_FRAME_BYTES);
+    let mut bad = bad_frames(frame::MAX_ROWS_BYTES);
     // No JSON, rows that do not unpack, and a type nobody knows.
     bad.push((vec![0, 0, 0, 2, 1, b'{'], "unreadable_frame"));
     bad.push((vec![0, 0, 0, 4, 2, 1, 2, 3], "unreadable_frame"));
