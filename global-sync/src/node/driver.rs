@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use super::{
-    Trusted, Vital, moves,
+    Trusted, Vital, checks, dial, moves,
     operations::{self, Office},
     targets,
     tasks::{self, Acks, Leader},
@@ -183,9 +183,9 @@ impl Life<'_> {
         vital.spawn("numbering", tasks::number(leader.clone(), numbering));
         let acknowledging = tasks::save_acks(self.store.clone(), origin.clone(), acks.clone(), stop.clone());
         vital.spawn("acknowledging", acknowledging);
-        vital.spawn("checking the ledger", tasks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
+        vital.spawn("checking the ledger", checks::check_ledger(leader.clone(), self.config.digest.check_ledger_every));
         let check_every = self.config.digest.check_logs_every;
-        vital.spawn("checking the logs", tasks::check_logs(leader.clone(), ring.clone(), check_every));
+        vital.spawn("checking the logs", checks::check_logs(leader.clone(), ring.clone(), check_every));
         let office = Office {
             config: self.config.clone(),
             mesh: self.mesh.clone(),
@@ -203,7 +203,7 @@ impl Life<'_> {
         vital.spawn("having homes confirmed", keeping);
         vital.spawn("looking at the database", tasks::refresh(leader, identity));
         let (config, store, mesh) = (self.config.clone(), self.store.clone(), self.mesh.clone());
-        vital.spawn("calling", tasks::dial(config, store, mesh, connected_seen, stop.clone()));
+        vital.spawn("calling", dial::dial(config, store, mesh, connected_seen, stop.clone()));
 
         let mut driver = Driver {
             replica: Replica::new(settings, ring.clone(), logs, Millis(0)),

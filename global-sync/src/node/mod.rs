@@ -4,6 +4,8 @@
 //! for peers, and, while this instance leads, one task that numbers and three that apply. Every part can be told to stop
 //! and every part survives the database going away.
 
+mod checks;
+mod dial;
 mod driver;
 mod moves;
 mod operations;

@@ -11,8 +11,9 @@ use tokio::{task::JoinSet, time::Instant};
 use uuid::Uuid;
 
 use super::{
+    checks::look_through_logs,
     driver::{Report, snapshot_of},
-    tasks::{Leader, look_through_logs},
+    tasks::Leader,
 };
 use crate::{
     config::Config,
