@@ -273,10 +273,7 @@ impl<T: Trust> Replica<T> {
         }
         let state = *state;
         if let Some(incoming) = self.incoming.get_mut(log) {
-            let (done, storing) =
-                std::mem::take(&mut incoming.storing).into_iter().partition(|storing| storing.seq <= head.seq);
-            incoming.storing = storing;
-            let done: Vec<Storing> = done;
+            let done: Vec<_> = incoming.storing.extract_if(.., |storing| storing.seq <= head.seq).collect();
             for key in done.iter().filter_map(|stored| stored.key) {
                 self.trust.stored(&log.origin.region, &key);
             }
