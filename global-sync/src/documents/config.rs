@@ -6,12 +6,13 @@ use shared::fact::{ConfigPublished, Fact};
 use sqlx::PgConnection;
 
 use super::{
+    Objection,
     draft::{Edit, merge},
     rollout::keep_rollout,
 };
 use crate::{
     protocol::{HomeEpoch, LogId, Origin},
-    store::{SetAside, StoreError, Stored, to_sql},
+    store::{Aside, SetAside, StoreError, Stored, to_sql},
 };
 
 /// Applies the config facts of one log.
@@ -48,7 +49,7 @@ pub(crate) async fn apply_config(
             | Fact::Adjustment(_)
             | Fact::Payout(_)
             | Fact::Wallet(_)
-            | Fact::RegionState(_) => set_aside.push(SetAside::new(seq, "failed", "not a config fact")),
+            | Fact::RegionState(_) => set_aside.push(SetAside::new(seq, Aside::Failed, "not a config fact")),
         }
     }
     for (tenant, edits) in edits {
@@ -69,7 +70,7 @@ pub(crate) async fn keep_version(
     origin: &Origin,
     epoch: HomeEpoch,
     fact: &ConfigPublished,
-) -> Result<Option<(&'static str, String)>, StoreError> {
+) -> Result<Option<Objection>, StoreError> {
     let (version, term, n) = (to_sql(fact.version)?, to_sql(epoch.term)?, to_sql(epoch.n)?);
     let later = sqlx::query_scalar!(
         "SELECT version FROM tenant_config_versions
@@ -90,7 +91,7 @@ pub(crate) async fn keep_version(
         )
         .execute(connection)
         .await?;
-        return Ok(Some(("stale", format!("a later home has published version {later}"))));
+        return Ok(Some((Aside::Stale, format!("a later home has published version {later}"))));
     }
     sqlx::query!(
         r#"INSERT INTO tenant_config_versions AS known
@@ -135,5 +136,5 @@ pub(crate) async fn keep_version(
     .fetch_one(connection)
     .await?;
     let reason = || "another config was published under this number in the same tenure".to_owned();
-    Ok((!same).then(|| ("conflict", reason())))
+    Ok((!same).then(|| (Aside::Conflict, reason())))
 }

@@ -3,9 +3,10 @@
 use shared::fact::{Fact, HeardLedger, MemberState, RegionAnnounced, RegionState, TenantMoved};
 use sqlx::PgConnection;
 
+use super::Objection;
 use crate::{
     protocol::Origin,
-    store::{SetAside, StoreError, Stored, tell_directory_changed, to_sql},
+    store::{Aside, SetAside, StoreError, Stored, tell_directory_changed, to_sql},
 };
 
 /// Applies control facts in their order.
@@ -33,7 +34,7 @@ pub(crate) async fn apply_control(
             | Fact::Refund(_)
             | Fact::Adjustment(_)
             | Fact::Payout(_)
-            | Fact::Wallet(_) => Some(("failed", "not a control fact".to_owned())),
+            | Fact::Wallet(_) => Some((Aside::Failed, "not a control fact".to_owned())),
         };
         set_aside.extend(refused.map(|(state, reason)| SetAside::new(stored.seq, state, reason)));
     }
@@ -41,16 +42,14 @@ pub(crate) async fn apply_control(
     Ok(set_aside)
 }
 
-type Refusal = Option<(&'static str, String)>;
-
 /// A region speaks for itself alone, and a later life of it overrules an earlier one.
 async fn announce(
     connection: &mut PgConnection,
     origin: &Origin,
     fact: &RegionAnnounced,
-) -> Result<Refusal, StoreError> {
+) -> Result<Option<Objection>, StoreError> {
     if fact.region != origin.region.as_str() {
-        return Ok(Some(("failed", format!("{origin} cannot announce {}", fact.region))));
+        return Ok(Some((Aside::Failed, format!("{origin} cannot announce {}", fact.region))));
     }
     sqlx::query!(
         "INSERT INTO regions (name, base_url, quic_addr, jwks, incarnation) VALUES ($1, $2, $3, $4, $5)
@@ -70,10 +69,14 @@ async fn announce(
 }
 
 /// A region speaks for itself, and any region for one that is gone: its operators were told so.
-async fn stand(connection: &mut PgConnection, origin: &Origin, fact: &RegionState) -> Result<Refusal, StoreError> {
+async fn stand(
+    connection: &mut PgConnection,
+    origin: &Origin,
+    fact: &RegionState,
+) -> Result<Option<Objection>, StoreError> {
     if fact.region != origin.region.as_str() && fact.state != MemberState::Retired {
         let reason = format!("{origin} cannot say that {} is {}", fact.region, fact.state.as_str());
-        return Ok(Some(("failed", reason)));
+        return Ok(Some((Aside::Failed, reason)));
     }
     keep_state(connection, fact).await?;
     Ok(None)
@@ -102,7 +105,7 @@ pub(crate) async fn keep_state(connection: &mut PgConnection, fact: &RegionState
 
 /// A greater (term, n) wins. Two regions that create one tenant at the same moment both begin at (1, 0): then the
 /// smaller region name wins everywhere, and the loser's fact is shown as a conflict.
-async fn settle_tenant(connection: &mut PgConnection, fact: &TenantMoved) -> Result<Refusal, StoreError> {
+async fn settle_tenant(connection: &mut PgConnection, fact: &TenantMoved) -> Result<Option<Objection>, StoreError> {
     sqlx::query!(
         r#"INSERT INTO tenant_homes (tenant_id, name, region, term, n) VALUES ($1, $2, $3, $4, $5)
            ON CONFLICT (tenant_id) DO UPDATE
@@ -126,7 +129,7 @@ async fn settle_tenant(connection: &mut PgConnection, fact: &TenantMoved) -> Res
         .await?;
     let same_epoch = home.term == to_sql(fact.term)? && home.n == to_sql(fact.n)?;
     Ok((same_epoch && home.region != fact.home_region)
-        .then(|| ("conflict", format!("{} is at home in {} since the same epoch", fact.tenant, home.region))))
+        .then(|| (Aside::Conflict, format!("{} is at home in {} since the same epoch", fact.tenant, home.region))))
 }
 
 /// Keeps what whoever took a home by force had heard of: of two who say so of one term, what is smaller, as of two homes.

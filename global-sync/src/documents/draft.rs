@@ -13,9 +13,10 @@ use shared::{
 };
 use sqlx::{PgConnection, types::Json};
 
+use super::Objection;
 use crate::{
     protocol::{HomeEpoch, LogId},
-    store::{SetAside, StoreError, Stored, held_edits, quarantine, release, to_sql},
+    store::{Aside, SetAside, StoreError, Stored, held_edits, quarantine, release, to_sql},
 };
 
 /// A fact about a draft, and where it came from.
@@ -25,9 +26,6 @@ pub(super) struct Edit {
     pub(super) epoch: HomeEpoch,
     pub(super) fact: Fact,
 }
-
-/// What became of an edit that is not part of the draft.
-type Refusal = (&'static str, String);
 
 /// Which generation each region edits.
 pub(super) type Adopted = BTreeMap<String, u32>;
@@ -44,7 +42,7 @@ pub(super) async fn merge(
         Ok(draft) => draft,
         // Nothing is lost: the edits stay in the log and wait until the row is mended.
         Err(StoreError::Damaged(reason)) => {
-            return Ok(edits.into_iter().map(|edit| SetAside::new(edit.seq, "held", &reason)).collect());
+            return Ok(edits.into_iter().map(|edit| SetAside::new(edit.seq, Aside::Held, &reason)).collect());
         }
         Err(error) => return Err(error),
     };
@@ -58,7 +56,7 @@ pub(super) async fn merge(
         for (edit, refusal) in draft.merge_some(std::mem::take(&mut waiting))? {
             match refusal {
                 None => applied += 1,
-                Some(("held", _)) => still.push(edit),
+                Some((Aside::Held, _)) => still.push(edit),
                 Some((state, reason)) => set_aside.push(SetAside::new(edit.seq, state, reason)),
             }
         }
@@ -68,7 +66,7 @@ pub(super) async fn merge(
             break;
         }
     }
-    set_aside.extend(waiting.into_iter().map(|edit| SetAside::new(edit.seq, "held", WAITS)));
+    set_aside.extend(waiting.into_iter().map(|edit| SetAside::new(edit.seq, Aside::Held, WAITS)));
     if draft.generation > before {
         draft.adopt(connection).await?;
     }
@@ -94,7 +92,7 @@ async fn merge_held(connection: &mut PgConnection, draft: &mut Draft) -> Result<
                     release(connection, &log, &[seq]).await?;
                     applied += 1;
                 }
-                Some(("held", _)) => {}
+                Some((Aside::Held, _)) => {}
                 Some((state, reason)) => {
                     quarantine(connection, &log, seq, Some(&draft.tenant), fact.kind(), state, &reason).await?;
                 }
@@ -216,7 +214,7 @@ impl Draft {
     }
 
     /// Merges what can be of some edits; for each that cannot, why.
-    fn merge_some(&mut self, edits: Vec<Edit>) -> Result<Vec<(Edit, Option<Refusal>)>, StoreError> {
+    fn merge_some(&mut self, edits: Vec<Edit>) -> Result<Vec<(Edit, Option<Objection>)>, StoreError> {
         let mut outcome = Vec::with_capacity(edits.len());
         let mut current = Vec::with_capacity(edits.len());
         for edit in edits {
@@ -236,10 +234,10 @@ impl Draft {
                     continue;
                 }
                 Fact::ConfigChanged(fact) if fact.generation > self.generation => {
-                    Some(("held", format!("generation {} of the draft has not arrived", fact.generation)))
+                    Some((Aside::Held, format!("generation {} of the draft has not arrived", fact.generation)))
                 }
                 Fact::ConfigChanged(fact) => self.merge_late(fact.generation, &fact.changes)?,
-                _ => Some(("failed", "not about a draft".to_owned())),
+                _ => Some((Aside::Failed, "not about a draft".to_owned())),
             };
             outcome.push((edit, refusal));
         }
@@ -249,7 +247,7 @@ impl Draft {
 
     /// Goes over to a generation, once everything it was made of is here. Of two homes that both made one the later stays, and of
     /// two lives of one home, of which neither knew what the other had made, one: the same in every region.
-    fn take_generation(&mut self, fact: &ConfigCompacted, made: HomeEpoch) -> Option<Refusal> {
+    fn take_generation(&mut self, fact: &ConfigCompacted, made: HomeEpoch) -> Option<Objection> {
         let is_next = fact.generation == self.generation + 1;
         let is_rival = fact.generation == self.generation
             && (made.term, made.n, &fact.base) > (self.made.term, self.made.n, &self.base);
@@ -257,10 +255,10 @@ impl Draft {
             (true, ..) => TenantDocument::load(&self.document.save()).ok()?,
             (_, true, Some(previous)) => TenantDocument::load(&previous.save()).ok()?,
             _ if fact.generation <= self.generation => return None,
-            _ => return Some(("held", "the generation before it has not arrived".to_owned())),
+            _ => return Some((Aside::Held, "the generation before it has not arrived".to_owned())),
         };
         if !before.knows(&fact.base) {
-            return Some(("held", WAITS.to_owned()));
+            return Some((Aside::Held, WAITS.to_owned()));
         }
         let made_of = TenantDocument::compact(&self.tenant, fact.generation, &fact.draft).and_then(|mut document| {
             document.carry_over(&mut before, &fact.base)?;
@@ -282,15 +280,15 @@ impl Draft {
                 self.made = made;
                 None
             }
-            Err(error) => Some(("failed", error.to_string())),
+            Err(error) => Some((Aside::Failed, error.to_string())),
         }
     }
 
     /// Carries over an edit of the generation before this one.
-    fn merge_late(&mut self, generation: u32, changes: &[Vec<u8>]) -> Result<Option<Refusal>, StoreError> {
+    fn merge_late(&mut self, generation: u32, changes: &[Vec<u8>]) -> Result<Option<Objection>, StoreError> {
         let Some(previous) = self.previous.as_mut().filter(|_| generation + 1 == self.generation) else {
             let reason = format!("generation {generation} was replaced long before {}", self.generation);
-            return Ok(Some(("stale", reason)));
+            return Ok(Some((Aside::Stale, reason)));
         };
         let (before, document_before) = (previous.save(), self.document.save());
         let taken = previous.apply_changes(changes).and_then(|applied| {
@@ -301,11 +299,11 @@ impl Draft {
         });
         match taken {
             Ok(true) => Ok(None),
-            Ok(false) => Ok(Some(("held", WAITS.to_owned()))),
+            Ok(false) => Ok(Some((Aside::Held, WAITS.to_owned()))),
             Err(error) => {
                 *previous = reload(&before)?;
                 self.document = reload(&document_before)?;
-                Ok(Some(("failed", error.to_string())))
+                Ok(Some((Aside::Failed, error.to_string())))
             }
         }
     }
@@ -417,13 +415,13 @@ fn look_at(
 }
 
 /// Merges edits of one generation; for each that cannot be merged, why.
-fn merge_all(document: &mut TenantDocument, edits: Vec<Edit>) -> Result<Vec<(Edit, Option<Refusal>)>, StoreError> {
+fn merge_all(document: &mut TenantDocument, edits: Vec<Edit>) -> Result<Vec<(Edit, Option<Objection>)>, StoreError> {
     let mut outcome = Vec::with_capacity(edits.len());
     let mut current = Vec::with_capacity(edits.len());
     for edit in edits {
         let invalid = changes_of(&edit).iter().find_map(|change| change_dependencies(change).err());
         match invalid {
-            Some(error) => outcome.push((edit, Some(("failed", error.to_string())))),
+            Some(error) => outcome.push((edit, Some((Aside::Failed, error.to_string())))),
             None => current.push(edit),
         }
     }
@@ -437,7 +435,7 @@ fn merge_all(document: &mut TenantDocument, edits: Vec<Edit>) -> Result<Vec<(Edi
     if let Ok(applied) = document.apply_changes(&changes) {
         let waiting: BTreeSet<usize> = applied.waiting.iter().map(|index| sources[*index]).collect();
         let judged = current.into_iter().enumerate();
-        outcome.extend(judged.map(|(at, edit)| (edit, waiting.contains(&at).then(|| ("held", WAITS.to_owned())))));
+        outcome.extend(judged.map(|(at, edit)| (edit, waiting.contains(&at).then(|| (Aside::Held, WAITS.to_owned())))));
         return Ok(outcome);
     }
     // One of them does harm. Find it: each on its own, on the draft as it was.
@@ -446,10 +444,10 @@ fn merge_all(document: &mut TenantDocument, edits: Vec<Edit>) -> Result<Vec<(Edi
         let before = document.save();
         let refusal = match document.apply_changes(changes_of(&edit)) {
             Ok(applied) if applied.waiting.is_empty() => None,
-            Ok(_) => Some(("held", WAITS.to_owned())),
+            Ok(_) => Some((Aside::Held, WAITS.to_owned())),
             Err(error) => {
                 *document = reload(&before)?;
-                Some(("failed", error.to_string()))
+                Some((Aside::Failed, error.to_string()))
             }
         };
         outcome.push((edit, refusal));

@@ -8,6 +8,11 @@ mod draft;
 mod rollout;
 mod snapshot;
 
+use crate::store::Aside;
+
+/// Why a fact is not applied, and how it is set aside.
+type Objection = (Aside, String);
+
 pub(crate) use config::{apply_config, keep_version};
 pub(crate) use control::{apply_control, keep_state, keep_takeover};
 pub(crate) use draft::damaged_drafts;

@@ -3,9 +3,10 @@
 use shared::fact::ConfigRollout;
 use sqlx::PgConnection;
 
+use super::Objection;
 use crate::{
     protocol::{HomeEpoch, Origin},
-    store::{StoreError, to_sql},
+    store::{Aside, StoreError, to_sql},
 };
 
 /// Puts in decisions, each unless a later one is there. Which one stays does not depend on the order they come in. A region
@@ -33,9 +34,9 @@ pub(crate) async fn keep_rollout(
     origin: &Origin,
     epoch: HomeEpoch,
     fact: &ConfigRollout,
-) -> Result<Option<(&'static str, String)>, StoreError> {
+) -> Result<Option<Objection>, StoreError> {
     if fact.region.as_deref().is_some_and(|region| region != origin.region.as_str()) {
-        return Ok(Some(("failed", "a region decides for itself alone".to_owned())));
+        return Ok(Some((Aside::Failed, "a region decides for itself alone".to_owned())));
     }
     // What a region decides for itself no home has a say in.
     let epoch = if fact.region.is_some() { HomeEpoch { term: 0, n: 0 } } else { epoch };

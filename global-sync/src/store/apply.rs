@@ -57,15 +57,39 @@ pub(crate) struct Stored {
 /// An entry as it was read: its number, the hash it was stored with, and its bytes.
 type Read = (u64, Vec<u8>, Entry);
 
+/// How an entry is set aside; what each means stands with `repl_quarantine` in the schema, which also has those that an operator
+/// skipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside {
+    Held,
+    Parked,
+    Failed,
+    Conflict,
+    Stale,
+}
+
+impl Aside {
+    /// As the schema names it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Parked => "parked",
+            Self::Failed => "failed",
+            Self::Conflict => "conflict",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// An entry to set aside.
 pub(crate) struct SetAside {
     pub(crate) seq: u64,
-    pub(crate) state: &'static str,
+    pub(crate) state: Aside,
     pub(crate) reason: String,
 }
 
 impl SetAside {
-    pub(crate) fn new(seq: u64, state: &'static str, reason: impl ToString) -> Self {
+    pub(crate) fn new(seq: u64, state: Aside, reason: impl ToString) -> Self {
         Self { seq, state, reason: reason.to_string() }
     }
 }
@@ -344,11 +368,11 @@ async fn apply_entries(connection: &mut PgConnection, log: &LogId, entries: Vec<
     }
     for SetAside { seq, state, reason } in &set_aside {
         let (kind, tenant) = kinds.get(seq).cloned().unwrap_or_default();
-        if !matches!(*state, "held" | "parked") {
-            tracing::error!(%log, seq, kind, state, "an entry could not be applied: {reason}");
+        if !matches!(state, Aside::Held | Aside::Parked) {
+            tracing::error!(%log, seq, kind, state = state.as_str(), "an entry could not be applied: {reason}");
         }
         let tenant = tenant.as_ref().map(TenantId::as_str);
-        quarantine(connection, log, *seq, tenant, &kind, state, reason).await?;
+        quarantine(connection, log, *seq, tenant, &kind, *state, reason).await?;
     }
     Ok(set_aside.into_iter().map(|entry| entry.seq).collect())
 }
@@ -400,7 +424,7 @@ pub(super) async fn edit_again(connection: &mut PgConnection, tenants: &BTreeSet
                 .collect();
             // What is refused now was refused then, or is of a generation that has ended since.
             let refused = documents::apply_config(connection, &log, entries).await?;
-            for SetAside { seq, state, reason } in refused.into_iter().filter(|refused| refused.state == "held") {
+            for SetAside { seq, state, reason } in refused.into_iter().filter(|refused| refused.state == Aside::Held) {
                 let Some((tenant, kind)) = of_whom.get(&seq) else { continue };
                 quarantine(connection, &log, seq, Some(tenant), kind, state, &reason).await?;
             }
@@ -434,10 +458,10 @@ fn understand(
 ) -> Result<Stored, (String, Option<TenantId>, SetAside)> {
     if hash_of(&entry.envelope).as_slice() != stored_hash {
         let reason = "its envelope does not have the hash it was stored with";
-        return Err((String::new(), None, SetAside::new(seq, "failed", reason)));
+        return Err((String::new(), None, SetAside::new(seq, Aside::Failed, reason)));
     }
-    let envelope =
-        Envelope::read(&entry.envelope).map_err(|error| (String::new(), None, SetAside::new(seq, "failed", error)))?;
+    let envelope = Envelope::read(&entry.envelope)
+        .map_err(|error| (String::new(), None, SetAside::new(seq, Aside::Failed, error)))?;
     match fact_of(log, seq, &envelope, entry) {
         Ok(fact) => {
             let hash = fact_hash(&envelope.kind, entry.json().unwrap_or_default());
@@ -448,7 +472,7 @@ fn understand(
 }
 
 fn fact_of(log: &LogId, seq: u64, envelope: &Envelope, entry: &Entry) -> Result<Fact, SetAside> {
-    let failed = |reason: &dyn ToString| SetAside::new(seq, "failed", reason.to_string());
+    let failed = |reason: &dyn ToString| SetAside::new(seq, Aside::Failed, reason.to_string());
     if envelope.log != *log || envelope.seq != seq {
         return Err(failed(&"the stored envelope is of another place"));
     }
@@ -461,13 +485,13 @@ fn fact_of(log: &LogId, seq: u64, envelope: &Envelope, entry: &Entry) -> Result<
 /// What the entry of a checked envelope and body says.
 fn read_fact(log: &LogId, envelope: &Envelope, entry: &Entry) -> Result<Fact, SetAside> {
     let seq = envelope.seq;
-    let failed = |reason: &dyn ToString| SetAside::new(seq, "failed", reason.to_string());
+    let failed = |reason: &dyn ToString| SetAside::new(seq, Aside::Failed, reason.to_string());
     if entry.body.is_none() {
-        return Err(SetAside::new(seq, "parked", "its body is withheld"));
+        return Err(SetAside::new(seq, Aside::Parked, "its body is withheld"));
     }
     let fact = match Fact::from_body(&envelope.kind, entry.json().unwrap_or_default()) {
         Ok(fact) => fact,
-        Err(error @ FactError::UnknownKind(_)) => return Err(SetAside::new(seq, "parked", error)),
+        Err(error @ FactError::UnknownKind(_)) => return Err(SetAside::new(seq, Aside::Parked, error)),
         Err(error) => return Err(failed(&error)),
     };
     if fact.stream() != log.stream || fact.tenant() != envelope.tenant.as_ref().map(TenantId::as_str) {
@@ -486,12 +510,12 @@ async fn apply_ledger(
     for stored in entries {
         match new_fact(&stored.envelope, stored.hash, stored.fact) {
             Some(fact) => facts.push(fact),
-            None => set_aside.push(SetAside::new(stored.seq, "failed", "not a ledger fact")),
+            None => set_aside.push(SetAside::new(stored.seq, Aside::Failed, "not a ledger fact")),
         }
     }
     for seq in ledger::insert(connection, &log.origin, &facts).await? {
         metrics::counter!("global_sync_equivocations_total").increment(1);
-        set_aside.push(SetAside::new(seq, "conflict", "a fact of this id with another body was here first"));
+        set_aside.push(SetAside::new(seq, Aside::Conflict, "a fact of this id with another body was here first"));
     }
     Ok(set_aside)
 }
@@ -507,7 +531,7 @@ async fn set_aside_unread(
         let read = Envelope::read(&entry.envelope).ok();
         let tenant = read.as_ref().and_then(|envelope| envelope.tenant.as_ref()).map(TenantId::as_str);
         let kind = read.as_ref().map_or("", |envelope| envelope.kind.as_str());
-        quarantine(connection, log, *seq, tenant, kind, "failed", reason).await?;
+        quarantine(connection, log, *seq, tenant, kind, Aside::Failed, reason).await?;
     }
     Ok(entries.len())
 }
@@ -541,7 +565,7 @@ pub(crate) async fn quarantine(
     seq: u64,
     tenant: Option<&str>,
     kind: &str,
-    state: &str,
+    state: Aside,
     reason: &str,
 ) -> Result<(), StoreError> {
     sqlx::query!(
@@ -557,7 +581,7 @@ pub(crate) async fn quarantine(
         to_sql(seq)?,
         tenant,
         kind,
-        state,
+        state.as_str(),
         reason
     )
     .execute(connection)

@@ -34,7 +34,7 @@ use sqlx::{
 
 pub use acks::{Backlog, Lag, LogLag};
 pub use apply::{Applied, MAX_EXCEPTIONS};
-pub(crate) use apply::{SetAside, Stored, held_edits, quarantine, release};
+pub(crate) use apply::{Aside, SetAside, Stored, held_edits, quarantine, release};
 pub use findings::{DamageSeen, Damaged};
 pub use identity::{Identity, Membership};
 pub use lease::{Fence, LEASE_S, Lease};

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{
     Fence, Store, StoreError,
-    apply::quarantine,
+    apply::{Aside, quarantine},
     from_sql, hash,
     ledger::{self, LedgerRow, NewFact, fact_hash},
     rejected::reject,
@@ -250,7 +250,7 @@ async fn append(
         tracing::error!(log = %log, seq, "a fact of ours has the id of another one: the first one stays");
         metrics::counter!("global_sync_equivocations_total").increment(1);
         let kind = facts.iter().find(|fact| fact.seq == seq).map_or("", |fact| fact.kind);
-        quarantine(connection, log, seq, None, kind, "conflict", "the id belongs to another fact").await?;
+        quarantine(connection, log, seq, None, kind, Aside::Conflict, "the id belongs to another fact").await?;
     }
     Ok(head)
 }
