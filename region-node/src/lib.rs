@@ -17,6 +17,7 @@ pub mod payments;
 mod pdf;
 pub mod pricing;
 pub mod realtime;
+pub mod redis;
 pub mod regions;
 pub mod retention;
 pub mod rides;

@@ -12,11 +12,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    app::{App, Parts, connect_redis},
+    app::{App, Parts},
     config::{Config, FullConfig, HttpConfig},
     db, dispatch, drivers,
     http::{self, DRAIN, Problem, forget_old_answers, router},
-    identity, payments, retention, rides, surge,
+    identity, payments, redis, retention, rides, surge,
     tenants::{self, RegionEntry},
     travel, zones,
 };
@@ -44,7 +44,7 @@ pub async fn serve(config: Config, metrics: PrometheusHandle, stop: Cancellation
     let parts = Parts {
         app_pool,
         system_pool: db::connect(&system_url, "database.system_url", &config.database).await?,
-        redis: connect_redis(&config.redis).await?,
+        redis: redis::connect(&config.redis).await?,
         master_key,
         clock: Clock::system(),
     };

@@ -22,11 +22,12 @@ mod redis_cluster;
 pub use redis_cluster::RedisCluster;
 
 use crate::{
-    app::{App, Parts, connect_redis},
+    app::{App, Parts},
     config::Config,
     db::MIGRATOR,
     http::{self, router},
     realtime::EventReceiver,
+    redis,
 };
 
 /// Sign-in of the test operator.
@@ -159,7 +160,7 @@ impl TestRegion {
         };
         let redis_url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
         let config = test_config(&redis_url, settings);
-        let redis = connect_redis(&config.redis).await.unwrap();
+        let redis = redis::connect(&config.redis).await.unwrap();
         let parts = Parts {
             app_pool: as_role("gocomet_app").await,
             system_pool: as_role("gocomet_system").await,

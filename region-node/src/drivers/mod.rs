@@ -47,12 +47,7 @@ pub use store::DriverStatus;
 pub use table::{Census, Fleet, Found, LIFE, LiveTable, Observed, Search, ShareRule, Sighting};
 pub use terms::{DocumentFault, Terms};
 
-use crate::{
-    app::{App, redis_subscriber},
-    db::TenantTx,
-    http::Problem,
-    realtime::Event,
-};
+use crate::{app::App, db::TenantTx, http::Problem, realtime::Event, redis};
 
 /// What a node keeps of live drivers; cheap to clone.
 #[derive(Clone)]
@@ -181,7 +176,7 @@ pub fn routes() -> OpenApiRouter<App> {
 
 /// Fills the live table and keeps it fresh, shared and stored until the node stops.
 pub async fn start(app: &App) -> anyhow::Result<()> {
-    let subscriber = redis_subscriber(&app.config.redis)?;
+    let subscriber = redis::subscriber(&app.config.redis)?;
     let listening = share::listen(app, subscriber).await;
     app.spawn(share::hear_others(app.clone(), listening));
     share::rebuild(app).await;

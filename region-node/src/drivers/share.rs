@@ -42,10 +42,7 @@ use super::{
     table::{LIFE, LiveTable, Sighting},
     wire::{self, Batch},
 };
-use crate::{
-    app::{App, keep_subscribed, subscribe},
-    http::Problem,
-};
+use crate::{app::App, http::Problem, redis};
 
 /// Sightings in one message.
 const BATCH: usize = 500;
@@ -339,10 +336,10 @@ pub(super) async fn listen(app: &App, subscriber: SubscriberClient) -> Listening
     let keys = &app.drivers.sharing.keys;
     let channels: Vec<_> = keys.all_sightings().into_iter().chain([keys.breadcrumbs()]).collect();
     let missed = listening.missed.clone();
-    let kept = keep_subscribed(subscriber.clone(), channels.clone(), move || missed.notify_one());
+    let kept = redis::keep_subscribed(subscriber.clone(), channels.clone(), move || missed.notify_one());
     let connected = async {
         subscriber.init().await?;
-        subscribe(&subscriber, &channels).await
+        redis::subscribe(&subscriber, &channels).await
     };
     if let Err(error) = connected.await {
         tracing::warn!(%error, "the other nodes cannot be heard yet");

@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    app::{connect_redis, keep_subscribed, redis_subscriber},
     dispatch::tests::online,
     rides::tests::{accepted, request},
     testing::{RedisCluster, TestRegion, TestUser},
@@ -238,7 +237,7 @@ impl Node {
     async fn new(cluster: &str) -> Self {
         let url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
         let rule = ShareRule { distance_m: 25.0, heartbeat: Duration::seconds(20) };
-        let redis = connect_redis(&crate::config::RedisConfig { url: url.into() }).await.unwrap();
+        let redis = redis::connect(&crate::config::RedisConfig { url: url.into() }).await.unwrap();
         Self { live: LiveTable::new(rule), sharing: share::Sharing::new(cluster), redis }
     }
 
@@ -282,10 +281,10 @@ async fn nodes_share_drivers_and_share_them_again_when_redis_was_emptied() {
     let (here, there) = (Node::new(&cluster).await, Node::new(&cluster).await);
     let now = shared::clock::Clock::system().now();
     let url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
-    let subscriber = redis_subscriber(&crate::config::RedisConfig { url: url.into() }).unwrap();
+    let subscriber = redis::subscriber(&crate::config::RedisConfig { url: url.into() }).unwrap();
     let mut messages = subscriber.message_rx();
     subscriber.init().await.unwrap();
-    crate::app::subscribe(&subscriber, &keys.all_sightings()).await.unwrap();
+    redis::subscribe(&subscriber, &keys.all_sightings()).await.unwrap();
 
     here.tell(now).await;
     let id = here.hears_of_a_driver(now);
@@ -505,7 +504,7 @@ async fn who_goes_offline_unheard_is_found_nowhere_once_the_others_can_be_heard_
     // It tells nobody of what its drivers do.
     let here = TestRegion::with_settings(pool, &alone_together("")).await;
     let there = here.another_node().await;
-    let subscriber = redis_subscriber(&there.app.config.redis).unwrap();
+    let subscriber = redis::subscriber(&there.app.config.redis).unwrap();
     let listening = share::listen(&there.app, subscriber.clone()).await;
     there.app.spawn(share::hear_others(there.app.clone(), listening));
     let (rider, driver) = (there.visited_by(&here.rider().await), here.driver().await);
@@ -526,11 +525,11 @@ async fn whoever_was_cut_off_is_told_so_once_he_hears_again() {
     let cluster = Uuid::now_v7().to_string();
     let (here, keys) = (Node::new(&cluster).await, Keys::new(&cluster));
     let url = std::env::var("TEST_REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
-    let subscriber = redis_subscriber(&crate::config::RedisConfig { url: url.into() }).unwrap();
+    let subscriber = redis::subscriber(&crate::config::RedisConfig { url: url.into() }).unwrap();
     let mut messages = subscriber.message_rx();
     let hears_again = Arc::new(tokio::sync::Notify::new());
     let told = hears_again.clone();
-    let kept = keep_subscribed(subscriber.clone(), keys.all_sightings(), move || told.notify_one());
+    let kept = redis::keep_subscribed(subscriber.clone(), keys.all_sightings(), move || told.notify_one());
     let cut_off = async {
         subscriber.init().await.unwrap();
         for _ in 0..5 {
@@ -554,10 +553,10 @@ async fn a_node_that_did_not_hear_the_call_for_its_breadcrumbs_is_asked_once_mor
     start(&here.app).await.unwrap();
     let cluster = &here.app.config.region.cluster_id;
     let (there, calls) = (Node::new(cluster).await, Keys::new(cluster).breadcrumbs());
-    let subscriber = redis_subscriber(&here.app.config.redis).unwrap();
+    let subscriber = redis::subscriber(&here.app.config.redis).unwrap();
     let mut messages = subscriber.message_rx();
     subscriber.init().await.unwrap();
-    crate::app::subscribe(&subscriber, std::slice::from_ref(&calls)).await.unwrap();
+    redis::subscribe(&subscriber, std::slice::from_ref(&calls)).await.unwrap();
     let now = here.clock.now();
     let id = there.hears_of_a_driver(now);
     let is_heard_of = || here.app.drivers.live.fleet(&here.tenant).sighting(id, now).is_some();

@@ -27,9 +27,10 @@ pub use event::{Event, EventReceiver, EventSender, channel};
 pub use refusal::{Refusals, Unveiling};
 
 use crate::{
-    app::{App, keep_subscribed, redis_subscriber},
+    app::App,
     drivers::{Keys, Reporter},
     identity::Caller,
+    redis,
 };
 use flood::Flood;
 use handshake::Auth;
@@ -61,7 +62,7 @@ struct Unfit;
 
 /// Starts Socket.IO: the layer that serves it, and the delivery of events until the node stops.
 pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoLayer<Adapter>> {
-    let redis = redis_subscriber(&app.config.redis)?;
+    let redis = redis::subscriber(&app.config.redis)?;
     let prefix = Keys::new(&app.config.region.cluster_id).sockets();
     let adapter = RedisAdapterCtr::new_with_fred_config(
         redis.clone(),
@@ -80,7 +81,7 @@ pub async fn start(app: &App, events: EventReceiver) -> anyhow::Result<SocketIoL
     io.ns("/", connected.with(authenticate)).await.context("sockets cannot be served")?;
 
     let channels = redis.tracked_shard_channels().iter().map(ToString::to_string).collect();
-    app.spawn(keep_subscribed(redis.clone(), channels, || {}));
+    app.spawn(redis::keep_subscribed(redis.clone(), channels, || {}));
     deliver::Delivery { io: io.clone(), redis }.start(app, events);
     let (stop, app) = (app.stop.clone(), app.clone());
     app.tasks.clone().spawn(async move {
