@@ -1,37 +1,14 @@
 //! SQL about what replication has set aside or refused and what operators told it to do.
 
-use serde_json::Value;
-use sqlx::types::Json;
-use time::OffsetDateTime;
-use uuid::Uuid;
-
 use shared::sync_command::{EntryPlace, SyncCommand};
+use sqlx::types::Json;
+use uuid::Uuid;
 
 use super::{commands::SyncCommandView, quarantine::QuarantinedView, rejected::RejectedView};
 use crate::db::SystemTx;
 
-/// A command as it is stored.
-struct CommandRow {
-    id: Uuid,
-    position: i64,
-    command: Value,
-    reason: String,
-    made_by: String,
-    made_at: OffsetDateTime,
-    ended_at: Option<OffsetDateTime>,
-    done: Option<bool>,
-    outcome: Option<String>,
-}
-
-impl From<CommandRow> for SyncCommandView {
-    fn from(row: CommandRow) -> Self {
-        let CommandRow { id, position, command, reason, made_by, made_at, ended_at, done, outcome } = row;
-        Self { id, position, command, reason, made_by, made_at, ended_at, done, outcome }
-    }
-}
-
-/// Stores a command under a key and the hash of its request; under a key that was used before nothing is stored, and what was stored then is returned with the hash
-/// of its request.
+/// Stores a command under a key and the hash of its request; under a key that was used before nothing is stored, and what was
+/// stored then is returned with the hash of its request.
 pub(super) async fn insert_command(
     tx: &mut SystemTx,
     command: &SyncCommand,
@@ -67,23 +44,23 @@ pub(super) async fn insert_command(
 
 pub(super) async fn load_command(tx: &mut SystemTx, id: Uuid) -> sqlx::Result<SyncCommandView> {
     let row = sqlx::query_as!(
-        CommandRow,
+        SyncCommandView,
         "SELECT id, position, command, reason, made_by, made_at, ended_at, done, outcome FROM repl_command WHERE id = $1",
         id
     );
-    Ok(row.fetch_one(tx.conn()).await?.into())
+    row.fetch_one(tx.conn()).await
 }
 
 /// Commands before a position, the newest first.
 pub(super) async fn commands_before(tx: &mut SystemTx, before: i64, limit: i64) -> sqlx::Result<Vec<SyncCommandView>> {
     let rows = sqlx::query_as!(
-        CommandRow,
+        SyncCommandView,
         "SELECT id, position, command, reason, made_by, made_at, ended_at, done, outcome FROM repl_command
          WHERE position < $1 ORDER BY position DESC LIMIT $2",
         before,
         limit
     );
-    Ok(rows.fetch_all(tx.conn()).await?.into_iter().map(SyncCommandView::from).collect())
+    rows.fetch_all(tx.conn()).await
 }
 
 /// Entries set aside before a position, of one state or of all, the newest first.
