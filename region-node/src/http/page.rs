@@ -36,16 +36,21 @@ impl PageQuery {
         self.after_key(|bytes| Uuid::from_slice(bytes).ok())
     }
 
-    /// The same, where no id tells the rows of a list apart but a key that `read` reads from what [`Page::keyed`] kept of it.
-    pub fn after_key<K>(&self, read: impl Fn(&[u8]) -> Option<K>) -> Result<Option<K>, Problem> {
-        let Some(cursor) = &self.cursor else { return Ok(None) };
-        let key = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| read(&bytes));
-        key.map(Some).ok_or_else(|| Problem::field("cursor", "must be the next_cursor of a page of this list"))
+    /// The same of a list whose rows have numbers, the greatest first: the number they are below.
+    pub fn below(&self) -> Result<i64, Problem> {
+        Ok(self.after_key(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))?.unwrap_or(i64::MAX))
     }
 
     /// Items on a page.
     pub fn limit(&self) -> i64 {
         self.limit.unwrap_or(20).into()
+    }
+
+    /// What `read` reads from what [`Page::keyed`] kept of a row.
+    fn after_key<K>(&self, read: impl Fn(&[u8]) -> Option<K>) -> Result<Option<K>, Problem> {
+        let Some(cursor) = &self.cursor else { return Ok(None) };
+        let key = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| read(&bytes));
+        key.map(Some).ok_or_else(|| Problem::field("cursor", "must be the next_cursor of a page of this list"))
     }
 }
 
@@ -55,8 +60,13 @@ impl<T> Page<T> {
         Self::keyed(rows, limit, |row| id(row).into_bytes())
     }
 
-    /// The same, where no id tells the rows apart but `key`.
-    pub fn keyed<K: AsRef<[u8]>>(mut rows: Vec<T>, limit: i64, key: impl Fn(&T) -> K) -> Self {
+    /// The same of rows with numbers, the greatest first.
+    pub fn numbered(rows: Vec<T>, limit: i64, number: impl Fn(&T) -> i64) -> Self {
+        Self::keyed(rows, limit, |row| number(row).to_be_bytes())
+    }
+
+    /// A row is told from all others by its `key`.
+    fn keyed<K: AsRef<[u8]>>(mut rows: Vec<T>, limit: i64, key: impl Fn(&T) -> K) -> Self {
         let limit = usize::try_from(limit).expect("a limit is 1 to 100");
         let more = rows.len() > limit;
         rows.truncate(limit);

@@ -133,9 +133,9 @@ pub(super) async fn list_commands(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<SyncCommandView>>, Problem> {
     must_be_here(&app, &region)?;
-    let before = query.after_key(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))?.unwrap_or(i64::MAX);
+    let before = query.below()?;
     let mut tx = app.db.system().await?;
     let found = store::commands_before(&mut tx, before, query.limit() + 1).await?;
     tx.commit().await?;
-    Ok(Json(Page::keyed(found, query.limit(), |view: &SyncCommandView| view.position.to_be_bytes())))
+    Ok(Json(Page::numbered(found, query.limit(), |view: &SyncCommandView| view.position)))
 }

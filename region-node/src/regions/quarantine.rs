@@ -124,12 +124,12 @@ pub(super) async fn list_quarantine(
 ) -> Result<Json<Page<QuarantinedView>>, Problem> {
     must_be_here(&app, &region)?;
     let page = PageQuery { cursor: query.cursor, limit: query.limit };
-    let before = page.after_key(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))?.unwrap_or(i64::MAX);
+    let before = page.below()?;
     let state = query.state.map(QuarantineState::as_str);
     let mut tx = app.db.system().await?;
     let found = store::quarantined_before(&mut tx, state, before, page.limit() + 1).await?;
     tx.commit().await?;
-    Ok(Json(Page::keyed(found, page.limit(), |view: &QuarantinedView| view.position.to_be_bytes())))
+    Ok(Json(Page::numbered(found, page.limit(), |view: &QuarantinedView| view.position)))
 }
 
 /// One entry a region has set aside, and what it says.

@@ -229,12 +229,12 @@ pub(super) async fn list_versions(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Page<VersionView>>, Problem> {
     draft::may_configure(&caller, &id)?;
-    let before = query.after_key(|bytes| bytes.try_into().ok().map(i64::from_be_bytes))?.unwrap_or(i64::MAX);
+    let before = query.below()?;
     let mut tx = app.db.anywhere(caller.tenant()).await?;
     let rows = store::versions_before(&mut tx, before, query.limit() + 1).await?;
     tx.commit().await?;
     let views = rows.into_iter().map(|(version, published_at)| VersionView { version, published_at }).collect();
-    Ok(Json(Page::keyed(views, query.limit(), |view: &VersionView| view.version.to_be_bytes())))
+    Ok(Json(Page::numbered(views, query.limit(), |view: &VersionView| view.version)))
 }
 
 async fn begin_at_home<T>(app: &App, caller: &Caller, id: &str, command: &Command<T>) -> Result<CommandTx, Stop> {
