@@ -110,7 +110,7 @@ async fn regions(State(app): State<App>, _: Operator, headers: HeaderMap) -> Jso
         let (app, token) = (app.clone(), token.clone());
         async move {
             let (health, sync) = match *name == app.region {
-                true => (own_health(&app).await, own_sync(&app).await),
+                true => own_health(&app).await,
                 false => ask_region(&app, name, &entry.base_url, token.as_deref()).await,
             };
             RegionView {
@@ -157,15 +157,16 @@ async fn health(state: State<App>, operator: Result<Operator, Problem>) -> Json<
 }
 
 async fn health_in_detail(State(app): State<App>) -> Json<Value> {
-    let health = own_health(&app).await;
+    let (health, sync) = own_health(&app).await;
     let status = if health.ready && health.redis && health.sync { "ok" } else { "degraded" };
-    let sync = own_sync(&app).await;
     Json(json!({"status": status, "region": app.region, "health": health, "sync": sync}))
 }
 
-async fn own_health(app: &App) -> HealthView {
+/// Which parts of this region work, and what its global-sync says of itself.
+async fn own_health(app: &App) -> (HealthView, Option<Value>) {
     let (postgres, redis, sync) = tokio::join!(postgres_answers(app), redis_answers(app), own_sync(app));
-    HealthView { ready: postgres && !app.stop.is_cancelled(), postgres, redis, sync: sync.is_some() }
+    let ready = postgres && !app.stop.is_cancelled();
+    (HealthView { ready, postgres, redis, sync: sync.is_some() }, sync)
 }
 
 async fn postgres_answers(app: &App) -> bool {
