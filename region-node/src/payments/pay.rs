@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::{
     Payment, PaymentError, PaymentKind, Phase, Sequence, Split, Step,
-    record::{AskedBy, CASH, PaymentRecord, WALLET, is_psp},
+    record::{AskedBy, CASH, PaymentRecord, WALLET, is_psp, may_go_on},
     resume, steps,
     store::{self, Owed},
     wallet,
@@ -127,12 +127,7 @@ pub(super) async fn begun_before<T>(
     let Some(key) = &command.key else { return Ok(None) };
     let begun = store::asked_under_key(tx, &caller.key_owner(), &key.key, now - KEPT_FOR).await?;
     if let Some(begun) = &begun {
-        if let Some(asked_by) = &begun.asked_by {
-            asked_by.check(&key.request_hash(&tx.sealer().await?))?;
-        }
-        if begun.sequence.is_held(now) {
-            return Err(PaymentError::InProgress.into());
-        }
+        may_go_on(tx, key, begun.asked_by.as_ref(), &begun.sequence, now).await?;
     }
     Ok(begun)
 }

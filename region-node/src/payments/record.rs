@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     app::App,
-    http::Command,
+    http::{Command, CommandTx, IdempotencyKey, Stop},
     identity::{Caller, Sealer},
     rides::{MethodType, PaymentMethod},
 };
@@ -186,11 +186,23 @@ impl AskedBy {
         let request_hash = key.request_hash(sealer).to_vec();
         Some(Self { caller: caller.key_owner(), key: key.key.clone(), request_hash })
     }
+}
 
-    /// Whether a request with `request_hash` is the one that was made under this key.
-    pub(super) fn check(&self, request_hash: &[u8]) -> Result<(), PaymentError> {
-        if self.request_hash == request_hash { Ok(()) } else { Err(PaymentError::KeyReused) }
+/// Refuses a request under `key` to go on with what was begun under it, unless it is the very request that began it and nobody
+/// else goes on with that now.
+pub(super) async fn may_go_on(
+    tx: &mut CommandTx,
+    key: &IdempotencyKey,
+    asked_by: Option<&AskedBy>,
+    sequence: &Sequence,
+    now: OffsetDateTime,
+) -> Result<(), Stop> {
+    if let Some(asked_by) = asked_by
+        && asked_by.request_hash != key.request_hash(&tx.sealer().await?)
+    {
+        return Err(PaymentError::KeyReused.into());
     }
+    if sequence.is_held(now) { Err(PaymentError::InProgress.into()) } else { Ok(()) }
 }
 
 /// Failure of what nobody pays by hand: the rider would have paid in cash.

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use super::{
     PaymentError, PaymentKind, Phase, Refund, RefundTo, Sequence, Step,
     payment::{AskedAmount, not_chargeable},
-    record::{AskedBy, PaymentRecord, RefundRecord},
+    record::{AskedBy, PaymentRecord, RefundRecord, may_go_on},
     steps, store,
 };
 use crate::{
@@ -100,12 +100,7 @@ async fn begun_before(
     let Some(key) = &command.key else { return Ok(None) };
     let begun = store::refund_asked_under_key(tx, &caller.key_owner(), &key.key, now - KEPT_FOR).await?;
     if let Some(begun) = &begun {
-        if let Some(asked_by) = &begun.asked_by {
-            asked_by.check(&key.request_hash(&tx.sealer().await?))?;
-        }
-        if begun.sequence.is_held(now) {
-            return Err(PaymentError::InProgress.into());
-        }
+        may_go_on(tx, key, begun.asked_by.as_ref(), &begun.sequence, now).await?;
     }
     Ok(begun)
 }
