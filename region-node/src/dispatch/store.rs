@@ -61,8 +61,8 @@ pub(super) async fn expire_offers(tx: &mut TenantTx, now: OffsetDateTime) -> sql
     Ok(ended.collect())
 }
 
-/// Takes back the live offers of a ride that is over.
-pub(super) async fn withdraw_offers(
+/// Ends the live offers of a ride that expires.
+pub(super) async fn expire_offers_of(
     tx: &mut TenantTx,
     ride_id: RideId,
     now: OffsetDateTime,
@@ -495,15 +495,21 @@ pub(super) struct OfferRow {
     pub(super) answered_at: Option<OffsetDateTime>,
 }
 
+/// Selects offers; `$tail` is what follows FROM.
+macro_rules! select_offers {
+    ($tail:tt $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            OfferRow,
+            "SELECT id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at
+             FROM offers " + $tail
+            $(, $argument)*
+        )
+    };
+}
+
 /// All offers of a ride, oldest first.
 pub(super) async fn offers_of_ride(tx: &mut TenantTx, ride_id: RideId) -> sqlx::Result<Vec<OfferRow>> {
-    let rows = sqlx::query_as!(
-        OfferRow,
-        "SELECT id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at
-         FROM offers
-         WHERE ride_id = $1 ORDER BY id",
-        ride_id.0
-    );
+    let rows = select_offers!("WHERE ride_id = $1 ORDER BY id", ride_id.0);
     rows.fetch_all(tx.conn()).await
 }
 
@@ -513,14 +519,7 @@ pub(super) async fn last_offer(
     ride_id: RideId,
     driver_id: DriverId,
 ) -> sqlx::Result<Option<OfferRow>> {
-    let row = sqlx::query_as!(
-        OfferRow,
-        "SELECT id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at
-         FROM offers
-         WHERE ride_id = $1 AND driver_id = $2 ORDER BY id DESC LIMIT 1",
-        ride_id.0,
-        driver_id.0
-    );
+    let row = select_offers!("WHERE ride_id = $1 AND driver_id = $2 ORDER BY id DESC LIMIT 1", ride_id.0, driver_id.0);
     row.fetch_optional(tx.conn()).await
 }
 
@@ -531,11 +530,8 @@ pub(super) async fn live_offers(
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<OfferRow>> {
     let tenant = tx.tenant().clone();
-    let rows = sqlx::query_as!(
-        OfferRow,
-        "SELECT id, ride_id, driver_id, status, pickup_eta_s, after_trip_id, offered_at, expires_at, answered_at
-         FROM offers
-         WHERE tenant_id = $1 AND driver_id = $2 AND status = 'live' AND expires_at > $3 ORDER BY id",
+    let rows = select_offers!(
+        "WHERE tenant_id = $1 AND driver_id = $2 AND status = 'live' AND expires_at > $3 ORDER BY id",
         tenant.as_str(),
         driver_id.0,
         now
