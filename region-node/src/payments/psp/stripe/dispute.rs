@@ -2,7 +2,7 @@ use serde::Deserialize;
 use shared::money::{Currency, Money};
 use time::OffsetDateTime;
 
-use super::{InList, Metadata, amount::from_stripe};
+use super::{Metadata, amount::from_stripe};
 use crate::payments::{
     DisputeStatus, PaymentError,
     psp::{DisputeNews, ListedState},
@@ -11,15 +11,15 @@ use crate::payments::{
 /// A dispute, as far as we look at it.
 #[derive(Deserialize)]
 pub(super) struct Dispute {
-    id: String,
-    amount: i64,
-    currency: String,
+    pub(super) id: String,
+    pub(super) amount: i64,
+    pub(super) currency: String,
     status: String,
-    created: i64,
+    pub(super) created: i64,
     /// Missing where the charge was not made through an intent, as ours all are.
     pub(super) payment_intent: Option<String>,
     #[serde(default)]
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
 }
 
 impl Dispute {
@@ -58,21 +58,6 @@ impl Dispute {
             DisputeStatus::Won => ListedState::Failed,
             DisputeStatus::Lost => ListedState::Succeeded,
         })
-    }
-}
-
-impl InList for Dispute {
-    fn id(&self) -> &str {
-        &self.id
-    }
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-    fn created(&self) -> i64 {
-        self.created
-    }
-    fn sum(&self) -> (i64, &str) {
-        (self.amount, &self.currency)
     }
 }
 

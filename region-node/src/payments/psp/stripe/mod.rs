@@ -121,6 +121,27 @@ trait InList {
     fn sum(&self) -> (i64, &str);
 }
 
+macro_rules! in_lists {
+    ($($object:ty),*) => {$(
+        impl InList for $object {
+            fn id(&self) -> &str {
+                &self.id
+            }
+            fn metadata(&self) -> &Metadata {
+                &self.metadata
+            }
+            fn created(&self) -> i64 {
+                self.created
+            }
+            fn sum(&self) -> (i64, &str) {
+                (self.amount, &self.currency)
+            }
+        }
+    )*};
+}
+
+in_lists!(Intent, Refund, Dispute);
+
 impl Stripe {
     /// As in tenants' config.
     pub(super) const NAME: &str = "stripe";
@@ -361,36 +382,6 @@ impl Psp for Stripe {
         }
         let about = object["metadata"][KEY].as_str().and_then(OperationKey::parse);
         Ok(WebhookEvent { id: event.id, about, dispute: None })
-    }
-}
-
-impl InList for Intent {
-    fn id(&self) -> &str {
-        &self.id
-    }
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-    fn created(&self) -> i64 {
-        self.created
-    }
-    fn sum(&self) -> (i64, &str) {
-        (self.amount, &self.currency)
-    }
-}
-
-impl InList for Refund {
-    fn id(&self) -> &str {
-        &self.id
-    }
-    fn metadata(&self) -> &Metadata {
-        &self.metadata
-    }
-    fn created(&self) -> i64 {
-        self.created
-    }
-    fn sum(&self) -> (i64, &str) {
-        (self.amount, &self.currency)
     }
 }
 
