@@ -26,9 +26,9 @@ use crate::{
 /// The region's migrations, embedded.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// A tenant's home epoch: a later one beats every earlier one, term first.
+/// A tenant's home epoch: a later one beats every earlier one, term first. The default is before all of them.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]
 pub struct Epoch {
     /// Raised by a forced move.
@@ -180,7 +180,7 @@ impl Db {
         Ok(TenantTx {
             tx,
             tenant: tenant.clone(),
-            epoch: Epoch { term: 0, n: 0 },
+            epoch: Epoch::default(),
             is_leased: false,
             sealer: None,
             keys: self.keys.clone(),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     app::App,
-    db::TenantTx,
+    db::{Epoch, TenantTx},
     http::{Command, CommandTx, Empty, Page, PageQuery, Path, Problem, ProblemBody, Query, Stop},
     identity::Caller,
 };
@@ -34,8 +34,8 @@ pub(super) struct Canary {
 pub(super) struct Decision {
     /// Counts decisions.
     pub(super) number: i64,
-    /// The tenure of the home that decided, (term, n).
-    pub(super) epoch: (i64, i64),
+    /// Of the home that decided.
+    pub(super) epoch: Epoch,
     /// Runs whatever is published.
     pub(super) pinned: Option<i64>,
     /// Runs outside the canary region; the newest, if none.
@@ -84,7 +84,8 @@ pub(super) async fn decide(
     let before = store::decision(tx, region).await?;
     let mut decided = before.clone();
     change(&mut decided);
-    let epoch = region.map_or((tx.epoch().term, tx.epoch().n), |_| (0, 0));
+    // What a region decides for itself no home has a say in.
+    let epoch = if region.is_some() { Epoch::default() } else { tx.epoch() };
     let is_new_home = match before.number {
         0 => region.is_none() && store::is_published_by_earlier_home(tx, epoch).await?,
         _ => before.epoch < epoch,

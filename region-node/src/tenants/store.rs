@@ -309,7 +309,7 @@ pub(super) async fn versions_before(
 
 /// Whether the tenant's newest version is of an earlier home than that of `epoch`. The first version is of none: it is
 /// published where the tenant is made; one of this home has its tenure once it is numbered.
-pub(super) async fn is_published_by_earlier_home(tx: &mut TenantTx, epoch: (i64, i64)) -> sqlx::Result<bool> {
+pub(super) async fn is_published_by_earlier_home(tx: &mut TenantTx, epoch: Epoch) -> sqlx::Result<bool> {
     let tenant = tx.tenant().clone();
     let newest = sqlx::query!(
         "SELECT home_term, home_n FROM tenant_config_versions WHERE tenant_id = $1 AND home_term > 0
@@ -318,7 +318,7 @@ pub(super) async fn is_published_by_earlier_home(tx: &mut TenantTx, epoch: (i64,
     )
     .fetch_optional(tx.conn())
     .await?;
-    Ok(newest.is_some_and(|row| (row.home_term, row.home_n) < epoch))
+    Ok(newest.is_some_and(|row| Epoch { term: row.home_term, n: row.home_n } < epoch))
 }
 
 pub(super) async fn insert_version(tx: &mut TenantTx, version: &StoredVersion) -> sqlx::Result<()> {
@@ -351,7 +351,7 @@ pub(super) async fn decision(tx: &mut TenantTx, region: Option<&RegionName>) -> 
     let canary = row.canary_region.zip(row.canary_version);
     Ok(Decision {
         number: row.number,
-        epoch: (row.home_term, row.home_n),
+        epoch: Epoch { term: row.home_term, n: row.home_n },
         pinned: row.pinned,
         stable: row.stable,
         canary: canary.map(|(region, version)| Canary { region, version }),
@@ -379,8 +379,8 @@ pub(super) async fn decide(
         tenant.as_str(),
         region.map_or("", RegionName::as_str),
         decided.number,
-        decided.epoch.0,
-        decided.epoch.1,
+        decided.epoch.term,
+        decided.epoch.n,
         decided.pinned,
         decided.stable,
         canary_region,
