@@ -186,6 +186,14 @@ async fn decline(app: &App, tx: &mut TenantTx, ride_id: RideId, driver_id: Drive
     release(tx, &[ride_id], now).await
 }
 
+/// Takes back the offers of a ride that is given up before anybody took it.
+pub async fn withdraw_offers(tx: &mut TenantTx, ride_id: RideId, now: OffsetDateTime) -> sqlx::Result<()> {
+    for offer in store::end_offers(tx, ride_id, OfferStatus::Withdrawn, now).await? {
+        tell_withdrawn(tx, offer, "ride_cancelled", now);
+    }
+    Ok(())
+}
+
 /// Takes back the offer a driver is thinking about, who goes offline, the ride he was to take next, and his place in a
 /// zone's queue. Either ride counts as refused: going offline is no way around an answer. Part of the transaction that says so.
 pub async fn withdraw_from(

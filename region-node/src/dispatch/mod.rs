@@ -32,7 +32,7 @@ mod worker;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use answer::{AnswerRequest, accept_from_socket, decline_from_socket, withdraw_from};
+pub use answer::{AnswerRequest, accept_from_socket, decline_from_socket, withdraw_from, withdraw_offers};
 pub use chain::Arriving;
 pub use config::DispatchConfig;
 pub use error::OfferError;
@@ -42,6 +42,7 @@ pub use plan::{Ask, Plan, Verdict, Wanted, plan};
 pub use policy::{Candidate, Matching, Request, assign};
 pub use preview::Previews;
 pub use reason::Reason;
+pub(crate) use store::decline_accepted_offer;
 pub use window::Windows;
 pub use worker::Due;
 #[cfg(test)]
@@ -50,7 +51,7 @@ pub(crate) use worker::run_due;
 use crate::app::App;
 
 /// Offers made, and what became of them.
-pub(crate) const OFFERS: &str = "region_node_offers_total";
+const OFFERS: &str = "region_node_offers_total";
 
 /// Endpoints of dispatch.
 pub fn routes() -> OpenApiRouter<App> {

@@ -20,7 +20,7 @@ use super::{
     answer::{release, tell_withdrawn},
     chain,
     line::line_up,
-    offer::OfferView,
+    offer::{OfferStatus, OfferView},
     plan::{self, Ask, Plan, Verdict},
     reason::Reason,
     store::{self, Claimed, Claiming, Ending, NewOffer},
@@ -176,7 +176,7 @@ async fn expire(tx: &mut TenantTx, lost: &[RideId], round: &Round<'_>) -> Result
     let ids: Vec<_> = lost.iter().map(|ride| ride.id).collect();
     for ride in &lost {
         if ride.status == RideStatus::Offered {
-            for offer in store::expire_offers_of(tx, ride.id, round.now).await? {
+            for offer in store::end_offers(tx, ride.id, OfferStatus::Expired, round.now).await? {
                 tell_withdrawn(tx, offer, "expired", round.now);
             }
         }

@@ -61,16 +61,18 @@ pub(super) async fn expire_offers(tx: &mut TenantTx, now: OffsetDateTime) -> sql
     Ok(ended.collect())
 }
 
-/// Ends the live offers of a ride that expires.
-pub(super) async fn expire_offers_of(
+/// Ends the live offers of a ride that nobody is to take any more.
+pub(super) async fn end_offers(
     tx: &mut TenantTx,
     ride_id: RideId,
+    status: OfferStatus,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<Ended>> {
     let rows = sqlx::query!(
-        "UPDATE offers SET status = 'expired', answered_at = $2 WHERE ride_id = $1 AND status = 'live'
+        "UPDATE offers SET status = $2, answered_at = $3 WHERE ride_id = $1 AND status = 'live'
          RETURNING id, driver_id",
         ride_id.0,
+        status.as_str(),
         now
     )
     .fetch_all(tx.conn())
@@ -590,6 +592,23 @@ pub(super) async fn answer(
         ride_id.0,
         driver_id.0,
         status.as_str(),
+        now
+    );
+    Ok(offer.fetch_optional(tx.conn()).await?.map(OfferId))
+}
+
+/// Turns the offer a driver had accepted into one he declined, so that the dispatcher does not ask him again.
+pub(crate) async fn decline_accepted_offer(
+    tx: &mut TenantTx,
+    ride_id: RideId,
+    driver_id: DriverId,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<OfferId>> {
+    let offer = sqlx::query_scalar!(
+        "UPDATE offers SET status = 'declined', answered_at = $3
+         WHERE ride_id = $1 AND driver_id = $2 AND status = 'accepted' RETURNING id",
+        ride_id.0,
+        driver_id.0,
         now
     );
     Ok(offer.fetch_optional(tx.conn()).await?.map(OfferId))

@@ -43,7 +43,7 @@ pub use location::{Reporter, Taken};
 pub use position::{MAX_POSITIONS, Position, PositionInput, PositionsInput};
 pub use record::{Addition, Record};
 pub use standing::{Duty, Standing};
-pub use store::DriverStatus;
+pub use store::{DriverStatus, note_idle};
 pub use table::{Census, Fleet, Found, LIFE, LiveTable, Observed, Search, ShareRule, Sighting};
 pub use terms::{DocumentFault, Terms};
 

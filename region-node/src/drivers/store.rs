@@ -264,6 +264,14 @@ pub(super) async fn set_max_pickup(
     Ok(set.rows_affected() == 1)
 }
 
+/// Keeps in mind that a driver, who has answered an offer once, has nothing to drive from now on.
+pub async fn note_idle(tx: &mut TenantTx, driver_id: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
+    sqlx::query!("UPDATE driver_records SET idle_since = $2 WHERE driver_id = $1", driver_id.0, now)
+        .execute(tx.conn())
+        .await?;
+    Ok(())
+}
+
 /// Adds the same to the records of these drivers, in the order of their ids so that nobody waits in a circle; the records
 /// as they are then. What was known has faded meanwhile, by the same sums as [`Record::plus`]. If `are_idle`, they have nothing
 /// to drive from now on.

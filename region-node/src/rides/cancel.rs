@@ -13,7 +13,7 @@ use super::{Cancellation, CancelledBy, RIDES, Ride, RideError, RideStatus, RideV
 use crate::{
     app::App,
     db::TenantTx,
-    dispatch::OFFERS,
+    dispatch, drivers,
     http::{Command, Path, Problem, ProblemBody, Stop},
     identity::Caller,
     payments,
@@ -98,16 +98,10 @@ async fn end(
     };
     store::save(tx, &ride, was).await?;
     // An accepted ride has no offer left to withdraw.
-    let withdrawn = match was {
-        RideStatus::Offered => store::withdraw_offers(tx, ride.id, now).await?,
-        _ => Vec::new(),
-    };
-    tx.count(RIDES, "cancelled");
-    for (offer_id, driver_id) in withdrawn {
-        tx.count(OFFERS, "withdrawn");
-        let (tenant, reason) = (ride.tenant.clone(), "ride_cancelled");
-        tx.tell(Event::OfferWithdrawn { tenant, driver_id, offer_id, ride_id: ride.id, reason, at: now });
+    if was == RideStatus::Offered {
+        dispatch::withdraw_offers(tx, ride.id, now).await?;
     }
+    tx.count(RIDES, "cancelled");
     Ok(ride)
 }
 
@@ -124,7 +118,7 @@ pub(crate) async fn redispatch(
     leave(tx, &ride, trip, now).await?;
     let mut offer = None;
     if let Some(driver_id) = ride.driver_id {
-        offer = store::decline_accepted_offer(tx, ride.id, driver_id, now).await?;
+        offer = dispatch::decline_accepted_offer(tx, ride.id, driver_id, now).await?;
         // Whoever has a trip to end is busy with that one as before.
         if ride.after_trip_id.is_none() {
             tx.tell(Event::DriverFreed { tenant: ride.tenant.clone(), driver_id, since: now });
@@ -161,7 +155,7 @@ async fn leave(tx: &mut TenantTx, ride: &Ride, trip: Option<Trip>, now: OffsetDa
         trips::cancel(tx, trip, now).await?;
     }
     match ride.driver_id {
-        Some(driver) if ride.after_trip_id.is_none() => Ok(store::driver_is_idle(tx, driver, now).await?),
+        Some(driver) if ride.after_trip_id.is_none() => Ok(drivers::note_idle(tx, driver, now).await?),
         Some(_) | None => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! All SQL of rides.
 
-use shared::ids::{DriverId, OfferId, RideId, RiderId, TripId};
+use shared::ids::{DriverId, RideId, RiderId, TripId};
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -395,48 +395,6 @@ pub(crate) async fn hold_overdue(tx: &mut TenantTx, now: OffsetDateTime) -> sqlx
         now
     );
     rows.fetch_all(tx.conn()).await?.into_iter().map(|row| row.into_ride(tx)).collect()
-}
-
-/// Takes a ride's live offers back; whose they were.
-pub(super) async fn withdraw_offers(
-    tx: &mut TenantTx,
-    ride: RideId,
-    now: OffsetDateTime,
-) -> sqlx::Result<Vec<(OfferId, DriverId)>> {
-    let rows = sqlx::query!(
-        "UPDATE offers SET status = 'withdrawn', answered_at = $2 WHERE ride_id = $1 AND status = 'live'
-         RETURNING id, driver_id",
-        ride.0,
-        now
-    )
-    .fetch_all(tx.conn())
-    .await?;
-    Ok(rows.into_iter().map(|row| (OfferId(row.id), DriverId(row.driver_id))).collect())
-}
-
-/// Turns the offer a driver had accepted into one he declined, so that the dispatcher does not ask him again.
-pub(super) async fn decline_accepted_offer(
-    tx: &mut TenantTx,
-    ride: RideId,
-    driver: DriverId,
-    now: OffsetDateTime,
-) -> sqlx::Result<Option<OfferId>> {
-    let offer = sqlx::query_scalar!(
-        "UPDATE offers SET status = 'declined', answered_at = $3
-         WHERE ride_id = $1 AND driver_id = $2 AND status = 'accepted' RETURNING id",
-        ride.0,
-        driver.0,
-        now
-    );
-    Ok(offer.fetch_optional(tx.conn()).await?.map(OfferId))
-}
-
-/// A driver, who has answered an offer once, has nothing to drive from now on.
-pub(super) async fn driver_is_idle(tx: &mut TenantTx, driver: DriverId, now: OffsetDateTime) -> sqlx::Result<()> {
-    sqlx::query!("UPDATE driver_records SET idle_since = $2 WHERE driver_id = $1", driver.0, now)
-        .execute(tx.conn())
-        .await?;
-    Ok(())
 }
 
 impl RideRow {
