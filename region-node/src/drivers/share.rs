@@ -17,7 +17,7 @@ use std::{
 };
 
 use fred::{
-    clients::SubscriberClient,
+    clients::{Client, SubscriberClient},
     prelude::{ClientLike, EventInterface, Expiration, FredResult, KeysInterface, PubsubInterface},
     types::{ClientState, Key, Message},
 };
@@ -108,7 +108,7 @@ impl Sharing {
     /// the next time.
     pub(super) async fn tell(
         &self,
-        redis: &fred::clients::Client,
+        redis: &Client,
         live: &LiveTable,
         since: OffsetDateTime,
         now: OffsetDateTime,
@@ -136,7 +136,7 @@ impl Sharing {
     /// One pipeline; true if Redis, or a server of its cluster, forgot this node meanwhile.
     async fn send(
         &self,
-        redis: &fred::clients::Client,
+        redis: &Client,
         changed: &[(TenantId, Vec<Sighting>)],
         since: OffsetDateTime,
     ) -> FredResult<bool> {
@@ -185,12 +185,7 @@ impl Sharing {
     }
 
     /// Reads what all nodes shared.
-    pub(super) async fn read_all(
-        &self,
-        redis: &fred::clients::Client,
-        live: &LiveTable,
-        now: OffsetDateTime,
-    ) -> FredResult<usize> {
+    pub(super) async fn read_all(&self, redis: &Client, live: &LiveTable, now: OffsetDateTime) -> FredResult<usize> {
         let scanned = match redis.is_clustered() {
             true => redis.scan_cluster_buffered(self.keys.every_live(), Some(1_000), None).boxed(),
             false => redis.scan_buffered(self.keys.every_live(), Some(1_000), None).boxed(),
