@@ -24,6 +24,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use shared::ids::TenantId;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, types::Uuid};
 
 pub(crate) use arrival::receive;
@@ -148,8 +149,7 @@ impl From<sqlx::Error> for MoveError {
 /// A connection of its own that sees the rows of one tenant, all of them and of it alone. The name of a tenant is letters,
 /// digits and hyphens, whoever says it: nothing in it can end the quotes.
 async fn connect(store: &Store, tenant: &str) -> Result<PgConnection, StoreError> {
-    let tenant: shared::ids::TenantId =
-        tenant.parse().map_err(|_| StoreError::Damaged(format!("{tenant:?} is no tenant")))?;
+    let tenant: TenantId = tenant.parse().map_err(|_| StoreError::Damaged(format!("{tenant:?} is no tenant")))?;
     let mut connection = PgConnection::connect_with(&store.pool().connect_options()).await?;
     let settings = format!(
         "SET ROLE gocomet_move; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET statement_timeout = '1h'; SET jit = off;

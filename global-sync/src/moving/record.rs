@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shared::fact::{Fact, TenantMoved};
-use sqlx::{Executor as _, PgTransaction, types::Uuid};
+use sqlx::{Executor as _, PgConnection, PgTransaction, types::Uuid};
 use tokio::time::{Instant, sleep};
 
 use super::{ABSTAINS, MoveError};
@@ -336,7 +336,7 @@ impl Store {
 }
 
 /// Lets commands go on that an attempt had paused, unless the home was handed over.
-async fn unpause(connection: &mut sqlx::PgConnection, moving: &Move) -> Result<(), StoreError> {
+async fn unpause(connection: &mut PgConnection, moving: &Move) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE tenant_homes SET state = 'active'
          WHERE tenant_id = $1 AND (term, n) = ($2, $3) AND state = 'moving'
@@ -353,7 +353,7 @@ async fn unpause(connection: &mut sqlx::PgConnection, moving: &Move) -> Result<(
 
 /// Tells every region of a home that begins with this epoch.
 pub(super) async fn tell_moved(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut PgConnection,
     tenant: &str,
     fact: &Fact,
     epoch: (i64, i64),
@@ -375,7 +375,7 @@ pub(super) async fn tell_moved(
 }
 
 /// Holds the home of a tenant, which every command of it shares, until the transaction ends.
-pub(super) async fn hold_home(connection: &mut sqlx::PgConnection, tenant: &str) -> Result<(), StoreError> {
+pub(super) async fn hold_home(connection: &mut PgConnection, tenant: &str) -> Result<(), StoreError> {
     sqlx::query_scalar!("SELECT set_config('lock_timeout', $1, true)", LOCK_WITHIN).fetch_one(&mut *connection).await?;
     sqlx::query!(r#"SELECT pg_advisory_xact_lock(hashtextextended('home:' || $1, 0)) IS NULL AS "locked!""#, tenant)
         .fetch_one(connection)

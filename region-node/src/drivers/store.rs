@@ -9,6 +9,7 @@ use shared::{
 };
 use sqlx::types::Json;
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 use super::{
     breadcrumbs::Breadcrumb,
@@ -45,13 +46,13 @@ impl DriverStatus {
 
 struct StandingRow {
     tenant_id: String,
-    id: uuid::Uuid,
+    id: Uuid,
     status: String,
     vehicle_class: String,
     idle_since: Option<OffsetDateTime>,
     offered_until: Option<OffsetDateTime>,
-    ride_id: Option<uuid::Uuid>,
-    rider_id: Option<uuid::Uuid>,
+    ride_id: Option<Uuid>,
+    rider_id: Option<Uuid>,
     documents: Json<Documents>,
     max_pickup_m: Option<i32>,
     accepted: Option<f64>,

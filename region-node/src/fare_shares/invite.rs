@@ -3,7 +3,10 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 use garde::Validate;
 use serde::Deserialize;
-use shared::ids::{RideId, ShareId};
+use shared::{
+    ids::{RideId, ShareId},
+    money::Money,
+};
 
 use super::{FareShare, FareShareError, MAX_SHARES, store, view};
 use crate::{
@@ -62,7 +65,7 @@ pub(super) async fn invite_to_share(
     let asked = command.body.amount.map(|asked| asked.minor_units(quoted.currency)).transpose()?;
     let left = quoted.amount - open.iter().flatten().sum::<i64>();
     if asked.is_some_and(|asked| !(1..=left).contains(&asked)) {
-        return Err(FareShareError::TooMuch(shared::money::Money::new(left, quoted.currency)).into());
+        return Err(FareShareError::TooMuch(Money::new(left, quoted.currency)).into());
     }
     if asked.is_some_and(|asked| asked % quoted.currency.charge_step() != 0) {
         return Err(FareShareError::NotChargeable(quoted.currency.charge_step()).into());

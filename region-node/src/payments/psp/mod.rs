@@ -23,6 +23,7 @@ use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde::Deserialize;
 use shared::{
+    clock::Clock,
     config::ConfigError,
     ids::{PaymentId, RefundId, TenantId},
     money::Money,
@@ -315,7 +316,7 @@ impl PspRegistry {
     pub fn new(
         config: &PspConfig,
         db: Db,
-        clock: shared::clock::Clock,
+        clock: Clock,
         http: &reqwest::Client,
         tenants: Tenants,
     ) -> Result<Self, ConfigError> {
