@@ -189,8 +189,7 @@ pub async fn rider_by_phone(tx: &mut TenantTx, phone: &str) -> sqlx::Result<Opti
 
 /// Whether a rider is not erased, which he stays until the transaction ends.
 pub async fn hold_rider(tx: &mut TenantTx, id: RiderId) -> sqlx::Result<bool> {
-    let held = sqlx::query_scalar!("SELECT id FROM riders WHERE id = $1 AND erased_at IS NULL FOR KEY SHARE", id.0);
-    Ok(held.fetch_optional(tx.conn()).await?.is_some())
+    hold_live(tx.conn(), Kind::Rider, id.0).await
 }
 
 /// A rider's first name, as others may know it; empty once he is erased.

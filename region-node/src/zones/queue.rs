@@ -6,7 +6,7 @@ use shared::{ids::DriverId, zone::Zone};
 use time::{Duration, OffsetDateTime};
 
 use super::{map::ZoneMap, place::QueuePlace};
-use crate::drivers::{Duty, Fleet, Sighting};
+use crate::drivers::{Duty, Fleet, Sighting, Standing};
 
 /// More free drivers than this at one zone are not looked at; those farthest from its middle wait for the next look.
 const MOST_AT_A_ZONE: usize = 5_000;
@@ -67,7 +67,7 @@ pub(super) fn changes(map: &ZoneMap, queue: &[Waiting], fleet: &Fleet, now: Offs
     let waits: BTreeSet<DriverId> = queue.iter().map(|waiting| waiting.driver_id).collect();
     for zone in map.queues() {
         let (middle, radius_m) = zone.area.bounds();
-        let is_free = |standing: &crate::drivers::Standing, _| standing.duty.at(now) == Duty::Free;
+        let is_free = |standing: &Standing, _| standing.duty.at(now) == Duty::Free;
         for found in fleet.search(middle, radius_m, MOST_AT_A_ZONE, now, is_free) {
             let is_inside = map.queue_at(found.position.point).is_some_and(|at| at.id == zone.id);
             if is_inside && !waits.contains(&found.driver_id) {
@@ -159,7 +159,7 @@ mod tests {
     use time::macros::datetime;
 
     use super::*;
-    use crate::drivers::{LiveTable, Position, Record, ShareRule, Standing, Terms};
+    use crate::drivers::{LiveTable, Position, Record, ShareRule, Terms};
 
     const NOW: OffsetDateTime = datetime!(2026-03-01 12:00 UTC);
     const RANK: Point = Point::new(40.645, -73.785);
