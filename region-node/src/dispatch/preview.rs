@@ -82,7 +82,7 @@ impl Previews {
         });
         computed.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a preview could not be computed");
-            Err(Problem::new(Code::Internal, "something went wrong on our side"))
+            Err(Problem::internal())
         })
     }
 }

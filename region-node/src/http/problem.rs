@@ -67,6 +67,11 @@ impl Problem {
         Self::new(Code::NotFound, what.to_string())
     }
 
+    /// 500: what went wrong is for our log, and nothing the caller can mend.
+    pub fn internal() -> Self {
+        Self::new(Code::Internal, "something went wrong on our side")
+    }
+
     /// Says after how many seconds to try again.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self { retry_after_s: Some(seconds), ..self }
@@ -141,7 +146,7 @@ impl From<sqlx::Error> for Problem {
             (_, Some("22021" | "22P05")) => Self::field("", "text must not contain the character U+0000"),
             _ => {
                 tracing::error!(%error, "a database call failed");
-                Self::new(Code::Internal, "something went wrong on our side")
+                Self::internal()
             }
         }
     }

@@ -124,9 +124,7 @@ pub fn outer(inner: Router, edge: &edge::Edge, config: &HttpConfig, limits: Limi
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(edge.clone(), finish))
         .layer(cors::layer(&config.cors_origins))
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
-            Problem::new(Code::Internal, "something went wrong on our side").into_response()
-        }))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| Problem::internal().into_response()))
         .layer(middleware::from_fn_with_state((limits, proxies, edge.clone()), admit));
     inner.layer(layers)
 }

@@ -3,7 +3,6 @@
 use std::sync::LazyLock;
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
-use shared::problem::Code;
 use tokio::sync::Semaphore;
 
 use crate::http::Problem;
@@ -41,6 +40,6 @@ async fn on_a_worker<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     let _permit = PERMITS.acquire().await.expect("the semaphore is never closed");
     tokio::task::spawn_blocking(work).await.map_err(|error| {
         tracing::error!(%error, "a password worker died");
-        Problem::new(Code::Internal, "something went wrong on our side")
+        Problem::internal()
     })
 }

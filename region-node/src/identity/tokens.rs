@@ -160,7 +160,7 @@ impl Tokens {
         let header = Header { kid: Some(signing.kid.clone()), ..Header::new(Algorithm::EdDSA) };
         jsonwebtoken::encode(&header, &claims, &signing.encoding).map_err(|error| {
             tracing::error!(%error, "a token could not be signed");
-            Problem::new(Code::Internal, "something went wrong on our side")
+            Problem::internal()
         })
     }
 

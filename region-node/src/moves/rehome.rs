@@ -62,7 +62,7 @@ pub(super) async fn rehome_tenant(
             let (to, jwks) = target(&app, &command.body.to_region, bearer(&headers)).await?;
             let wrapped_key = app.tenant_keys.wrap(&tenant, held.wrapped_key.as_deref(), &jwks).map_err(|error| {
                 tracing::error!(%error, "a tenant's key cannot be opened");
-                Problem::new(Code::Internal, "something went wrong on our side")
+                Problem::internal()
             })?;
             let wrapped_key = wrapped_key.ok_or_else(|| unfit(&to, "it announces no key to wrap the tenant's for"))?;
             (to, Some(wrapped_key))

@@ -214,7 +214,7 @@ pub(super) async fn view(app: &App, tx: &mut TenantTx) -> Result<ConfigView, Pro
 pub(super) fn read(tenant: &TenantId, stored: &StoredDraft) -> Result<TenantDocument, Problem> {
     TenantDocument::load(&stored.document).map_err(|error| {
         tracing::error!(%tenant, "the draft of {tenant} is damaged: {error}");
-        Problem::new(Code::Internal, "something went wrong on our side")
+        Problem::internal()
     })
 }
 
