@@ -4,7 +4,9 @@
 //! edge, which forwards calls of tenants at home elsewhere; time-out and compression; the endpoints.
 
 use std::{
+    pin::Pin,
     sync::{Arc, Weak},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -16,9 +18,10 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use rand::RngExt;
 use shared::problem::Code;
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tower::ServiceBuilder;
 use tower_http::{
@@ -218,47 +221,70 @@ impl Timing {
 }
 
 /// Answers for what takes too long, and counts answers and their time per endpoint.
-///
-/// A command is done to its end whether or not its client waits: others have to hear of what it commits. It begins when its body is
-/// there, so one whose body does not come ends with the wait for it.
 async fn time(State(timing): State<Timing>, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = Instant::now();
     let response = if method.is_safe() {
-        tokio::time::timeout(timing.limit, next.run(request)).await.ok()
+        tokio::time::timeout(timing.limit, next.run(request)).await
     } else {
-        let (request, is_unread) = watched(request);
-        let work = tokio::time::timeout(timing.limit + COMMANDS_END_WITHIN, next.run(request).in_current_span());
-        let mut work = timing.tasks.spawn(work);
-        match tokio::time::timeout(timing.limit, &mut work).await {
-            Ok(Ok(response)) => response.ok(),
-            Ok(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
-            Err(_) => {
-                if is_unread.strong_count() > 0 {
-                    work.abort();
-                }
-                None
-            }
-        }
+        tokio::time::timeout(timing.limit, Done::of(request, next, timing.tasks.clone())).await
     };
     let response = response
-        .unwrap_or_else(|| Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response());
+        .unwrap_or_else(|_| Problem::new(Code::RequestTimeout, "the call took too long; try again").into_response());
     let route = route.as_ref().map_or("unmatched", MatchedPath::as_str);
     timing.answers.count(&method, route, response.status(), begun.elapsed());
     response
 }
 
-/// The request, and what lives for as long as somebody may still read its body.
-fn watched(request: Request) -> (Request, Weak<()>) {
-    let unread = Arc::new(());
-    let is_unread = Arc::downgrade(&unread);
-    let watch = |body: Body| {
-        Body::from_stream(body.into_data_stream().inspect(move |_| {
-            let _held = &unread;
-        }))
-    };
-    (request.map(watch), is_unread)
+/// A command, which is done to its end whether or not its client waits: others have to hear of what it commits. It begins when
+/// its body is there, so one whose body does not come ends with the wait for it.
+///
+/// It has no task of its own before nobody waits for it any more, since to wake one costs more than many a command.
+struct Done {
+    work: Option<BoxFuture<'static, Response>>,
+    /// Lives for as long as somebody may still read the body.
+    unread: Weak<()>,
+    tasks: TaskTracker,
+}
+
+impl Done {
+    fn of(request: Request, next: Next, tasks: TaskTracker) -> Self {
+        let held = Arc::new(());
+        let unread = Arc::downgrade(&held);
+        let watch = |body: Body| {
+            Body::from_stream(body.into_data_stream().inspect(move |_| {
+                let _held = &held;
+            }))
+        };
+        let work = next.run(request.map(watch)).in_current_span().boxed();
+        Self { work: Some(work), unread, tasks }
+    }
+}
+
+impl Future for Done {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
+        // Taken out meanwhile: what has panicked does not go on.
+        let mut work = self.work.take().expect("polled no more once it is ready");
+        let polled = work.poll_unpin(cx);
+        if polled.is_pending() {
+            self.work = Some(work);
+        }
+        polled
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take()
+            && self.unread.strong_count() == 0
+            && let Ok(runtime) = Handle::try_current()
+        {
+            self.tasks.spawn_on(tokio::time::timeout(COMMANDS_END_WITHIN, work), &runtime);
+        }
+    }
 }
 
 async fn method_not_allowed(method: Method) -> Problem {
