@@ -1933,7 +1933,7 @@ export interface components {
             /** @description Which of its logs. */
             stream: string;
         };
-        /** @description A tenant's home epoch: a later one beats every earlier one, term first. */
+        /** @description A tenant's home epoch: a later one beats every earlier one, term first. The default is before all of them. */
         Epoch: {
             /**
              * Format: int64
