@@ -47,7 +47,8 @@ pub(crate) enum Law {
     OneFetcher,
     /// No entry is dropped that a member lacks, unless it was given up on or has lost its disk since; nor the newest one.
     NothingNeededIsDropped,
-    /// Every fact that was committed is in every region in the end, unless lost disks were all that had it.
+    /// Every fact that was committed is in every region in the end, unless only lost disks had it, and disks of regions that
+    /// are gone or have left.
     NothingIsLost,
     /// A fact counts once, and says what it said first.
     FactsCountOnce,
@@ -98,7 +99,7 @@ pub(crate) struct Laws {
     rows: BTreeMap<(usize, Uuid), (u32, u32)>,
     /// What each fact said when it was first numbered.
     bodies: BTreeMap<Uuid, Hash>,
-    /// Facts that were on lost disks and nowhere else.
+    /// Facts that were on lost disks, and nowhere else but in regions that have left.
     lost: BTreeSet<Uuid>,
     /// Regions whose database was put back as it lay: they number on where it ends once everybody was asked, and whoever is
     /// asked answers with what is on its disk.
@@ -315,12 +316,13 @@ impl Laws {
             self.put_back.insert(regions[region].name.clone());
         }
         // A database that is about to be put back too counts as what it will be.
-        let disks: Vec<&Disk> = regions.iter().map(|other| other.restore.as_ref().unwrap_or(&other.disk)).collect();
-        let kept: BTreeSet<Uuid> = disks.iter().flat_map(|disk| disk.told()).collect();
+        // Who has left has seen to it that others have what it wrote, and has taken with it what others wrote.
+        let stayed = regions.iter().filter(|other| other.state != Some(MemberState::Retired));
+        let kept: BTreeSet<Uuid> = stayed.flat_map(|other| other.disk_to_be().told()).collect();
         self.lost.extend(had.told().difference(&kept).copied());
         let put_back = &self.put_back;
         let gone = self.truth.extract_if(.., |(log, seq), _| {
-            put_back.contains(&log.origin.region) && disks.iter().all(|disk| disk.head(log).seq < *seq)
+            put_back.contains(&log.origin.region) && regions.iter().all(|other| other.disk_to_be().head(log).seq < *seq)
         });
         self.forgotten.extend(gone.map(|(_, hash)| hash));
     }

@@ -240,13 +240,14 @@ impl World {
         self.regions[region].disk.outbox.push(row);
     }
 
-    /// The home hands the tenant over, and tells the new one at once if it can.
+    /// The home hands the tenant over, and tells the new one at once if it can. One that may have forgotten that it has done so
+    /// waits until it must have heard of it.
     pub(super) fn hand_over(&mut self, to: usize) {
         let Some(from) = (0..self.regions.len()).find(|region| self.regions[*region].disk.tenant.is_home()) else {
             return;
         };
         let ready = to != from && self.regions[to].state == Some(MemberState::Active) && !self.regions[to].gone;
-        if !ready || self.leader_of(from).is_none() {
+        if !ready || self.abstains(from) || self.leader_of(from).is_none() {
             return;
         }
         self.saw("tenant handed over");

@@ -92,6 +92,11 @@ impl Region {
             full_until: 0,
         }
     }
+
+    /// The copy that takes the disk's place once the database is back, or the disk.
+    pub(crate) fn disk_to_be(&self) -> &Disk {
+        self.restore.as_ref().unwrap_or(&self.disk)
+    }
 }
 
 /// A process, which may run, stand still, or be gone.

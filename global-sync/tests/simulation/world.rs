@@ -1022,15 +1022,18 @@ impl World {
         })
     }
 
-    /// A region that is never heard of again does not keep others from dropping what is old.
+    /// A region that is never heard of again does not keep others from dropping what is old: none that has heard it once. Who
+    /// was never heard may have everything, and is waited for until it is given up by an operator, of which there is none here.
     fn keeps_no_more_than_it_should(&self, region: &Region) -> bool {
-        let gone = self.regions.iter().filter(|other| other.gone && region.disk.acks.contains_key(&other.name));
-        let gone: Vec<_> = gone.collect();
-        region.disk.logs.iter().all(|(log, entries)| {
-            let newest = region.disk.head(log).seq;
-            let lags = gone.iter().any(|gone| gone.disk.head(log).seq + self.plan.kept_entries < newest);
-            !lags || entries.len() as u64 <= self.plan.kept_entries + 1
-        })
+        let gone = self.regions.iter().filter(|other| other.gone);
+        let (heard, unheard): (Vec<&Region>, Vec<&Region>) =
+            gone.partition(|gone| region.disk.acks.contains_key(&gone.name));
+        unheard.iter().any(|gone| gone.state > Some(MemberState::Joining))
+            || region.disk.logs.iter().all(|(log, entries)| {
+                let newest = region.disk.head(log).seq;
+                let lags = heard.iter().any(|gone| gone.disk.head(log).seq + self.plan.kept_entries < newest);
+                !lags || entries.len() as u64 <= self.plan.kept_entries + 1
+            })
     }
 }
 
