@@ -14,6 +14,7 @@ use std::{
 };
 
 use axum::serve::Listener;
+use memchr::memmem;
 use rand::RngExt;
 use serde::Serialize;
 use shared::problem::Code;
@@ -82,7 +83,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     if bytes.len() < what.len() || bytes.len() > LARGEST {
         return None;
     }
-    bytes.windows(what.len()).position(|window| window == what)
+    memmem::find(bytes, what)
 }
 
 /// A listener whose connections tell the refused why.
