@@ -111,6 +111,8 @@ pub(crate) struct Laws {
     forgotten: BTreeSet<Hash>,
     /// Regions that had everything once and came back with less, and when.
     restored: BTreeMap<usize, u64>,
+    /// Of those, the ones of which an instance has spoken of what they had before, since it could not know better, and when.
+    spoke_of_before: BTreeMap<usize, u64>,
     /// Members that an instance waits for no more.
     given_up: BTreeSet<(usize, usize)>,
     /// By who asks: bytes granted to and sent for one pull.
@@ -201,9 +203,17 @@ impl Laws {
         }
     }
 
-    /// Whether a region's database was put back so lately that its instances may still speak of what it had.
+    /// An instance that was cut off from its region's database while that was put back speaks of what it had.
+    pub(crate) fn speaks_of_before(&mut self, region: usize) {
+        self.spoke_of_before.insert(region, self.now_ms);
+    }
+
+    /// Whether a region's database was put back so lately that its instances may still speak of what it had, or one that was
+    /// cut off from it has.
     pub(crate) fn may_not_know(&self, region: usize) -> bool {
-        self.restored.get(&region).is_some_and(|at| self.now_ms < at + NOTICED_WITHIN_MS)
+        let lately =
+            |times: &BTreeMap<usize, u64>| times.get(&region).is_some_and(|at| self.now_ms < at + NOTICED_WITHIN_MS);
+        lately(&self.restored) || lately(&self.spoke_of_before)
     }
 
     pub(crate) fn acknowledged(&mut self, (number, peer): (usize, &Region), log: &LogId, head: Head) {

@@ -9,7 +9,7 @@ use super::{
     disk::envelope,
     laws::Law,
     region::{CLUSTER, INSTANCES},
-    world::{ALTERED_UNTIL_MS, Happening, World},
+    world::{ALTERED_UNTIL_MS, Happening, LEASE_EVERY_MS, World},
 };
 
 #[derive(Default)]
@@ -85,6 +85,9 @@ impl World {
     /// Sends a message and says when the line is free of it.
     pub(super) fn send(&mut self, from: usize, conn: ConnectionId, mut message: Message) -> u64 {
         let to = self.network.other_end(conn, from);
+        if self.remembers_another(from) && self.now < self.instances[from].away_until + LEASE_EVERY_MS {
+            self.laws.speaks_of_before(from / INSTANCES);
+        }
         self.keep_account(from, to, conn, &message);
         let Some(to) = to else { return self.now };
         let line = (from / INSTANCES, to / INSTANCES);

@@ -27,7 +27,7 @@ use super::{
 };
 
 const TICK_MS: u64 = 100;
-const LEASE_EVERY_MS: u64 = 500;
+pub(super) const LEASE_EVERY_MS: u64 = 500;
 const NUMBER_EVERY_MS: u64 = 20;
 const APPLY_EVERY_MS: u64 = 60;
 /// The database is looked at for what another instance did.
@@ -861,7 +861,6 @@ impl World {
     }
 
     fn heed_alarm(&mut self, at: usize, alarm: &Alarm) {
-        let remembers_another = self.instances[at].lost != self.regions[at / INSTANCES].lost;
         match alarm {
             Alarm::BadBatch { .. } => self.complained(format!("{alarm:?}")),
             Alarm::RowsDiffer { keys, .. }
@@ -875,11 +874,17 @@ impl World {
                 self.misread = None;
             }
             // One of the two speaks of what was lost with its database, which it is about to notice.
-            Alarm::Diverged { peer, .. } if remembers_another || self.laws.may_not_know(self.number_of(peer)) => {}
+            Alarm::Diverged { peer, .. }
+                if self.remembers_another(at) || self.laws.may_not_know(self.number_of(peer)) => {}
             Alarm::Diverged { .. } | Alarm::RowsDiffer { .. } => {
                 self.laws.broken(Law::NothingIsDamaged, format!("{alarm:?}"));
             }
         }
+    }
+
+    /// Whether an instance began on a database that another has taken the place of.
+    pub(super) fn remembers_another(&self, at: usize) -> bool {
+        self.instances[at].lost != self.regions[at / INSTANCES].lost
     }
 
     /// What a region derived, or reads as if it had.

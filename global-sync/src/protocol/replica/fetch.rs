@@ -130,12 +130,12 @@ impl<T: Trust> Replica<T> {
             self.look_for_snapshot(now, log, have, effects);
         }
         let asked = incoming.fetch.as_ref().map(|fetch| fetch.conn);
+        // Whoever was asked so far stops, one that stalled too; a new pull of the same peer replaces the old one.
+        if let Some((conn, pull)) = before.filter(|(conn, _)| chosen != Some(*conn)) {
+            effects.push(stop(conn, log, pull));
+        }
         if chosen != asked {
             incoming.fetch = None;
-            // Whoever was asked so far stops, one that stalled too; a new pull of the same peer replaces the old one.
-            if let Some((conn, pull)) = before.filter(|(conn, _)| chosen != Some(*conn)) {
-                effects.push(stop(conn, log, pull));
-            }
             if let Some(conn) = chosen {
                 let pull = self.next_pull;
                 self.next_pull += 1;

@@ -281,6 +281,21 @@ fn a_forged_altered_reordered_or_truncated_batch_is_refused_and_its_sender_avoid
     }
 }
 
+/// Otherwise it goes on to send what another is asked for meanwhile.
+#[test]
+fn a_liar_is_told_to_stop_where_nobody_else_can_be_asked_although_it_had_stalled() {
+    for waited_ms in [100, STALLED_AFTER_MS + 100] {
+        let mut us = replica_at("us-east", NOW);
+        let effects = connect(&mut us, NOW, 1, "eu-west", advert(&[("eu-west", 3)]));
+        let (_, pull) = pulls(&effects).pop_front().unwrap();
+        let mut batch = Batch { pull: pull.id, ..chain("eu-west", 3) };
+        batch.checkpoint.signature[0] ^= 1;
+        let effects = us.handle(NOW.plus(waited_ms), Event::Received { conn: 1, message: Message::Batch(batch) });
+        let stop = Message::Pull(Pull { from: 1, credit: 0, ..pull });
+        assert!(effects.contains(&Effect::Send { conn: 1, message: stop }), "after {waited_ms} ms: {effects:?}");
+    }
+}
+
 #[test]
 fn a_pull_is_served_within_its_credit_and_one_read_at_a_time() {
     let mut eu = replica_at("eu-west", NOW);
