@@ -1,7 +1,7 @@
 //! Who belongs to the mesh, and what they still need of the logs.
 //!
 //! The region directory says who is a member. Entries every member has stored are dropped; one that lags too far is given
-//! up on and loads a snapshot.
+//! up on and loads a snapshot. What is written while it does is kept for it, or it would need the next one.
 
 use super::*;
 
@@ -124,7 +124,8 @@ impl<T: Trust> Replica<T> {
         }
     }
 
-    /// Drops what is applied here and stored by every member. The newest entry stays: it proves where the log ends.
+    /// Drops what is applied here and stored by every member; for one that was given up on and is here again the newest are kept.
+    /// The last of all stays: it proves where the log ends.
     fn truncate(&mut self, effects: &mut Vec<Effect>) {
         if self.members.states.is_empty() {
             return; // who the members are is not known yet
@@ -145,9 +146,18 @@ impl<T: Trust> Replica<T> {
                 }
             }
         }
+        let here: BTreeSet<_> =
+            self.sessions.values().filter(|session| session.is_ready()).map(|s| &s.region).collect();
         for (log, state) in logs {
-            let waits = counted.iter().filter(|region| !members.given_up.contains(*region));
-            let stored = waits.map(|region| members.has(region, log)).min().unwrap_or(state.applied);
+            let needs = |region: &RegionName| {
+                let has = members.has(region, log);
+                match (members.given_up.contains(region), here.contains(region)) {
+                    (false, _) => Some(has),
+                    (true, true) => Some(has.max(state.head.seq.saturating_sub(kept))),
+                    (true, false) => None,
+                }
+            };
+            let stored = counted.iter().filter_map(needs).min().unwrap_or(state.applied);
             let upto = stored.min(state.applied).min(state.head.seq.saturating_sub(1));
             if upto > state.truncated {
                 effects.push(Effect::Truncate { log: log.clone(), upto });
