@@ -40,14 +40,15 @@ pub struct Identity {
 
 impl Identity {
     /// Whether this is over: another incarnation has begun, another database has taken this one's place, or may have, since
-    /// nobody has led the region for longer than a restart takes.
+    /// nobody has led the region for longer than a restart takes, or nobody had when another instance looked first.
     pub(super) async fn is_outlived(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
         let outlived = sqlx::query_scalar!(
-            r#"SELECT incarnation <> $1 OR repl_database() <> $2
-                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE repl_was_unled(expires_at, $3)) AS "outlived!"
+            r#"SELECT incarnation <> $1 OR repl_database() <> $2 OR (doubted AND $3)
+                   OR EXISTS (SELECT FROM repl_lease_expiry WHERE repl_was_unled(expires_at, $4)) AS "outlived!"
                FROM repl_self"#,
             to_sql(self.origin.incarnation)?,
             self.database,
+            self.past == Past::Known,
             LONGEST_RESTART_S
         );
         Ok(outlived.fetch_one(connection).await?)
@@ -66,7 +67,7 @@ impl Store {
         )
         .execute(&self.pool)
         .await?;
-        // Whoever leads next is to doubt it too, until it is settled; and whoever began before is outlived, until this.
+        // Whoever leads next is to doubt it too until it is settled, and whoever began before this is outlived until then.
         sqlx::query!(
             "WITH unled AS (UPDATE repl_lease_expiry SET expires_at = clock_timestamp()
                             WHERE repl_was_unled(expires_at, $1) RETURNING expires_at)

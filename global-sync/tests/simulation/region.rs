@@ -115,6 +115,8 @@ pub(crate) struct Instance {
     pub(crate) timeline: u64,
     pub(crate) lost: u64,
     pub(crate) life: u64,
+    /// Whether that database was in doubt then.
+    pub(crate) doubts: bool,
     pub(crate) fence: Option<Fence>,
     pub(crate) renewed_at: u64,
     pub(crate) may_number: bool,
@@ -151,6 +153,7 @@ impl Instance {
             timeline: region.disk.timeline,
             lost: region.lost,
             life: region.disk.life,
+            doubts: region.disk.doubted,
             clock_ahead_ms: how.random.between(0, 3_600_000),
             clock_pace: how.random.between(970, 1_030),
             features: how.features,

@@ -429,7 +429,9 @@ impl World {
     /// have.
     fn is_outlived(&self, at: usize) -> bool {
         let (instance, disk) = (&self.instances[at], &self.regions[at / INSTANCES].disk);
-        let another = instance.timeline != disk.timeline || disk.is_unled(self.database_clock(at / INSTANCES));
+        // Another instance may have looked first, and have begun to doubt.
+        let unled = disk.is_unled(self.database_clock(at / INSTANCES)) || (disk.doubted && !instance.doubts);
+        let another = instance.timeline != disk.timeline || unled;
         let outlived = instance.life != disk.life || (another && !self.has(Bug::FailoverUnnoticed));
         outlived && !self.has(Bug::OutlivedGoesOn)
     }

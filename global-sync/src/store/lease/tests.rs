@@ -127,6 +127,21 @@ async fn a_database_that_nobody_has_led_for_long_is_doubted_until_others_were_as
     assert_eq!(identify(&us).await.past, Past::Known);
 }
 
+/// Another instance may have looked first, after which nothing but the doubt tells that the database was put back.
+#[sqlx::test(migrations = "../migrations")]
+async fn whoever_ran_on_while_another_began_to_doubt_starts_anew_until_it_is_settled(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let long_ago = "UPDATE repl_lease_expiry SET expires_at = now() - interval '1 hour'";
+    sqlx::query(long_ago).execute(&us.store.pool).await.unwrap();
+    let doubting = identify(&us).await;
+    assert_eq!(doubting.past, Past::Doubted);
+    assert!(us.store.is_outlived(&us.identity).await.unwrap());
+    assert_eq!(us.store.take_lease(Uuid::now_v7(), &us.identity).await.unwrap(), None, "it would number on at once");
+    let fence = us.store.take_lease(Uuid::now_v7(), &doubting).await.unwrap().expect("nobody leads");
+    us.store.confirm_database(&fence).await.unwrap();
+    assert!(!us.store.is_outlived(&us.identity).await.unwrap());
+}
+
 /// A second Postgres, the standby of the one the tests run on.
 struct Standby {
     server: Child,
