@@ -212,7 +212,7 @@ pub enum SyncCommand {
     EraseLost(LostTenant),
     /// Begin to leave: no tenant gets this region as its home any more.
     Drain,
-    /// Leave, once no tenant is at home here and every other region has all that this one wrote.
+    /// Leave, once no tenant is at home here and every other region has all that this one wrote, and what it had of theirs.
     Leave,
     /// Come back after leaving, as a new life of the region.
     Join,

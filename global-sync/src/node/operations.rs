@@ -182,13 +182,23 @@ async fn obey(mut leader: Leader, fence: &Fence, office: &Office, order: &Order)
         SyncCommand::Retire(gone) => return store.retire(fence, id, &gone.region).await,
         SyncCommand::Leave => {
             let begun = Instant::now();
+            let mut had = None;
             loop {
-                match store.leave(fence, &office.own).await? {
-                    Leaving::Left => break Ok("every region has all it wrote: its programs can be stopped".to_owned()),
+                let is_connected = store.members().await?.iter().all(|region| office.board.is_connected(region));
+                had = had.filter(|_| is_connected);
+                match store.leave(fence, &office.own, had.as_ref()).await? {
+                    Leaving::Left => {
+                        let left =
+                            "every region has all it wrote, and what it had of others: its programs can be stopped";
+                        break Ok(left.to_owned());
+                    }
                     Leaving::Refused(why) => break Err(why),
                     Leaving::Waits(what) if begun.elapsed() >= LEAVE_WITHIN => break Err(what),
                     Leaving::Waits(_) if leader.pause_leading(*fence, LOOK_EVERY).await => {}
                     Leaving::Waits(_) => return Err(StoreError::NotLeading),
+                }
+                if is_connected && had.is_none() {
+                    had = Some(store.logs().await?);
                 }
             }
         }

@@ -6,7 +6,7 @@ use shared::ids::RegionName;
 use sqlx::PgConnection;
 
 use super::{Fence, Store, StoreError, from_sql, hash, log_id, region_name, to_sql};
-use crate::protocol::{KeyId, LogId, MemberState, Origin, Past};
+use crate::protocol::{KeyId, LogId, LogState, MemberState, Origin, Past};
 
 /// A database that nobody has led for longer than this may have been put back from a backup meanwhile.
 const LONGEST_RESTART_S: f64 = 10.0;
@@ -23,6 +23,18 @@ pub struct Membership {
     pub acks: BTreeMap<RegionName, BTreeMap<LogId, u64>>,
     /// Who gave the snapshot that is loaded here and was not found to hold yet.
     pub unchecked: Option<RegionName>,
+}
+
+impl Membership {
+    /// What another region lacks of these entries, by its last word; nobody waits for one that has retired.
+    pub(super) fn lacking(&self, own: &RegionName, entries: &BTreeMap<LogId, LogState>) -> Option<String> {
+        let others = self.states.iter().filter(|(region, state)| *region != own && **state != MemberState::Retired);
+        others.map(|(region, _)| region).find_map(|region| {
+            let stored = |log| self.acks.get(region).and_then(|logs| logs.get(log)).copied().unwrap_or_default();
+            let lacks: u64 = entries.iter().map(|(log, state)| state.head.seq.saturating_sub(stored(log))).sum();
+            (lacks > 0).then(|| format!("{region} has not stored {lacks} entries that are here"))
+        })
+    }
 }
 
 /// This region as its database knows it, at the start of an instance.

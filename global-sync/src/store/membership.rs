@@ -1,6 +1,8 @@
 //! A region's way into the mesh and out of it. Where it stands is a row of the directory and a fact to all others, written
 //! with one transaction.
 
+use std::collections::BTreeMap;
+
 use shared::{
     fact::{Fact, MemberState, RegionState},
     ids::RegionName,
@@ -9,7 +11,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Fence, Outcome, Store, StoreError, from_sql, operations::finish, tell_directory_changed, to_sql};
-use crate::{documents::keep_state, protocol::Origin};
+use crate::{
+    documents::keep_state,
+    protocol::{LogId, LogState, Origin},
+};
 
 /// Entries of config and ledger a newcomer may lack of what others had by their last word: while they write, it is never
 /// without any. Of the directory it may lack none.
@@ -22,7 +27,7 @@ pub enum Leaving {
     Refused(String),
     /// It waits for this.
     Waits(String),
-    /// It has left, and every other region knows and has all it wrote.
+    /// It has left, and every other region knows, has all it wrote, and what it had of others.
     Left,
 }
 
@@ -74,8 +79,18 @@ impl Store {
         finish(tx, id, outcome).await
     }
 
-    /// Goes on with leaving.
-    pub async fn leave(&self, fence: &Fence, own: &Origin) -> Result<Leaving, StoreError> {
+    /// Goes on with leaving. `had` is what was here a while ago, if every other region has been connected since, and so has said
+    /// what it has: what others wrote may be nowhere else, since who wrote it is gone, or has come back with an older database.
+    pub async fn leave(
+        &self,
+        fence: &Fence,
+        own: &Origin,
+        had: Option<&BTreeMap<LogId, LogState>>,
+    ) -> Result<Leaving, StoreError> {
+        let lacking = match had {
+            Some(had) => self.membership().await?.lacking(&own.region, had),
+            None => Some("not every other region is connected".to_owned()),
+        };
         let mut tx = self.begin_fenced(fence).await?;
         let state = state_of(&mut tx, &own.region).await?;
         if !matches!(state, Some(MemberState::Draining | MemberState::Retired)) {
@@ -89,6 +104,9 @@ impl Store {
         }
         if state == Some(MemberState::Retired) {
             return Ok(Leaving::Left);
+        }
+        if let Some(what) = lacking {
+            return Ok(Leaving::Waits(what));
         }
         say(&mut tx, &own.region, own.incarnation, MemberState::Retired).await?;
         tx.commit().await?;

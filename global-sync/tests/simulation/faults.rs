@@ -1,6 +1,8 @@
 //! What goes wrong in a world, and when: drawn from the seed before anything happens.
 
-use global_sync::protocol::{Draft, Event, MemberState, SALT_BYTES};
+use std::collections::BTreeMap;
+
+use global_sync::protocol::{Draft, Event, LogId, MemberState, SALT_BYTES};
 use shared::fact::FactStream;
 use uuid::Uuid;
 
@@ -20,8 +22,9 @@ const CONVERGE_SLOWLY_WITHIN_MS: u64 = 90_000;
 const SEVEN_IN: u64 = 50;
 /// A folder that is put back so much later tells that nobody has led it for long: longer than a lease and a restart take.
 const UNLED_AFTER_MS: u64 = 5_100;
-/// A region that joins or leaves is looked at this often.
+/// A region that joins or leaves is looked at this often; who has not left by then is told to leave once more.
 const SETTLE_EVERY_MS: u64 = 200;
+const LEAVES_WITHIN_MS: u64 = 1_000;
 /// Where config is written all the time: how often, how much of it is kept, and since when a region hears none of it.
 const EDITED_EVERY_MS: u64 = 60;
 const EDIT_BYTES: u64 = 20;
@@ -428,7 +431,7 @@ impl World {
         let ours = &mut self.regions[region];
         let Some(copy) = ours.restore.take() else { return };
         let had = std::mem::replace(&mut ours.disk, copy);
-        ours.lost += 1;
+        (ours.lost, ours.leaves) = (ours.lost + 1, None);
         if as_it_lay {
             self.saw("disk put back as it lay");
         } else {
@@ -470,7 +473,7 @@ impl World {
     }
 
     /// A region that joins becomes a member once it has what some other has, and what a snapshot brought is found to hold; one
-    /// that leaves is retired once all others have what it said.
+    /// that leaves is retired once all others have what it said, and what it had of others when it was told to leave.
     fn settle(&mut self, region: usize) {
         let ours = &self.regions[region];
         let has = |disk: &Disk, of: &Disk| of.heads.iter().all(|(log, head)| disk.head(log).seq >= head.seq);
@@ -492,12 +495,19 @@ impl World {
                     && ours.disk.outbox.is_empty()
                     && !(self.plan.moves && ours.disk.tenant.is_home()) =>
             {
-                let told = |other: &Region| {
+                let leaves = ours.leaves.as_ref().filter(|(since, _)| self.now < since + LEAVES_WITHIN_MS);
+                let told = |other: &Region, had: &BTreeMap<LogId, u64>| {
+                    let has = |(log, seq): (&LogId, u64)| other.disk.head(log).seq >= seq;
                     let said = ours.disk.heads.iter().filter(|(log, _)| log.origin.region == ours.name);
-                    other.restore.is_none() && said.into_iter().all(|(log, head)| other.disk.head(log).seq >= head.seq)
+                    other.restore.is_none()
+                        && said.map(|(log, head)| (log, head.seq)).all(has)
+                        && had.iter().map(|(log, seq)| (log, *seq)).all(has)
                 };
-                let everything = others.all(told);
-                if everything && !ours.gone {
+                let everything = leaves.is_some_and(|(_, had)| others.all(|other| told(other, had)));
+                if leaves.is_none() {
+                    let had = ours.disk.heads.iter().map(|(log, head)| (log.clone(), head.seq)).collect();
+                    self.regions[region].leaves = Some((self.now, had));
+                } else if everything && !ours.gone {
                     self.saw("retired");
                     self.regions[region].state = Some(MemberState::Retired);
                     self.stop_for_good(region);

@@ -326,7 +326,7 @@ impl Laws {
             self.put_back.insert(regions[region].name.clone());
         }
         // A database that is about to be put back too counts as what it will be.
-        // Who has left has seen to it that others have what it wrote, and has taken with it what others wrote.
+        // Who has left has seen to it that others have what it wrote, and what it had when it was told to leave.
         let stayed = regions.iter().filter(|other| other.state != Some(MemberState::Retired));
         let kept: BTreeSet<Uuid> = stayed.flat_map(|other| other.disk_to_be().told()).collect();
         self.lost.extend(had.told().difference(&kept).copied());

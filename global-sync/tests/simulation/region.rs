@@ -64,6 +64,8 @@ pub(crate) struct Region {
     pub(crate) gone: bool,
     /// The copy of the disk that is put in its place once the database is back.
     pub(crate) restore: Option<Disk>,
+    /// Since when it leaves, and what it had of each log then.
+    pub(crate) leaves: Option<(u64, BTreeMap<LogId, u64>)>,
     /// How many databases it has had before this one.
     pub(crate) lost: u64,
     /// Nobody reaches the database before this.
@@ -85,6 +87,7 @@ impl Region {
             paused: BTreeSet::new(),
             gone: false,
             restore: None,
+            leaves: None,
             lost: 0,
             away_until: 0,
             clock_ahead_ms: CLOCK_AHEAD_MS,

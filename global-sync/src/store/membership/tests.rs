@@ -95,7 +95,10 @@ async fn a_region_leaves_once_no_tenant_is_at_home_there_and_the_others_have_all
     let us = Home::new(&pool, "us-east").await;
     join(&us, &[]).await;
     meet(&us, "eu-west").await;
-    let leave = async || us.store.leave(&us.fence, &us.origin).await.unwrap();
+    let leave = async || {
+        let had = us.store.logs().await.unwrap();
+        us.store.leave(&us.fence, &us.origin, Some(&had)).await.unwrap()
+    };
     assert!(matches!(leave().await, Leaving::Refused(why) if why.contains("drain")));
     us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
     assert!(us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().is_err(), "it drains already");
@@ -121,6 +124,29 @@ async fn a_region_leaves_once_no_tenant_is_at_home_there_and_the_others_have_all
     assert_eq!(leave().await, Leaving::Left);
 }
 
+/// Whoever wrote it may be gone, or may have come back with an older database.
+#[sqlx::test(migrations = "../migrations")]
+async fn a_region_leaves_once_the_others_have_what_it_had_of_any_region(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    join(&us, &[]).await;
+    let eu = log("eu-west", FactStream::Control);
+    us.store.receive(&batch(&eu, Head::EMPTY, &[created("eu-west", 1, 0)])).await.unwrap();
+    us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
+    us.number().await;
+    for peer in ["eu-west", "ap-south"] {
+        meet(&us, peer).await;
+        hear(&us, peer, log("us-east", FactStream::Control), 2).await;
+    }
+    hear(&us, "eu-west", eu.clone(), 1).await;
+    let leave = async |had: Option<&BTreeMap<_, _>>| us.store.leave(&us.fence, &us.origin, had).await.unwrap();
+    assert_eq!(leave(None).await, Leaving::Waits("not every other region is connected".to_owned()));
+    let had = us.store.logs().await.unwrap();
+    assert_eq!(leave(Some(&had)).await, Leaving::Waits("ap-south has not stored 1 entries that are here".to_owned()));
+    hear(&us, "ap-south", eu, 1).await;
+    assert_eq!(leave(Some(&had)).await, Leaving::Waits("others have not heard that it has left".to_owned()));
+    assert_eq!(stands(&us, "us-east").await, Some(MemberState::Retired));
+}
+
 #[sqlx::test(migrations = "../migrations")]
 async fn a_region_that_left_comes_back_as_a_new_life_on_which_others_count_before_it_is_a_member(pool: PgPool) {
     let us = Home::new(&pool, "us-east").await;
@@ -130,7 +156,7 @@ async fn a_region_that_left_comes_back_as_a_new_life_on_which_others_count_befor
     us.store.drain(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
     us.number().await;
     hear(&us, "eu-west", log("us-east", FactStream::Control), 2).await;
-    us.store.leave(&us.fence, &us.origin).await.unwrap();
+    us.store.leave(&us.fence, &us.origin, Some(&BTreeMap::new())).await.unwrap();
 
     us.store.join_again(&us.fence, Uuid::now_v7(), &us.origin).await.unwrap().unwrap();
     let over = us.store.number(&us.fence, CLUSTER, &us.origin, &HashSigner).await;
