@@ -22,3 +22,6 @@ DO $$ BEGIN CREATE ROLE gocomet_move NOLOGIN NOSUPERUSER NOBYPASSRLS; EXCEPTION 
 ALTER ROLE gocomet_sync NOINHERIT;
 
 GRANT gocomet_move TO gocomet_sync;
+
+-- What a tenant has left is erased table by table, without a search for references to each row of it.
+GRANT SET ON PARAMETER session_replication_role TO gocomet_move;

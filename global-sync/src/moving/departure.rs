@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     Answer, Ask, Move, MoveError, connect,
-    tables::{self, Shape, Tally},
+    tables::{self, Remains, Shape, Tally},
 };
 use crate::{
     store::{Fence, Store},
@@ -63,16 +63,14 @@ pub(crate) async fn go_on(
 /// transaction that does, since whoever takes the lease or brings the tenant back has to wait for that.
 async fn erase(store: &Store, fence: &Fence, tenant: &str) -> Result<u64, MoveError> {
     let mut connection = connect(store, tenant).await?;
-    let mut erased = 0;
-    for table in tables::to_erase() {
-        while let Some(found) = tables::find_some(&mut connection, tenant, table).await? {
-            let Some(mut tx) = store.begin_erasing(fence, tenant).await? else {
-                tracing::warn!(tenant, erased, "{tenant} comes back, or is back: what is here of it stays");
-                return Ok(erased);
-            };
-            erased += tables::erase_some(&mut tx, tenant, table, &found).await?;
-            tx.commit().await?;
-        }
+    let (mut erased, mut remains) = (0, Remains::of(tenant));
+    while let Some(found) = remains.find_some(&mut connection).await? {
+        let Some(mut tx) = store.begin_erasing(fence, tenant).await? else {
+            tracing::warn!(tenant, erased, "{tenant} comes back, or is back: what is here of it stays");
+            return Ok(erased);
+        };
+        erased += found.erase(&mut tx).await?;
+        tx.commit().await?;
     }
     connection.close().await?;
     Ok(erased)

@@ -265,45 +265,84 @@ pub(super) async fn tally(
 /// Rows deleted with one statement.
 const ERASED_AT_ONCE: i64 = 10_000;
 
-/// Where a tenant's rows are erased, those that refer to others first: tables, and which of the rows.
-pub(super) fn to_erase() -> impl Iterator<Item = (&'static str, &'static str)> {
+/// A table whose rows are erased, and which of them.
+type Erased = (&'static str, &'static str);
+
+/// Where a tenant's rows are erased, those that refer to others first.
+fn to_erase() -> impl Iterator<Item = Erased> {
     let left_behind = LEFT_BEHIND.iter().map(|name| (*name, "true"));
     left_behind.chain(MOVES.iter().rev().map(|table| (table.name, table.only)))
 }
 
-/// Some of a tenant's rows that are to be erased, by where they lie; none if none is left.
-pub(super) async fn find_some(
-    connection: &mut PgConnection,
-    tenant: &str,
-    (name, only): (&str, &str),
-) -> sqlx::Result<Option<String>> {
-    // A trip may have been accepted to follow an earlier one.
-    let order = if name == "trips" { " ORDER BY id DESC" } else { "" };
-    let find = format!(
-        "SELECT array_agg(ctid)::text FROM (
-             SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}) AS found"
-    );
-    sqlx::query_scalar(AssertSqlSafe(find)).fetch_one(connection).await
+/// What is still here of a tenant that is to be erased. It is looked through until there is nothing, since a node that has yet
+/// to hear that the tenant is gone may have written to a table that was found empty.
+pub(super) struct Remains<'a> {
+    tenant: &'a str,
+    tables: Vec<Erased>,
+    at: usize,
+    /// How many tables were found empty one after the other.
+    empty: usize,
 }
 
-/// Erases rows that were found, if they are still the tenant's; how many there were.
-pub(super) async fn erase_some(
-    connection: &mut PgConnection,
-    tenant: &str,
-    (name, only): (&str, &str),
-    found: &str,
-) -> sqlx::Result<u64> {
-    let delete = format!("DELETE FROM {name} WHERE ctid = ANY($1::text::tid[]) AND tenant_id = '{tenant}' AND {only}");
-    Ok(sqlx::query(AssertSqlSafe(delete)).bind(found).execute(connection).await?.rows_affected())
-}
+impl<'a> Remains<'a> {
+    /// Nothing is looked for yet.
+    pub(super) fn of(tenant: &'a str) -> Self {
+        Self { tenant, tables: to_erase().collect(), at: 0, empty: 0 }
+    }
 
-/// Erases all of a tenant's rows; how many there were.
-pub(super) async fn erase(connection: &mut PgConnection, tenant: &str) -> Result<u64, StoreError> {
-    let mut erased = 0;
-    for table in to_erase() {
-        while let Some(found) = find_some(connection, tenant, table).await? {
-            erased += erase_some(connection, tenant, table, &found).await?;
+    /// Some rows, by where they lie; none if nothing is left.
+    pub(super) async fn find_some(&mut self, connection: &mut PgConnection) -> sqlx::Result<Option<Found<'a>>> {
+        let Self { tenant, .. } = *self;
+        while self.empty < self.tables.len() {
+            let (name, only) = self.tables[self.at];
+            // A trip may have been accepted to follow an earlier one.
+            let order = if name == "trips" { " ORDER BY id DESC" } else { "" };
+            let find = format!(
+                "SELECT array_agg(ctid)::text FROM (
+                     SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}) AS found"
+            );
+            let rows: Option<String> = sqlx::query_scalar(AssertSqlSafe(find)).fetch_one(&mut *connection).await?;
+            if let Some(rows) = rows {
+                self.empty = 0;
+                return Ok(Some(Found { tenant, table: (name, only), rows }));
+            }
+            self.empty += 1;
+            self.at = (self.at + 1) % self.tables.len();
         }
+        Ok(None)
+    }
+}
+
+/// Rows of a table that are to be erased.
+pub(super) struct Found<'a> {
+    tenant: &'a str,
+    table: Erased,
+    rows: String,
+}
+
+impl Found<'_> {
+    /// Erases them, if they are still the tenant's, as part of a transaction; how many there were.
+    pub(super) async fn erase(&self, tx: &mut PgConnection) -> sqlx::Result<u64> {
+        // All that refers to them goes as well. To have Postgres look for it, row by row, would take it through whole tables,
+        // other tenants' rows and all: few references have an index, which every ride would pay for.
+        sqlx::query(
+            "SELECT set_config('session_replication_role', 'replica', true)
+             WHERE has_parameter_privilege('session_replication_role', 'SET')",
+        )
+        .execute(&mut *tx)
+        .await?;
+        let Self { tenant, table: (name, only), rows } = self;
+        let delete =
+            format!("DELETE FROM {name} WHERE ctid = ANY($1::text::tid[]) AND tenant_id = '{tenant}' AND {only}");
+        Ok(sqlx::query(AssertSqlSafe(delete)).bind(rows).execute(tx).await?.rows_affected())
+    }
+}
+
+/// Erases all of a tenant's rows as part of a transaction; how many there were.
+pub(super) async fn erase(tx: &mut PgConnection, tenant: &str) -> sqlx::Result<u64> {
+    let (mut erased, mut remains) = (0, Remains::of(tenant));
+    while let Some(found) = remains.find_some(tx).await? {
+        erased += found.erase(tx).await?;
     }
     Ok(erased)
 }

@@ -1,10 +1,10 @@
 use std::collections::BTreeSet;
 
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool};
 
 use super::{
-    Answer, Mode, MoveError, go_on,
-    tables::{self, MOVES, STAYS, Shape},
+    Answer, Mode, MoveError, connect, go_on,
+    tables::{self, MOVES, Remains, STAYS, Shape},
 };
 use crate::{
     protocol::Head,
@@ -215,4 +215,42 @@ async fn the_rows_of_a_tenant_that_has_left_are_erased_by_the_leader_alone_and_n
     assert!(outcome.is_ok(), "{outcome:?}");
     assert_eq!(left, 1, "what another tenant has stays");
     assert_eq!(us.scalar::<i64>("SELECT count(*) FROM tenant_moves WHERE state = 'completed'").await, 3);
+}
+
+/// Few references have an index: to look for each would go through other tenants' rows, once for every row that is erased.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_refers_to_erased_rows_is_not_looked_for_row_by_row(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let begin = "INSERT INTO riders (id, tenant_id, created_at) SELECT gen_random_uuid(), 'cabs', now() FROM generate_series(1, 100)";
+    us.superuser.execute(begin).await.unwrap();
+    let mut connection = connect(&us.store, "cabs").await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    assert_eq!(tables::erase(&mut tx, "cabs").await.unwrap(), 100);
+    let scans: i64 = sqlx::query_scalar(
+        "SELECT seq_scan + COALESCE(idx_scan, 0) FROM pg_stat_xact_user_tables WHERE relname = 'rides'",
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .unwrap();
+    assert!(scans < 10, "{scans} looks at rides");
+    tx.commit().await.unwrap();
+}
+
+/// By a node that has yet to hear that the tenant is gone.
+#[sqlx::test(migrations = "../migrations")]
+async fn what_is_written_to_a_table_that_was_found_empty_is_erased_as_well(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    us.superuser
+        .execute("INSERT INTO riders (id, tenant_id, created_at) VALUES (gen_random_uuid(), 'cabs', now())")
+        .await
+        .unwrap();
+    let mut connection = connect(&us.store, "cabs").await.unwrap();
+    let mut remains = Remains::of("cabs");
+    let found = remains.find_some(&mut connection).await.unwrap().expect("a rider");
+    us.superuser.execute("INSERT INTO tenant_keys (tenant_id, wrapped) VALUES ('cabs', 'key')").await.unwrap();
+    let mut erased = found.erase(&mut connection).await.unwrap();
+    while let Some(found) = remains.find_some(&mut connection).await.unwrap() {
+        erased += found.erase(&mut connection).await.unwrap();
+    }
+    assert_eq!(erased, 2);
 }
