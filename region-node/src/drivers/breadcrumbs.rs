@@ -5,6 +5,9 @@
 //! Until Postgres has taken a batch it stays here, whatever becomes of the call that writes it: who ends a trip writes what
 //! waits, other drivers' traces among it, and may hang up in the middle.
 //!
+//! Whoever wants to know that his positions are kept writes what waits too, and all that came meanwhile goes with the next
+//! batch: however many ask, one statement is under way.
+//!
 //! While Postgres is away the room is shared out: whoever holds more than an equal share keeps every second of his own
 //! positions, the newest among them. So nobody pushes out another's, and each trace becomes coarser, never cut off.
 
@@ -31,7 +34,7 @@ pub(super) struct Breadcrumb {
 }
 
 /// Rows of one statement.
-const BATCH: usize = 2_000;
+const ROWS: usize = 2_000;
 
 /// Breadcrumbs on their way; cheap to clone.
 #[derive(Clone)]
@@ -49,7 +52,15 @@ struct Held {
     traces: BTreeMap<DriverId, Trace>,
     /// Positions of all of them.
     count: usize,
+    /// Batches taken from here before this one.
+    taken: u64,
+    /// Of those, how many are in Postgres: what was not written is in a later one.
+    written: u64,
 }
+
+/// What waited at one time, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batch(u64);
 
 struct Trace {
     tenant: TenantId,
@@ -57,6 +68,17 @@ struct Trace {
 }
 
 impl Held {
+    /// The batch that is taken next.
+    fn next(&self) -> Batch {
+        Batch(self.taken + 1)
+    }
+
+    /// Its traces; it holds none any more.
+    fn take(&mut self) -> BTreeMap<DriverId, Trace> {
+        self.count = 0;
+        mem::take(&mut self.traces)
+    }
+
     fn of(held: &Mutex<Self>) -> MutexGuard<'_, Self> {
         held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,6 +126,7 @@ impl Trace {
 struct Batches<'a> {
     held: &'a Mutex<Held>,
     most_waiting: usize,
+    batch: Batch,
     crumbs: Vec<Breadcrumb>,
     written: usize,
 }
@@ -111,18 +134,22 @@ struct Batches<'a> {
 impl Batches<'_> {
     fn next(&self) -> Option<&[Breadcrumb]> {
         let left = &self.crumbs[self.written..];
-        (!left.is_empty()).then(|| &left[..left.len().min(BATCH)])
+        (!left.is_empty()).then(|| &left[..left.len().min(ROWS)])
     }
 }
 
 impl Drop for Batches<'_> {
     fn drop(&mut self) {
         let mut held = Held::of(self.held);
-        let later = mem::take(&mut *held);
+        if self.next().is_none() {
+            held.written = self.batch.0;
+            return;
+        }
+        let later = held.take();
         for Breadcrumb { tenant, driver_id, position } in &self.crumbs[self.written..] {
             held.add(tenant, *driver_id, &[*position]);
         }
-        for (driver_id, Trace { tenant, positions }) in later.traces {
+        for (driver_id, Trace { tenant, positions }) in later {
             held.add(&tenant, driver_id, &positions);
         }
         held.thin(self.most_waiting);
@@ -135,16 +162,30 @@ impl Breadcrumbs {
         Self { held: Arc::default(), writing: Arc::default(), most_waiting: most_held / 2 }
     }
 
-    /// Takes the positions of a driver who may be on a trip.
-    pub(super) fn drop_all(&self, tenant: &TenantId, driver_id: DriverId, positions: &[Position]) {
+    /// Takes the positions of a driver who may be on a trip; in which batch they are.
+    pub(super) fn drop_all(&self, tenant: &TenantId, driver_id: DriverId, positions: &[Position]) -> Batch {
         let mut held = Held::of(&self.held);
         held.add(tenant, driver_id, positions);
         held.thin(self.most_waiting);
+        held.next()
     }
 
     /// Writes all that waits here; returns once what it found is in Postgres.
     pub(super) async fn flush(&self, app: &App) -> Result<(), Problem> {
         let _writing = self.writing.lock().await;
+        self.write(app).await
+    }
+
+    /// Returns once a batch is in Postgres, writing it unless somebody else has.
+    pub(super) async fn keep(&self, app: &App, batch: Batch) -> Result<(), Problem> {
+        let _writing = self.writing.lock().await;
+        if Held::of(&self.held).written >= batch.0 {
+            return Ok(());
+        }
+        self.write(app).await
+    }
+
+    async fn write(&self, app: &App) -> Result<(), Problem> {
         let mut batches = self.take_all();
         while let Some(batch) = batches.next() {
             store::insert_breadcrumbs(app, batch).await?;
@@ -154,13 +195,17 @@ impl Breadcrumbs {
     }
 
     fn take_all(&self) -> Batches<'_> {
-        let traces = mem::take(&mut *Held::of(&self.held)).traces;
+        let (batch, traces) = {
+            let mut held = Held::of(&self.held);
+            held.taken += 1;
+            (Batch(held.taken), held.take())
+        };
         // In an order that is the same everywhere, so that two nodes that write at once never wait for each other in a circle.
         let crumbs = traces.into_iter().flat_map(|(driver_id, Trace { tenant, mut positions })| {
             positions.sort_by_key(|position| position.recorded_at);
             positions.into_iter().map(move |position| Breadcrumb { tenant: tenant.clone(), driver_id, position })
         });
-        Batches { held: &self.held, most_waiting: self.most_waiting, crumbs: crumbs.collect(), written: 0 }
+        Batches { held: &self.held, most_waiting: self.most_waiting, batch, crumbs: crumbs.collect(), written: 0 }
     }
 }
 
@@ -204,6 +249,25 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_written_once_what_was_in_it_is_in_whichever_batch_that_was() {
+        let (crumbs, tenant, driver) = (Breadcrumbs::new(12), "cabs".parse().unwrap(), DriverId::new());
+        let written = || Batch(Held::of(&crumbs.held).written);
+        let first = crumbs.drop_all(&tenant, driver, &trace(0..2));
+        assert_eq!(crumbs.drop_all(&tenant, driver, &trace(2..3)), first);
+        assert_ne!(written(), first);
+        let failed = crumbs.take_all();
+        let second = crumbs.drop_all(&tenant, driver, &trace(3..4));
+        assert_ne!(second, first);
+        drop(failed);
+        assert_ne!(written(), first, "it came back");
+        let mut batches = crumbs.take_all();
+        batches.written = batches.crumbs.len();
+        assert_eq!(batches.written, 4);
+        drop(batches);
+        assert_eq!(written(), second);
+    }
+
+    #[test]
     fn whoever_says_much_pushes_out_nobody_else_s_trace() {
         let (crumbs, tenant) = (Breadcrumbs::new(200), "cabs".parse().unwrap());
         let (quiet, loud) = (DriverId::new(), DriverId::new());
@@ -226,7 +290,9 @@ mod tests {
     fn the_newest_of_each_driver_is_kept_however_many_there_are() {
         let (crumbs, tenant) = (Breadcrumbs::new(4), "cabs".parse().unwrap());
         let drivers: Vec<DriverId> = (0..10).map(|_| DriverId::new()).collect();
-        drivers.iter().for_each(|driver| crumbs.drop_all(&tenant, *driver, &trace(0..3)));
+        for driver in &drivers {
+            crumbs.drop_all(&tenant, *driver, &trace(0..3));
+        }
         assert!(drivers.iter().all(|driver| held(&crumbs, *driver) == trace([2])));
     }
 }

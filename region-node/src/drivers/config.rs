@@ -21,7 +21,7 @@ pub struct DriversConfig {
     /// How often the last known places go to Postgres.
     #[serde(with = "humantime_serde")]
     pub store_every: Duration,
-    /// How often the traces of running trips go to Postgres: what a crash of this node can lose of them.
+    /// How often the traces of running trips go to Postgres: what a crash of this node can lose of what was not acknowledged.
     #[serde(with = "humantime_serde")]
     pub breadcrumbs_every: Duration,
     /// Positions of running trips held while Postgres is away, half of them at most in the midst of being written; beyond this

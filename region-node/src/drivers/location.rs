@@ -7,7 +7,7 @@ use serde::Serialize;
 use shared::ids::{DriverId, TenantId};
 use time::OffsetDateTime;
 
-use super::{Duty, Fleet, LIFE, Observed, Position, PositionsInput, store};
+use super::{Duty, Fleet, LIFE, Observed, Position, PositionsInput, breadcrumbs::Batch, store};
 use crate::{
     app::App,
     http::{Command, Path, Problem, ProblemBody},
@@ -26,9 +26,29 @@ pub struct Taken {
     /// device's clock is behind. A clock that stays behind by as much is put right within a minute.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub late_s: Option<i64>,
+    /// With which the trace of the trip they are of goes to Postgres.
+    #[serde(skip)]
+    trace: Option<Batch>,
 }
 
-/// Takes a driver's position, or an array of 1 to 100 of them; the newest counts, and all of them while on a trip.
+impl Taken {
+    /// They are of a running trip, and whoever acknowledges them has to wait until they are kept.
+    pub fn is_of_trip(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// Returns once those of a running trip are in Postgres: what was acknowledged outlives this node.
+    pub async fn keep(&self, app: &App) -> Result<(), Problem> {
+        match self.trace {
+            // On the heap: few drivers are on a trip, and the future of every other report would be several times as large.
+            Some(batch) => Box::pin(app.drivers.breadcrumbs.keep(app, batch)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Takes a driver's position, or an array of 1 to 100 of them; the newest counts, and all of them while on a trip, of which
+/// they are stored before this answers. What was not answered can be sent again: a position is kept once.
 #[utoipa::path(post, path = "/v1/drivers/{id}/location", tag = "drivers", security(("bearer" = [])),
     request_body = PositionsInput,
     params(("X-Tenant-Id" = String, Header), ("id" = DriverId, Path)),
@@ -45,6 +65,7 @@ pub(super) async fn take_location(
     let mut positions = command.body.received_at(now);
     let reporter = Reporter::new(&app, caller.tenant(), id);
     let taken = reporter.take(&app, &mut positions, now).await?;
+    taken.keep(&app).await?;
     app.drivers.taken.rest.increment(positions.len() as u64);
     Ok((StatusCode::ACCEPTED, Json(taken)))
 }
@@ -70,8 +91,8 @@ impl Reporter {
             Observed::Stranger => return None,
         };
         let late_s = if moved == 0 { note_unused(positions, now) } else { None };
-        self.follow(app, positions, duty, moved, &before);
-        Some(Taken { accepted: positions.len(), online, late_s })
+        let trace = self.follow(app, positions, duty, moved, &before);
+        Some(Taken { accepted: positions.len(), online, late_s, trace })
     }
 
     /// Takes validated positions, oldest first, and looks up first who the driver is if this node does not know.
@@ -94,25 +115,35 @@ impl Reporter {
         Ok(())
     }
 
-    /// What a running trip needs of the positions: its trace whole, and its rider shown each of the `moved` newest.
-    fn follow(&self, app: &App, positions: &[Position], duty: Duty, moved: usize, before: &[Position]) {
+    /// What a running trip needs of the positions: its trace whole, and its rider shown each of the `moved` newest. With which
+    /// batch the trace is written.
+    fn follow(
+        &self,
+        app: &App,
+        positions: &[Position],
+        duty: Duty,
+        moved: usize,
+        before: &[Position],
+    ) -> Option<Batch> {
         let Self { tenant, driver_id, .. } = self;
         match duty {
             Duty::OnTrip { ride_id, rider_id } => {
                 if !before.is_empty() {
                     app.drivers.breadcrumbs.drop_all(tenant, *driver_id, before);
                 }
-                app.drivers.breadcrumbs.drop_all(tenant, *driver_id, positions);
+                let batch = app.drivers.breadcrumbs.drop_all(tenant, *driver_id, positions);
                 for position in &positions[positions.len() - moved..] {
                     let (tenant, position) = (tenant.clone(), *position);
                     app.events.tell(Event::DriverMoved { tenant, ride_id, rider_id, position });
                 }
+                Some(batch)
             }
             // Postgres will know whether there is a trip this node has not heard of.
             Duty::Free | Duty::Offered { .. } if !app.drivers.is_sharing() => {
                 app.drivers.breadcrumbs.drop_all(tenant, *driver_id, positions);
+                None
             }
-            Duty::Free | Duty::Offered { .. } => {}
+            Duty::Free | Duty::Offered { .. } => None,
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 
 /// `location:update`. Taken where it is read: a task of its own for each, as the library gives its other handlers, costs
 /// more than the position, and lets a later one overtake. Most clients ask for no acknowledgement, which would cost as much
-/// as the message.
+/// as the message; who asks for one on a trip has it once the position is stored.
 pub(super) struct LocationUpdate {
     pub(super) app: App,
     pub(super) reporter: Reporter,
@@ -59,13 +59,27 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
             return send_taken(ack, ack_id, Err(problem));
         }
         self.app.drivers.taken.socket.increment(positions.len() as u64);
-        if let Some(taken) = self.reporter.take_known(&self.app, &mut positions, now) {
+        let known = self.reporter.take_known(&self.app, &mut positions, now);
+        if let Some(taken) = known
+            && !(taken.is_of_trip() && ack_id.is_some())
+        {
             return send_taken(ack, ack_id, Ok(taken));
         }
         let (app, reporter) = (self.app.clone(), self.reporter.clone());
         self.app.spawn(async move {
-            let taken = reporter.take(&app, &mut positions, now).await;
-            send_taken(ack, ack_id, taken);
+            let limit = app.config.http.request_timeout;
+            let kept = async {
+                let taken = match known {
+                    Some(taken) => taken,
+                    None => reporter.take(&app, &mut positions, now).await?,
+                };
+                if ack_id.is_some() {
+                    taken.keep(&app).await?;
+                }
+                Ok(taken)
+            };
+            let too_long = |_| Err(Problem::new(Code::RequestTimeout, "it took too long; send it again"));
+            send_taken(ack, ack_id, tokio::time::timeout(limit, kept).await.unwrap_or_else(too_long));
         });
     }
 }

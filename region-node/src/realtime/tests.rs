@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
 use fred::interfaces::ClientLike;
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, StreamExt, future::join_all};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use shared::{
@@ -11,6 +11,7 @@ use shared::{
     ids::{DriverId, OfferId, RideId, RiderId},
 };
 use sqlx::PgPool;
+use time::format_description::well_known::Rfc3339;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
@@ -22,7 +23,7 @@ use super::Event;
 use crate::{
     dispatch::{self, tests::online},
     drivers::{Keys, Position},
-    rides::tests::request,
+    rides::tests::{accepted, request},
     testing::{RedisCluster, TestRegion, TestUser},
     zones,
 };
@@ -202,6 +203,41 @@ async fn a_ride_is_offered_taken_and_followed_over_sockets(pool: PgPool) {
     let own = request(&stranger).await;
     assert_eq!(at_stranger.event("ride:update").await["id"], own["id"]);
     assert!(at_stranger.early.is_empty());
+}
+
+/// An app forgets what it was told is taken.
+#[sqlx::test(migrator = "crate::db::MIGRATOR")]
+async fn a_position_of_a_running_trip_is_acknowledged_once_it_is_stored(pool: PgPool) {
+    let region = TestRegion::new(pool.clone()).await;
+    let address = region.serve().await;
+    let (rider, driver) = (region.rider().await, region.driver().await);
+    online(&driver, 0.0).await;
+    let (_, trip) = accepted(&region, &rider, &driver).await;
+    for step in ["arrive", "start"] {
+        driver.post(&format!("{trip}/{step}"), json!({})).await.ok(200);
+    }
+    let stored = async || -> i64 {
+        let mut tx = region.app.db.read(&region.tenant).await.unwrap();
+        let count = sqlx::query_scalar("SELECT count(*) FROM breadcrumbs").fetch_one(tx.conn()).await.unwrap();
+        tx.commit().await.unwrap();
+        count
+    };
+    let place = |lat: f64| json!({"lat": lat, "lng": -73.9855});
+    let mut socket = Client::signed_in(address, &driver).await;
+    assert_eq!(socket.emit("location:update", place(40.758)).await, json!({"ok": true}));
+    assert_eq!(stored().await, 1);
+    region.clock.advance(time::Duration::SECOND);
+    let there = format!("/v1/drivers/{}/location", driver.id);
+    driver.post(&there, place(40.759)).await.ok(202);
+    assert_eq!(stored().await, 2);
+
+    // Sent at once by many, in few statements; and sent again for want of an answer, kept once.
+    region.clock.advance(time::Duration::SECOND);
+    let now = region.clock.now();
+    let earlier = |n: i64| (now - time::Duration::milliseconds(n)).format(&Rfc3339).unwrap();
+    let many = (0..20).chain(0..20).map(|n| json!({"lat": 40.76, "lng": -73.9855, "recorded_at": earlier(n)}));
+    join_all(many.map(async |place| driver.post(&there, place).await.ok(202))).await;
+    assert_eq!(stored().await, 22);
 }
 
 /// Nobody but whoever asks for a cancellation would hear that it did not get through.
@@ -524,7 +560,7 @@ async fn hundreds_who_connect_at_once_come_one_by_one_or_are_told_to_come_back_a
         (answer.status().as_u16(), wait)
     };
     let begun = std::time::Instant::now();
-    let answers = futures::future::join_all((0..400).map(|_| open())).await;
+    let answers = join_all((0..400).map(|_| open())).await;
     let opened = answers.iter().filter(|(status, _)| *status == 200).count();
     // Two seconds' worth wait for their turn, besides those whose turn came meanwhile.
     let elapsed = begun.elapsed();

@@ -1,12 +1,13 @@
 //! Trips over the API.
 
 use serde_json::{Value, json};
-use shared::{geo::Point, tariff::Tariff, tenant_config::TenantConfig};
+use shared::{geo::Point, ids::DriverId, tariff::Tariff, tenant_config::TenantConfig};
 use sqlx::{PgPool, types::Json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    drivers::{Position, Reporter},
     pricing::{Fare, LineCode, Quote, Travelled},
     rides::tests::accepted,
     testing::{TestRegion, TestUser},
@@ -207,10 +208,15 @@ async fn who_hangs_up_while_ending_a_trip_loses_nobody_s_trace(pool: PgPool) {
     for step in ["arrive", "start"] {
         other.post(&format!("{others_trip}/{step}"), json!({})).await.ok(200);
     }
-    let there = format!("/v1/drivers/{}/location", other.id);
-    other.post(&there, json!({"lat": 40.758, "lng": -73.9855})).await.ok(202);
+    let reporter = Reporter::new(&region.app, &region.tenant, DriverId(other.id));
+    let reports = async |lat| {
+        let now = region.clock.now();
+        let place = Position { point: Point::new(lat, -73.9855), heading: None, recorded_at: now };
+        reporter.take(&region.app, &mut [place], now).await.unwrap();
+    };
+    reports(40.758).await;
     region.clock.advance(time::Duration::seconds(30));
-    other.post(&there, json!({"lat": 40.762, "lng": -73.9855})).await.ok(202);
+    reports(40.762).await;
 
     // Somebody else's `/end` takes these positions along, finds Postgres slow and gives up waiting.
     let mut slow = pool.acquire().await.unwrap();

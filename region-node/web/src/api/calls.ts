@@ -100,8 +100,8 @@ export const rideDispatch = (client: Client, id: string, signal?: AbortSignal): 
 export const setDriverStatus = (client: Client, id: string, status: 'online' | 'offline'): Promise<unknown> =>
   client.json({ method: 'POST', path: `/v1/drivers/${enc(id)}/status`, body: { status } });
 
-export const sendLocation = (client: Client, id: string, position: Position): Promise<Taken> =>
-  client.json({ method: 'POST', path: `/v1/drivers/${enc(id)}/location`, body: position });
+export const sendLocation = (client: Client, id: string, positions: Position[]): Promise<Taken> =>
+  client.json({ method: 'POST', path: `/v1/drivers/${enc(id)}/location`, body: positions });
 
 export interface Position extends Point {
   heading?: number;

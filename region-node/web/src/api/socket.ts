@@ -13,11 +13,11 @@ export interface ServerEvents {
   'share:update': (share: FareShare) => void;
 }
 
-/** What a position is acknowledged with: refused, or taken. */
-export type PositionAnswer = { ok: false } | ({ ok: true } & Taken);
+/** What positions are acknowledged with: refused, or taken. */
+export type PositionAnswer = { ok: false; code: string } | ({ ok: true } & Taken);
 
 export interface ClientEvents {
-  'location:update': (position: Position, acknowledge: (answer: PositionAnswer) => void) => void;
+  'location:update': (positions: Position[], acknowledge: (answer: PositionAnswer) => void) => void;
 }
 
 export type RideSocket = Socket<ServerEvents, ClientEvents>;

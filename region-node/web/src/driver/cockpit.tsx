@@ -97,7 +97,8 @@ export function Cockpit({ session }: { session: Session }) {
   const position = usePosition(session.subject);
   const { here, place } = position;
   // The first metres of a trip count: where it begins is told as soon as it has.
-  const lateS = useReporting(online, session.subject, here, socket, job?.status ?? '');
+  const onTrip = job?.status === 'in_progress' || job?.status === 'paused';
+  const lateS = useReporting(online, session.subject, here, socket, job?.status ?? '', onTrip);
   const target: Point | null = job?.status === 'accepted' ? job.pickup : job?.status === 'in_progress' ? job.dropoff : null;
   useAutopilot(autopilot, here, target, speed, place);
 

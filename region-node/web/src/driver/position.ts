@@ -5,6 +5,7 @@ import type { PositionAnswer, RideSocket } from '../api/socket';
 import type { Taken } from '../api/types';
 import { bearing, distanceM, type Point } from '../lib/geo';
 import { drive, type Speed } from './autopilot';
+import { Unsent } from './unsent';
 
 export interface Here extends Point {
   heading: number | null;
@@ -108,24 +109,33 @@ export function useAutopilot(active: boolean, here: Here | null, target: Point |
 
 /**
  * Tells the region where the driver is: each second while moving, seldom while standing, and at once when `moment` changes;
- * over the socket if there is one. Returns how many seconds old the last position was when it came, if that is too old for
+ * over the socket if there is one. What is not acknowledged of a running trip is sent again. Returns how many seconds old the last position was when it came, if that is too old for
  * anybody to find the driver there.
  */
-export function useReporting(online: boolean, subject: string, here: Here | null, socket: RideSocket | null, moment: string): number | null {
+export function useReporting(
+  online: boolean,
+  subject: string,
+  here: Here | null,
+  socket: RideSocket | null,
+  moment: string,
+  onTrip: boolean,
+): number | null {
   const [lateS, setLateS] = useState<number | null>(null);
-  const latest = useRef({ here, socket });
+  const latest = useRef({ here, socket, onTrip });
+  const unsent = useRef(new Unsent());
   const sent = useRef<{ at: number; point: Point } | null>(null);
   useEffect(() => {
-    latest.current = { here, socket };
+    latest.current = { here, socket, onTrip };
+    if (!onTrip) unsent.current.forget();
   });
   const report = useCallback(() => {
-    const { here, socket } = latest.current;
+    const { here, socket, onTrip } = latest.current;
     if (here === null) return;
     const now = Date.now();
     const last = sent.current;
     const moved = last === null ? 0 : distanceM(last.point, here);
     const moving = moved >= 1;
-    if (last !== null && !moving && now - last.at < STILL_EVERY_MS) return;
+    if (last !== null && !moving && unsent.current.isEmpty && now - last.at < STILL_EVERY_MS) return;
     // Where a moving car was when, not when this was told: the fare is counted from it.
     const at = moving ? here.at : now;
     const elapsedS = last === null ? 0 : (at - last.at) / 1000;
@@ -138,16 +148,22 @@ export function useReporting(online: boolean, subject: string, here: Here | null
       recorded_at: new Date(at).toISOString(),
     };
     sent.current = { at, point: here };
+    const positions = unsent.current.withOldest(position);
     const taken = (answer: Taken): void => setLateS(answer.late_s ?? null);
+    const failed = (): void => {
+      if (onTrip) unsent.current.keep(positions);
+    };
     if (socket?.connected === true) {
       // Without an answer what was known before stands, beside the socket's state.
       const answered = (answer: PositionAnswer): void => {
         if (answer.ok) taken(answer);
+        else if (answer.code !== 'validation_failed') failed();
       };
-      socket.timeout(ANSWER_WITHIN_MS).emitWithAck('location:update', position).then(answered, () => undefined);
+      socket.timeout(ANSWER_WITHIN_MS).emitWithAck('location:update', positions).then(answered, failed);
     } else {
       // The next second tries again with a newer position; the socket's state is what the driver is shown.
-      sendLocation(clientOf('driver'), subject, position).then(taken, () => {
+      sendLocation(clientOf('driver'), subject, positions).then(taken, () => {
+        failed();
         sent.current = last;
       });
     }
