@@ -17,6 +17,9 @@ use crate::{
 
 /// Bytes of rows in one frame, about.
 const PIECE_BYTES: usize = 256 * 1024;
+/// Bytes of a table's rows that the other side writes with one statement, about: it takes nothing meanwhile, and what is sent
+/// waits, which must not take for ever.
+const PART_BYTES: usize = 8 * 1024 * 1024;
 /// Changes are copied again until a round is as short as this: the one in the pause, while nothing else is written, is no longer.
 const SHORT: Duration = Duration::from_millis(1_500);
 /// A tenant that changes faster than it can be copied does not move.
@@ -201,7 +204,9 @@ impl<'a> Departure<'a> {
         let moment = moment(&mut self.connection).await?;
         for shape in &self.shapes {
             let ask = Ask::Table { name: shape.table.name.to_owned() };
-            send(&mut self.connection, self.link, Some(&ask), shape.copy_out(tenant, since)).await?;
+            // A change may take the place in an index that another leaves; of all there is at one moment none does.
+            let in_parts = since.is_none();
+            send(&mut self.connection, self.link, Some(&ask), in_parts, shape.copy_out(tenant, since)).await?;
         }
         // Both sides count at the same time.
         self.link.say(&Ask::Count { with_digests }).await?;
@@ -210,7 +215,7 @@ impl<'a> Departure<'a> {
         if !surplus.is_empty() {
             for shape in self.shapes.iter().rev().filter(|shape| surplus.contains(&shape.table.name)) {
                 self.link.say(&Ask::Keys { name: shape.table.name.to_owned() }).await?;
-                send(&mut self.connection, self.link, None, shape.copy_keys(tenant)).await?;
+                send(&mut self.connection, self.link, None, false, shape.copy_keys(tenant)).await?;
             }
             self.link.say(&Ask::Count { with_digests }).await?;
             surplus = self.surplus(&here).await?;
@@ -298,7 +303,7 @@ async fn see_home_taken(
     let tail = shapes.iter().find(|shape| shape.table.name == tables::TAIL).expect("what may come late is a table");
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
     link.say(&Ask::Tail).await?;
-    let frames = send(&mut connection, link, None, tail.copy_out(&moving.tenant, since)).await?;
+    let frames = send(&mut connection, link, None, false, tail.copy_out(&moving.tenant, since)).await?;
     connection.execute("COMMIT").await?;
     connection.close().await?;
     // The end of the rows is whatever is said next.
@@ -318,29 +323,39 @@ async fn moment(connection: &mut PgConnection) -> Result<i64, MoveError> {
     Ok(sqlx::query_scalar(sql).fetch_one(connection).await?)
 }
 
-/// What `COPY` says where there are no rows: a header and an end.
-const NO_ROWS_BYTES: usize = 21;
+/// What `COPY` says before the first row, with no flags and nothing added.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What it says after the last.
+const TRAILER: &[u8] = &[0xff, 0xff];
 
 /// Sends what a statement copies out, after `first` if there are rows, or at any rate where there is no `first`; how many frames
-/// that was.
+/// that was. In parts, each begins with `first`.
 async fn send(
     connection: &mut PgConnection,
     link: &mut MoveLink,
     first: Option<&Ask>,
+    in_parts: bool,
     copy: String,
 ) -> Result<usize, MoveError> {
     let mut rows = connection.copy_out_raw(&copy).await?;
     let mut piece = Vec::with_capacity(PIECE_BYTES);
-    let mut frames = 0;
+    let (mut frames, mut part_bytes) = (0, 0);
     loop {
+        // A message from Postgres is one row, or the trailer.
         let row = rows.try_next().await?;
         let is_over = row.is_none();
-        piece.extend_from_slice(&row.unwrap_or_default());
+        let row = row.unwrap_or_default();
+        piece.extend_from_slice(&row);
         if !is_over && piece.len() < PIECE_BYTES {
             continue;
         }
+        part_bytes += piece.len();
+        let next_part = first.filter(|_| in_parts && !is_over && row != TRAILER && part_bytes >= PART_BYTES);
+        if next_part.is_some() {
+            piece.extend_from_slice(TRAILER);
+        }
         if let Some(first) = first.filter(|_| frames == 0) {
-            if piece.len() <= NO_ROWS_BYTES {
+            if piece.len() <= HEADER.len() + TRAILER.len() {
                 return Ok(0);
             }
             link.say(first).await?;
@@ -352,6 +367,11 @@ async fn send(
             return Ok(frames);
         }
         piece.clear();
+        if let Some(next_part) = next_part {
+            link.say(next_part).await?;
+            piece.extend_from_slice(HEADER);
+            part_bytes = 0;
+        }
     }
 }
 

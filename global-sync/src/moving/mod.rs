@@ -21,7 +21,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use shared::ids::TenantId;
@@ -36,7 +36,7 @@ pub(crate) use record::{Mode, Move};
 use self::tables::Tally;
 use crate::{
     store::{Store, StoreError},
-    transport::BrokenOff,
+    transport::{BrokenOff, STALLED_AFTER},
 };
 
 /// Why a region that abstains neither agrees to a home nor hands one over.
@@ -146,14 +146,17 @@ impl From<sqlx::Error> for MoveError {
     }
 }
 
-/// A connection of its own that sees the rows of one tenant, all of them and of it alone. The name of a tenant is letters,
-/// digits and hyphens, whoever says it: nothing in it can end the quotes.
+/// A connection of its own that sees the rows of one tenant, all of them and of it alone. Postgres is patient with it while the
+/// other region is busy with what it was sent. The name of a tenant is letters, digits and hyphens, whoever says it: nothing in
+/// it can end the quotes.
 async fn connect(store: &Store, tenant: &str) -> Result<PgConnection, StoreError> {
     let tenant: TenantId = tenant.parse().map_err(|_| StoreError::Damaged(format!("{tenant:?} is no tenant")))?;
     let mut connection = PgConnection::connect_with(&store.pool().connect_options()).await?;
+    let patience_s = (STALLED_AFTER + Duration::from_secs(30)).as_secs();
     let settings = format!(
         "SET ROLE gocomet_move; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET statement_timeout = '1h'; SET jit = off;
-         SET idle_in_transaction_session_timeout = '150s'; SELECT set_config('app.tenant_id', '{tenant}', false)"
+         SET idle_in_transaction_session_timeout = '{patience_s}s'; SET tcp_user_timeout = '{patience_s}s';
+         SELECT set_config('app.tenant_id', '{tenant}', false)"
     );
     connection.execute(AssertSqlSafe(settings)).await?;
     Ok(connection)

@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use crate::store::StoreError;
 
 /// A table of which a tenant's rows move.
+#[derive(Clone, Copy)]
 pub(super) struct Table {
     pub(super) name: &'static str,
     /// Which rows move, where not all do.
@@ -18,10 +19,12 @@ pub(super) struct Table {
     /// Whether rows are deleted at their home. Of other tables Postgres lets nobody delete any, and no key changes: what is gone
     /// need not be looked for.
     pub(super) loses_rows: bool,
+    /// A row may refer to one of the same table that was made before it.
+    follows_itself: bool,
 }
 
 const fn table(name: &'static str) -> Table {
-    Table { name, only: "true", leavers_first: "1", loses_rows: false }
+    Table { name, only: "true", leavers_first: "1", loses_rows: false, follows_itself: false }
 }
 
 const fn losing(name: &'static str) -> Table {
@@ -48,6 +51,7 @@ pub(super) const MOVES: [Table; 31] = [
     losing("dispatch_candidates"),
     Table {
         leavers_first: "CASE WHEN status IN ('completed', 'cancelled') THEN 0 WHEN after_trip_id IS NULL THEN 1 ELSE 2 END",
+        follows_itself: true,
         ..table("trips")
     },
     Table { leavers_first: "CASE WHEN status IN ('declined', 'withdrawn') THEN 0 ELSE 1 END", ..table("fare_shares") },
@@ -163,8 +167,9 @@ impl Shape {
     pub(super) fn copy_out(&self, tenant: &str, since: Option<i64>) -> String {
         let changed = since.map_or_else(String::new, |since| format!(" AND age(xmin) <= (SELECT age('{since}'::xid))"));
         let (columns, hash) = (self.list(), hash_of(&self.columns));
+        let order = if self.table.follows_itself { " ORDER BY id" } else { "" };
         format!(
-            "COPY (SELECT {columns}, {hash} FROM {} WHERE {}{changed}) TO STDOUT (FORMAT binary)",
+            "COPY (SELECT {columns}, {hash} FROM {} WHERE {}{changed}{order}) TO STDOUT (FORMAT binary)",
             self.table.name,
             self.own(tenant)
         )
@@ -265,20 +270,16 @@ pub(super) async fn tally(
 /// Rows deleted with one statement.
 const ERASED_AT_ONCE: i64 = 10_000;
 
-/// A table whose rows are erased, and which of them.
-type Erased = (&'static str, &'static str);
-
 /// Where a tenant's rows are erased, those that refer to others first.
-fn to_erase() -> impl Iterator<Item = Erased> {
-    let left_behind = LEFT_BEHIND.iter().map(|name| (*name, "true"));
-    left_behind.chain(MOVES.iter().rev().map(|table| (table.name, table.only)))
+fn to_erase() -> impl Iterator<Item = Table> {
+    LEFT_BEHIND.iter().map(|name| table(name)).chain(MOVES.into_iter().rev())
 }
 
 /// What is still here of a tenant that is to be erased. It is looked through until there is nothing, since a node that has yet
 /// to hear that the tenant is gone may have written to a table that was found empty.
 pub(super) struct Remains<'a> {
     tenant: &'a str,
-    tables: Vec<Erased>,
+    tables: Vec<Table>,
     at: usize,
     /// How many tables were found empty one after the other.
     empty: usize,
@@ -294,9 +295,9 @@ impl<'a> Remains<'a> {
     pub(super) async fn find_some(&mut self, connection: &mut PgConnection) -> sqlx::Result<Option<Found<'a>>> {
         let Self { tenant, .. } = *self;
         while self.empty < self.tables.len() {
-            let (name, only) = self.tables[self.at];
-            // A trip may have been accepted to follow an earlier one.
-            let order = if name == "trips" { " ORDER BY id DESC" } else { "" };
+            let table = self.tables[self.at];
+            let Table { name, only, .. } = table;
+            let order = if table.follows_itself { " ORDER BY id DESC" } else { "" };
             let find = format!(
                 "SELECT array_agg(ctid)::text FROM (
                      SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}) AS found"
@@ -304,7 +305,7 @@ impl<'a> Remains<'a> {
             let rows: Option<String> = sqlx::query_scalar(AssertSqlSafe(find)).fetch_one(&mut *connection).await?;
             if let Some(rows) = rows {
                 self.empty = 0;
-                return Ok(Some(Found { tenant, table: (name, only), rows }));
+                return Ok(Some(Found { tenant, table, rows }));
             }
             self.empty += 1;
             self.at = (self.at + 1) % self.tables.len();
@@ -316,7 +317,7 @@ impl<'a> Remains<'a> {
 /// Rows of a table that are to be erased.
 pub(super) struct Found<'a> {
     tenant: &'a str,
-    table: Erased,
+    table: Table,
     rows: String,
 }
 
@@ -331,7 +332,7 @@ impl Found<'_> {
         )
         .execute(&mut *tx)
         .await?;
-        let Self { tenant, table: (name, only), rows } = self;
+        let Self { tenant, table: Table { name, only, .. }, rows } = self;
         let delete =
             format!("DELETE FROM {name} WHERE ctid = ANY($1::text::tid[]) AND tenant_id = '{tenant}' AND {only}");
         Ok(sqlx::query(AssertSqlSafe(delete)).bind(rows).execute(tx).await?.rows_affected())

@@ -12,6 +12,7 @@ use crate::{
         StoreError,
         tests::{CLUSTER, Home, batch, created, handed_over, log},
     },
+    transport::STALLED_AFTER,
 };
 use shared::fact::FactStream;
 
@@ -253,4 +254,19 @@ async fn what_is_written_to_a_table_that_was_found_empty_is_erased_as_well(pool:
         erased += found.erase(&mut connection).await.unwrap();
     }
     assert_eq!(erased, 2);
+}
+
+/// It would cut the old home off in the midst of a table while the new one is busy.
+#[sqlx::test(migrations = "../migrations")]
+async fn postgres_is_more_patient_than_the_regions_are_with_each_other(pool: PgPool) {
+    let us = Home::new(&pool, "us-east").await;
+    let mut connection = connect(&us.store, "cabs").await.unwrap();
+    let shortest_s: i64 = sqlx::query_scalar(
+        "SELECT min(setting::bigint / 1000) FROM pg_settings
+         WHERE name IN ('idle_in_transaction_session_timeout', 'tcp_user_timeout', 'statement_timeout')",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    assert!(shortest_s as u64 > STALLED_AFTER.as_secs(), "{shortest_s}");
 }

@@ -14,6 +14,7 @@ mod tls;
 pub use connection::Link;
 pub use keys::{KeyRing, SigningKey};
 pub use mesh::{Mesh, MeshEvent};
+pub(crate) use moving::STALLED_AFTER;
 pub use moving::{BrokenOff, MoveFrame, MoveLink};
 pub use tls::{Credentials, TlsError};
 

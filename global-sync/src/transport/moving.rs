@@ -19,8 +19,9 @@ pub(super) const ALPN: &[u8] = b"gocomet-move/1";
 pub(super) const AT_A_TIME: usize = 32;
 
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// Either side gives up when nothing moves for so long; a large table is written with one statement.
-const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// Either side gives up when nothing moves for so long: a large tenant's rows are counted with one statement. One that is gone is
+/// noticed far sooner, by the connection.
+pub(crate) const STALLED_AFTER: Duration = Duration::from_secs(300);
 
 const SAID: u8 = 1;
 const ROWS: u8 = 2;
