@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor, PgConnection, types::Uuid};
 use super::{
     ABSTAINS, Answer, Ask, MoveError, connect,
     record::tell_moved,
-    tables::{self, Shape},
+    tables::{self, Remains, Shape},
 };
 use crate::{
     store::{Fence, Store, StoreError, from_sql, tell_directory_changed},
@@ -158,8 +158,8 @@ impl Arrival {
             .await?;
         }
         tx.commit().await?;
+        erase(&mut connection, &tenant, attempt).await?;
         hold_attempt(&mut connection, &tenant, attempt).await?;
-        tables::erase(&mut connection, &tenant).await?;
         sqlx::query(
             "INSERT INTO tenant_keys (tenant_id, wrapped) VALUES ($1, $2)
              ON CONFLICT (tenant_id) DO UPDATE SET wrapped = excluded.wrapped",
@@ -250,24 +250,24 @@ impl Arrival {
     async fn count(&mut self, with_digests: bool) -> Result<Answer, MoveError> {
         let tables = tables::tally(&mut self.connection, &self.shapes, &self.tenant, with_digests).await?;
         hold_attempt(&mut self.connection, &self.tenant, self.attempt).await?;
-        sqlx::query("UPDATE tenant_arrivals SET touched_at = now() WHERE tenant_id = $1")
-            .bind(&self.tenant)
-            .execute(&mut self.connection)
-            .await?;
         self.connection.execute("COMMIT").await?;
         Ok(Answer::Counted { written: std::mem::take(&mut self.written), tables })
     }
 }
 
-/// Begins a transaction that an attempt alone may write in: until it ends nobody takes the place of that one.
+/// Begins a transaction that an attempt alone may write in: until it ends nobody takes the place of that one, nor later on for
+/// want of a word of it.
 async fn hold_attempt(connection: &mut PgConnection, tenant: &str, attempt: Uuid) -> Result<(), MoveError> {
     Executor::execute(&mut *connection, "BEGIN").await?;
-    let held = sqlx::query("SELECT FROM tenant_arrivals WHERE tenant_id = $1 AND attempt = $2 FOR SHARE")
+    let held = sqlx::query("UPDATE tenant_arrivals SET touched_at = now() WHERE tenant_id = $1 AND attempt = $2")
         .bind(tenant)
         .bind(attempt)
-        .fetch_optional(connection)
+        .execute(connection)
         .await?;
-    held.map(|_| ()).ok_or_else(|| MoveError::Differs("another attempt has begun, or the move is over".to_owned()))
+    match held.rows_affected() {
+        0 => Err(MoveError::Differs("another attempt has begun, or the move is over".to_owned())),
+        _ => Ok(()),
+    }
 }
 
 /// Takes the place of whoever moves a tenant here; the attempt that is to write from here on, if there was any.
@@ -282,12 +282,23 @@ pub(super) async fn replace_attempt(store: &Store, tenant: &str) -> Result<Optio
 /// Erases all that has arrived of a tenant, if no other attempt has begun meanwhile; how many rows that were.
 pub(super) async fn erase_arrived(store: &Store, tenant: &str, attempt: Uuid) -> Result<u64, MoveError> {
     let mut connection = connect(store, tenant).await?;
+    let rows = erase(&mut connection, tenant, attempt).await?;
     hold_attempt(&mut connection, tenant, attempt).await?;
-    let rows = tables::erase(&mut connection, tenant).await?;
     sqlx::query("DELETE FROM tenant_arrivals WHERE tenant_id = $1").bind(tenant).execute(&mut connection).await?;
     connection.execute("COMMIT").await?;
     connection.close().await?;
     Ok(rows)
+}
+
+/// Erases what has arrived, some rows at a time: what is gone another attempt need not erase.
+async fn erase(connection: &mut PgConnection, tenant: &str, attempt: Uuid) -> Result<u64, MoveError> {
+    let (mut erased, mut remains) = (0, Remains::of(connection, tenant).await?);
+    while let Some(found) = remains.find_some(connection).await? {
+        hold_attempt(connection, tenant, attempt).await?;
+        erased += found.erase(connection).await?;
+        Executor::execute(&mut *connection, "COMMIT").await?;
+    }
+    Ok(erased)
 }
 
 fn refusal(reason: &str) -> MoveError {

@@ -66,7 +66,7 @@ pub(crate) async fn go_on(
 /// transaction that does, since whoever takes the lease or brings the tenant back has to wait for that.
 async fn erase(store: &Store, fence: &Fence, tenant: &str) -> Result<u64, MoveError> {
     let mut connection = connect(store, tenant).await?;
-    let (mut erased, mut remains) = (0, Remains::of(tenant));
+    let (mut erased, mut remains) = (0, Remains::of(&mut connection, tenant).await?);
     while let Some(found) = remains.find_some(&mut connection).await? {
         let Some(mut tx) = store.begin_erasing(fence, tenant).await? else {
             tracing::warn!(tenant, erased, "{tenant} comes back, or is back: what is here of it stays");
@@ -202,10 +202,14 @@ impl<'a> Departure<'a> {
         let tenant = &self.moving.tenant;
         self.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
         let moment = moment(&mut self.connection).await?;
+        // A change may take the place in an index that another leaves; of all there is at one moment none does.
+        let in_parts = since.is_none();
         for shape in &self.shapes {
+            if in_parts {
+                // It takes long: whoever cancels it, or leads meanwhile, need not wait for its end.
+                self.store.note_rows(self.fence, self.moving.id, 0).await?;
+            }
             let ask = Ask::Table { name: shape.table.name.to_owned() };
-            // A change may take the place in an index that another leaves; of all there is at one moment none does.
-            let in_parts = since.is_none();
             send(&mut self.connection, self.link, Some(&ask), in_parts, shape.copy_out(tenant, since)).await?;
         }
         // Both sides count at the same time.

@@ -154,7 +154,7 @@ async fn connect(store: &Store, tenant: &str) -> Result<PgConnection, StoreError
     let mut connection = PgConnection::connect_with(&store.pool().connect_options()).await?;
     let patience_s = (STALLED_AFTER + Duration::from_secs(30)).as_secs();
     let settings = format!(
-        "SET ROLE gocomet_move; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET statement_timeout = '1h'; SET jit = off;
+        "SET ROLE gocomet_move; SET timezone = 'UTC'; SET datestyle = 'ISO'; SET statement_timeout = '12h'; SET jit = off;
          SET idle_in_transaction_session_timeout = '{patience_s}s'; SET tcp_user_timeout = '{patience_s}s';
          SELECT set_config('app.tenant_id', '{tenant}', false)"
     );

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use crate::store::StoreError;
 
@@ -279,6 +279,9 @@ fn to_erase() -> impl Iterator<Item = Table> {
 /// to hear that the tenant is gone may have written to a table that was found empty.
 pub(super) struct Remains<'a> {
     tenant: &'a str,
+    /// Nothing is looked for that refers to what is erased: all of that goes as well. Postgres would go through whole tables for
+    /// each row, other tenants' and all: few references have an index, which every ride would pay for.
+    is_unchecked: bool,
     tables: Vec<Table>,
     at: usize,
     /// How many tables were found empty one after the other.
@@ -287,17 +290,22 @@ pub(super) struct Remains<'a> {
 
 impl<'a> Remains<'a> {
     /// Nothing is looked for yet.
-    pub(super) fn of(tenant: &'a str) -> Self {
-        Self { tenant, tables: to_erase().collect(), at: 0, empty: 0 }
+    pub(super) async fn of(connection: &mut PgConnection, tenant: &'a str) -> sqlx::Result<Self> {
+        let may = "SELECT has_parameter_privilege('session_replication_role', 'SET')";
+        let is_unchecked: bool = sqlx::query_scalar(may).fetch_one(connection).await?;
+        if !is_unchecked {
+            tracing::warn!("what tenants leave is erased slowly: run deploy/sql/roles.sql once more");
+        }
+        Ok(Self { tenant, is_unchecked, tables: to_erase().collect(), at: 0, empty: 0 })
     }
 
     /// Some rows, by where they lie; none if nothing is left.
     pub(super) async fn find_some(&mut self, connection: &mut PgConnection) -> sqlx::Result<Option<Found<'a>>> {
-        let Self { tenant, .. } = *self;
+        let Self { tenant, is_unchecked, .. } = *self;
         while self.empty < self.tables.len() {
             let table = self.tables[self.at];
             let Table { name, only, .. } = table;
-            let order = if table.follows_itself { " ORDER BY id DESC" } else { "" };
+            let order = if table.follows_itself && !is_unchecked { " ORDER BY id DESC" } else { "" };
             let find = format!(
                 "SELECT array_agg(ctid)::text FROM (
                      SELECT ctid FROM {name} WHERE tenant_id = '{tenant}' AND {only}{order} LIMIT {ERASED_AT_ONCE}) AS found"
@@ -305,7 +313,7 @@ impl<'a> Remains<'a> {
             let rows: Option<String> = sqlx::query_scalar(AssertSqlSafe(find)).fetch_one(&mut *connection).await?;
             if let Some(rows) = rows {
                 self.empty = 0;
-                return Ok(Some(Found { tenant, table, rows }));
+                return Ok(Some(Found { tenant, is_unchecked, table, rows }));
             }
             self.empty += 1;
             self.at = (self.at + 1) % self.tables.len();
@@ -317,6 +325,7 @@ impl<'a> Remains<'a> {
 /// Rows of a table that are to be erased.
 pub(super) struct Found<'a> {
     tenant: &'a str,
+    is_unchecked: bool,
     table: Table,
     rows: String,
 }
@@ -324,28 +333,14 @@ pub(super) struct Found<'a> {
 impl Found<'_> {
     /// Erases them, if they are still the tenant's, as part of a transaction; how many there were.
     pub(super) async fn erase(&self, tx: &mut PgConnection) -> sqlx::Result<u64> {
-        // All that refers to them goes as well. To have Postgres look for it, row by row, would take it through whole tables,
-        // other tenants' rows and all: few references have an index, which every ride would pay for.
-        sqlx::query(
-            "SELECT set_config('session_replication_role', 'replica', true)
-             WHERE has_parameter_privilege('session_replication_role', 'SET')",
-        )
-        .execute(&mut *tx)
-        .await?;
-        let Self { tenant, table: Table { name, only, .. }, rows } = self;
+        let Self { tenant, is_unchecked, table: Table { name, only, .. }, rows } = self;
+        if *is_unchecked {
+            tx.execute("SET LOCAL session_replication_role = replica").await?;
+        }
         let delete =
             format!("DELETE FROM {name} WHERE ctid = ANY($1::text::tid[]) AND tenant_id = '{tenant}' AND {only}");
         Ok(sqlx::query(AssertSqlSafe(delete)).bind(rows).execute(tx).await?.rows_affected())
     }
-}
-
-/// Erases all of a tenant's rows as part of a transaction; how many there were.
-pub(super) async fn erase(tx: &mut PgConnection, tenant: &str) -> sqlx::Result<u64> {
-    let (mut erased, mut remains) = (0, Remains::of(tenant));
-    while let Some(found) = remains.find_some(tx).await? {
-        erased += found.erase(tx).await?;
-    }
-    Ok(erased)
 }
 
 /// Whether any row of a tenant's is here.

@@ -226,7 +226,12 @@ async fn what_refers_to_erased_rows_is_not_looked_for_row_by_row(pool: PgPool) {
     us.superuser.execute(begin).await.unwrap();
     let mut connection = connect(&us.store, "cabs").await.unwrap();
     let mut tx = connection.begin().await.unwrap();
-    assert_eq!(tables::erase(&mut tx, "cabs").await.unwrap(), 100);
+    let mut remains = Remains::of(&mut tx, "cabs").await.unwrap();
+    let mut erased = 0;
+    while let Some(found) = remains.find_some(&mut tx).await.unwrap() {
+        erased += found.erase(&mut tx).await.unwrap();
+    }
+    assert_eq!(erased, 100);
     let scans: i64 = sqlx::query_scalar(
         "SELECT seq_scan + COALESCE(idx_scan, 0) FROM pg_stat_xact_user_tables WHERE relname = 'rides'",
     )
@@ -246,7 +251,7 @@ async fn what_is_written_to_a_table_that_was_found_empty_is_erased_as_well(pool:
         .await
         .unwrap();
     let mut connection = connect(&us.store, "cabs").await.unwrap();
-    let mut remains = Remains::of("cabs");
+    let mut remains = Remains::of(&mut connection, "cabs").await.unwrap();
     let found = remains.find_some(&mut connection).await.unwrap().expect("a rider");
     us.superuser.execute("INSERT INTO tenant_keys (tenant_id, wrapped) VALUES ('cabs', 'key')").await.unwrap();
     let mut erased = found.erase(&mut connection).await.unwrap();

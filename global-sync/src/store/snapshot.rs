@@ -156,7 +156,11 @@ impl Store {
         // A connection of its own: one that is left in the midst of a copy is no use to anybody.
         let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
         connection
-            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = '1h'")
+            .execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = '12h'")
+            .await?;
+        // Whoever takes it may pause longer than Postgres waits for others.
+        connection
+            .execute("SET LOCAL tcp_user_timeout = '60s'; SET LOCAL idle_in_transaction_session_timeout = '60s'")
             .await?;
         for (number, table) in (0..).zip(&TABLES) {
             send(pieces, Piece::Table(number)).await?;
@@ -197,8 +201,12 @@ impl Store {
         let mut connection = PgConnection::connect_with(&self.pool.connect_options()).await?;
         // The source may pause longer than a transaction of ours is allowed to.
         connection
-            .execute("BEGIN; SET LOCAL statement_timeout = '1h'; SET LOCAL idle_in_transaction_session_timeout = '60s'")
+            .execute(
+                "BEGIN; SET LOCAL statement_timeout = '12h'; SET LOCAL idle_in_transaction_session_timeout = '60s'",
+            )
             .await?;
+        // A statement that takes long ends with this process, and leaves the lease to another.
+        connection.execute("SET LOCAL client_connection_check_interval = '2s'").await?;
         take_rows(&mut connection, pieces).await?;
         proof::check(&mut connection, cluster_id, trust).await?;
         // Only now that nothing is waited for any more is the lease held fast: until then another instance may take it.
