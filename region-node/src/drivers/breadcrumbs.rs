@@ -5,7 +5,7 @@
 //! Until Postgres has taken a batch it stays here, whatever becomes of the call that writes it: who ends a trip writes what
 //! waits, other drivers' traces among it, and may hang up in the middle.
 //!
-//! Whoever wants to know that his positions are kept writes what waits too, and all that came meanwhile goes with the next
+//! Whoever wants to know that his positions are kept has what waits written too, and all that came meanwhile goes with the next
 //! batch: however many ask, one statement is under way.
 //!
 //! While Postgres is away the room is shared out: whoever holds more than an equal share keeps every second of his own
@@ -18,6 +18,7 @@ use std::{
 };
 
 use shared::ids::{DriverId, TenantId};
+use tokio::sync::watch;
 
 use super::{position::Position, store};
 use crate::{app::App, http::Problem};
@@ -42,6 +43,8 @@ pub(super) struct Breadcrumbs {
     held: Arc<Mutex<Held>>,
     /// Held while a batch is written, so that whoever needs a whole trace waits for what is under way.
     writing: Arc<tokio::sync::Mutex<()>>,
+    /// The newest batch that is in Postgres, and with it all before.
+    written: watch::Sender<Batch>,
     /// Of what waits. As much may be in the midst of being written, and come back.
     most_waiting: usize,
 }
@@ -54,12 +57,10 @@ struct Held {
     count: usize,
     /// Batches taken from here before this one.
     taken: u64,
-    /// Of those, how many are in Postgres: what was not written is in a later one.
-    written: u64,
 }
 
-/// What waited at one time, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What waited at one time, by its number. What could not be written is in a later one as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Batch(u64);
 
 struct Trace {
@@ -91,6 +92,10 @@ impl Held {
 
     /// Makes what is held fit, but for the newest position of each driver.
     fn thin(&mut self, most: usize) {
+        if self.count > most {
+            // What was not answered in time was sent again.
+            self.count -= self.traces.values_mut().map(Trace::forget_copies).sum::<usize>();
+        }
         let before = self.count;
         while self.count > most {
             let share = (most / self.traces.len()).max(1);
@@ -109,6 +114,14 @@ impl Held {
 }
 
 impl Trace {
+    /// Keeps one of those that are of the same time; how many are gone.
+    fn forget_copies(&mut self) -> usize {
+        let before = self.positions.len();
+        self.positions.sort_by_key(|position| position.recorded_at);
+        self.positions.dedup_by_key(|position| position.recorded_at);
+        before - self.positions.len()
+    }
+
     /// Counted from the newest; how many are gone.
     fn keep_every_second(&mut self) -> usize {
         let before = self.positions.len();
@@ -124,8 +137,7 @@ impl Trace {
 /// Breadcrumbs on their way to Postgres. Dropped, by a failure or because nobody waits any more, it puts back what is not
 /// known to be there; what was written after all is found there by its key and not written twice.
 struct Batches<'a> {
-    held: &'a Mutex<Held>,
-    most_waiting: usize,
+    all: &'a Breadcrumbs,
     batch: Batch,
     crumbs: Vec<Breadcrumb>,
     written: usize,
@@ -140,11 +152,11 @@ impl Batches<'_> {
 
 impl Drop for Batches<'_> {
     fn drop(&mut self) {
-        let mut held = Held::of(self.held);
         if self.next().is_none() {
-            held.written = self.batch.0;
+            self.all.written.send_replace(self.batch);
             return;
         }
+        let mut held = Held::of(&self.all.held);
         let later = held.take();
         for Breadcrumb { tenant, driver_id, position } in &self.crumbs[self.written..] {
             held.add(tenant, *driver_id, &[*position]);
@@ -152,14 +164,15 @@ impl Drop for Batches<'_> {
         for (driver_id, Trace { tenant, positions }) in later {
             held.add(&tenant, driver_id, &positions);
         }
-        held.thin(self.most_waiting);
+        held.thin(self.all.most_waiting);
     }
 }
 
 impl Breadcrumbs {
     /// Holds at most `most_held`, what is being written included.
     pub(super) fn new(most_held: usize) -> Self {
-        Self { held: Arc::default(), writing: Arc::default(), most_waiting: most_held / 2 }
+        let written = watch::Sender::new(Batch(0));
+        Self { held: Arc::default(), writing: Arc::default(), written, most_waiting: most_held / 2 }
     }
 
     /// Takes the positions of a driver who may be on a trip; in which batch they are.
@@ -176,13 +189,24 @@ impl Breadcrumbs {
         self.write(app).await
     }
 
-    /// Returns once a batch is in Postgres, writing it unless somebody else has.
+    /// Returns once a batch is in Postgres, having it written unless somebody else does.
     pub(super) async fn keep(&self, app: &App, batch: Batch) -> Result<(), Problem> {
-        let _writing = self.writing.lock().await;
-        if Held::of(&self.held).written >= batch.0 {
+        let mut written = self.written.subscribe();
+        let writing = tokio::select! {
+            biased;
+            _ = written.wait_for(|written| *written >= batch) => return Ok(()),
+            writing = self.writing.clone().lock_owned() => writing,
+        };
+        if *self.written.borrow() >= batch {
             return Ok(());
         }
-        self.write(app).await
+        // In a task of its own: whoever waits no longer leaves the others what has begun.
+        let (crumbs, app) = (self.clone(), app.clone());
+        let write = app.tasks.clone().spawn(async move {
+            let _writing = writing;
+            crumbs.write(&app).await
+        });
+        write.await.unwrap_or_else(|_| Err(Problem::internal()))
     }
 
     async fn write(&self, app: &App) -> Result<(), Problem> {
@@ -205,7 +229,7 @@ impl Breadcrumbs {
             positions.sort_by_key(|position| position.recorded_at);
             positions.into_iter().map(move |position| Breadcrumb { tenant: tenant.clone(), driver_id, position })
         });
-        Batches { held: &self.held, most_waiting: self.most_waiting, batch, crumbs: crumbs.collect(), written: 0 }
+        Batches { all: self, batch, crumbs: crumbs.collect(), written: 0 }
     }
 }
 
@@ -251,7 +275,7 @@ mod tests {
     #[test]
     fn a_batch_is_written_once_what_was_in_it_is_in_whichever_batch_that_was() {
         let (crumbs, tenant, driver) = (Breadcrumbs::new(12), "cabs".parse().unwrap(), DriverId::new());
-        let written = || Batch(Held::of(&crumbs.held).written);
+        let written = || *crumbs.written.borrow();
         let first = crumbs.drop_all(&tenant, driver, &trace(0..2));
         assert_eq!(crumbs.drop_all(&tenant, driver, &trace(2..3)), first);
         assert_ne!(written(), first);
@@ -284,6 +308,18 @@ mod tests {
         crumbs.drop_all(&tenant, late, &trace(0..30));
         assert_eq!(held(&crumbs, late), trace(0..30));
         assert!(Held::of(&crumbs.held).count <= 100);
+    }
+
+    #[test]
+    fn what_was_sent_again_pushes_nothing_out() {
+        let (crumbs, tenant, driver) = (Breadcrumbs::new(20), "cabs".parse().unwrap(), DriverId::new());
+        for _ in 0..50 {
+            crumbs.drop_all(&tenant, driver, &trace(0..8));
+        }
+        let mut kept = held(&crumbs, driver);
+        kept.dedup();
+        assert_eq!(kept[..8], trace(0..8));
+        assert!(Held::of(&crumbs.held).count <= 10);
     }
 
     #[test]

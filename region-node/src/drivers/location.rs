@@ -37,7 +37,8 @@ impl Taken {
         self.trace.is_some()
     }
 
-    /// Returns once those of a running trip are in Postgres: what was acknowledged outlives this node.
+    /// Returns once those of a running trip are in Postgres: what was acknowledged outlives this node, but for what made room
+    /// while Postgres was away.
     pub async fn keep(&self, app: &App) -> Result<(), Problem> {
         match self.trace {
             // On the heap: few drivers are on a trip, and the future of every other report would be several times as large.
@@ -48,7 +49,7 @@ impl Taken {
 }
 
 /// Takes a driver's position, or an array of 1 to 100 of them; the newest counts, and all of them while on a trip, of which
-/// they are stored before this answers. What was not answered can be sent again: a position is kept once.
+/// they are stored before this answers. What was not answered can be sent again: of one time one position is kept.
 #[utoipa::path(post, path = "/v1/drivers/{id}/location", tag = "drivers", security(("bearer" = [])),
     request_body = PositionsInput,
     params(("X-Tenant-Id" = String, Header), ("id" = DriverId, Path)),

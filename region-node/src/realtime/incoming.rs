@@ -12,6 +12,7 @@ use socketioxide::{
     handler::{FromMessageParts, MessageHandler, Value as RawValue},
     socket::Socket,
 };
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
@@ -32,7 +33,12 @@ pub(super) struct LocationUpdate {
     pub(super) app: App,
     pub(super) reporter: Reporter,
     pub(super) flood: Arc<Flood>,
+    /// Acknowledgements that may wait at once until positions are stored.
+    pub(super) acks: Arc<Semaphore>,
 }
+
+/// An app that waits for more of them than this is sent away.
+pub(super) const ACKS_AT_ONCE: usize = 64;
 
 /// Tells this handler from the library's own, which are made of functions.
 pub(super) enum InPlace {}
@@ -65,8 +71,13 @@ impl MessageHandler<Adapter, InPlace> for LocationUpdate {
         {
             return send_taken(ack, ack_id, Ok(taken));
         }
+        let Ok(waits) = self.acks.clone().try_acquire_owned() else {
+            let problem = Problem::new(Code::Unavailable, "too much waits to be stored; send it again");
+            return send_taken(ack, ack_id, Err(problem));
+        };
         let (app, reporter) = (self.app.clone(), self.reporter.clone());
         self.app.spawn(async move {
+            let _waits = waits;
             let limit = app.config.http.request_timeout;
             let kept = async {
                 let taken = match known {

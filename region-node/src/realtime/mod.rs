@@ -22,6 +22,7 @@ use socketioxide::{
     layer::SocketIoLayer,
 };
 use socketioxide_redis::{FredAdapter, RedisAdapterConfig, RedisAdapterCtr};
+use tokio::sync::Semaphore;
 
 pub use event::{Event, EventReceiver, EventSender, channel};
 pub use refusal::{Refusals, Unveiling};
@@ -116,7 +117,8 @@ async fn authenticate(
         let reporter = Reporter::new(&app, caller.tenant(), driver_id);
         let flood = Arc::new(Flood::new(&app.config.limits));
         socket.extensions.insert(flood.clone());
-        socket.on("location:update", incoming::LocationUpdate { app, reporter, flood });
+        let acks = Arc::new(Semaphore::new(incoming::ACKS_AT_ONCE));
+        socket.on("location:update", incoming::LocationUpdate { app, reporter, flood, acks });
         socket.on("ride:accept", incoming::ride_accept);
         socket.on("ride:decline", incoming::ride_decline);
     }

@@ -98,7 +98,7 @@ export function Cockpit({ session }: { session: Session }) {
   const { here, place } = position;
   // The first metres of a trip count: where it begins is told as soon as it has.
   const onTrip = job?.status === 'in_progress' || job?.status === 'paused';
-  const lateS = useReporting(online, session.subject, here, socket, job?.status ?? '', onTrip);
+  const { lateS, settle } = useReporting(online, session.subject, here, socket, job?.status ?? '', onTrip);
   const target: Point | null = job?.status === 'accepted' ? job.pickup : job?.status === 'in_progress' ? job.dropoff : null;
   useAutopilot(autopilot, here, target, speed, place);
 
@@ -170,6 +170,7 @@ export function Cockpit({ session }: { session: Session }) {
             trip={job}
             riderName={current.data?.rider?.name ?? null}
             here={here}
+            beforeEnd={settle}
             onTrip={setJob}
             onDone={() => {
               setJob(null);

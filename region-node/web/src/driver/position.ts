@@ -1,5 +1,6 @@
 import { useCallback, useEffect, useRef, useState } from 'react';
 import { sendLocation, type Position } from '../api/calls';
+import { ApiError } from '../api/problem';
 import { clientOf } from '../api/session';
 import type { PositionAnswer, RideSocket } from '../api/socket';
 import type { Taken } from '../api/types';
@@ -18,8 +19,17 @@ const TICK_MS = 1000;
 /** A driver who stands still says so this often; a position older than a minute is forgotten by the region. */
 const STILL_EVERY_MS = 10_000;
 
+/** The region answers sooner, if only to say that it could not; a lost connection is told at once. */
+const ANSWER_WITHIN_MS = 25_000;
+
 /** An answer later than this says nothing of how it is now. */
-const ANSWER_WITHIN_MS = 5000;
+const IS_NEWS_WITHIN_MS = 5000;
+
+/** For how long nothing but the newest position is sent when the region has had enough. */
+const REST_MS = 5000;
+
+/** A trip's end waits for its positions as long as this, not for ever: without a network it ends all the same. */
+const SETTLED_WITHIN_MS = 10_000;
 
 /** Faster is no drive but a car put somewhere else on the map. */
 const FASTEST_M_PER_S = 60;
@@ -107,10 +117,16 @@ export function useAutopilot(active: boolean, here: Here | null, target: Point |
   }, [goal, place]);
 }
 
+interface Reporting {
+  /** How many seconds old the last position was when it came, if that is too old for anybody to find the driver there. */
+  lateS: number | null;
+  /** Waits, not for ever, until the region has all positions of the trip. */
+  settle: () => Promise<void>;
+}
+
 /**
  * Tells the region where the driver is: each second while moving, seldom while standing, and at once when `moment` changes;
- * over the socket if there is one. What is not acknowledged of a running trip is sent again. Returns how many seconds old the last position was when it came, if that is too old for
- * anybody to find the driver there.
+ * over the socket if there is one. What is not acknowledged of a running trip is sent again.
  */
 export function useReporting(
   online: boolean,
@@ -119,10 +135,12 @@ export function useReporting(
   socket: RideSocket | null,
   moment: string,
   onTrip: boolean,
-): number | null {
+): Reporting {
   const [lateS, setLateS] = useState<number | null>(null);
   const latest = useRef({ here, socket, onTrip });
   const unsent = useRef(new Unsent());
+  const unanswered = useRef(0);
+  const restUntil = useRef(0);
   const sent = useRef<{ at: number; point: Point } | null>(null);
   useEffect(() => {
     latest.current = { here, socket, onTrip };
@@ -148,24 +166,32 @@ export function useReporting(
       recorded_at: new Date(at).toISOString(),
     };
     sent.current = { at, point: here };
-    const positions = unsent.current.withOldest(position);
-    const taken = (answer: Taken): void => setLateS(answer.late_s ?? null);
-    const failed = (): void => {
-      if (onTrip) unsent.current.keep(positions);
+    const positions = now < restUntil.current ? [position] : unsent.current.withOldest(position);
+    const taken = (answer: Taken): void => {
+      if (Date.now() - now < IS_NEWS_WITHIN_MS) setLateS(answer.late_s ?? null);
     };
+    const failed = (code?: string): void => {
+      if (code === 'rate_limited') restUntil.current = Date.now() + REST_MS;
+      // Refused for good is the newest at fault; the others had been taken as they are.
+      const again = code === 'validation_failed' ? positions.slice(0, -1) : positions;
+      if (onTrip) unsent.current.keep(again);
+    };
+    const over = (): void => {
+      unanswered.current--;
+    };
+    unanswered.current++;
     if (socket?.connected === true) {
       // Without an answer what was known before stands, beside the socket's state.
-      const answered = (answer: PositionAnswer): void => {
-        if (answer.ok) taken(answer);
-        else if (answer.code !== 'validation_failed') failed();
-      };
-      socket.timeout(ANSWER_WITHIN_MS).emitWithAck('location:update', positions).then(answered, failed);
+      const answered = (answer: PositionAnswer): void => (answer.ok ? taken(answer) : failed(answer.code));
+      const lost = (): void => failed();
+      void socket.timeout(ANSWER_WITHIN_MS).emitWithAck('location:update', positions).then(answered, lost).finally(over);
     } else {
       // The next second tries again with a newer position; the socket's state is what the driver is shown.
-      sendLocation(clientOf('driver'), subject, positions).then(taken, () => {
-        failed();
+      const refused = (error: unknown): void => {
+        failed(error instanceof ApiError ? error.code : undefined);
         sent.current = last;
-      });
+      };
+      void sendLocation(clientOf('driver'), subject, positions).then(taken, refused).finally(over);
     }
   }, [subject]);
 
@@ -182,5 +208,11 @@ export function useReporting(
   useEffect(() => {
     if (online && at !== undefined && at - (sent.current?.at ?? 0) >= TICK_MS / 2) report();
   }, [online, at, report]);
-  return online ? lateS : null;
+  const settle = useCallback(async () => {
+    const begun = Date.now();
+    while ((unanswered.current > 0 || !unsent.current.isEmpty) && Date.now() - begun < SETTLED_WITHIN_MS) {
+      await new Promise((resolve) => window.setTimeout(resolve, 100));
+    }
+  }, []);
+  return { lateS: online ? lateS : null, settle };
 }

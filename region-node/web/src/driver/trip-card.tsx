@@ -19,16 +19,19 @@ interface TripCardProps {
   /** The rider's first name, once known. */
   riderName: string | null;
   here: Point | null;
+  /** The fare is counted from positions: they are sent before. */
+  beforeEnd: () => Promise<void>;
   onTrip: (trip: Trip) => void;
   onDone: () => void;
 }
 
 /** The trip under way, step by step, and what it earned. */
-export function TripCard({ trip, riderName, here, onTrip, onDone }: TripCardProps) {
+export function TripCard({ trip, riderName, here, beforeEnd, onTrip, onDone }: TripCardProps) {
   const client = clientOf('driver');
   const [pin, setPin] = useState('');
   const attempt = useAttemptKey();
   const step = useAction(async (next: TripStep) => {
+    if (next === 'end') await beforeEnd();
     const body = next === 'start' && pin.trim() !== '' ? { pin: pin.trim() } : {};
     try {
       const moved = await stepTrip(client, trip.id, next, body, attempt.keyFor([trip.id, trip.status, next, body]));

@@ -10,7 +10,7 @@ it('what was not acknowledged goes with the next position, oldest first, a hundr
   const unsent = new Unsent();
   expect(unsent.withOldest(at(0))).toEqual([at(0)]);
   unsent.keep([at(1)]);
-  unsent.keep([at(0)]);
+  unsent.keep([at(0), at(1)]);
   unsent.keep(seconds(2, 150));
   const first = unsent.withOldest(at(150));
   expect(first).toEqual([...seconds(0, 99), at(150)]);

@@ -19,7 +19,8 @@ export class Unsent {
   }
 
   keep(failed: readonly Position[]): void {
-    this.positions = [...this.positions, ...failed].sort((a, b) => a.recorded_at.localeCompare(b.recorded_at));
+    const all = [...this.positions, ...failed].sort((a, b) => (a.recorded_at < b.recorded_at ? -1 : 1));
+    this.positions = all.filter((one, index) => one.recorded_at !== all[index - 1]?.recorded_at);
     if (this.positions.length > MOST_KEPT) {
       const last = this.positions.length - 1;
       this.positions = this.positions.filter((_, index) => (last - index) % 2 === 0);

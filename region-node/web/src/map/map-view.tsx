@@ -144,7 +144,10 @@ export default function MapView(props: MapProps) {
     made.touchZoomRotate.disableRotation();
     const canvas = made.getCanvas();
     canvas.setAttribute('aria-label', latest.current.props.label);
-    made.on('click', (event) => latest.current.props.onPick?.({ lat: event.lngLat.lat, lng: event.lngLat.lng }));
+    made.on('click', (event) => {
+      const { lat, lng } = event.lngLat.wrap();
+      latest.current.props.onPick?.({ lat, lng });
+    });
     const viewport = (): void => {
       const middle = made.getCenter();
       const corner = made.getBounds().getNorthEast();
@@ -269,7 +272,7 @@ function showMarkers(map: MapLibre, known: Map<string, Placed>, markers: readonl
       const draggable = marker.draggable === true;
       const made = new Marker({ element: markerElement(marker), draggable }).setLngLat([marker.lng, marker.lat]).addTo(map);
       made.on('dragend', () => {
-        const at = made.getLngLat();
+        const at = made.getLngLat().wrap();
         moved(marker.id, { lat: at.lat, lng: at.lng });
       });
       known.set(marker.id, { marker: made, frame: 0 });
