@@ -146,6 +146,7 @@ CREATE TABLE wallets (
     balance        bigint NOT NULL CONSTRAINT wallet_is_never_overdrawn CHECK (balance >= 0),
     CONSTRAINT one_wallet_per_rider_and_currency PRIMARY KEY (rider_id, currency)
 );
+CREATE INDEX wallets_of_tenant ON wallets (tenant_id);
 CALL fence_by_tenant('wallets');
 REVOKE DELETE ON wallets FROM gocomet_app, gocomet_system;
 

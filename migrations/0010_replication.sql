@@ -580,6 +580,7 @@ CREATE TABLE ledger_facts (
 CREATE UNIQUE INDEX ledger_facts_origin ON ledger_facts (origin_region, origin_incarnation, origin_seq);
 CREATE UNIQUE INDEX ledger_facts_position ON ledger_facts (position);
 CREATE INDEX ledger_facts_tenant ON ledger_facts (tenant_id, position);
+CREATE INDEX ledger_facts_by_settling ON ledger_facts USING brin (settled_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX ledger_facts_payment ON ledger_facts (payment_id);
 CREATE INDEX ledger_facts_trip ON ledger_facts (trip_id) WHERE kind = 'settlement';
 CREATE INDEX ledger_facts_payout ON ledger_facts (tenant_id, driver_id) WHERE kind = 'payout';

@@ -247,8 +247,11 @@ pub(super) async fn insert_offers(
          JOIN drivers d ON d.id = n.driver_id AND d.status = 'online' AND d.erased_at IS NULL
          WHERE NOT EXISTS (
              SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = n.driver_id
-               AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+               AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused') AND t.after_trip_id IS NULL
                AND (t.id = n.after_trip_id AND t.status = 'in_progress') IS NOT TRUE
+         ) AND NOT EXISTS (
+             SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = n.driver_id
+               AND t.status = 'accepted' AND t.after_trip_id IS NOT NULL
          ) AND NOT EXISTS (
              SELECT FROM unnest($8::text[]) AS required (kind)
              WHERE coalesce((d.documents ->> required.kind)::timestamptz <= $7, true)
@@ -283,7 +286,8 @@ pub(super) async fn why_not(
     let rows = sqlx::query!(
         r#"SELECT d.id, d.status = 'online' AND d.erased_at IS NULL AS "online!",
                   EXISTS (SELECT FROM trips t WHERE t.tenant_id = d.tenant_id AND t.driver_id = d.id
-                          AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')) AS "on_trip!",
+                          AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+                          AND t.after_trip_id IS NULL) AS "on_trip!",
                   EXISTS (SELECT FROM unnest($2::text[]) AS required (kind)
                           WHERE d.documents ->> required.kind IS NULL) AS "lacks!",
                   EXISTS (SELECT FROM unnest($2::text[]) AS required (kind)
@@ -320,11 +324,14 @@ pub(super) async fn mark_offered(
     let ids: Vec<_> = offers.iter().map(|id| id.0).collect();
     let marked = sqlx::query_scalar!(
         "WITH taken_back AS (
-             DELETE FROM offers o WHERE o.id = ANY($2) AND EXISTS (
+             DELETE FROM offers o WHERE o.id = ANY($2) AND (EXISTS (
                  SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = o.driver_id
-                   AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+                   AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused') AND t.after_trip_id IS NULL
                    AND (t.id = o.after_trip_id AND t.status = 'in_progress') IS NOT TRUE
-             ) RETURNING o.id
+             ) OR EXISTS (
+                 SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = o.driver_id
+                   AND t.status = 'accepted' AND t.after_trip_id IS NOT NULL
+             )) RETURNING o.id
          ), standing AS (
              SELECT ride_id, array_agg(id) AS ids, max(expires_at) AS until FROM offers
              WHERE id = ANY($2) AND id NOT IN (SELECT id FROM taken_back) GROUP BY ride_id

@@ -155,7 +155,8 @@ pub(super) async fn standings(app: &App, drivers: &[DriverId]) -> Result<Vec<(Te
 pub(super) async fn busy(app: &App) -> Result<Vec<(TenantId, DriverId)>, Problem> {
     let rows = sqlx::query!(
         r#"SELECT tenant_id AS "tenant_id!", driver_id AS "driver_id!" FROM offers WHERE status = 'live'
-           UNION SELECT tenant_id, driver_id FROM trips WHERE status IN ('accepted', 'arrived', 'in_progress', 'paused')"#
+           UNION SELECT tenant_id, driver_id FROM trips
+                 WHERE status IN ('accepted', 'arrived', 'in_progress', 'paused') AND after_trip_id IS NULL"#
     )
     .fetch_all(app.db.system_alone())
     .await?;

@@ -319,9 +319,18 @@ async fn erase_means_of_payment(tx: &mut TenantTx, rider: Uuid) -> sqlx::Result<
     )
     .execute(tx.conn())
     .await?;
+    // By the top-ups' index and by that of trips: payments have none by rider.
     sqlx::query!(
         "UPDATE payments SET method = method - 'token'
-         WHERE rider_id = $1 AND (kind = 'top_up' OR trip_id IN (
+         WHERE rider_id = $1 AND kind = 'top_up'
+             AND status IN ('settled', 'refunded', 'partially_refunded', 'failed') AND method ? 'token'",
+        rider
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "UPDATE payments SET method = method - 'token'
+         WHERE rider_id = $1 AND trip_id = ANY(ARRAY(
                  SELECT trip_id FROM rides WHERE rider_id = $1
                  UNION ALL
                  SELECT r.trip_id FROM fare_shares s JOIN rides r ON r.id = s.ride_id WHERE s.rider_id = $1))

@@ -26,9 +26,14 @@ pub async fn book_forgotten(app: App) {
     every(app, LOOK_EVERY, move |app| {
         let position = position.clone();
         async move {
-            let newest = run_due(&app, position.load(Relaxed)).await?;
-            position.store(newest, Relaxed);
-            Ok(())
+            loop {
+                let before = position.load(Relaxed);
+                let until = run_due(&app, before).await?;
+                if until == before {
+                    return Ok(());
+                }
+                position.store(until, Relaxed);
+            }
         }
     })
     .await;
@@ -38,7 +43,7 @@ pub async fn book_forgotten(app: App) {
 /// here, since its holder lives where the tenant was at home before, can move nothing here either.
 pub(super) async fn run_due(app: &App, position: i64) -> Result<i64, Problem> {
     let mut tx = app.db.system().await?;
-    let (holders, newest) = store::holders_forgotten(&mut tx, &app.region, position).await?;
+    let (holders, until) = store::holders_forgotten(&mut tx, &app.region, position).await?;
     tx.commit().await?;
     for (tenant, holder) in holders {
         let (mut tx, now) = (app.db.begin(&tenant).await?, app.clock.now());
@@ -53,5 +58,5 @@ pub(super) async fn run_due(app: &App, position: i64) -> Result<i64, Problem> {
         }
         tx.commit().await?;
     }
-    Ok(newest)
+    Ok(until)
 }

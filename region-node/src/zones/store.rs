@@ -50,7 +50,7 @@ pub(super) async fn join(tx: &mut TenantTx, drivers: &[(DriverId, String)], now:
          JOIN drivers d ON d.id = n.driver_id AND d.status = 'online' AND d.erased_at IS NULL
          WHERE NOT EXISTS (
              SELECT FROM trips t WHERE t.tenant_id = $1 AND t.driver_id = n.driver_id
-               AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused')
+               AND t.status IN ('accepted', 'arrived', 'in_progress', 'paused') AND t.after_trip_id IS NULL
          )
          ORDER BY d.id FOR SHARE OF d
          ON CONFLICT DO NOTHING",

@@ -66,15 +66,18 @@ pub(in crate::payments) async fn forgotten(tx: &mut TenantTx, driver: DriverId) 
         .collect()
 }
 
+/// Facts that are looked through with one statement.
+const FACTS_AT_ONCE: i64 = 100_000;
+
 /// Whose payouts, or movements of wallets, this region has forgotten, of tenants at home here: those whose facts came after
-/// `position`; and up to which position facts are here.
+/// `position`; and up to which position they were looked at, [`FACTS_AT_ONCE`] at most.
 pub(in crate::payments) async fn holders_forgotten(
     tx: &mut SystemTx,
     region: &RegionName,
     position: i64,
 ) -> sqlx::Result<(Vec<(TenantId, Holder)>, i64)> {
     let sql = sqlx::query_scalar!(r#"SELECT coalesce(max(position), 0) AS "newest!" FROM ledger_facts"#);
-    let newest = sql.fetch_one(tx.conn()).await?;
+    let until = sql.fetch_one(tx.conn()).await?.min(position + FACTS_AT_ONCE);
     let sql = sqlx::query!(
         r#"SELECT DISTINCT f.tenant_id, f.driver_id, f.rider_id
            FROM ledger_facts f JOIN tenant_homes h ON h.tenant_id = f.tenant_id AND h.region = $1
@@ -82,7 +85,7 @@ pub(in crate::payments) async fn holders_forgotten(
              AND NOT EXISTS (SELECT FROM ledger_entries e WHERE e.id = coalesce(f.entry_id, f.fact_id))"#,
         region.as_str(),
         position,
-        newest
+        until
     );
     let rows = sql.fetch_all(tx.conn()).await?;
     let tenant = |id: &str| id.parse().map_err(|_| unreadable("tenant_id", id));
@@ -94,7 +97,7 @@ pub(in crate::payments) async fn holders_forgotten(
         let holder = holder(row.driver_id, row.rider_id)?;
         Some(tenant(&row.tenant_id).map(|tenant| (tenant, holder)))
     });
-    Ok((holders.collect::<sqlx::Result<_>>()?, newest))
+    Ok((holders.collect::<sqlx::Result<_>>()?, until))
 }
 
 /// Records a payout; false if the driver was paid for that day already, as `one_daily_payout_per_driver` knows.
