@@ -341,7 +341,7 @@ export interface paths {
         put?: never;
         /**
          * Takes a driver's position, or an array of 1 to 100 of them; the newest counts, and all of them while on a trip, of which
-         *     they are stored before this answers. What was not answered can be sent again: a position is kept once.
+         *     they are stored before this answers. What was not answered can be sent again: of one time one position is kept.
          */
         post: operations["take_location"];
         delete?: never;
