@@ -68,7 +68,7 @@ async fn planned(cluster: &TestCluster, options: &Options) -> anyhow::Result<Tab
     let (traffic, pace) = people(cluster.city(HANDED_OVER)).await;
     let (begun, before) = (Instant::now(), traffic.settled());
     let (mut pauses, mut rows, mut whole) = (Vec::new(), Vec::new(), Vec::new());
-    let moves = if options.quick { 2 } else { 10 };
+    let moves = if options.quick { 2 } else { 20 };
     for to in BETWEEN.into_iter().cycle().take(moves) {
         let asked = Instant::now();
         let moving = operator.rehome(HANDED_OVER, to, "planned").await?;
